@@ -1,0 +1,109 @@
+# What can be done here. `make` alone lists it.
+#
+# Every recipe runs inside .make/env: a target directory outside the checkout, and ccache in front of the C++
+# compiler where there is one. `eval "$$(make env)"` gives a shell the same, so that plain cargo shares it.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+IN := .make/env
+DATA ?= bench/data/flights-2013-01.csv.zst
+SEEDS ?= 200
+SECONDS_DEFAULT := 60
+# Recipes are bash, where SECONDS is a clock: make's own value is used, never the shell's.
+FUZZ_SECONDS := $(if $(filter command line,$(origin SECONDS)),$(SECONDS),$(SECONDS_DEFAULT))
+unexport SECONDS
+# One set of flags for everything in the dev profile: another set would be another build of the same crates.
+ALL := --workspace --all-features
+
+.PHONY: help demo test sim mutants bench fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+
+help: ## This list
+	@echo "Towline. The main job: make demo. What is promised: make test."
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { \
+	  args = ""; text = $$2; \
+	  if (match(text, /^\[[^]]*\] /)) { args = substr(text, 1, RLENGTH - 1); text = substr(text, RLENGTH + 1) } \
+	  printf "  make %-26s %s\n", $$1 " " args, text }' Makefile
+
+demo: ## [DATA=path] Three processes, real data, kills in the middle: ends with identical copies, or says why not
+	@.make/setup build
+	@$(IN) .make/with-progress release "building the program" cargo build --release -p towline --features cli --bin towline
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/towline" demo --data "$$1"' demo '$(DATA)'
+
+test: ## All tests: the examples in the documentation, then units, properties, golden files, real processes
+	@.make/setup test
+	@$(IN) .make/with-progress debug "building the tests" cargo nextest run $(ALL) --no-run
+	@$(IN) .make/with-progress debug "the examples in the documentation" cargo test $(ALL) --doc --quiet
+	@$(IN) cargo nextest run $(ALL)
+
+sim: ## [SEEDS=n SEED=n] Simulates whole clusters from seeds, faults and all; SEED=n runs that one
+	@.make/setup rust
+	@$(IN) .make/with-progress - "building the simulator (no C++ in it)" \
+	  cargo build --profile sim -p towline --no-default-features --features sim --bin towline-sim
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" "$$@"' sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
+	@.make/setup rust
+	@$(IN) .make/with-progress - "building the simulator with planted bugs" \
+	  cargo build --profile sim -p towline --no-default-features --features sim,mutants --bin towline-sim
+	@$(IN) .make/mutants $(SEEDS)
+
+bench: ## The criterion benches; the figures are printed, and kept under the target directory
+	@.make/setup build
+	@$(IN) .make/with-progress release "building the benches" cargo bench -p towline-bench --no-run
+	@$(IN) cargo bench -p towline-bench
+
+fuzz: ## [SECONDS=n] Feeds each parser of foreign bytes hostile ones, each for that long
+	@.make/fuzz run $(FUZZ_SECONDS)
+
+docs: ## The book (docs/book/index.html) and the documentation of every public item
+	@.make/setup build mdbook
+	@$(IN) mdbook build docs
+	@$(IN) env RUSTDOCFLAGS=-Dwarnings .make/with-progress debug "rustdoc" cargo doc $(ALL) --no-deps
+	@$(IN) bash -c 'echo "docs/book/index.html and $$CARGO_TARGET_DIR/doc/towline/index.html"'
+
+fmt: ## Formats the sources
+	@.make/setup lint
+	@$(IN) cargo fmt --all
+
+lint: ## Format, clippy and the tidy rules, as CI wants them
+	@.make/setup lint
+	@$(IN) cargo fmt --all --check
+	@$(MAKE) clippy
+	@$(IN) cargo test $(ALL) --test tidy --quiet
+
+clippy: ## Clippy on everything, warnings denied
+	@.make/setup build lint
+	@$(IN) .make/with-progress debug "clippy" cargo clippy $(ALL) --all-targets -- -D warnings
+
+features: ## Every feature set alone, and none, by itself: features must not lean on each other
+	@.make/setup build lint
+	@$(IN) .make/features
+
+golden: ## No committed format changed its bytes without a new version
+	@.make/golden
+
+bless: ## Writes the golden files and their list anew, for a change that raises a format's version
+	@.make/setup test
+	@$(IN) env -u CI TOWLINE_BLESS=1 cargo nextest run $(ALL) -E 'test(golden) - binary(tidy)'
+	@.make/golden list
+	@git --no-pager diff --stat -- '*golden*' || true
+
+deny: ## Licences, bans and sources of the dependencies
+	@.make/setup rust cargo-deny
+	@$(IN) cargo deny --all-features check --hide-inclusion-graph licenses bans sources
+
+audit: ## Known advisories about the dependencies, where the database can be fetched
+	@.make/setup rust cargo-deny
+	@$(IN) .make/audit
+
+setup: ## Installs what is missing: C++ and libclang for RocksDB, ccache, cargo-nextest, rustfmt, clippy
+	@.make/setup build test lint ccache && echo "setup: everything is there"
+
+env: ## Shell lines that give plain cargo the same target directory and compiler
+	@$(IN) --print
+
+ci: ## What CI runs
+	@.ci/run

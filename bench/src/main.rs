@@ -1,0 +1,110 @@
+//! `towline-bench`: durable writes, measured in one run and printed as ratios: the disk's own sync, the bare log,
+//! one node end to end, and three nodes on this machine.
+
+use anyhow::Result;
+use clap::Parser;
+use comfy_table::{CellAlignment, Table};
+use std::path::PathBuf;
+use std::time::Duration;
+use towline_bench::producers::{Producers, engine_writes, log_appends};
+use towline_bench::{cluster, device};
+
+/// Measures durable writes and prints a table.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Seconds for each line.
+    #[arg(long, default_value_t = 3)]
+    seconds: u64,
+    /// Where the files are put, and removed again; it decides which disk is measured.
+    #[arg(long, default_value = ".")]
+    directory: PathBuf,
+    /// Print JSON, a line each.
+    #[arg(long)]
+    json: bool,
+}
+
+/// One line of the table.
+struct Line {
+    what: String,
+    per_second: f64,
+    ratio: Option<(f64, String)>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let time = Duration::from_secs(args.seconds);
+    let mut lines = Vec::new();
+    let sync = measure(&device::syncs(place(&args)?.path())?, time)?;
+    push(&mut lines, &args, "disk: 4 KiB overwrite and fdatasync, one after the other".into(), sync, None);
+    for bytes in [128, 1024] {
+        let mut one = 0.0;
+        for producers in [1, 8, 64] {
+            let rate = measure(&log_appends(place(&args)?.path(), producers, bytes)?, time)?;
+            if producers == 1 {
+                one = rate;
+            }
+            let ratio = (rate / one, "of 1 producer".to_owned());
+            push(&mut lines, &args, format!("log: {producers} producers x {bytes} B"), rate, Some(ratio));
+        }
+    }
+    let (mut one, mut many) = (0.0, 0.0);
+    for producers in [1, 8, 64] {
+        let rate = measure(&engine_writes(place(&args)?.path(), producers, 1024)?, time)?;
+        let ratio = if producers == 1 {
+            one = rate;
+            (sync / rate, "syncs of latency a write".to_owned())
+        } else {
+            (rate / one, "of 1 producer".to_owned())
+        };
+        many = rate;
+        push(&mut lines, &args, format!("one node, applied: {producers} producers x 1024 B"), rate, Some(ratio));
+    }
+    let rate = measure(&cluster::writes(place(&args)?.path(), 64, 1024)?, time)?;
+    let ratio = (rate / many, "of one node".to_owned());
+    push(&mut lines, &args, "three nodes on this disk: 64 producers x 1024 B".into(), rate, Some(ratio));
+    if !args.json {
+        print(&lines);
+    }
+    Ok(())
+}
+
+/// A directory of its own for each line, on the disk asked for.
+fn place(args: &Args) -> Result<tempfile::TempDir> {
+    Ok(tempfile::Builder::new().prefix("towline-bench-").tempdir_in(&args.directory)?)
+}
+
+/// Operations a second: a short run to learn the pace, then one of about the time asked for.
+fn measure(producers: &Producers, time: Duration) -> Result<f64> {
+    let mut operations = 64;
+    loop {
+        let took = producers.run(operations)?;
+        let rate = operations as f64 / took.as_secs_f64();
+        if took * 2 >= time {
+            return Ok(rate);
+        }
+        let wanted = (rate * time.as_secs_f64()).min(1e9);
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded just above")]
+        let wanted = wanted as u64;
+        operations = wanted.clamp(operations * 2, operations * 64);
+    }
+}
+
+fn push(lines: &mut Vec<Line>, args: &Args, what: String, per_second: f64, ratio: Option<(f64, String)>) {
+    if args.json {
+        let ratio = ratio.as_ref().map_or_else(String::new, |(ratio, of)| format!(",\"ratio\":{ratio:.2},\"of\":{of:?}"));
+        println!("{{\"what\":{what:?},\"per_second\":{per_second:.0}{ratio}}}");
+    }
+    lines.push(Line { what, per_second, ratio });
+}
+
+fn print(lines: &[Line]) {
+    let mut table = Table::new();
+    for line in lines {
+        let ratio = line.ratio.as_ref().map_or_else(String::new, |(ratio, of)| format!("{ratio:.2} {of}"));
+        table.add_row([line.what.clone(), format!("{:.0}/s", line.per_second), ratio]);
+    }
+    if let Some(column) = table.column_mut(1) {
+        column.set_cell_alignment(CellAlignment::Right);
+    }
+    println!("{table}");
+}

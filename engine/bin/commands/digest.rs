@@ -1,0 +1,40 @@
+//! `towline digest`: with several servers also whether those at one position have one digest.
+
+use super::servers::Servers;
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, Output, hex, table};
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    servers: Servers,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
+    let output = Output::new(args.format);
+    let (mut rows, mut by_position) = (Vec::new(), BTreeMap::new());
+    for address in &args.servers.addr {
+        let client = args.servers.one(address).await?;
+        let (status, at) = (client.status().await?, client.digest().await?);
+        let (node, epoch, digest) = (status.node.get(), at.epoch.to_string(), hex(&at.digest));
+        let first = by_position.entry(at.applied).or_insert_with(|| (node, digest.clone()));
+        if first.1 != digest {
+            let other = first.0;
+            let sentence =
+                format!("nodes {other} and {node} differ at position {}: one of them is damaged", at.applied);
+            return Err(Failure::say(Exit::Unhealthy, sentence));
+        }
+        output.object(|| {
+            serde_json::json!({
+                "address": address, "node": node, "epoch": epoch, "applied": at.applied.get(), "digest": digest,
+            })
+        })?;
+        rows.push(vec![node.to_string(), epoch, at.applied.to_string(), digest]);
+    }
+    output.text(|| table(&["node", "epoch", "applied", "digest"], rows))?;
+    Ok(ExitCode::SUCCESS)
+}

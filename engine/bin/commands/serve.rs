@@ -1,0 +1,102 @@
+//! `towline serve --config FILE`.
+
+use crate::failure::{Exit, Failure};
+use crate::output::{Format, Output};
+use crate::parent;
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
+use towline::node::{Config, OpenError, ServeError, serve};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The node's configuration (TOML)
+    #[arg(long, env = "TOWLINE_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// Tell more on standard error (finer: TOWLINE_LOG, as in `TOWLINE_LOG=towline=trace`)
+    #[arg(long)]
+    verbose: bool,
+    /// End when standard input ends
+    #[arg(long, hide = true)]
+    with_parent: bool,
+    #[command(flatten)]
+    pub(crate) format: Format,
+}
+
+pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
+    let output = Output::new(args.format);
+    let config = Config::read(&args.config).map_err(|error| Failure::new(Exit::Usage, error))?;
+    tell(args);
+    if args.with_parent {
+        parent::end_with_standard_input()?;
+    }
+    // The signals are caught before anything is opened: one that comes during recovery waits for its end.
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (mut terminate, mut interrupt) = {
+        let _entered = runtime.enter();
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
+    };
+    let server = serve(&config).map_err(unhealthy)?;
+    let (node, address) = (config.node.get(), server.address());
+    // Nobody may listen to what a server says: that is no reason to end.
+    let tell = |event: &str, sentence: String| {
+        let object = || serde_json::json!({ "event": event, "node": node, "address": address.to_string() });
+        if let Err(error) = output.both(object, || sentence) {
+            tracing::debug!(%error, "standard output is closed");
+        }
+    };
+    tell("listening", format!("listening on {address}"));
+    runtime.block_on(async {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+    });
+    tell("closing", "closing; once more means now".to_owned());
+    let closing = std::thread::Builder::new().name("towline-close".into()).spawn(|| server.shutdown())?;
+    let closed = runtime.block_on(async {
+        let finished = tokio::task::spawn_blocking(|| closing.join());
+        tokio::select! {
+            finished = finished => Some(finished),
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+        }
+    });
+    match closed {
+        Some(Ok(Ok(result))) => {
+            result?;
+            tell("closed", "closed".to_owned());
+            Ok(ExitCode::SUCCESS)
+        }
+        Some(_) => Err(Failure::say(Exit::Failed, "the node ended by a panic while it closed")),
+        // Nothing acknowledged is lost by that: the next open recovers, as after a power cut.
+        None => std::process::exit(Exit::Failed as i32),
+    }
+}
+
+/// A directory that does not open is a failure; one that is damaged or another's is not healthy.
+fn unhealthy(error: ServeError) -> Failure {
+    let exit = match &error {
+        ServeError::Open(OpenError::RolledBack { .. }) => Exit::Unhealthy,
+        ServeError::Open(OpenError::Log(log)) if matches!(log.code(), "TW-1204" | "TW-1205" | "TW-1206") => {
+            Exit::Unhealthy
+        }
+        _ => Exit::Failed,
+    };
+    Failure::new(exit, error)
+}
+
+/// Standard error, one event a line, from `info` on; colours on a terminal only (and not with NO_COLOR).
+fn tell(args: &Args) {
+    let default = if args.verbose { "debug" } else { "info" };
+    let filter = EnvFilter::try_from_env("TOWLINE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let colours = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|set| set.is_empty());
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(colours);
+    if args.format.json {
+        subscriber.json().init();
+    } else {
+        subscriber.init();
+    }
+}

@@ -1,0 +1,109 @@
+//! Finding the server to talk to: each address in turn, the leader by what they say, for as long as it is allowed.
+
+use super::error::ClientError;
+use super::link::{Answer, Link};
+use super::options::{ClientOptions, Route};
+use crate::model::NodeId;
+use crate::model::codec;
+use crate::model::request::{Request, RequestBody, ResponseBody, ServerStatus};
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+/// How long one address may take to connect and to say how it is.
+const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// The pauses between two rounds over all addresses: jittered, and rising to this.
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+const PAUSE_MIN: Duration = Duration::from_millis(20);
+
+/// Finds a server that can be used.
+pub(super) async fn connect(addresses: &[String], options: &ClientOptions) -> Result<Link, ClientError> {
+    if addresses.is_empty() {
+        return Err(ClientError::NoAddress);
+    }
+    let deadline = Instant::now() + options.connect_timeout;
+    let mut pauses = ExponentialBuilder::new()
+        .with_min_delay(PAUSE_MIN)
+        .with_max_delay(PAUSE_MAX)
+        .with_jitter()
+        .without_max_times()
+        .build();
+    let mut tried = Vec::new();
+    loop {
+        match timeout_at(deadline, round(addresses, options)).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(said)) => tried = said,
+            Err(_) if tried.is_empty() => tried = vec![format!("{}: no answer", addresses.join(", "))],
+            Err(_) => {}
+        }
+        let pause = pauses.next().unwrap_or(PAUSE_MAX);
+        if Instant::now() + pause >= deadline {
+            return Err(ClientError::Unreachable { waited: options.connect_timeout, tried });
+        }
+        sleep(pause).await;
+    }
+}
+
+/// One look at every address.
+async fn round(addresses: &[String], options: &ClientOptions) -> Result<Link, Vec<String>> {
+    let mut tried = Vec::new();
+    let mut named = None;
+    for address in addresses {
+        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options));
+        match attempt.await.unwrap_or_else(|_| Err("no answer".to_owned())) {
+            Ok(Seen::Usable(link)) => return Ok(link),
+            Ok(Seen::Other { node, leader }) => {
+                named = named.or(leader);
+                tried.push(match leader {
+                    Some(leader) if leader == node => format!("{address}: node {node} leads, and takes no writes yet"),
+                    Some(leader) => format!("{address}: node {node} follows node {leader}"),
+                    None => format!("{address}: node {node} knows no leader"),
+                });
+            }
+            Err(why) => tried.push(format!("{address}: {why}")),
+        }
+    }
+    Err(tried)
+}
+
+enum Seen {
+    Usable(Link),
+    Other { node: NodeId, leader: Option<NodeId> },
+}
+
+async fn look(address: &str, options: &ClientOptions) -> Result<Seen, String> {
+    let resolved: Vec<SocketAddr> =
+        tokio::net::lookup_host(address).await.map_err(|error| format!("{error}"))?.collect();
+    let mut said = "the name has no address".to_owned();
+    for candidate in resolved {
+        match Link::open(candidate).await {
+            Ok(link) if options.route == Route::Any => return Ok(Seen::Usable(link)),
+            Ok(link) => {
+                let status = status(&link, options).await?;
+                if status.serving {
+                    return Ok(Seen::Usable(link));
+                }
+                return Ok(Seen::Other { node: link.node(), leader: status.leader });
+            }
+            Err(why) => said = why,
+        }
+    }
+    Err(said)
+}
+
+/// How the server at the other end is. It waits as long as its caller does.
+async fn status(link: &Link, options: &ClientOptions) -> Result<ServerStatus, String> {
+    let place = Arc::new(Semaphore::new(1)).acquire_owned().await.map_err(|error| error.to_string())?;
+    let namespace = options.namespace.clone();
+    let request = |id| codec::encode(&Request { id, deadline_ms: 0, namespace, body: RequestBody::Status });
+    let answer = link.send(place, request).await.map_err(|failure| format!("{failure:?}"))?;
+    match answer.await {
+        Ok(Answer::Body(ResponseBody::Status(status))) => Ok(status),
+        Ok(Answer::Body(ResponseBody::Failed(failure))) => Err(failure.message),
+        Ok(Answer::Body(_)) => Err("its answer is not understood".to_owned()),
+        Ok(Answer::ConnectionLost) | Err(_) => Err("the connection ended before it answered".to_owned()),
+    }
+}

@@ -1,0 +1,298 @@
+//! [`Client`]: what applications hold.
+
+use super::connector;
+use super::error::ClientError;
+use super::link::{Answer, Link, SendFailure};
+use super::options::ClientOptions;
+use super::receipt::WriteReceipt;
+use crate::model::codec::{self, CodecError};
+use crate::model::request::{Direction, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent};
+use crate::model::{Epoch, Lsn, NodeId, Record};
+use bytes::Bytes;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// How long a read waits before it asks again, after a server that said 'not now'.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
+
+/// A connection to a cluster. Clones share it.
+///
+/// Everything it does is bounded: by [`ClientOptions::in_flight_max`] requests at a time, and each by a deadline.
+/// It needs a tokio runtime with time and I/O enabled.
+#[derive(Debug, Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    addresses: Vec<String>,
+    options: ClientOptions,
+    /// The connection in use. The lock is held while a new one is made, so that one is made and not many.
+    link: Mutex<Option<Arc<Link>>>,
+    places: Arc<Semaphore>,
+    connects: AtomicU64,
+    bytes_received: AtomicU64,
+}
+
+/// A key's value, as applied on the server that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VersionedValue {
+    /// The LSN of the record that set it.
+    pub version: u64,
+    /// The value.
+    pub value: Bytes,
+}
+
+/// Some events of a stream, as applied on the server that answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StreamPage {
+    /// The events, in the direction asked.
+    pub events: Vec<StreamEvent>,
+    /// The stream's version: its last event's number, 0 if it has none.
+    pub head: u64,
+    /// Whether there are more in that direction.
+    pub more: bool,
+    /// The position applied on the server.
+    pub applied: Lsn,
+}
+
+/// The digest of a server's state, at a position.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StateDigest {
+    /// The epoch of the position.
+    pub epoch: Epoch,
+    /// The position applied.
+    pub applied: Lsn,
+    /// The digest: equal positions of one log have equal digests (I4).
+    pub digest: [u8; 16],
+}
+
+/// Figures of a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct ClientStats {
+    /// Connections made beyond the first.
+    pub reconnects: u64,
+    /// Bytes of answers received.
+    pub bytes_received: u64,
+}
+
+impl Client {
+    /// Connects: to the leader among these addresses, or to the first that answers ([`ClientOptions::route`]).
+    ///
+    /// Cancellation: nothing is left behind.
+    ///
+    /// # Errors
+    /// [`ClientError::NoAddress`], [`ClientError::Unreachable`].
+    pub async fn connect<A: Into<String>>(
+        addresses: impl IntoIterator<Item = A>,
+        options: ClientOptions,
+    ) -> Result<Self, ClientError> {
+        let places = options.in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
+        let client = Self {
+            shared: Arc::new(Shared {
+                addresses: addresses.into_iter().map(Into::into).collect(),
+                options,
+                link: Mutex::new(None),
+                places: Arc::new(Semaphore::new(places)),
+                connects: AtomicU64::new(0),
+                bytes_received: AtomicU64::new(0),
+            }),
+        };
+        client.link().await?;
+        Ok(client)
+    }
+
+    /// Sends a write; done when it is sent, not when it is answered. Writes are received in the order in which
+    /// these calls end, as long as the connection is the same. It waits for a place among the requests in flight,
+    /// for a connection, and for room in the send buffer.
+    ///
+    /// Cancellation: the write may or may not have been sent; take it for unknown.
+    ///
+    /// # Errors
+    /// It was not sent and has no effect.
+    pub async fn write(&self, record: &Record) -> Result<WriteReceipt, ClientError> {
+        let record = record.encode()?.to_vec();
+        let timeout = self.shared.options.request_timeout;
+        let deadline = Instant::now() + timeout;
+        loop {
+            let place = self.place(deadline).await?;
+            let link = self.link().await?;
+            // From here on its own time counts: what was spent on finding a server is not the server's.
+            let body = RequestBody::Write { record: record.clone() };
+            match self.send(&link, place, body, Instant::now() + timeout).await {
+                Ok(answer) => return Ok(WriteReceipt::new(answer, timeout, link)),
+                // It was certainly not sent, so this is the first attempt still.
+                Err(ClientError::ConnectionLost) if Instant::now() < deadline => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// A key's value.
+    ///
+    /// Cancellation: without effect, as for every read.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn get(&self, key: &[u8]) -> Result<Option<VersionedValue>, ClientError> {
+        match self.ask(RequestBody::Get { key: key.to_vec() }).await? {
+            ResponseBody::Value { value, .. } => {
+                Ok(value.map(|(version, value)| VersionedValue { version, value: value.into() }))
+            }
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Events of a stream: forward from version `from`, or backward from it (0: from the end). The server may
+    /// return fewer than `events_max`, and then says that there are more.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn read_stream(
+        &self,
+        stream: &[u8],
+        from: u64,
+        direction: Direction,
+        events_max: u32,
+    ) -> Result<StreamPage, ClientError> {
+        match self.ask(RequestBody::ReadStream { stream: stream.to_vec(), from, direction, events_max }).await? {
+            ResponseBody::Events { events, head, more, applied } => {
+                Ok(StreamPage { events, head, more, applied: Lsn::new(applied) })
+            }
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// The digest of the server's state.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn digest(&self) -> Result<StateDigest, ClientError> {
+        match self.ask(RequestBody::Digest).await? {
+            ResponseBody::Digest { epoch: (version, term), applied, digest } => {
+                Ok(StateDigest { epoch: Epoch { version, term }, applied: Lsn::new(applied), digest })
+            }
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// How the server is.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn status(&self) -> Result<ServerStatus, ClientError> {
+        match self.ask(RequestBody::Status).await? {
+            ResponseBody::Status(status) => Ok(status),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// The node that is connected now, if one is.
+    pub async fn node(&self) -> Option<NodeId> {
+        self.shared.link.lock().await.as_ref().map(|link| link.node())
+    }
+
+    /// Figures.
+    #[must_use]
+    pub fn stats(&self) -> ClientStats {
+        // Relaxed: figures for people, which order nothing.
+        ClientStats {
+            reconnects: self.shared.connects.load(Ordering::Relaxed).saturating_sub(1),
+            bytes_received: self.shared.bytes_received.load(Ordering::Relaxed),
+        }
+    }
+
+    /// A read: asked again after a lost connection or a 'not now', until its deadline.
+    async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
+        let waited = self.shared.options.request_timeout;
+        let deadline = Instant::now() + waited;
+        loop {
+            let error = match self.ask_once(body.clone(), deadline).await {
+                Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
+                Ok(answer) => return Ok(answer),
+                Err(error) => error,
+            };
+            let again = match &error {
+                ClientError::ConnectionLost => true,
+                ClientError::Refused(failure) => {
+                    matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
+                }
+                _ => false,
+            };
+            if !again || Instant::now() + RETRY_PAUSE >= deadline {
+                return Err(error);
+            }
+            sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn ask_once(&self, body: RequestBody, deadline: Instant) -> Result<ResponseBody, ClientError> {
+        let place = self.place(deadline).await?;
+        let link = self.link().await?;
+        let answer = self.send(&link, place, body, deadline).await?;
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(Answer::Body(body))) => Ok(body),
+            Ok(Ok(Answer::ConnectionLost) | Err(_)) => Err(ClientError::ConnectionLost),
+            Err(_) => Err(ClientError::Deadline { waited: self.shared.options.request_timeout }),
+        }
+    }
+
+    async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, ClientError> {
+        match timeout_at(deadline, Arc::clone(&self.shared.places).acquire_owned()).await {
+            Ok(Ok(place)) => Ok(place),
+            Ok(Err(_)) | Err(_) => Err(ClientError::Deadline { waited: self.shared.options.request_timeout }),
+        }
+    }
+
+    async fn send(
+        &self,
+        link: &Link,
+        place: OwnedSemaphorePermit,
+        body: RequestBody,
+        deadline: Instant,
+    ) -> Result<oneshot::Receiver<Answer>, ClientError> {
+        let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+        let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
+        let namespace = self.shared.options.namespace.clone();
+        let request = move |id| codec::encode(&Request { id, deadline_ms, namespace, body });
+        // No deadline on the wait for room in the send buffer: the connection ends when its peer stays silent.
+        link.send(place, request).await.map_err(|failure| match failure {
+            SendFailure::Codec(CodecError::TooLarge { limit, value, .. }) => {
+                ClientError::TooLarge(format!("it has {value} bytes, {limit} are possible"))
+            }
+            SendFailure::Codec(error) => error.into(),
+            SendFailure::TooLong(error) => ClientError::TooLarge(error.to_string()),
+            SendFailure::ConnectionLost => ClientError::ConnectionLost,
+        })
+    }
+
+    /// The connection in use, or a new one.
+    async fn link(&self) -> Result<Arc<Link>, ClientError> {
+        let mut current = self.shared.link.lock().await;
+        if let Some(link) = current.as_ref().filter(|link| link.is_usable()) {
+            return Ok(Arc::clone(link));
+        }
+        // The old connection is let go; it closes when nobody waits for an answer from it any more.
+        if let Some(old) = current.take() {
+            self.shared.bytes_received.fetch_add(old.bytes_received(), Ordering::Relaxed);
+        }
+        let link = Arc::new(connector::connect(&self.shared.addresses, &self.shared.options).await?);
+        self.shared.connects.fetch_add(1, Ordering::Relaxed);
+        *current = Some(Arc::clone(&link));
+        Ok(link)
+    }
+}
+
+fn misunderstood(body: &ResponseBody) -> ClientError {
+    let text = format!("{body:?}");
+    let name = text.split([' ', '(', '{']).next().unwrap_or_default();
+    ClientError::Answer(format!("{name} is not what was asked for"))
+}

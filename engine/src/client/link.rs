@@ -1,0 +1,192 @@
+//! [`Link`]: one connection with one request stream, and who waits for which answer.
+
+use crate::model::NodeId;
+use crate::model::codec;
+use crate::model::request::{FailureClass, Response, ResponseBody};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use towline_net::driver::{self, ConnectionHandle, EventSink};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, Role, SendError, SendFlags, StreamId, StreamKind};
+
+/// What became of a request.
+#[derive(Debug)]
+pub(super) enum Answer {
+    /// The server answered.
+    Body(ResponseBody),
+    /// It will not be heard any more: the connection ended.
+    ConnectionLost,
+}
+
+/// Who waits for an answer. The place among the requests in flight is given back with the answer, not with the
+/// caller's patience: otherwise a server that answers nothing would be sent ever more.
+#[derive(Debug)]
+struct Waiter {
+    answer: oneshot::Sender<Answer>,
+    _place: OwnedSemaphorePermit,
+}
+
+/// Lock order: `waiters` alone. None: the connection has ended, and nobody may begin to wait.
+#[derive(Debug)]
+struct Routes {
+    waiters: Mutex<Option<BTreeMap<u64, Waiter>>>,
+    /// The server says that another one is to be asked.
+    is_stale: AtomicBool,
+    /// Bytes of answers received, for people.
+    bytes_received: AtomicU64,
+}
+
+/// One connection. When it is dropped, it closes; what was in flight is lost, and told so.
+#[derive(Debug)]
+pub(super) struct Link {
+    handle: ConnectionHandle,
+    stream: StreamId,
+    node: NodeId,
+    routes: Arc<Routes>,
+    next_id: AtomicU64,
+}
+
+impl Link {
+    /// Connects, shakes hands, and opens the stream.
+    ///
+    /// # Errors
+    /// A sentence: it is collected for the caller who waits for any of several addresses.
+    pub(super) async fn open(address: SocketAddr) -> Result<Self, String> {
+        let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
+        let config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
+        let routes = Arc::new(Routes {
+            waiters: Mutex::new(Some(BTreeMap::new())),
+            is_stale: AtomicBool::new(false),
+            bytes_received: AtomicU64::new(0),
+        });
+        let events = Arc::clone(&routes);
+        let sink = EventSink::callback_with_handle(move |handle, event| events.on_event(handle, event));
+        let handle = driver::connect(address, config, sink).await.map_err(|error| sentence(&error))?;
+        let peer = handle.ready().await.map_err(|error| sentence(&error))?;
+        let stream = handle.open(StreamKind::Request, Lane::Request).map_err(|error| sentence(&error))?;
+        Ok(Self { handle, stream, node: NodeId::new(peer.identity.node), routes, next_id: AtomicU64::new(1) })
+    }
+
+    /// The node at the other end.
+    pub(super) const fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Whether it can be used for the next request.
+    pub(super) fn is_usable(&self) -> bool {
+        // Relaxed: a hint. A request that goes out all the same is answered all the same.
+        !self.routes.is_stale.load(Ordering::Relaxed) && !self.handle.is_closed()
+    }
+
+    /// Bytes of answers received.
+    pub(super) fn bytes_received(&self) -> u64 {
+        self.routes.bytes_received.load(Ordering::Relaxed)
+    }
+
+    /// Sends a request made for the id that this hands to `encode`, and waits for room in the send buffer only.
+    ///
+    /// Cancellation: the request was sent, or was not; the caller can't tell, and must take a write for unknown.
+    ///
+    /// # Errors
+    /// It was certainly not sent.
+    pub(super) async fn send(
+        &self,
+        place: OwnedSemaphorePermit,
+        encode: impl FnOnce(u64) -> Result<Bytes, codec::CodecError>,
+    ) -> Result<oneshot::Receiver<Answer>, SendFailure> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let bytes = encode(id).map_err(SendFailure::Codec)?;
+        let (answer, receiver) = oneshot::channel();
+        // Enrolled before it is sent; otherwise an answer could come that nobody is known to wait for.
+        match self.routes.waiters.lock().as_mut() {
+            Some(waiters) => drop(waiters.insert(id, Waiter { answer, _place: place })),
+            None => return Err(SendFailure::ConnectionLost),
+        }
+        match self.handle.send(self.stream, bytes, SendFlags::default()).await {
+            Ok(()) => Ok(receiver),
+            Err(error) => {
+                if let Some(waiters) = self.routes.waiters.lock().as_mut() {
+                    waiters.remove(&id);
+                }
+                Err(match error {
+                    SendError::TooLong { .. } => SendFailure::TooLong(error),
+                    _ => SendFailure::ConnectionLost,
+                })
+            }
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.handle.close();
+    }
+}
+
+/// Why a request was not sent.
+#[derive(Debug)]
+pub(super) enum SendFailure {
+    /// It can't be encoded.
+    Codec(codec::CodecError),
+    /// The server does not take it.
+    TooLong(SendError),
+    /// There is no connection any more.
+    ConnectionLost,
+}
+
+impl Routes {
+    fn on_event(&self, handle: &ConnectionHandle, event: Event) {
+        match event {
+            Event::Message { stream, bytes, charge, .. } => {
+                handle.consumed(stream, charge);
+                self.bytes_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                match codec::decode::<Response>(&bytes) {
+                    Ok(response) => self.answer(response),
+                    // Whose answer that was is not known, and would never be.
+                    Err(_) => handle.close(),
+                }
+            }
+            // There is one stream, and it is for ever: without it nothing is answered.
+            Event::Finished { .. } | Event::Reset { .. } => handle.close(),
+            Event::GoAway { .. } => self.is_stale.store(true, Ordering::Relaxed),
+            Event::Closed { .. } => self.end(),
+            _ => {}
+        }
+    }
+
+    fn answer(&self, response: Response) {
+        if let ResponseBody::Failed(failure) = &response.body
+            && (failure.class == FailureClass::ReRoute || matches!(failure.code, 1002 | 1005))
+        {
+            self.is_stale.store(true, Ordering::Relaxed);
+        }
+        let waiter = self.waiters.lock().as_mut().and_then(|waiters| waiters.remove(&response.id));
+        if let Some(waiter) = waiter {
+            // Nobody may wait any more: the caller gave up, and said so by dropping its end.
+            drop(waiter.answer.send(Answer::Body(response.body)));
+        }
+    }
+
+    fn end(&self) {
+        for (_, waiter) in self.waiters.lock().take().into_iter().flatten() {
+            // As above.
+            drop(waiter.answer.send(Answer::ConnectionLost));
+        }
+    }
+}
+
+/// An error and its sources in one line.
+fn sentence(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}

@@ -1,0 +1,76 @@
+//! [`WriteReceipt`]: the promise to answer of one write.
+
+use super::error::{UnknownCause, WriteError};
+use super::link::{Answer, Link};
+use crate::model::request::ResponseBody;
+use crate::model::{Epoch, Lsn, Outcome};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+
+/// A write that is committed, and applied on the server that answered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The epoch it lies in.
+    pub epoch: Epoch,
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// What came of it: applied, or rejected because a condition did not hold.
+    pub outcome: Outcome,
+}
+
+/// A write that was sent; a future of its outcome.
+///
+/// Cancellation: dropping it changes nothing but who hears the answer. The write goes its way, and keeps its
+/// place among the requests in flight until it is answered or the connection ends.
+#[derive(Debug)]
+#[must_use = "whether the write took effect is known from its receipt only"]
+pub struct WriteReceipt {
+    answer: oneshot::Receiver<Answer>,
+    deadline: Pin<Box<Sleep>>,
+    timeout: Duration,
+    /// The connection lives as long as somebody waits for an answer from it, also when the client has gone on to
+    /// another: a server that sends its clients elsewhere still answers what it took before.
+    _link: Arc<Link>,
+}
+
+impl WriteReceipt {
+    pub(super) fn new(answer: oneshot::Receiver<Answer>, timeout: Duration, link: Arc<Link>) -> Self {
+        Self { answer, deadline: Box::pin(tokio::time::sleep(timeout)), timeout, _link: link }
+    }
+}
+
+impl Future for WriteReceipt {
+    type Output = Result<Written, WriteError>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(context) {
+            // A sender dropped without a word went with its connection.
+            return Poll::Ready(answer.map_or(Err(unknown(UnknownCause::ConnectionLost)), outcome));
+        }
+        if self.deadline.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(unknown(UnknownCause::Deadline(self.timeout))));
+        }
+        Poll::Pending
+    }
+}
+
+fn outcome(answer: Answer) -> Result<Written, WriteError> {
+    match answer {
+        Answer::Body(ResponseBody::Written { epoch: (version, term), lsn, outcome }) => {
+            Ok(Written { epoch: Epoch { version, term }, lsn: Lsn::new(lsn), outcome })
+        }
+        Answer::Body(ResponseBody::Failed(failure)) if failure.no_side_effects => Err(WriteError::Refused(failure)),
+        Answer::Body(ResponseBody::Failed(failure)) => Err(unknown(UnknownCause::Server(failure))),
+        Answer::Body(_) => Err(unknown(UnknownCause::Answer)),
+        Answer::ConnectionLost => Err(unknown(UnknownCause::ConnectionLost)),
+    }
+}
+
+const fn unknown(cause: UnknownCause) -> WriteError {
+    WriteError::Unknown { cause }
+}

@@ -1,0 +1,177 @@
+//! The envelope of every message and stored structure that is not laid out by hand, and the only module that
+//! names bincode.
+//!
+//! ```text
+//! 0  u16  kind: what the body is
+//! 2  u16  version of that kind's layout
+//! 4  u32  length of the body
+//! 8  u32  CRC-32 (IEEE) of bytes 0..8 and of the body
+//! 12      body: bincode 2, fixed-width little-endian integers, no trailing bytes
+//! ```
+//!
+//! bincode is not self-describing, so a released version's layout is frozen: a changed struct is a new version,
+//! and the decoder of version n takes n-1 as well. Variable-width integers are not used, since they have several
+//! encodings of one value. Every decode is bounded by a limit, so that a hostile length asks for no memory.
+
+pub use bincode::{Decode, Encode};
+use bytes::{BufMut, Bytes, BytesMut};
+
+/// Bytes before the body.
+pub const ENVELOPE_BYTES: usize = 12;
+
+/// A structure that travels or is stored in an envelope.
+pub trait Enveloped: Encode + Decode<()> {
+    /// Which structure it is; one number each, listed in `docs/src/formats.md`.
+    const KIND: u16;
+    /// The version of its layout.
+    const VERSION: u16;
+    /// The most bytes that its body may have, and that decoding it may allocate.
+    const BYTES_MAX: usize;
+}
+
+/// Why bytes are not the structure that was expected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum CodecError {
+    /// Fewer bytes than an envelope, or than its length says; or more.
+    #[error("an envelope of {expected} bytes was expected, {found} are there")]
+    Length {
+        /// Bytes that the envelope wants.
+        expected: usize,
+        /// Bytes there.
+        found: usize,
+    },
+    /// The checksum does not fit.
+    #[error("the envelope's checksum is {found:#010x}, its bytes make {computed:#010x}")]
+    Checksum {
+        /// What the envelope says.
+        found: u32,
+        /// What its bytes make.
+        computed: u32,
+    },
+    /// Another kind than expected.
+    #[error("an envelope of kind {expected} was expected, this is kind {found}")]
+    Kind {
+        /// The kind wanted.
+        expected: u16,
+        /// The kind found.
+        found: u16,
+    },
+    /// A version of the kind that this release does not know.
+    #[error("kind {kind} has version {found}; known here: {known}")]
+    Version {
+        /// The kind.
+        kind: u16,
+        /// The newest version known here.
+        known: u16,
+        /// The version found.
+        found: u16,
+    },
+    /// The body is over the kind's limit.
+    #[error("kind {kind} may have {limit} bytes, this has {value}")]
+    TooLarge {
+        /// The kind.
+        kind: u16,
+        /// Its limit.
+        limit: usize,
+        /// The length found or needed.
+        value: usize,
+    },
+    /// The body does not decode, or has bytes left over.
+    #[error("the body of kind {kind} does not decode")]
+    Body {
+        /// The kind.
+        kind: u16,
+    },
+}
+
+/// A structure's bytes in its envelope.
+///
+/// # Errors
+/// [`CodecError::TooLarge`]: the body is over the kind's limit.
+pub fn encode<T: Enveloped>(value: &T) -> Result<Bytes, CodecError> {
+    let body = bincode::encode_to_vec(value, encoding()).map_err(|_| CodecError::Body { kind: T::KIND })?;
+    let too_large = CodecError::TooLarge { kind: T::KIND, limit: T::BYTES_MAX, value: body.len() };
+    if body.len() > T::BYTES_MAX {
+        return Err(too_large);
+    }
+    let length = u32::try_from(body.len()).map_err(|_| too_large)?;
+    let mut out = BytesMut::with_capacity(ENVELOPE_BYTES.saturating_add(body.len()));
+    out.put_u16_le(T::KIND);
+    out.put_u16_le(T::VERSION);
+    out.put_u32_le(length);
+    let crc = checksum(&out, &body);
+    out.put_u32_le(crc);
+    out.put_slice(&body);
+    Ok(out.freeze())
+}
+
+/// The structure in an envelope that fills `bytes`.
+///
+/// # Errors
+/// The bytes are not one whole envelope of `T` in a version known here.
+pub fn decode<T: Enveloped>(bytes: &[u8]) -> Result<T, CodecError> {
+    let (value, rest) = decode_prefix(bytes)?;
+    if rest.is_empty() {
+        return Ok(value);
+    }
+    Err(CodecError::Length { expected: bytes.len().saturating_sub(rest.len()), found: bytes.len() })
+}
+
+/// The structure in the envelope at the front of `bytes`, and what follows it.
+///
+/// # Errors
+/// As [`decode`], but for trailing bytes.
+pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
+    let short = CodecError::Length { expected: ENVELOPE_BYTES, found: bytes.len() };
+    let Some((header, rest)) = bytes.split_first_chunk::<ENVELOPE_BYTES>() else {
+        return Err(short);
+    };
+    let [k0, k1, v0, v1, l0, l1, l2, l3, c0, c1, c2, c3] = *header;
+    let kind = u16::from_le_bytes([k0, k1]);
+    let version = u16::from_le_bytes([v0, v1]);
+    let length = u32::from_le_bytes([l0, l1, l2, l3]) as usize;
+    let found_crc = u32::from_le_bytes([c0, c1, c2, c3]);
+    if kind != T::KIND {
+        return Err(CodecError::Kind { expected: T::KIND, found: kind });
+    }
+    if length > T::BYTES_MAX {
+        return Err(CodecError::TooLarge { kind, limit: T::BYTES_MAX, value: length });
+    }
+    let Some((body, rest)) = rest.split_at_checked(length) else {
+        return Err(CodecError::Length { expected: ENVELOPE_BYTES.saturating_add(length), found: bytes.len() });
+    };
+    let computed = checksum(&[k0, k1, v0, v1, l0, l1, l2, l3], body);
+    if computed != found_crc {
+        return Err(CodecError::Checksum { found: found_crc, computed });
+    }
+    if version != T::VERSION {
+        return Err(CodecError::Version { kind, known: T::VERSION, found: version });
+    }
+    let (value, used) = bincode::decode_from_slice::<T, _>(body, encoding()).map_err(|_| CodecError::Body { kind })?;
+    if used != body.len() {
+        return Err(CodecError::Body { kind });
+    }
+    Ok((value, rest))
+}
+
+/// The largest decode limit of any kind: bincode takes it as a constant, so [`Enveloped::BYTES_MAX`], which the
+/// envelope's length was compared with, is the tighter one for most.
+const DECODE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+type Encoding = bincode::config::Configuration<
+    bincode::config::LittleEndian,
+    bincode::config::Fixint,
+    bincode::config::Limit<DECODE_BYTES_MAX>,
+>;
+
+const fn encoding() -> Encoding {
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<DECODE_BYTES_MAX>()
+}
+
+fn checksum(header: &[u8], body: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(header);
+    hasher.update(body);
+    hasher.finalize()
+}

@@ -1,0 +1,271 @@
+//! Control records: what the replication machinery itself writes into a shard's log.
+//!
+//! A control batch (`BatchKind::Control`) holds one block with one record: an envelope ([`super::codec`]) whose
+//! kind is a [`ControlKind`]. Kinds that this release does not execute are reserved by number, so that no other
+//! meaning is ever given to them; a log that holds one is refused by name.
+
+use super::codec::{self, CodecError, Decode, Encode, Enveloped};
+use super::ids::{NamespaceId, NodeId, ShardId};
+use super::limits::{LEARNERS_MAX, VOTERS_MAX};
+use bytes::Bytes;
+use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
+
+/// Numbers of control records. A released number keeps its meaning for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+#[repr(u16)]
+pub enum ControlKind {
+    /// The first record of an epoch: who leads, who votes, and what came before it.
+    EpochStart = 0x0101,
+    /// Reserved: the home stops taking writes before a handover.
+    Seal = 0x0102,
+    /// Reserved: the last record of a version; the home moves.
+    Handover = 0x0103,
+    /// Reserved: the last record of a log that becomes two.
+    Split = 0x0104,
+    /// Reserved: the last record of two logs that become one.
+    Merge = 0x0105,
+    /// Reserved: a record that can't be applied is passed over.
+    Void = 0x0106,
+    /// Reserved: every replica hashes its state at this LSN.
+    Digest = 0x0107,
+    /// Reserved: sessions and rejected records before an LSN are forgotten.
+    Trim = 0x0108,
+    /// Reserved: a client's session begins.
+    OpenSession = 0x0109,
+    /// Reserved: a client's session ends.
+    CloseSession = 0x010A,
+    /// Reserved: the leader's proposal of what time it is.
+    Time = 0x010B,
+    /// Reserved: the policy in force from here on.
+    Policy = 0x010C,
+}
+
+impl ControlKind {
+    const ALL: [Self; 12] = [
+        Self::EpochStart,
+        Self::Seal,
+        Self::Handover,
+        Self::Split,
+        Self::Merge,
+        Self::Void,
+        Self::Digest,
+        Self::Trim,
+        Self::OpenSession,
+        Self::CloseSession,
+        Self::Time,
+        Self::Policy,
+    ];
+
+    /// The kind with this number, if one has it.
+    #[must_use]
+    pub fn from_number(number: u16) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| *kind as u16 == number)
+    }
+}
+
+/// Which keys of which namespace a shard holds.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ShardDescriptor {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its namespace.
+    pub namespace: NamespaceId,
+    /// The first key, included; empty: from the beginning.
+    pub start: Vec<u8>,
+    /// The first key beyond; empty: to the end.
+    pub end: Vec<u8>,
+}
+
+/// Who leads and who votes, from one epoch on: made by the control plane, *activated* once its leader proved it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Assignment {
+    /// The shard's log (its lineage).
+    pub log: LogId,
+    /// The epoch: unique, and above every earlier one of this shard.
+    pub epoch: Epoch,
+    /// The leader, one of the voters.
+    pub leader: NodeId,
+    /// The voters, ascending.
+    pub voters: Vec<NodeId>,
+    /// The learners, ascending; none of them a voter.
+    pub learners: Vec<NodeId>,
+    /// The voters of the last *activated* assignment: those whom the leader fences.
+    pub fence: Vec<NodeId>,
+    /// What the shard holds.
+    pub shard: ShardDescriptor,
+}
+
+/// The record that opens an epoch. Its parent proves the ancestry: a number alone proves none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EpochStart {
+    /// The assignment that it makes visible in the log.
+    pub assignment: Assignment,
+    /// The end of the record before it.
+    pub parent: LogPosition,
+}
+
+/// A control record that this release executes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ControlRecord {
+    /// See [`EpochStart`].
+    EpochStart(EpochStart),
+}
+
+/// Why an assignment can't be followed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssignmentError {
+    /// No voters, or more than the limit.
+    #[error("an assignment has {0} voters; 1 to {VOTERS_MAX} are possible")]
+    Voters(usize),
+    /// More learners than the limit.
+    #[error("an assignment has {0} learners; {LEARNERS_MAX} are possible")]
+    Learners(usize),
+    /// The lists are not ascending, or a node is in both.
+    #[error("voters and learners must be ascending, and no node both")]
+    Order,
+    /// The leader has no vote.
+    #[error("the leader {0} is not among the voters")]
+    LeaderNotVoter(NodeId),
+}
+
+impl Assignment {
+    /// What every assignment satisfies, when it is made and when it is read.
+    ///
+    /// # Errors
+    /// See [`AssignmentError`].
+    pub fn check(&self) -> Result<(), AssignmentError> {
+        if self.voters.is_empty() || self.voters.len() > VOTERS_MAX {
+            return Err(AssignmentError::Voters(self.voters.len()));
+        }
+        if self.fence.len() > VOTERS_MAX {
+            return Err(AssignmentError::Voters(self.fence.len()));
+        }
+        if self.learners.len() > LEARNERS_MAX {
+            return Err(AssignmentError::Learners(self.learners.len()));
+        }
+        let ascending = |nodes: &[NodeId]| nodes.is_sorted_by(|a, b| a < b);
+        let lists = [&self.voters, &self.learners, &self.fence];
+        if !lists.into_iter().all(|list| ascending(list)) || self.learners.iter().any(|l| self.voters.contains(l)) {
+            return Err(AssignmentError::Order);
+        }
+        if !self.voters.contains(&self.leader) {
+            return Err(AssignmentError::LeaderNotVoter(self.leader));
+        }
+        Ok(())
+    }
+
+    /// How many of the voters are a majority.
+    #[must_use]
+    pub const fn majority(&self) -> usize {
+        majority_of(self.voters.len())
+    }
+}
+
+/// How many of `voters` are a majority: the one place that says so.
+#[must_use]
+pub const fn majority_of(voters: usize) -> usize {
+    voters / 2 + 1
+}
+
+/// The layout of [`EpochStart`], version 1.
+#[derive(Encode, Decode)]
+struct EpochStartV1 {
+    log: u128,
+    version: u64,
+    term: u32,
+    leader: NodeId,
+    voters: Vec<NodeId>,
+    learners: Vec<NodeId>,
+    fence: Vec<NodeId>,
+    shard: ShardDescriptor,
+    parent_version: u64,
+    parent_term: u32,
+    parent_lsn: u64,
+    parent_chain: u64,
+}
+
+impl Enveloped for EpochStartV1 {
+    const KIND: u16 = ControlKind::EpochStart as u16;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 16 * 1024;
+}
+
+/// Why bytes are not a control record that this release executes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ControlRecordError {
+    /// The envelope or its body.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A kind that is known by name, and executed by later releases only.
+    #[error("control record {0:?} is reserved: this release does not execute it")]
+    Reserved(ControlKind),
+    /// A kind that nobody has given a meaning.
+    #[error("control record kind {0:#06x} is not known here")]
+    Unknown(u16),
+    /// The assignment in it is not one.
+    #[error(transparent)]
+    Assignment(#[from] AssignmentError),
+}
+
+impl ControlRecord {
+    /// Its bytes: an envelope.
+    ///
+    /// # Errors
+    /// The assignment in it is not legal.
+    pub fn encode(&self) -> Result<Bytes, ControlRecordError> {
+        match self {
+            Self::EpochStart(EpochStart { assignment, parent }) => {
+                assignment.check()?;
+                let assignment = assignment.clone();
+                Ok(codec::encode(&EpochStartV1 {
+                    log: assignment.log.as_u128(),
+                    version: assignment.epoch.version,
+                    term: assignment.epoch.term,
+                    leader: assignment.leader,
+                    voters: assignment.voters,
+                    learners: assignment.learners,
+                    fence: assignment.fence,
+                    shard: assignment.shard,
+                    parent_version: parent.epoch.version,
+                    parent_term: parent.epoch.term,
+                    parent_lsn: parent.lsn.get(),
+                    parent_chain: parent.chain.get(),
+                })?)
+            }
+        }
+    }
+
+    /// The control record in these bytes.
+    ///
+    /// # Errors
+    /// Not an envelope, a reserved or unknown kind, or a body that is not legal.
+    pub fn decode(bytes: &[u8]) -> Result<Self, ControlRecordError> {
+        let number = bytes.first_chunk::<2>().map_or(0, |field| u16::from_le_bytes(*field));
+        match ControlKind::from_number(number) {
+            Some(ControlKind::EpochStart) => {}
+            Some(reserved) => return Err(ControlRecordError::Reserved(reserved)),
+            None => return Err(ControlRecordError::Unknown(number)),
+        }
+        let v1: EpochStartV1 = codec::decode(bytes)?;
+        let assignment = Assignment {
+            log: LogId::new(v1.log),
+            epoch: Epoch { version: v1.version, term: v1.term },
+            leader: v1.leader,
+            voters: v1.voters,
+            learners: v1.learners,
+            fence: v1.fence,
+            shard: v1.shard,
+        };
+        assignment.check()?;
+        let parent = LogPosition {
+            epoch: Epoch { version: v1.parent_version, term: v1.parent_term },
+            lsn: Lsn::new(v1.parent_lsn),
+            chain: Chain::new(v1.parent_chain),
+        };
+        Ok(Self::EpochStart(EpochStart { assignment, parent }))
+    }
+}

@@ -1,0 +1,56 @@
+//! Every bound of the engine, with its unit and its reason (I10). Configuration may tighten them.
+//!
+//! The log has its own (`towline_wal::limits`), and so has the transport (`towline_net::limits`); the
+//! assertions at the end of this file say how they fit together.
+
+/// A user's key or stream name, in bytes: what a RocksDB key holds comfortably.
+pub const KEY_BYTES_MAX: usize = 4 * 1024;
+/// A value or an event, in bytes: larger things belong in an object store, with a reference here.
+pub const VALUE_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// The metadata of an event, in bytes: provenance, not content.
+pub const METADATA_BYTES_MAX: usize = 4 * 1024;
+/// One write as a record, in bytes, with everything in it.
+pub const WRITE_BYTES_MAX: usize = 32 * 1024 * 1024 - 4 * 1024;
+/// Operations of one write: it is applied as one step, and must not stop the others for long.
+pub const OPERATIONS_MAX: usize = 10_000;
+/// Preconditions of one write: as many as operations.
+pub const PRECONDITIONS_MAX: usize = 10_000;
+/// Voters of a shard: seven survive three losses; more only slow the majority.
+pub const VOTERS_MAX: usize = 7;
+/// Learners of a shard at one time.
+pub const LEARNERS_MAX: usize = 8;
+/// Epochs that a log summary names: one for each change of leader since the log began. Older ones are left
+/// out from the front; a log that diverged further back is brought in by a snapshot.
+pub const EPOCHS_NAMED_MAX: usize = 1024;
+/// A message between nodes, in bytes, batches included: at least one batch of the largest size fits.
+pub const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// Batches in one `Append`: bounds the work of one step.
+pub const APPEND_BATCHES_MAX: usize = 256;
+
+/// The sequencer closes a batch at this many bytes of records (a single larger record makes its own batch):
+/// a sync costs the same up to 64 KiB, and a megabyte keeps the disk busy without holding up the wire.
+pub const BATCH_BYTES_TARGET: usize = 1024 * 1024;
+/// The sequencer closes a batch at this many records.
+pub const BATCH_RECORDS_MAX: u32 = 8 * 1024;
+/// Bytes of submissions that a shard's queue holds before producers wait or get `Busy`.
+pub const QUEUE_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
+/// Submissions that a shard's queue holds.
+pub const QUEUE_SLOTS_DEFAULT: usize = 16 * 1024;
+/// Bytes of sealed batches that are not yet applied here before the sequencer pauses: it bounds what a slow
+/// majority can cost the leader.
+pub const UNAPPLIED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes sent to one follower and not yet durable there. More waits in the log, not in memory.
+pub const FOLLOWER_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of recent batches that a leader keeps in memory for followers that are nearly caught up.
+pub const TAIL_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of one read of the log for a follower that is behind.
+pub const CATCH_UP_READ_BYTES: usize = 1024 * 1024;
+
+const _: () = {
+    assert!(KEY_BYTES_MAX + METADATA_BYTES_MAX + VALUE_BYTES_MAX < WRITE_BYTES_MAX);
+    assert!(WRITE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    assert!(BATCH_BYTES_TARGET <= WRITE_BYTES_MAX);
+    assert!(BATCH_BYTES_TARGET <= FOLLOWER_WINDOW_BYTES);
+    assert!(FOLLOWER_WINDOW_BYTES <= MESSAGE_BYTES_MAX);
+    assert!(KEY_BYTES_MAX <= u16::MAX as usize);
+};

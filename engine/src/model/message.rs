@@ -1,0 +1,323 @@
+//! What nodes say to one another about one shard's log.
+//!
+//! On the wire: an envelope ([`super::codec`]) whose body is the message without its batches, then the batches'
+//! own bytes, one after the other, exactly as they lie in every log. A message belongs to one replication
+//! stream, whose first envelope ([`super::request::StreamHello`]) names the log.
+
+use super::codec::{self, CodecError, Decode, Encode, Enveloped};
+use super::ids::NodeId;
+use super::limits::{APPEND_BATCHES_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX};
+use bytes::{Bytes, BytesMut};
+use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn};
+
+/// A replica's log in a few numbers: enough to compare two histories.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogSummary {
+    /// The end of the log.
+    pub end: LogPosition,
+    /// Each epoch in the log with its first LSN, ascending; at most
+    /// [`EPOCHS_NAMED_MAX`](super::limits::EPOCHS_NAMED_MAX), the newest ones.
+    pub epochs: Vec<(Epoch, Lsn)>,
+}
+
+/// One message between two replicas of a shard.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Message {
+    /// A new leader asks for the promise to accept nothing older than its epoch.
+    Fence {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Itself.
+        leader: NodeId,
+    },
+    /// The promise, durable before it is said.
+    Promise {
+        /// The epoch promised.
+        epoch: Epoch,
+        /// The log as it is durable now.
+        log: LogSummary,
+        /// From where the log may lack what was once durable (an uncertain cut, or damage).
+        suspect: Option<Lsn>,
+        /// The highest position known committed.
+        committed: Lsn,
+    },
+    /// A newer epoch was promised: the asker is out of date.
+    Refused {
+        /// The epoch that is refused.
+        epoch: Epoch,
+        /// The epoch promised.
+        promised: Epoch,
+    },
+    /// Batches for the log, behind `prev`.
+    Append {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// What lies before the first batch.
+        prev: LogPosition,
+        /// The leader's commit position.
+        commit: Lsn,
+        /// The batches, in order; may be empty (then it asks whether `prev` fits, and carries the commit position).
+        batches: Vec<Batch>,
+    },
+    /// Everything up to here equals the leader's log and is durable.
+    Appended {
+        /// The epoch of the leader whose log it equals.
+        epoch: Epoch,
+        /// The durable end that equals the leader's log.
+        durable: Lsn,
+    },
+    /// `prev` of an append is not in this log.
+    Mismatch {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// The position that did not fit.
+        prev: Lsn,
+        /// The log as it is.
+        log: LogSummary,
+    },
+    /// A new leader asks a voter for batches that it lacks.
+    Fetch {
+        /// Its epoch.
+        epoch: Epoch,
+        /// What it has: batches behind this position are wanted.
+        after: LogPosition,
+        /// How many bytes at the most (one batch is always sent whole).
+        bytes_max: u32,
+    },
+    /// The batches asked for; none where the position is not in this log.
+    Fetched {
+        /// The epoch of the asker.
+        epoch: Epoch,
+        /// The position asked for.
+        after: LogPosition,
+        /// The batches behind it.
+        batches: Vec<Batch>,
+    },
+}
+
+/// Why bytes are not a message.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum MessageError {
+    /// The envelope or its body.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+    /// A batch behind it.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// Batches follow a message that carries none, or there are more or fewer than it says.
+    #[error("the message says {stated} batches, {found} follow")]
+    Batches {
+        /// What it says.
+        stated: usize,
+        /// What follows.
+        found: usize,
+    },
+    /// More epochs than a summary may name.
+    #[error("a log summary names {0} epochs, more than {EPOCHS_NAMED_MAX}")]
+    Epochs(usize),
+}
+
+#[derive(Encode, Decode, Clone, Copy)]
+struct EpochV1(u64, u32);
+
+#[derive(Encode, Decode, Clone, Copy)]
+struct PositionV1 {
+    epoch: EpochV1,
+    lsn: u64,
+    chain: u64,
+}
+
+#[derive(Encode, Decode)]
+struct SummaryV1 {
+    end: PositionV1,
+    epochs: Vec<(EpochV1, u64)>,
+}
+
+/// The layout of a message's body, version 1. The order of the variants is part of the format.
+#[derive(Encode, Decode)]
+enum MessageV1 {
+    Fence { epoch: EpochV1, leader: NodeId },
+    Promise { epoch: EpochV1, log: SummaryV1, suspect: Option<u64>, committed: u64 },
+    Refused { epoch: EpochV1, promised: EpochV1 },
+    Append { epoch: EpochV1, prev: PositionV1, commit: u64, batches: u32 },
+    Appended { epoch: EpochV1, durable: u64 },
+    Mismatch { epoch: EpochV1, prev: u64, log: SummaryV1 },
+    Fetch { epoch: EpochV1, after: PositionV1, bytes_max: u32 },
+    Fetched { epoch: EpochV1, after: PositionV1, batches: u32 },
+}
+
+impl Enveloped for MessageV1 {
+    const KIND: u16 = 0x0201;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 64 * 1024;
+}
+
+impl From<Epoch> for EpochV1 {
+    fn from(epoch: Epoch) -> Self {
+        Self(epoch.version, epoch.term)
+    }
+}
+
+impl From<EpochV1> for Epoch {
+    fn from(EpochV1(version, term): EpochV1) -> Self {
+        Self { version, term }
+    }
+}
+
+impl From<LogPosition> for PositionV1 {
+    fn from(position: LogPosition) -> Self {
+        Self { epoch: position.epoch.into(), lsn: position.lsn.get(), chain: position.chain.get() }
+    }
+}
+
+impl From<PositionV1> for LogPosition {
+    fn from(position: PositionV1) -> Self {
+        Self { epoch: position.epoch.into(), lsn: Lsn::new(position.lsn), chain: Chain::new(position.chain) }
+    }
+}
+
+impl From<&LogSummary> for SummaryV1 {
+    fn from(summary: &LogSummary) -> Self {
+        let epochs = summary.epochs.iter().map(|(epoch, lsn)| ((*epoch).into(), lsn.get())).collect();
+        Self { end: summary.end.into(), epochs }
+    }
+}
+
+impl TryFrom<SummaryV1> for LogSummary {
+    type Error = MessageError;
+
+    fn try_from(summary: SummaryV1) -> Result<Self, MessageError> {
+        if summary.epochs.len() > EPOCHS_NAMED_MAX {
+            return Err(MessageError::Epochs(summary.epochs.len()));
+        }
+        let epochs = summary.epochs.into_iter().map(|(epoch, lsn)| (epoch.into(), Lsn::new(lsn))).collect();
+        Ok(Self { end: summary.end.into(), epochs })
+    }
+}
+
+impl Message {
+    /// Its bytes. Batches are joined behind the envelope; a message without any is the envelope alone.
+    ///
+    /// # Errors
+    /// More epochs or batches than the limits allow.
+    pub fn encode(&self) -> Result<Bytes, MessageError> {
+        let count = |batches: &[Batch]| u32::try_from(batches.len()).unwrap_or(u32::MAX);
+        let (body, batches): (MessageV1, &[Batch]) = match self {
+            Self::Fence { epoch, leader } => (MessageV1::Fence { epoch: (*epoch).into(), leader: *leader }, &[]),
+            Self::Promise { epoch, log, suspect, committed } => (
+                MessageV1::Promise {
+                    epoch: (*epoch).into(),
+                    log: log.into(),
+                    suspect: suspect.map(Lsn::get),
+                    committed: committed.get(),
+                },
+                &[],
+            ),
+            Self::Refused { epoch, promised } => {
+                (MessageV1::Refused { epoch: (*epoch).into(), promised: (*promised).into() }, &[])
+            }
+            Self::Append { epoch, prev, commit, batches } => (
+                MessageV1::Append {
+                    epoch: (*epoch).into(),
+                    prev: (*prev).into(),
+                    commit: commit.get(),
+                    batches: count(batches),
+                },
+                batches,
+            ),
+            Self::Appended { epoch, durable } => {
+                (MessageV1::Appended { epoch: (*epoch).into(), durable: durable.get() }, &[])
+            }
+            Self::Mismatch { epoch, prev, log } => {
+                (MessageV1::Mismatch { epoch: (*epoch).into(), prev: prev.get(), log: log.into() }, &[])
+            }
+            Self::Fetch { epoch, after, bytes_max } => {
+                (MessageV1::Fetch { epoch: (*epoch).into(), after: (*after).into(), bytes_max: *bytes_max }, &[])
+            }
+            Self::Fetched { epoch, after, batches } => (
+                MessageV1::Fetched { epoch: (*epoch).into(), after: (*after).into(), batches: count(batches) },
+                batches,
+            ),
+        };
+        if batches.len() > APPEND_BATCHES_MAX {
+            return Err(MessageError::Batches { stated: APPEND_BATCHES_MAX, found: batches.len() });
+        }
+        let head = codec::encode(&body)?;
+        if batches.is_empty() {
+            return Ok(head);
+        }
+        let total = batches.iter().fold(head.len(), |sum, batch| sum.saturating_add(batch.bytes().len()));
+        let mut out = BytesMut::with_capacity(total);
+        out.extend_from_slice(&head);
+        for batch in batches {
+            out.extend_from_slice(batch.bytes());
+        }
+        Ok(out.freeze())
+    }
+
+    /// The message in these bytes. Batches share the buffer; each is checked whole.
+    ///
+    /// # Errors
+    /// See [`MessageError`].
+    pub fn decode(bytes: &Bytes) -> Result<Self, MessageError> {
+        if bytes.len() > MESSAGE_BYTES_MAX {
+            let error = CodecError::TooLarge { kind: MessageV1::KIND, limit: MESSAGE_BYTES_MAX, value: bytes.len() };
+            return Err(error.into());
+        }
+        let (body, rest) = codec::decode_prefix::<MessageV1>(bytes)?;
+        let mut rest = bytes.slice_ref(rest);
+        let mut take = |stated: u32| take_batches(&mut rest, stated as usize);
+        let message = match body {
+            MessageV1::Fence { epoch, leader } => Self::Fence { epoch: epoch.into(), leader },
+            MessageV1::Promise { epoch, log, suspect, committed } => Self::Promise {
+                epoch: epoch.into(),
+                log: log.try_into()?,
+                suspect: suspect.map(Lsn::new),
+                committed: Lsn::new(committed),
+            },
+            MessageV1::Refused { epoch, promised } => Self::Refused { epoch: epoch.into(), promised: promised.into() },
+            MessageV1::Append { epoch, prev, commit, batches } => Self::Append {
+                epoch: epoch.into(),
+                prev: prev.into(),
+                commit: Lsn::new(commit),
+                batches: take(batches)?,
+            },
+            MessageV1::Appended { epoch, durable } => {
+                Self::Appended { epoch: epoch.into(), durable: Lsn::new(durable) }
+            }
+            MessageV1::Mismatch { epoch, prev, log } => {
+                Self::Mismatch { epoch: epoch.into(), prev: Lsn::new(prev), log: log.try_into()? }
+            }
+            MessageV1::Fetch { epoch, after, bytes_max } => {
+                Self::Fetch { epoch: epoch.into(), after: after.into(), bytes_max }
+            }
+            MessageV1::Fetched { epoch, after, batches } => {
+                Self::Fetched { epoch: epoch.into(), after: after.into(), batches: take(batches)? }
+            }
+        };
+        if !rest.is_empty() {
+            return Err(MessageError::Batches { stated: 0, found: 1 });
+        }
+        Ok(message)
+    }
+}
+
+fn take_batches(rest: &mut Bytes, stated: usize) -> Result<Vec<Batch>, MessageError> {
+    if stated > APPEND_BATCHES_MAX {
+        return Err(MessageError::Batches { stated, found: 0 });
+    }
+    let mut batches = Vec::new();
+    while batches.len() < stated {
+        if rest.is_empty() {
+            return Err(MessageError::Batches { stated, found: batches.len() });
+        }
+        let length = BatchHeader::decode(rest)?.batch_len();
+        if length > rest.len() {
+            return Err(MessageError::Batches { stated, found: batches.len() });
+        }
+        batches.push(Batch::decode(rest.split_to(length))?);
+    }
+    Ok(batches)
+}

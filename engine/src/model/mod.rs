@@ -1,0 +1,31 @@
+//! The words of the engine: ids, operations, records, control records, messages, outcomes, limits.
+//!
+//! This floor has no behaviour beyond validation. It owns two formats: the *record* ([`record`], laid out by
+//! hand, stored in every batch) and the *envelope* of messages ([`codec`], the only module that names bincode).
+//! The two types to know are [`Record`], one write as it lies in the log, and [`Operation`], what it does.
+//!
+//! The log's own words ([`Lsn`], [`Epoch`], [`LogPosition`]) are defined by `towline-wal` and re-exported here.
+
+pub mod codec;
+pub mod control_record;
+#[cfg(test)]
+mod format_test;
+pub mod ids;
+pub mod limits;
+pub mod message;
+pub mod mutant;
+pub mod operation;
+pub mod outcome;
+pub mod record;
+pub mod replication_stream;
+pub mod request;
+
+pub use codec::CodecError;
+pub use control_record::{Assignment, ControlKind, ControlRecord, EpochStart, ShardDescriptor};
+pub use ids::{ClusterId, NamespaceId, NodeId, ShardId};
+pub use message::{LogSummary, Message};
+pub use operation::{Expect, Operation, Precondition, Target};
+pub use outcome::{Outcome, Rejection};
+pub use record::{Record, RecordError, RequestId};
+pub use replication_stream::{Received, ReplicationStream, StreamError};
+pub use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};

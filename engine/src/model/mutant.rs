@@ -1,0 +1,86 @@
+//! Planted bugs: rules of the protocol that a test can remove, to see that something notices.
+//!
+//! A rule without a mutant that dies is a rule without a test. The switch exists only with the feature
+//! `mutants` (never in a release); without it [`planted`] is a constant `false` and costs nothing.
+
+/// A rule that can be removed. Its text says what the code then does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Mutant {
+    /// I2: a follower takes batches whose predecessor is not the one in its own log.
+    SkipChainCheck,
+    /// I1: a leader commits what its own disk alone holds.
+    CommitWithoutMajority,
+    /// I1: a follower acknowledges what it received, before its sync returned.
+    AcknowledgeBeforeSync,
+    /// I1: a new leader keeps its own log instead of the best one among the promises.
+    SkipAdoption,
+    /// I4: a restarted replica applies its log from the start over the state it finds.
+    ApplyTwice,
+    /// I3: a replica accepts batches of an epoch older than its promise.
+    IgnorePromise,
+    /// I1: a leader commits before its activation was accepted.
+    CommitBeforeActivation,
+}
+
+impl Mutant {
+    /// All of them, in the order of the enumeration.
+    pub const ALL: [Self; 7] = [
+        Self::SkipChainCheck,
+        Self::CommitWithoutMajority,
+        Self::AcknowledgeBeforeSync,
+        Self::SkipAdoption,
+        Self::ApplyTwice,
+        Self::IgnorePromise,
+        Self::CommitBeforeActivation,
+    ];
+
+    /// Its name on the command line.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::SkipChainCheck => "skip-chain-check",
+            Self::CommitWithoutMajority => "commit-without-majority",
+            Self::AcknowledgeBeforeSync => "acknowledge-before-sync",
+            Self::SkipAdoption => "skip-adoption",
+            Self::ApplyTwice => "apply-twice",
+            Self::IgnorePromise => "ignore-promise",
+            Self::CommitBeforeActivation => "commit-before-activation",
+        }
+    }
+}
+
+#[cfg(feature = "mutants")]
+mod switch {
+    use super::Mutant;
+    use std::cell::Cell;
+
+    thread_local! {
+        static PLANTED: Cell<Option<Mutant>> = const { Cell::new(None) };
+    }
+
+    /// Plants one bug in this thread, or none.
+    pub fn plant(mutant: Option<Mutant>) {
+        PLANTED.set(mutant);
+    }
+
+    /// Whether this bug is planted in this thread.
+    #[must_use]
+    pub fn planted(mutant: Mutant) -> bool {
+        PLANTED.get() == Some(mutant)
+    }
+}
+
+#[cfg(not(feature = "mutants"))]
+mod switch {
+    use super::Mutant;
+
+    /// Whether this bug is planted: never, in this build.
+    #[must_use]
+    #[inline]
+    pub const fn planted(_mutant: Mutant) -> bool {
+        false
+    }
+}
+
+pub use switch::*;

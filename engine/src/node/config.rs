@@ -1,0 +1,416 @@
+//! The configuration file of a node: one TOML file, read once, at the start.
+//!
+//! ```toml
+//! cluster  = "0193aabb-ccdd-7eff-8000-010203040506"  # the same in every node's file
+//! node_id  = 1                                        # this node
+//! data_dir = "/var/lib/towline"
+//! listen   = "10.0.0.1:7400"                          # port 0: any free one
+//!
+//! [shard]
+//! leader    = 1
+//! namespace = "default"                               # may be left out: "default"
+//!
+//! [[node]]                                            # every voter, this node included
+//! id      = 1
+//! address = "10.0.0.1:7400"
+//!
+//! [log]                                               # may be left out
+//! segment_bytes = 67_108_864
+//!
+//! [limits]                                            # may be left out
+//! queue_bytes = 16_777_216
+//! ```
+//!
+//! Unknown keys are refused. An error names the file, the line, the column, the field and what was expected there.
+//! A relative `data_dir` is relative to the directory of the file, so that it means the same wherever the program
+//! is started.
+
+use super::NAMESPACE_NAME;
+use crate::model::limits::{QUEUE_BYTES_DEFAULT, VOTERS_MAX};
+use crate::model::request::FailureClass;
+use crate::model::{ClusterId, NodeId};
+use serde::Deserialize;
+use std::fmt;
+use std::net::SocketAddr;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use toml::Spanned;
+use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+
+/// Bytes of the submission queue below which one write of the largest size would not fit.
+const QUEUE_BYTES_MIN: u64 = 1024 * 1024;
+/// Bytes of the submission queue above which it is memory that waits, not a queue.
+const QUEUE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// One node's configuration, checked.
+///
+/// ```
+/// use towline::node::Config;
+/// let text = r#"
+///     cluster = "0193aabb-ccdd-7eff-8000-010203040506"
+///     node_id = 1
+///     data_dir = "/var/lib/towline"
+///     listen = "127.0.0.1:0"
+///     [shard]
+///     leader = 1
+///     [[node]]
+///     id = 1
+///     address = "127.0.0.1:7400"
+/// "#;
+/// let config = Config::parse("node-1.toml".as_ref(), text)?;
+/// assert_eq!(config.leader.get(), 1);
+///
+/// let wrong = text.replace("leader = 1", "leader = 9");
+/// let sentence = Config::parse("node-1.toml".as_ref(), &wrong).unwrap_err().to_string();
+/// assert_eq!(sentence, "node-1.toml:7:14: shard.leader: expected the id of one of the nodes (1), found 9");
+/// # Ok::<(), towline::node::config::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// This node.
+    pub node: NodeId,
+    /// Where its data lies; made if it is missing.
+    pub data_dir: PathBuf,
+    /// Where it listens, `host:port`.
+    pub listen: String,
+    /// Who leads the shard.
+    pub leader: NodeId,
+    /// The namespace's name.
+    pub namespace: String,
+    /// All voters, this node among them, in the order of the file.
+    pub nodes: Vec<NodeAddress>,
+    /// Bytes of a segment of the log.
+    pub segment_bytes: u64,
+    /// Bytes of submissions that wait to be sequenced.
+    pub queue_bytes: usize,
+}
+
+/// A node and where it is found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeAddress {
+    /// The node.
+    pub id: NodeId,
+    /// Its address, `host:port`.
+    pub address: String,
+}
+
+/// Why a configuration can't be used.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6001 | operator | make the file readable, or name another |
+/// | TW-6002 | fix the request | mend the text at that place |
+/// | TW-6003 | fix the request | mend that field: the sentence says what is expected |
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// The file can't be read.
+    #[error("{}: {source}", .path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// The text is not TOML, a key is unknown or missing, or a value has the wrong type.
+    #[error("{place}: {message}")]
+    Syntax {
+        /// Where.
+        place: Place,
+        /// What is wrong, as the parser says it.
+        message: String,
+    },
+    /// A value does not hold.
+    #[error("{place}: {field}: expected {expected}, found {found}")]
+    Field {
+        /// Where.
+        place: Place,
+        /// The field, with its table.
+        field: &'static str,
+        /// What would be right.
+        expected: String,
+        /// What is there.
+        found: String,
+    },
+}
+
+impl ConfigError {
+    /// Its stable code.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "TW-6001",
+            Self::Syntax { .. } => "TW-6002",
+            Self::Field { .. } => "TW-6003",
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Read { .. } => FailureClass::Operator,
+            Self::Syntax { .. } | Self::Field { .. } => FailureClass::FixRequest,
+        }
+    }
+}
+
+/// A place in a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1.
+    pub line: usize,
+    /// The column in characters, from 1.
+    pub column: usize,
+}
+
+impl Place {
+    fn of(file: &Path, text: &str, at: usize) -> Self {
+        let before = text.get(..at).unwrap_or(text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.get(line_start..).map_or(0, |line| line.chars().count()) + 1;
+        Self { file: file.to_owned(), line, column }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}", self.file.display(), self.line, self.column)
+    }
+}
+
+impl Config {
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        Self::parse(path, &text)
+    }
+
+    /// Checks the text of a file; `path` is for the messages, and for what a relative `data_dir` is relative to.
+    ///
+    /// # Errors
+    /// See [`ConfigError`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        let raw: ConfigText = toml::from_str(text).map_err(|error| ConfigError::Syntax {
+            place: Place::of(path, text, error.span().map_or(0, |span| span.start)),
+            message: error.message().trim_end().replace('\n', ", "),
+        })?;
+        Checker { path, text }.config(raw)
+    }
+
+    /// The log's options.
+    #[must_use]
+    pub fn log_options(&self) -> towline_wal::Options {
+        towline_wal::Options { segment_bytes: self.segment_bytes, ..towline_wal::Options::default() }
+    }
+}
+
+/// The file as it is written: every value that is checked further remembers its place.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigText {
+    cluster: Spanned<String>,
+    node_id: Spanned<u64>,
+    data_dir: Spanned<PathBuf>,
+    listen: Spanned<String>,
+    shard: ShardText,
+    node: Spanned<Vec<Spanned<NodeText>>>,
+    #[serde(default)]
+    log: LogText,
+    #[serde(default)]
+    limits: LimitsText,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ShardText {
+    leader: Spanned<u64>,
+    namespace: Option<Spanned<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeText {
+    id: Spanned<u64>,
+    address: Spanned<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct LogText {
+    segment_bytes: Option<Spanned<u64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct LimitsText {
+    queue_bytes: Option<Spanned<u64>>,
+}
+
+struct Checker<'a> {
+    path: &'a Path,
+    text: &'a str,
+}
+
+impl Checker<'_> {
+    fn config(&self, raw: ConfigText) -> Result<Config, ConfigError> {
+        let cluster = self.cluster(&raw.cluster)?;
+        let nodes = self.nodes(&raw.node)?;
+        let ids = nodes.iter().map(|node| node.id.to_string()).collect::<Vec<_>>().join(", ");
+        let member = |field, id: &Spanned<u64>| {
+            let number = NodeId::new(*id.get_ref());
+            if nodes.iter().any(|node| node.id == number) {
+                return Ok(number);
+            }
+            Err(self.wrong(id.span(), field, format!("the id of one of the nodes ({ids})"), number))
+        };
+        let node = member("node_id", &raw.node_id)?;
+        let leader = member("shard.leader", &raw.shard.leader)?;
+        let listen = self.address("listen", &raw.listen, PortZero::Allowed)?;
+        let namespace = match &raw.shard.namespace {
+            None => NAMESPACE_NAME.to_owned(),
+            Some(name) if name.get_ref() == NAMESPACE_NAME => NAMESPACE_NAME.to_owned(),
+            Some(name) => {
+                let expected = format!("{NAMESPACE_NAME:?}, the only namespace of this release");
+                return Err(self.wrong(name.span(), "shard.namespace", expected, Quoted(name.get_ref())));
+            }
+        };
+        let data_dir = raw.data_dir.get_ref();
+        if data_dir.as_os_str().is_empty() {
+            return Err(self.wrong(raw.data_dir.span(), "data_dir", "a directory".into(), Quoted("")));
+        }
+        let beside = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let segment = (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_DEFAULT);
+        let segment_bytes = self.bytes("log.segment_bytes", raw.log.segment_bytes.as_ref(), segment)?;
+        if !segment_bytes.is_multiple_of(towline_wal::limits::BLOCK_BYTES) {
+            let span = raw.log.segment_bytes.map_or(0..0, |value| value.span());
+            let expected = format!("a multiple of {}", towline_wal::limits::BLOCK_BYTES);
+            return Err(self.wrong(span, "log.segment_bytes", expected, segment_bytes));
+        }
+        let queue = (QUEUE_BYTES_MIN, QUEUE_BYTES_MAX, QUEUE_BYTES_DEFAULT as u64);
+        let queue_bytes = self.bytes("limits.queue_bytes", raw.limits.queue_bytes.as_ref(), queue)?;
+        Ok(Config {
+            cluster,
+            node,
+            data_dir: beside.map_or_else(|| data_dir.clone(), |beside| beside.join(data_dir)),
+            listen,
+            leader,
+            namespace,
+            nodes,
+            segment_bytes,
+            queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
+        })
+    }
+
+    fn cluster(&self, value: &Spanned<String>) -> Result<ClusterId, ConfigError> {
+        let wrong = |expected: &str| self.wrong(value.span(), "cluster", expected.into(), Quoted(value.get_ref()));
+        let uuid = uuid::Uuid::parse_str(value.get_ref())
+            .map_err(|_| wrong("a uuid, such as \"0193aabb-ccdd-7eff-8000-010203040506\""))?;
+        // All zero is how a client says that it does not know its cluster yet.
+        if uuid.is_nil() {
+            return Err(wrong("a uuid that is not all zero"));
+        }
+        Ok(ClusterId::new(*uuid.as_bytes()))
+    }
+
+    fn nodes(&self, list: &Spanned<Vec<Spanned<NodeText>>>) -> Result<Vec<NodeAddress>, ConfigError> {
+        let mut nodes: Vec<NodeAddress> = Vec::new();
+        let count = list.get_ref().len();
+        if count == 0 || count > VOTERS_MAX {
+            return Err(self.wrong(list.span(), "node", format!("1 to {VOTERS_MAX} nodes"), count));
+        }
+        for entry in list.get_ref() {
+            let NodeText { id, address } = entry.get_ref();
+            let number = NodeId::new(*id.get_ref());
+            if number.get() == 0 {
+                return Err(self.wrong(id.span(), "node.id", "a number from 1 on".into(), 0));
+            }
+            if nodes.iter().any(|node| node.id == number) {
+                let expected = "an id that no other node has".into();
+                return Err(self.wrong(id.span(), "node.id", expected, format_args!("{number} again")));
+            }
+            let text = self.address("node.address", address, PortZero::Refused)?;
+            if nodes.iter().any(|node| node.address == text) {
+                let expected = "an address that no other node has".into();
+                return Err(self.wrong(address.span(), "node.address", expected, format_args!("{text:?} again")));
+            }
+            nodes.push(NodeAddress { id: number, address: text });
+        }
+        Ok(nodes)
+    }
+
+    /// `host:port`; names are not resolved here: that may need a network that is not up yet.
+    fn address(&self, field: &'static str, value: &Spanned<String>, zero: PortZero) -> Result<String, ConfigError> {
+        let text = value.get_ref();
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
+        let fits = match port {
+            // An address of numbers must be one (of IPv6, in brackets).
+            Some(Ok(_)) if text.starts_with('[') || text.matches(':').count() > 1 => text.parse::<SocketAddr>().is_ok(),
+            Some(Ok(port)) => port != 0 || zero == PortZero::Allowed,
+            Some(Err(_)) | None => false,
+        };
+        if fits {
+            return Ok(text.clone());
+        }
+        let expected = match zero {
+            PortZero::Allowed => "HOST:PORT (port 0: any free one)",
+            PortZero::Refused => "HOST:PORT, where the other nodes find it",
+        };
+        Err(self.wrong(value.span(), field, expected.into(), Quoted(text)))
+    }
+
+    fn bytes(
+        &self,
+        field: &'static str,
+        value: Option<&Spanned<u64>>,
+        (least, most, default): (u64, u64, u64),
+    ) -> Result<u64, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
+        let bytes = *value.get_ref();
+        if (least..=most).contains(&bytes) {
+            return Ok(bytes);
+        }
+        Err(self.wrong(value.span(), field, format!("{least} to {most} bytes"), bytes))
+    }
+
+    fn wrong(
+        &self,
+        span: Range<usize>,
+        field: &'static str,
+        expected: String,
+        found: impl fmt::Display,
+    ) -> ConfigError {
+        let place = Place::of(self.path, self.text, span.start);
+        ConfigError::Field { place, field, expected, found: found.to_string() }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum PortZero {
+    Allowed,
+    Refused,
+}
+
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}", self.0)
+    }
+}
+
+#[cfg(test)]
+#[path = "config_test.rs"]
+mod tests;

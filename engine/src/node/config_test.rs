@@ -1,0 +1,153 @@
+use super::*;
+
+const GOOD: &str = r#"cluster = "0193aabb-ccdd-7eff-8000-010203040506"
+node_id = 2
+data_dir = "data/two"
+listen = "127.0.0.1:0"
+
+[shard]
+leader = 1
+namespace = "default"
+
+[[node]]
+id = 1
+address = "127.0.0.1:7401"
+
+[[node]]
+id = 2
+address = "node-2.example:7402"
+
+[log]
+segment_bytes = 1_048_576
+
+[limits]
+queue_bytes = 4_194_304
+"#;
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(Path::new("etc/node.toml"), text).map_err(|error| error.to_string())
+}
+
+/// The good file with one line changed, and what is said of it.
+fn refused(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    parse(&GOOD.replacen(from, to, 1)).unwrap_err()
+}
+
+#[test]
+fn a_good_file_is_read_with_all_its_fields() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!(config.cluster.to_string(), "0193aabb-ccdd-7eff-8000-010203040506");
+    assert_eq!((config.node.get(), config.leader.get()), (2, 1));
+    assert_eq!(config.data_dir, Path::new("etc/data/two"), "relative to the file");
+    assert_eq!(config.nodes.len(), 2);
+    assert_eq!(config.log_options().segment_bytes, 1 << 20);
+    assert_eq!(config.queue_bytes, 4 << 20);
+}
+
+#[test]
+fn what_may_be_left_out_has_the_default_of_the_limits() {
+    let (short, _) = GOOD.split_once("[log]").unwrap();
+    let config = parse(&short.replace("namespace = \"default\"\n", "")).unwrap();
+    assert_eq!(config.segment_bytes, SEGMENT_BYTES_DEFAULT);
+    assert_eq!(config.queue_bytes, QUEUE_BYTES_DEFAULT);
+    assert_eq!(config.namespace, "default");
+}
+
+#[test]
+fn a_cluster_that_is_no_uuid_is_refused_at_its_place() {
+    let said = refused("0193aabb-ccdd-7eff-8000-010203040506", "towline");
+    assert!(said.starts_with("etc/node.toml:1:11: cluster: expected a uuid, such as"), "{said}");
+    assert!(said.ends_with("found \"towline\""), "{said}");
+    let said = refused("0193aabb-ccdd-7eff-8000-010203040506", "00000000-0000-0000-0000-000000000000");
+    assert!(said.contains("not all zero"), "{said}");
+}
+
+#[test]
+fn an_unknown_key_is_refused_by_name() {
+    let said = refused("listen =", "lissten =");
+    assert!(said.starts_with("etc/node.toml:4:1: ") && said.contains("lissten"), "{said}");
+}
+
+#[test]
+fn a_missing_field_is_named() {
+    let said = refused("leader = 1\n", "");
+    assert!(said.starts_with("etc/node.toml:6:") && said.contains("leader"), "{said}");
+}
+
+#[test]
+fn a_value_of_the_wrong_type_is_refused_at_its_place() {
+    let said = refused("node_id = 2", "node_id = \"two\"");
+    assert!(said.starts_with("etc/node.toml:2:11: "), "{said}");
+}
+
+#[test]
+fn text_that_is_not_toml_is_refused_at_its_line() {
+    let said = refused("[shard]", "[shard");
+    assert!(said.starts_with("etc/node.toml:6:"), "{said}");
+    assert!(!said.contains('\n'), "one sentence: {said}");
+}
+
+#[test]
+fn a_leader_who_is_no_node_is_refused() {
+    let said = refused("leader = 1", "leader = 3");
+    assert_eq!(said, "etc/node.toml:7:10: shard.leader: expected the id of one of the nodes (1, 2), found 3");
+}
+
+#[test]
+fn a_node_that_is_not_on_its_own_list_is_refused() {
+    let said = refused("node_id = 2", "node_id = 5");
+    assert_eq!(said, "etc/node.toml:2:11: node_id: expected the id of one of the nodes (1, 2), found 5");
+}
+
+#[test]
+fn ids_and_addresses_given_twice_are_refused() {
+    let said = refused("id = 2\naddress", "id = 1\naddress");
+    assert!(said.starts_with("etc/node.toml:15:6: node.id:") && said.ends_with("found 1 again"), "{said}");
+    let said = refused("node-2.example:7402", "127.0.0.1:7401");
+    assert!(said.starts_with("etc/node.toml:16:11: node.address:"), "{said}");
+    let said = refused("id = 1\n", "id = 0\n");
+    assert!(said.contains("a number from 1 on"), "{said}");
+}
+
+#[test]
+fn an_address_without_a_port_is_refused() {
+    for wrong in ["127.0.0.1", "127.0.0.1:", ":7401", "127.0.0.1:70000", "127.0.0.1:0", "::1:x", "fe80::1:7"] {
+        let said = refused("127.0.0.1:7401", wrong);
+        assert!(said.starts_with("etc/node.toml:12:11: node.address: expected HOST:PORT"), "{wrong}: {said}");
+    }
+    for right in ["[::1]:7401", "localhost:7401"] {
+        parse(&GOOD.replacen("127.0.0.1:7401", right, 1)).unwrap();
+    }
+}
+
+#[test]
+fn a_file_without_nodes_is_refused() {
+    let (start, rest) = GOOD.split_once("[[node]]").unwrap();
+    let (_, end) = rest.split_once("[log]").unwrap();
+    let said = parse(&format!("node = []\n{start}[log]{end}")).unwrap_err();
+    assert!(said.contains("node: expected 1 to 7 nodes, found 0"), "{said}");
+}
+
+#[test]
+fn sizes_out_of_bounds_are_refused_with_the_bounds() {
+    let said = refused("1_048_576", "1");
+    assert!(said.contains("log.segment_bytes: expected 65536 to 1073741824 bytes, found 1"), "{said}");
+    let said = refused("1_048_576", "1_048_577");
+    assert!(said.contains("a multiple of 4096"), "{said}");
+    let said = refused("4_194_304", "-1");
+    assert!(said.starts_with("etc/node.toml:22:15: "), "{said}");
+}
+
+#[test]
+fn another_namespace_is_refused_by_name() {
+    let said = refused("namespace = \"default\"", "namespace = \"other\"");
+    assert!(said.contains("shard.namespace: expected \"default\""), "{said}");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::read(Path::new("no/such/file.toml")).unwrap_err();
+    assert!(error.to_string().starts_with("no/such/file.toml: "), "{error}");
+    assert_eq!(error.code(), "TW-6001");
+}

@@ -1,0 +1,40 @@
+//! The log's reader: cold reads for followers that are behind, away from the shard's thread.
+
+use super::shard::Event;
+use crate::model::{LogPosition, NodeId};
+use crate::replica::ReadPurpose;
+use crossbeam::channel::Receiver;
+use std::sync::Arc;
+use towline_wal::{LogId, Wal};
+
+/// Read batches behind a position, for a peer.
+pub(super) struct ReadTask {
+    pub(super) peer: NodeId,
+    pub(super) purpose: ReadPurpose,
+    pub(super) after: LogPosition,
+    pub(super) bytes_max: usize,
+}
+
+pub(super) struct ReaderThread {
+    pub(super) wal: Arc<Wal>,
+    pub(super) log: LogId,
+    pub(super) tasks: Receiver<ReadTask>,
+    pub(super) events: super::Inbox,
+}
+
+impl ReaderThread {
+    /// Runs until the shard's thread hangs up.
+    pub(super) fn run(self) {
+        while let Ok(ReadTask { peer, purpose, after, bytes_max }) = self.tasks.recv() {
+            let batches = match self.wal.read(self.log, after.lsn.next(), bytes_max) {
+                Ok(batches) => batches,
+                Err(error) => {
+                    // A follower never gets bad bytes (D13); it stays where it is until the range is repaired.
+                    tracing::error!(%peer, after = %after.lsn, %error, "the log can't be read for a follower");
+                    Vec::new()
+                }
+            };
+            self.events.send(Event::LogRead { peer, purpose, after, batches });
+        }
+    }
+}

@@ -1,0 +1,304 @@
+//! The server: the node, its listener, its peers, and what clients ask.
+
+use super::completion::{Callback, Completion};
+use super::config::Config;
+use super::failure;
+use super::peers::{EVENTS_WAITING, Greets, Network};
+use super::{CloseError, NAMESPACE_NAME, Node, NodeOptions, OpenError, WriteRefused};
+use crate::model::codec;
+use crate::model::limits::MESSAGE_BYTES_MAX;
+use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
+use crate::model::{NodeId, Record};
+use crate::pipeline::{SubmitError, SubmitPolicy, WriteError};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+use tokio::runtime::Runtime;
+use towline_net::driver::{ConnectionHandle, EventReceiver, EventSink, Incoming, Listener, ListenerOptions};
+use towline_net::{Event as NetEvent, PeerHello, ResetCode, Role, SendFlags, StreamId, StreamKind};
+
+/// Events that one read of a stream returns at the most, whatever the client asks.
+const EVENTS_MAX: usize = 10_000;
+/// Bytes of events that one read of a stream returns at the most (one event is always returned whole).
+const EVENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
+/// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
+/// back-pressure its client feels.
+const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
+
+/// Why a server does not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The node does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// The address of the configuration.
+        address: String,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// The runtime of the network does not start.
+    #[error("the network's threads can't be started: {0}")]
+    Runtime(io::Error),
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct ServerHandle {
+    node: Arc<Node>,
+    runtime: Runtime,
+    address: SocketAddr,
+}
+
+impl ServerHandle {
+    /// Where it listens (the port that was found, where the configuration says 0).
+    #[must_use]
+    pub const fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The node.
+    #[must_use]
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+
+    /// Ends it: no more requests, what was taken is finished, the log is closed.
+    ///
+    /// # Errors
+    /// As [`Node::close`].
+    pub fn shutdown(self) -> Result<(), CloseError> {
+        let closed = self.node.stop();
+        self.runtime.shutdown_timeout(Duration::from_secs(2));
+        closed
+    }
+}
+
+/// Opens the node, listens, connects to the peers, and serves clients, on threads of its own.
+///
+/// # Errors
+/// See [`ServeError`]; nothing runs then.
+pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("towline-net")
+        .enable_all()
+        .build()
+        .map_err(ServeError::Runtime)?;
+    // Listen first: a port in use must not cost a recovery, and creates nothing.
+    let listening = runtime.block_on(async {
+        let unresolved = || io::Error::new(io::ErrorKind::NotFound, "the address does not resolve");
+        let address = tokio::net::lookup_host(&config.listen).await?.next().ok_or_else(unresolved)?;
+        Listener::bind(address, ListenerOptions::default()).await
+    });
+    let failed = |source| ServeError::Listen { address: config.listen.clone(), source };
+    let listener = listening.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
+    let voters: Vec<NodeId> = config.nodes.iter().map(|node| node.id).collect();
+    let node = Arc::new(Node::open(NodeOptions {
+        directory: config.data_dir.clone(),
+        cluster: Some(config.cluster),
+        node: config.node,
+        voters,
+        leader: config.leader,
+        log: config.log_options(),
+        queue_bytes: config.queue_bytes,
+    })?);
+    let network = Network {
+        identity: *node.identity(),
+        incarnation: node.wal.incarnation(),
+        log: crate::control::ConfigMaster::lineage(node.identity().cluster, super::SHARD),
+        events: node.events.clone(),
+        sessions: Arc::new(AtomicU64::new(1)),
+    };
+    for peer in config.nodes.iter().filter(|peer| peer.id > config.node) {
+        runtime.spawn(network.clone().dial(peer.id, peer.address.clone()));
+    }
+    let server = Server {
+        peers: config.nodes.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
+        node: Arc::clone(&node),
+        network,
+        leader: config.leader,
+    };
+    runtime.spawn(server.accept(listener));
+    Ok(ServerHandle { node, runtime, address })
+}
+
+#[derive(Debug, Clone)]
+struct Server {
+    node: Arc<Node>,
+    network: Network,
+    peers: BTreeMap<NodeId, String>,
+    leader: NodeId,
+}
+
+impl Server {
+    async fn accept(self, listener: Listener) {
+        loop {
+            match listener.accept().await {
+                Ok(incoming) => {
+                    tokio::spawn(self.clone().greet(incoming));
+                }
+                Err(error) => {
+                    // Out of descriptors, for example (P7): refuse politely by not accepting, and try again.
+                    tracing::warn!(%error, "a connection was not accepted");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            }
+        }
+    }
+
+    async fn greet(self, incoming: Incoming) {
+        let (sink, events) = EventSink::channel(EVENTS_WAITING);
+        let handle = match incoming.spawn(self.network.config(), sink) {
+            Ok(handle) => handle,
+            Err(error) => {
+                tracing::error!(%error, "the transport's configuration is not legal");
+                return;
+            }
+        };
+        let Ok(PeerHello { identity, .. }) = handle.ready().await else { return };
+        let peer = NodeId::new(identity.node);
+        match identity.role {
+            Role::Node if self.peers.contains_key(&peer) && peer < self.node.identity().node => {
+                self.network.session(peer, handle, events, Greets::Back).await;
+            }
+            Role::Client => self.client(handle, events).await,
+            role => {
+                tracing::warn!(%peer, ?role, "a connection of nobody who is expected here was closed");
+                handle.close();
+            }
+        }
+    }
+
+    /// One client's connection, until it ends.
+    async fn client(self, handle: ConnectionHandle, mut events: EventReceiver) {
+        while let Some(event) = events.recv().await {
+            match event {
+                NetEvent::Opened { stream, kind, .. } if kind != StreamKind::Request => {
+                    handle.reset(stream, ResetCode::REFUSED);
+                }
+                NetEvent::Message { stream, bytes, charge, .. } => {
+                    let reply = Reply { handle: handle.clone(), stream, charge };
+                    match codec::decode::<Request>(&bytes) {
+                        Ok(request) => self.request(request, reply).await,
+                        Err(error) => {
+                            tracing::warn!(%error, "a client's request can't be read: its connection is closed");
+                            handle.close();
+                        }
+                    }
+                }
+                NetEvent::Finished { stream } => handle.finish(stream),
+                NetEvent::Closed { .. } => break,
+                _ => {}
+            }
+        }
+    }
+
+    async fn request(&self, request: Request, reply: Reply) {
+        let id = request.id;
+        if request.namespace != NAMESPACE_NAME {
+            let failure = failure::unknown_namespace(&request.namespace);
+            return reply.send(id, ResponseBody::Failed(failure));
+        }
+        match request.body {
+            RequestBody::Write { record } => self.write(id, &record, reply).await,
+            read => {
+                // Reads touch the disk: away from the threads that move bytes.
+                let node = Arc::clone(&self.node);
+                tokio::task::spawn_blocking(move || {
+                    let body = answer(&node, read).unwrap_or_else(ResponseBody::Failed);
+                    reply.send(id, body);
+                });
+            }
+        }
+    }
+
+    async fn write(&self, id: u64, record: &[u8], reply: Reply) {
+        let mut bytes = Bytes::copy_from_slice(record);
+        let record = match Record::decode(&mut bytes) {
+            Ok(record) if bytes.is_empty() => record,
+            Ok(_) => return reply.send(id, ResponseBody::Failed(failure::bad_request("bytes follow the record"))),
+            Err(error) => {
+                return reply.send(id, ResponseBody::Failed(failure::bad_request(&error.to_string())));
+            }
+        };
+        let reply = Arc::new(reply);
+        loop {
+            if !self.node.is_serving() {
+                return reply.send(id, ResponseBody::Failed(failure::not_serving(&self.node, self.leader)));
+            }
+            let answer = Arc::clone(&reply);
+            let callback = Callback::new(move |result| answer.send(id, written(result)));
+            match self.node.submit(&record, Completion::Callback(callback), SubmitPolicy::Fail) {
+                Ok(()) => return,
+                Err((refused, completion)) => {
+                    completion.forget();
+                    if !matches!(refused, WriteRefused::Submit(SubmitError::Busy)) {
+                        return reply.send(id, ResponseBody::Failed(failure::refused(&refused)));
+                    }
+                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                }
+            }
+        }
+    }
+}
+
+fn written(result: Result<super::completion::Written, WriteError>) -> ResponseBody {
+    match result {
+        Ok(written) => ResponseBody::Written {
+            epoch: (written.epoch.version, written.epoch.term),
+            lsn: written.lsn.get(),
+            outcome: written.outcome,
+        },
+        Err(error) => ResponseBody::Failed(failure::write(&error)),
+    }
+}
+
+fn answer(node: &Node, read: RequestBody) -> Result<ResponseBody, Failure> {
+    let applied = node.applied().get();
+    let failed = |error: crate::state::StoreError| failure::storage(&error);
+    match read {
+        RequestBody::Get { key } => Ok(ResponseBody::Value { value: node.get(&key).map_err(failed)?, applied }),
+        RequestBody::ReadStream { stream, from, direction, events_max } => {
+            let events_max = (events_max as usize).min(EVENTS_MAX);
+            let read = node.read_stream(&stream, from, direction, events_max, EVENTS_BYTES_MAX).map_err(failed)?;
+            Ok(ResponseBody::Events { events: read.events, head: read.head, more: read.more, applied })
+        }
+        RequestBody::Digest => {
+            let (at, digest) = node.digest().map_err(failed)?;
+            let epoch = (at.epoch.version, at.epoch.term);
+            Ok(ResponseBody::Digest { epoch, applied: at.lsn.get(), digest })
+        }
+        RequestBody::Status => node.status().map(ResponseBody::Status).ok_or_else(failure::closing),
+        other => Err(failure::bad_request(&format!("{other:?} is not a read"))),
+    }
+}
+
+/// Where an answer goes.
+struct Reply {
+    handle: ConnectionHandle,
+    stream: StreamId,
+    charge: usize,
+}
+
+impl Reply {
+    /// Sends the answer; the request's credit goes back with it. A client that reads none of its answers loses
+    /// its connection rather than cost memory.
+    fn send(&self, id: u64, body: ResponseBody) {
+        let sent = codec::encode(&Response { id, body })
+            .map(|bytes| self.handle.try_send(self.stream, bytes, SendFlags::default()));
+        if !matches!(sent, Ok(Ok(()))) {
+            tracing::warn!(id, "an answer could not be sent: the client's connection is closed");
+            self.handle.close();
+        }
+        self.handle.consumed(self.stream, self.charge);
+    }
+}

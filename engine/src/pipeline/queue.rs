@@ -1,0 +1,319 @@
+//! The queue between producers and the shard's thread: bounded in slots and in bytes, lock-free where it matters.
+//!
+//! Rules, by number; comments in the code name them:
+//!
+//! 1. `held` counts the bytes of what is in the ring or about to be: a producer adds to it *before* it pushes, the
+//!    consumer takes from it *after* it popped. So it is never below what the ring holds, and the budget is never
+//!    exceeded (but by one submission that is larger than the whole budget, which is taken alone). Every
+//!    submission counts one byte at the least, so `held` is 0 only when nothing is in the ring or on its way.
+//! 2. `CLOSED` is a bit of the same word: a producer reserves and looks at it in one step. Whoever reserved before
+//!    it was set is counted, and the consumer's sweep ends only at 0: so everything is either swept or refused.
+//! 3. Only the consumer sleeps in [`SubmissionQueue::wait`], and only while `awake` is false. Whoever gives it
+//!    work sets `awake` *after* that and unparks; a token of `unpark` is kept, so a wake-up between the look and
+//!    the sleep is not lost.
+//! 4. Producers that wait for room stand in a line, under a lock that the fast path never takes, each with its own
+//!    condition variable; only the first tries, and nobody passes the line (otherwise a large write starves among
+//!    small ones). `waiting` tells others that there is a line.
+//! 5. The consumer calls the first of the line once half of the queue is free, and each that got in calls the
+//!    next: one wake-up of the line fills half a queue, not one slot.
+
+use super::submission::Submission;
+use crate::model::request::FailureClass;
+use crossbeam::queue::ArrayQueue;
+use crossbeam::utils::{Backoff, CachePadded};
+use parking_lot::{Condvar, Mutex};
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+/// The bit of `held` that says that nothing more is taken.
+const CLOSED: usize = 1 << (usize::BITS - 1);
+
+/// What a producer does when there is no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SubmitPolicy {
+    /// Waits until there is room.
+    Wait,
+    /// Waits for so long at the most.
+    WaitFor(Duration),
+    /// Fails at once.
+    Fail,
+}
+
+/// Why a submission was not taken; it certainly has no effect.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-5101 | retry | wait a moment: the node is slower than what is asked of it |
+/// | TW-5102 | re-route | ask another node, or this one when it is open again |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// There is no room. Nothing was taken; try again after a pause.
+    #[error("the queue is full: nothing was taken, try again after a pause")]
+    Busy,
+    /// The node is closing. Nothing was taken.
+    #[error("the node is closing: nothing was taken")]
+    Closed,
+}
+
+impl SubmitError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Busy => 5101,
+            Self::Closed => 5102,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Busy => FailureClass::Retry,
+            Self::Closed => FailureClass::ReRoute,
+        }
+    }
+}
+
+/// A bounded queue of many producers and one consumer.
+///
+/// ```
+/// use towline::pipeline::{Submission, SubmissionQueue, SubmitPolicy};
+/// let queue = SubmissionQueue::new(16, 1024);
+/// queue.submit(Submission::record("bytes of a record".into(), "who waits"), SubmitPolicy::Wait)
+///     .map_err(|(error, _)| error)?;
+/// assert_eq!(queue.pop().map(Submission::into_token), Some("who waits"));
+/// # Ok::<(), towline::pipeline::SubmitError>(())
+/// ```
+pub struct SubmissionQueue<T> {
+    ring: ArrayQueue<Submission<T>>,
+    bytes_max: usize,
+    /// Rules 1 and 2.
+    held: CachePadded<AtomicUsize>,
+    /// Rule 3.
+    awake: CachePadded<AtomicBool>,
+    consumer: Mutex<Option<Thread>>,
+    /// Rule 4.
+    waiting: CachePadded<AtomicUsize>,
+    line: Mutex<VecDeque<Arc<Condvar>>>,
+}
+
+type Refused<T> = (SubmitError, Submission<T>);
+
+impl<T> SubmissionQueue<T> {
+    /// A queue with so many slots, and room for so many bytes.
+    #[must_use]
+    pub fn new(slots: usize, bytes_max: usize) -> Self {
+        Self {
+            ring: ArrayQueue::new(slots.max(1)),
+            bytes_max: bytes_max.min(CLOSED >> 1),
+            held: CachePadded::new(AtomicUsize::new(0)),
+            awake: CachePadded::new(AtomicBool::new(true)),
+            consumer: Mutex::new(None),
+            waiting: CachePadded::new(AtomicUsize::new(0)),
+            line: Mutex::new(VecDeque::new()),
+        }
+    }
+
+    /// Puts a submission in the queue.
+    ///
+    /// # Errors
+    /// There is no room, or the queue is closed; the submission comes back.
+    pub fn submit(&self, submission: Submission<T>, policy: SubmitPolicy) -> Result<(), (SubmitError, Submission<T>)> {
+        // Rule 4: a line that forms right now is passed once; it can't be passed for ever.
+        let refused = if self.waiting.load(Ordering::Relaxed) > 0 && !self.is_closed() {
+            submission
+        } else {
+            match self.try_submit(submission) {
+                Err((SubmitError::Busy, submission)) => submission,
+                done => return done,
+            }
+        };
+        match policy {
+            SubmitPolicy::Fail => Err((SubmitError::Busy, refused)),
+            SubmitPolicy::Wait => self.submit_in_turn(refused, None),
+            SubmitPolicy::WaitFor(timeout) => self.submit_in_turn(refused, Some(timeout)),
+        }
+    }
+
+    fn submit_in_turn(&self, submission: Submission<T>, timeout: Option<Duration>) -> Result<(), Refused<T>> {
+        let turn = Arc::new(Condvar::new());
+        let mut line = self.line.lock();
+        line.push_back(Arc::clone(&turn));
+        // Rule 4. SeqCst pairs with `pop`: either it sees us in the line, or we see the room that it made; the lock
+        // is held from here until we sleep, so its call comes after that.
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut result = Err((SubmitError::Busy, submission));
+        // Called under the lock, before each sleep and when the time is over: true means not yet.
+        let mut try_in_turn = |line: &mut VecDeque<Arc<Condvar>>| {
+            let is_first = line.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
+            if is_first || self.is_closed() {
+                result = match std::mem::replace(&mut result, Ok(())) {
+                    Err((SubmitError::Busy, submission)) => self.try_submit(submission),
+                    done => done,
+                };
+            }
+            matches!(result, Err((SubmitError::Busy, _)))
+        };
+        match timeout {
+            Some(timeout) => {
+                // Timed out or not: `result` says what came of it.
+                let _timed_out = turn.wait_while_for(&mut line, &mut try_in_turn, timeout);
+            }
+            None => turn.wait_while(&mut line, &mut try_in_turn),
+        }
+        line.retain(|other| !Arc::ptr_eq(other, &turn));
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        // Rule 5: there may be room for the next; and if we gave up, the next is the first now.
+        if let Some(next) = line.front() {
+            next.notify_one();
+        }
+        result
+    }
+
+    fn try_submit(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
+        match self.reserve(&submission) {
+            Ok(()) => self.push_reserved(submission),
+            Err(why) => Err((why, submission)),
+        }
+    }
+
+    /// Rules 1 and 2: the first step. SeqCst: one order with `waiting` (rule 4) and with `close`.
+    pub(super) fn reserve(&self, submission: &Submission<T>) -> Result<(), SubmitError> {
+        let bytes = charge(submission);
+        let with_room = |held: usize| {
+            let room = held == 0 || (held & CLOSED == 0 && held.saturating_add(bytes) <= self.bytes_max);
+            room.then_some(held + bytes)
+        };
+        match self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_room) {
+            Ok(_) => Ok(()),
+            Err(held) if held & CLOSED == 0 => Err(SubmitError::Busy),
+            Err(_) => Err(SubmitError::Closed),
+        }
+    }
+
+    /// The second step: what was reserved is pushed, or given back.
+    pub(super) fn push_reserved(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
+        if let Err(submission) = self.ring.push(submission) {
+            self.held.fetch_sub(charge(&submission), Ordering::SeqCst);
+            return Err((SubmitError::Busy, submission));
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// The next submission, if one is there. For the consumer. Once the queue is closed, none means that nothing
+    /// is there and nothing will be.
+    pub fn pop(&self) -> Option<Submission<T>> {
+        let backoff = Backoff::new();
+        let submission = loop {
+            if let Some(submission) = self.ring.pop() {
+                break submission;
+            }
+            // Rule 2: who reserved before the close is between two steps, and does not wait there.
+            let held = self.held.load(Ordering::SeqCst);
+            if held & CLOSED == 0 || held == CLOSED {
+                return None;
+            }
+            backoff.snooze();
+        };
+        let bytes = charge(&submission);
+        let left = (self.held.fetch_sub(bytes, Ordering::SeqCst) & !CLOSED) - bytes;
+        let half_free = left <= self.bytes_max / 2 && self.ring.len() <= self.ring.capacity() / 2;
+        if half_free && self.waiting.load(Ordering::SeqCst) > 0 {
+            // Rules 4 and 5. The lock: a producer between its look and its sleep is not missed.
+            if let Some(first) = self.line.lock().front() {
+                first.notify_one();
+            }
+        }
+        Some(submission)
+    }
+
+    /// Sleeps until there is work: a submission, or somebody called [`SubmissionQueue::wake`]. For the consumer,
+    /// which must look at everything that it serves after each return.
+    pub fn wait(&self) {
+        let backoff = Backoff::new();
+        loop {
+            // Rule 3: take the mark; whoever gives work after this sets it again.
+            if self.awake.swap(false, Ordering::SeqCst) || !self.ring.is_empty() {
+                return;
+            }
+            if !backoff.is_completed() {
+                backoff.snooze();
+                continue;
+            }
+            let mut consumer = self.consumer.lock();
+            if consumer.as_ref().is_none_or(|thread| thread.id() != std::thread::current().id()) {
+                *consumer = Some(std::thread::current());
+                continue; // Who woke us before this line did not know whom to unpark.
+            }
+            drop(consumer);
+            std::thread::park();
+        }
+    }
+
+    /// Wakes the consumer.
+    pub fn wake(&self) {
+        // Rule 3. A mark that is set already is on its way to be seen.
+        if !self.awake.swap(true, Ordering::SeqCst)
+            && let Some(consumer) = &*self.consumer.lock()
+        {
+            consumer.unpark();
+        }
+    }
+
+    /// Takes nothing more; what is in the queue stays for the consumer, and whoever waits for room hears
+    /// [`SubmitError::Closed`].
+    pub fn close(&self) {
+        self.held.fetch_or(CLOSED, Ordering::SeqCst);
+        self.line.lock().iter().for_each(|turn| {
+            turn.notify_one();
+        });
+        self.wake();
+    }
+
+    /// Whether nothing more is taken.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.held.load(Ordering::SeqCst) & CLOSED != 0
+    }
+
+    /// Whether nothing waits, and nothing is on its way in.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.bytes() == 0
+    }
+
+    /// Producers that wait for room.
+    #[must_use]
+    pub fn waiting(&self) -> usize {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Bytes that wait.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.held.load(Ordering::SeqCst) & !CLOSED
+    }
+}
+
+impl<T> fmt::Debug for SubmissionQueue<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SubmissionQueue")
+            .field("bytes", &self.bytes())
+            .field("waiting", &self.waiting())
+            .field("closed", &self.is_closed())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a submission takes of the budget.
+fn charge<T>(submission: &Submission<T>) -> usize {
+    submission.bytes().max(1)
+}

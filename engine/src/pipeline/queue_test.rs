@@ -1,0 +1,180 @@
+//! The queue: nothing lost, nothing twice, bounds kept, sleepers woken.
+
+use super::{Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread::Builder;
+use std::time::Duration;
+
+fn submission(bytes: usize, token: u64) -> Submission<u64> {
+    Submission::record(Bytes::from(vec![0; bytes]), token)
+}
+
+#[test]
+fn a_full_queue_says_busy_at_once_or_after_the_time_given_and_keeps_its_byte_budget() {
+    let queue = SubmissionQueue::new(100, 100);
+    queue.submit(submission(60, 1), SubmitPolicy::Fail).unwrap();
+    let (error, back) = queue.submit(submission(60, 2), SubmitPolicy::Fail).unwrap_err();
+    assert_eq!((error, back.into_token()), (SubmitError::Busy, 2));
+    let patient = SubmitPolicy::WaitFor(Duration::from_millis(5));
+    assert_eq!(queue.submit(submission(60, 3), patient).unwrap_err().0, SubmitError::Busy);
+    queue.submit(submission(40, 4), SubmitPolicy::Fail).unwrap();
+    assert_eq!(queue.bytes(), 100);
+    assert_eq!(queue.pop().unwrap().into_token(), 1);
+    assert_eq!(queue.bytes(), 40);
+}
+
+#[test]
+fn a_submission_larger_than_the_budget_is_taken_alone() {
+    let queue = SubmissionQueue::new(100, 100);
+    queue.submit(submission(500, 1), SubmitPolicy::Fail).unwrap();
+    assert_eq!(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0, SubmitError::Busy);
+    queue.pop().unwrap();
+    queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap();
+}
+
+#[test]
+fn a_full_ring_gives_the_bytes_back() {
+    let queue = SubmissionQueue::new(1, 1000);
+    queue.submit(submission(10, 1), SubmitPolicy::Fail).unwrap();
+    assert!(queue.submit(submission(10, 2), SubmitPolicy::Fail).is_err());
+    assert_eq!(queue.bytes(), 10);
+}
+
+#[test]
+fn closing_refuses_what_comes_wakes_who_waits_and_keeps_what_is_there() {
+    let queue = Arc::new(SubmissionQueue::new(1, 1000));
+    queue.submit(submission(10, 1), SubmitPolicy::Fail).unwrap();
+    let blocked = Arc::clone(&queue);
+    let producer = Builder::new()
+        .spawn(move || blocked.submit(submission(10, 2), SubmitPolicy::Wait).map_err(|(error, _)| error))
+        .unwrap();
+    queue.close();
+    assert_eq!(producer.join().unwrap(), Err(SubmitError::Closed));
+    assert_eq!(queue.pop().unwrap().into_token(), 1);
+    assert!(queue.is_empty());
+}
+
+#[test]
+fn many_producers_and_a_sleeping_consumer_lose_nothing_and_keep_each_producers_order() {
+    const PRODUCERS: u64 = 6;
+    const EACH: u64 = 3_000;
+    const BYTES_MAX: usize = 256;
+    let queue = Arc::new(SubmissionQueue::new(16, BYTES_MAX));
+    let most = Arc::new(AtomicUsize::new(0));
+    let mut producers = Vec::new();
+    for producer in 0..PRODUCERS {
+        let (queue, most) = (Arc::clone(&queue), Arc::clone(&most));
+        let body = move || {
+            for number in 0..EACH {
+                let token = producer * EACH + number;
+                queue.submit(submission(8 + (number % 32) as usize, token), SubmitPolicy::Wait).unwrap();
+                most.fetch_max(queue.bytes(), Ordering::SeqCst);
+            }
+        };
+        producers.push(Builder::new().spawn(body).unwrap());
+    }
+    let mut last: BTreeMap<u64, u64> = BTreeMap::new();
+    let mut taken = 0;
+    while taken < PRODUCERS * EACH {
+        match queue.pop() {
+            Some(submission) => {
+                let token = submission.into_token();
+                let before = last.insert(token / EACH, token % EACH);
+                assert!(before.is_none_or(|before| before + 1 == token % EACH), "in order, none missing");
+                taken += 1;
+            }
+            None => queue.wait(),
+        }
+    }
+    producers.into_iter().for_each(|producer| producer.join().unwrap());
+    assert!(most.load(Ordering::SeqCst) <= BYTES_MAX, "the byte budget was exceeded");
+    assert_eq!(queue.bytes(), 0);
+}
+
+#[test]
+fn those_who_wait_go_first_and_a_large_write_does_not_starve_among_small_ones() {
+    let queue = Arc::new(SubmissionQueue::new(100, 100));
+    queue.submit(submission(50, 0), SubmitPolicy::Fail).unwrap();
+    let blocked = Arc::clone(&queue);
+    let large = Builder::new().spawn(move || blocked.submit(submission(90, 1), SubmitPolicy::Wait).is_ok()).unwrap();
+    while queue.waiting() == 0 {
+        std::thread::yield_now();
+    }
+    assert_eq!(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0, SubmitError::Busy);
+    assert_eq!(queue.pop().unwrap().into_token(), 0);
+    assert!(large.join().unwrap());
+    queue.submit(submission(1, 3), SubmitPolicy::Fail).unwrap();
+    assert_eq!(queue.pop().unwrap().into_token(), 1);
+}
+
+#[test]
+fn one_who_gives_up_waiting_lets_the_next_in() {
+    let queue = Arc::new(SubmissionQueue::new(100, 100));
+    queue.submit(submission(60, 0), SubmitPolicy::Fail).unwrap();
+    let wait = |bytes, token, policy| {
+        let queue = Arc::clone(&queue);
+        Builder::new()
+            .spawn(move || queue.submit(submission(bytes, token), policy).map_err(|(error, _)| error))
+            .unwrap()
+    };
+    let impatient = wait(90, 1, SubmitPolicy::WaitFor(Duration::from_millis(50)));
+    while queue.waiting() == 0 {
+        std::thread::yield_now();
+    }
+    let patient = wait(30, 2, SubmitPolicy::Wait);
+    assert_eq!(impatient.join().unwrap(), Err(SubmitError::Busy));
+    assert_eq!(patient.join().unwrap(), Ok(()), "it fits as soon as the first is out of its way");
+}
+
+#[test]
+fn the_sweep_after_a_close_waits_for_a_producer_that_is_half_way_in() {
+    let queue = Arc::new(SubmissionQueue::new(4, 64));
+    let half_way = submission(16, 7);
+    queue.reserve(&half_way).unwrap();
+    queue.close();
+    assert_eq!(queue.submit(submission(1, 8), SubmitPolicy::Wait).unwrap_err().0, SubmitError::Closed);
+    let (tell, swept) = std::sync::mpsc::channel();
+    let consumer = Arc::clone(&queue);
+    let sweep = move || tell.send(consumer.pop().map(Submission::into_token)).unwrap();
+    let sweeping = Builder::new().spawn(sweep).unwrap();
+    let early = swept.recv_timeout(Duration::from_millis(50));
+    assert!(early.is_err(), "the sweep ended while a producer was half way in: {early:?}");
+    queue.push_reserved(half_way).unwrap();
+    assert_eq!(swept.recv().unwrap(), Some(7));
+    sweeping.join().unwrap();
+    assert!(queue.pop().is_none() && queue.is_empty());
+}
+
+#[test]
+fn closing_under_load_leaves_nobody_waiting_and_nothing_behind() {
+    for round in 0..200 {
+        let queue = Arc::new(SubmissionQueue::new(4, 64));
+        let taken = Arc::new(AtomicUsize::new(0));
+        let producers: Vec<_> = (0..4)
+            .map(|_| {
+                let (queue, taken) = (Arc::clone(&queue), Arc::clone(&taken));
+                let body = move || {
+                    while queue.submit(submission(16, 0), SubmitPolicy::Wait).is_ok() {
+                        taken.fetch_add(1, Ordering::SeqCst);
+                    }
+                };
+                Builder::new().spawn(body).unwrap()
+            })
+            .collect();
+        let mut popped = 0;
+        for _ in 0..round {
+            popped += usize::from(queue.pop().is_some());
+        }
+        queue.close();
+        while queue.pop().is_some() {
+            popped += 1;
+        }
+        assert!(queue.is_empty());
+        producers.into_iter().for_each(|producer| producer.join().unwrap());
+        assert_eq!(popped, taken.load(Ordering::SeqCst), "round {round}: after the last sweep nothing comes");
+        assert!(queue.pop().is_none());
+    }
+}

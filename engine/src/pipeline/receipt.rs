@@ -1,0 +1,260 @@
+//! The promise to answer: a receipt for one write, which a thread waits for, or a future.
+
+use crate::model::request::FailureClass;
+use crate::model::{Epoch, Lsn, Outcome};
+use parking_lot::{Condvar, Mutex};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+/// A write that is committed, and applied on the node that answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Written {
+    /// The epoch that it lies in.
+    pub epoch: Epoch,
+    /// Its LSN.
+    pub lsn: Lsn,
+    /// What came of it.
+    pub outcome: Outcome,
+}
+
+/// Why a write has no outcome.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-5102 | re-route | it has no effect: ask another node, or this one when it is open again |
+/// | TW-5103 | retry | it may have an effect: try again with an expected version, or read what became of it |
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// It may or may not take effect: the node lost its leadership, or its log stopped, after it was sealed.
+    /// Try again with an expected version, or read what became of it.
+    #[error("the outcome of the write is unknown: it may or may not take effect")]
+    Unknown,
+    /// It was not sealed, and never will be: the node closed. It has no effect.
+    #[error("the node closed before the write was sealed: it has no effect")]
+    Closed,
+}
+
+impl WriteError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Closed => 5102,
+            Self::Unknown => 5103,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Closed => FailureClass::ReRoute,
+            Self::Unknown => FailureClass::Retry,
+        }
+    }
+
+    /// Whether the write has certainly not taken effect, and will not.
+    #[must_use]
+    pub const fn has_no_side_effects(&self) -> bool {
+        matches!(self, Self::Closed)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    result: Option<Result<Written, WriteError>>,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    slot: Mutex<Slot>,
+    done: Condvar,
+}
+
+/// One write's answer, to come. Wait for it, or `.await` it; dropping it changes nothing for the write.
+///
+/// Waiting is safe to cancel: the answer stays until it is taken.
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, Outcome};
+/// use towline::pipeline::{Receipt, WriteError, Written};
+/// let (receipt, completer) = Receipt::pair();
+/// let written = Written { epoch: Epoch::new(1, 1), lsn: Lsn::FIRST, outcome: Outcome::Applied { version: 1 } };
+/// completer.complete(Ok(written));
+/// assert_eq!(receipt.wait(), Ok(written));
+/// # let (receipt, completer) = Receipt::pair();
+/// # drop(completer);
+/// # assert_eq!(receipt.wait(), Err(WriteError::Unknown));
+/// ```
+#[derive(Debug)]
+#[must_use = "a write is not acknowledged until its receipt says so"]
+pub struct Receipt(Arc<Shared>);
+
+/// The other end of a [`Receipt`]: completes it once; dropped without that, the receipt says
+/// [`WriteError::Unknown`].
+#[derive(Debug)]
+pub struct Completer(Option<Arc<Shared>>);
+
+impl Receipt {
+    /// A receipt and its completer.
+    pub fn pair() -> (Self, Completer) {
+        let shared = Arc::new(Shared::default());
+        (Self(Arc::clone(&shared)), Completer(Some(shared)))
+    }
+
+    /// Waits for the answer.
+    ///
+    /// # Errors
+    /// The write has no outcome; see [`WriteError`].
+    pub fn wait(self) -> Result<Written, WriteError> {
+        let mut slot = self.0.slot.lock();
+        loop {
+            if let Some(result) = slot.result {
+                return result;
+            }
+            self.0.done.wait(&mut slot);
+        }
+    }
+
+    /// Waits for the answer for so long at the most; none means not yet.
+    ///
+    /// # Errors
+    /// The write has no outcome; see [`WriteError`].
+    pub fn wait_for(&self, timeout: Duration) -> Result<Option<Written>, WriteError> {
+        let mut slot = self.0.slot.lock();
+        if slot.result.is_none() {
+            // Woken or timed out: either way the slot is looked at below.
+            self.0.done.wait_while_for(&mut slot, |slot| slot.result.is_none(), timeout);
+        }
+        slot.result.transpose()
+    }
+}
+
+impl Future for Receipt {
+    type Output = Result<Written, WriteError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut slot = self.0.slot.lock();
+        if let Some(result) = slot.result {
+            return Poll::Ready(result);
+        }
+        if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+            slot.waker = Some(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+impl Completer {
+    /// Answers.
+    pub fn complete(self, result: Result<Written, WriteError>) {
+        if let Some(ready) = self.answer(result) {
+            ready.wake();
+        }
+    }
+
+    /// Answers many: all answers are there before the first who waits is woken, so that none of them runs while
+    /// the others' answers are still on their way.
+    pub fn complete_all(answers: impl IntoIterator<Item = (Self, Result<Written, WriteError>)>) {
+        let ready: Vec<Ready> = answers.into_iter().filter_map(|(own, result)| own.answer(result)).collect();
+        ready.into_iter().for_each(Ready::wake);
+    }
+
+    /// Sets the answer; what is left is to wake whoever waits.
+    fn answer(mut self, result: Result<Written, WriteError>) -> Option<Ready> {
+        self.0.take().map(|shared| Ready::of(shared, result))
+    }
+}
+
+impl Drop for Completer {
+    fn drop(&mut self) {
+        if let Some(shared) = self.0.take() {
+            Ready::of(shared, Err(WriteError::Unknown)).wake();
+        }
+    }
+}
+
+/// An answered receipt whose owner may sleep.
+struct Ready {
+    shared: Arc<Shared>,
+    waker: Option<Waker>,
+}
+
+impl Ready {
+    fn of(shared: Arc<Shared>, result: Result<Written, WriteError>) -> Self {
+        let waker = {
+            let mut slot = shared.slot.lock();
+            slot.result = Some(result);
+            slot.waker.take()
+        };
+        Self { shared, waker }
+    }
+
+    fn wake(self) {
+        self.shared.done.notify_all();
+        if let Some(waker) = self.waker {
+            waker.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    const WRITTEN: Written =
+        Written { epoch: Epoch { version: 1, term: 1 }, lsn: Lsn::FIRST, outcome: Outcome::Applied { version: 1 } };
+
+    #[test]
+    fn a_receipt_hears_what_its_completer_says_and_before_that_nothing() {
+        let (receipt, completer) = Receipt::pair();
+        assert_eq!(receipt.wait_for(Duration::ZERO), Ok(None));
+        completer.complete(Ok(WRITTEN));
+        assert_eq!(receipt.wait_for(Duration::ZERO), Ok(Some(WRITTEN)));
+        assert_eq!(receipt.wait(), Ok(WRITTEN));
+    }
+
+    #[test]
+    fn a_dropped_completer_means_unknown_never_success() {
+        let (receipt, completer) = Receipt::pair();
+        drop(completer);
+        assert_eq!(receipt.wait(), Err(WriteError::Unknown));
+    }
+
+    #[test]
+    fn a_waiting_thread_is_woken() {
+        let (receipt, completer) = Receipt::pair();
+        let waiting = std::thread::Builder::new().spawn(move || receipt.wait()).unwrap();
+        completer.complete(Ok(WRITTEN));
+        assert_eq!(waiting.join().unwrap(), Ok(WRITTEN));
+    }
+
+    #[test]
+    fn a_future_is_woken_and_many_answers_are_there_before_the_first_is() {
+        struct Count(AtomicUsize);
+        impl Wake for Count {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let count = Arc::new(Count(AtomicUsize::new(0)));
+        let waker = Waker::from(Arc::clone(&count));
+        let mut context = Context::from_waker(&waker);
+        let (mut receipts, completers): (Vec<_>, Vec<_>) = (0..3).map(|_| Receipt::pair()).unzip();
+        for receipt in &mut receipts {
+            assert!(Pin::new(receipt).poll(&mut context).is_pending());
+        }
+        Completer::complete_all(completers.into_iter().map(|completer| (completer, Ok(WRITTEN))));
+        assert_eq!(count.0.load(Ordering::SeqCst), 3, "each is woken once");
+        for receipt in &mut receipts {
+            assert_eq!(Pin::new(receipt).poll(&mut context), Poll::Ready(Ok(WRITTEN)));
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Adoption: which log a new leader takes over, and where two logs part.
+//!
+//! The best log is the one with the newest last epoch, and of those the longest. Not the longest alone: an
+//! exhaustive search of an abstraction of this protocol loses a committed write under that rule.
+
+use crate::model::control_record::majority_of;
+use crate::model::mutant::{Mutant, planted};
+use crate::model::{Epoch, LogSummary, Lsn, NodeId};
+use std::collections::BTreeMap;
+
+/// What a voter said with its promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct PromisedLog {
+    /// Its log, as it was durable then.
+    pub(super) log: LogSummary,
+    /// From where it may lack what was once durable.
+    pub(super) suspect: Option<Lsn>,
+}
+
+/// Whether these promises suffice to choose a log.
+///
+/// A majority of the voters to fence must have promised. A voter whose log may have lost a suffix binds itself
+/// like any other, but proves nothing about what that suffix held: so either the voters with whole logs are a
+/// majority by themselves, or every voter has spoken and nobody is left to ask (I1).
+pub(super) fn enough(fence: &[NodeId], promises: &BTreeMap<NodeId, PromisedLog>) -> bool {
+    let spoken = fence.iter().filter_map(|voter| promises.get(voter));
+    let whole = spoken.clone().filter(|promise| promise.suspect.is_none()).count();
+    let majority = majority_of(fence.len());
+    whole >= majority || spoken.count() == fence.len()
+}
+
+/// The voter with the best log among the promises; `own` where none is better.
+pub(super) fn best(own: NodeId, fence: &[NodeId], promises: &BTreeMap<NodeId, PromisedLog>) -> NodeId {
+    if planted(Mutant::SkipAdoption) {
+        return own;
+    }
+    let rank = |node: &NodeId| promises.get(node).map(|promise| (promise.log.end.epoch, promise.log.end.lsn));
+    let mut chosen = own;
+    for voter in fence {
+        if rank(voter) > rank(&chosen) {
+            chosen = *voter;
+        }
+    }
+    chosen
+}
+
+/// The last LSN up to which two logs are certainly the same.
+///
+/// An epoch has one leader, and a leader writes one history: so two logs that both hold an epoch, from the same
+/// first LSN, are equal up to the shorter one's end of it. The highest such epoch decides. (The chain is checked
+/// again on every batch that follows; this only says where to begin.)
+pub(super) fn common_point(ours: &LogSummary, theirs: &LogSummary) -> Lsn {
+    let last_of = |log: &LogSummary, index: usize| {
+        log.epochs.get(index + 1).map_or(log.end.lsn, |(_, next_start)| next_start.prev())
+    };
+    for (index, (epoch, start)) in ours.epochs.iter().enumerate().rev() {
+        let same = |(other, other_start): &(Epoch, Lsn)| other == epoch && other_start == start;
+        if let Some(position) = theirs.epochs.iter().position(same) {
+            return last_of(ours, index).min(last_of(theirs, position));
+        }
+    }
+    Lsn::ZERO
+}

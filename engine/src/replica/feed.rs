@@ -1,0 +1,105 @@
+//! What a leader sends its followers: batches as they are sealed, many in flight, bounded by bytes; from memory
+//! while a follower is near, from the log when it is behind.
+
+use super::{LogView, Output, ReadPurpose, Replica};
+use crate::model::limits::{APPEND_BATCHES_MAX, BATCH_BYTES_TARGET, CATCH_UP_READ_BYTES, TAIL_BYTES};
+use crate::model::{LogPosition, Lsn, Message, NodeId};
+use std::collections::VecDeque;
+use towline_wal::Batch;
+
+impl Replica {
+    pub(super) fn feed_all(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        let Some(leadership) = &self.leadership else { return };
+        if !leadership.is_feeding() {
+            return;
+        }
+        let peers: Vec<NodeId> = leadership.progress.keys().copied().collect();
+        for peer in peers {
+            self.feed(peer, log, out);
+        }
+        self.trim_tail();
+    }
+
+    /// Sends one follower what its window takes.
+    pub(super) fn feed(&mut self, peer: NodeId, _log: &dyn LogView, out: &mut Vec<Output>) {
+        let (end, commit) = (self.end, self.committed);
+        let Some(leadership) = self.leadership.as_mut().filter(|l| l.is_feeding()) else { return };
+        let epoch = leadership.assignment.epoch;
+        let Some(progress) = leadership.progress.get_mut(&peer).filter(|p| p.is_connected()) else { return };
+        while let Some(prev) = progress.sent() {
+            if prev.lsn >= end.lsn || progress.window() == 0 || progress.is_reading() {
+                break;
+            }
+            let batches = from_tail(&leadership.tail, prev.lsn, progress.window());
+            let Some(last) = batches.last().map(Batch::position) else {
+                // Not in memory, so durable here, so readable.
+                progress.note_reading(true);
+                let bytes_max = CATCH_UP_READ_BYTES.min(progress.window());
+                out.push(Output::ReadLog { peer, after: prev, bytes_max, purpose: ReadPurpose::CatchUp });
+                break;
+            };
+            let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
+            progress.note_sent(last, bytes, commit);
+            out.push(Output::Send { to: peer, message: Message::Append { epoch, prev, commit, batches } });
+        }
+        if let Some(prev) = progress.sent().filter(|_| progress.wants_commit(commit)) {
+            progress.note_sent(prev, 0, commit);
+            let message = Message::Append { epoch, prev, commit, batches: Vec::new() };
+            out.push(Output::Send { to: peer, message });
+        }
+    }
+
+    /// Batches came from the log for a follower that is behind.
+    pub(super) fn feed_read(
+        &mut self,
+        peer: NodeId,
+        after: LogPosition,
+        batches: Vec<Batch>,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let (commit, end) = (self.committed, self.end);
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        let epoch = leadership.assignment.epoch;
+        let Some(progress) = leadership.progress.get_mut(&peer) else { return };
+        if !progress.is_connected() || !progress.is_reading() || progress.sent() != Some(after) {
+            return; // Asked before the connection was lost, or before feeding began again elsewhere.
+        }
+        progress.note_reading(false);
+        let fits = batches.first().is_some_and(|batch| batch.follows(&after));
+        if let Some(last) = batches.last().map(Batch::position).filter(|last| fits && last.lsn <= end.lsn) {
+            let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
+            progress.note_sent(last, bytes, commit);
+            let message = Message::Append { epoch, prev: after, commit, batches };
+            out.push(Output::Send { to: peer, message });
+            self.feed(peer, log, out);
+        }
+    }
+
+    /// Drops the oldest batches from memory, but none that is not durable here: those can't be read yet.
+    fn trim_tail(&mut self) {
+        let durable = self.durable.lsn;
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        while leadership.tail_bytes > TAIL_BYTES {
+            let Some(batch) = leadership.tail.pop_front_if(|batch| batch.last_lsn() <= durable) else { break };
+            leadership.tail_bytes -= batch.bytes().len();
+        }
+    }
+}
+
+/// The batches behind `lsn` that are in memory, as many as one message takes; none if the first is not there.
+fn from_tail(tail: &VecDeque<Batch>, lsn: Lsn, window: usize) -> Vec<Batch> {
+    let first = tail.partition_point(|batch| batch.first_lsn() <= lsn);
+    let mut batches = Vec::new();
+    let mut bytes = 0;
+    for batch in tail.range(first..).take(APPEND_BATCHES_MAX) {
+        let fits = bytes + batch.bytes().len() <= window.min(BATCH_BYTES_TARGET);
+        let follows = batches.last().map_or(lsn, Batch::last_lsn).next() == batch.first_lsn();
+        if !follows || !(fits || batches.is_empty()) {
+            break;
+        }
+        bytes += batch.bytes().len();
+        batches.push(batch.clone());
+    }
+    batches
+}

@@ -1,0 +1,211 @@
+//! What a follower accepts, and what it says.
+
+use super::{DisconnectReason, LogView, LogWrite, Output, Promise, Purpose, ReadPurpose, Replica, Verdict};
+use crate::model::limits::APPEND_BATCHES_MAX;
+use crate::model::mutant::{Mutant, planted};
+use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId};
+use towline_wal::Batch;
+
+impl Replica {
+    pub(super) fn message(
+        &mut self,
+        from: NodeId,
+        message: Message,
+        now_micros: u64,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        match message {
+            Message::Fence { epoch, leader } => self.fenced(from, epoch, leader, log, out),
+            Message::Append { epoch, prev, commit, batches } => {
+                self.accept(from, epoch, prev, commit, batches, log, out);
+            }
+            Message::Fetch { epoch, after, bytes_max } => self.fetch(from, epoch, after, bytes_max, log, out),
+            Message::Promise { epoch, log: summary, suspect, .. } => {
+                self.promise_received(from, epoch, summary, suspect, now_micros, log, out);
+            }
+            Message::Refused { epoch, promised } => self.refused(epoch, promised, out),
+            Message::Appended { epoch, durable } => self.acknowledged(from, epoch, durable, log, out),
+            Message::Mismatch { epoch, log: summary, .. } => self.mismatched(from, epoch, &summary, log, out),
+            Message::Fetched { epoch, after, batches } => {
+                self.fetched(from, epoch, after, batches, now_micros, log, out);
+            }
+        }
+    }
+
+    /// I3: promises to accept nothing older than `epoch`, if nothing newer was promised.
+    fn fenced(&mut self, from: NodeId, epoch: Epoch, leader: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+        let verdict = if leader == from { self.promise.verdict(epoch, leader) } else { Verdict::Refused };
+        match verdict {
+            Verdict::Refused => {
+                let message = Message::Refused { epoch, promised: self.promise.epoch };
+                out.push(Output::Send { to: from, message });
+            }
+            Verdict::New => self.make_promise(Promise { epoch, leader: Some(leader) }, out),
+            Verdict::Kept => {
+                let pending = |purpose: &Purpose| matches!(purpose, Purpose::Promise(_));
+                if !self.under_way.iter().any(|(_, purpose)| pending(purpose)) {
+                    self.say_promise(from, log, out);
+                }
+            }
+        }
+    }
+
+    /// Binds this replica to a newer epoch. Who led before leads no more; nothing older is accepted from here on,
+    /// though the promise is said only when it is durable.
+    pub(super) fn make_promise(&mut self, promise: Promise, out: &mut Vec<Output>) {
+        assert!(promise.epoch > self.promise.epoch, "I3: promises only rise");
+        if self.leadership.take().is_some() {
+            out.push(Output::Superseded { promised: promise.epoch });
+        }
+        self.promise = promise;
+        self.matched = Lsn::ZERO;
+        match promise.encode() {
+            // DURABLE: said only after this is synced (attacked by `a_promise_is_said_only_when_it_is_durable`).
+            Ok(bytes) => self.persist(LogWrite::Promise(bytes), Purpose::Promise(promise), out),
+            Err(error) => unreachable!("a promise has a fixed size: {error}"),
+        }
+    }
+
+    /// The promise is durable: the leader hears it, or (if this is the leader) counts it.
+    pub(super) fn promised(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        match self.promise.leader {
+            Some(leader) if leader == self.id => self.own_promise_durable(now_micros, log, out),
+            Some(leader) => self.say_promise(leader, log, out),
+            None => {}
+        }
+    }
+
+    fn say_promise(&self, to: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+        let message = Message::Promise {
+            epoch: self.promise.epoch,
+            log: self.summary(log),
+            suspect: self.suspect,
+            committed: self.committed,
+        };
+        out.push(Output::Send { to, message });
+    }
+
+    /// Takes a leader's batches: only of the promised epoch and its leader, only behind what this log holds.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    fn accept(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        prev: LogPosition,
+        commit: Lsn,
+        batches: Vec<Batch>,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        if self.promise.verdict(epoch, from) != Verdict::Kept && !planted(Mutant::IgnorePromise) {
+            let message = Message::Refused { epoch, promised: self.promise.epoch };
+            out.push(Output::Send { to: from, message });
+            return;
+        }
+        let ours = self.position_at(prev.lsn, log);
+        let fits = ours == Some(prev) || (planted(Mutant::SkipChainCheck) && ours.is_some());
+        if !fits {
+            let message = Message::Mismatch { epoch, prev: prev.lsn, log: self.summary(log) };
+            out.push(Output::Send { to: from, message });
+            return;
+        }
+        let mut last = prev;
+        for batch in batches {
+            if !batch.follows(&last) && !planted(Mutant::SkipChainCheck) {
+                let reason = DisconnectReason::BrokenChain;
+                out.push(Output::Disconnect { peer: from, reason });
+                return;
+            }
+            let before = last;
+            last = batch.position();
+            if last.lsn <= self.end.lsn && self.position_at(last.lsn, log) == Some(last) {
+                continue; // Already here, byte for byte: the chain says so.
+            }
+            if before.lsn < self.end.lsn {
+                self.truncate(before, out); // A suffix that lost.
+            }
+            self.append(batch, out);
+        }
+        self.matched = self.matched.max(last.lsn);
+        self.learn_commit(commit.min(self.matched), out);
+        let nothing_to_sync = self.under_way.is_empty();
+        if nothing_to_sync || planted(Mutant::AcknowledgeBeforeSync) {
+            self.acknowledge(out);
+        }
+    }
+
+    /// Says how much of the leader's log is durable here (I1: only what a sync made so).
+    pub(super) fn acknowledge(&self, out: &mut Vec<Output>) {
+        let Some(leader) = self.promise.leader else { return };
+        let synced = if planted(Mutant::AcknowledgeBeforeSync) { self.end.lsn } else { self.durable.lsn };
+        let durable = self.matched.min(synced);
+        if leader != self.id && self.connected.contains(&leader) && self.matched > Lsn::ZERO {
+            let message = Message::Appended { epoch: self.promise.epoch, durable };
+            out.push(Output::Send { to: leader, message });
+        }
+    }
+
+    pub(super) fn learn_commit(&mut self, commit: Lsn, out: &mut Vec<Output>) {
+        if commit > self.committed {
+            self.committed = commit;
+            out.push(Output::Commit(commit));
+        }
+    }
+
+    /// A new leader lacks batches that this replica has.
+    fn fetch(
+        &self,
+        from: NodeId,
+        epoch: Epoch,
+        after: LogPosition,
+        bytes_max: u32,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        if self.promise.verdict(epoch, from) != Verdict::Kept {
+            let message = Message::Refused { epoch, promised: self.promise.epoch };
+            out.push(Output::Send { to: from, message });
+        } else if self.position_at(after.lsn, log) == Some(after) {
+            let purpose = ReadPurpose::Fetch(epoch);
+            out.push(Output::ReadLog { peer: from, after, bytes_max: bytes_max as usize, purpose });
+        } else {
+            out.push(Output::Send { to: from, message: Message::Fetched { epoch, after, batches: Vec::new() } });
+        }
+    }
+
+    pub(super) fn peer_up(&mut self, peer: NodeId, out: &mut Vec<Output>) {
+        self.connected.insert(peer);
+        if let Some(leadership) = &mut self.leadership {
+            leadership.connect(peer);
+            let message = Message::Fence { epoch: leadership.epoch(), leader: self.id };
+            out.push(Output::Send { to: peer, message });
+        }
+    }
+
+    pub(super) fn peer_down(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.connected.remove(&peer);
+        if self.leadership.is_some() {
+            self.lost_peer(peer, now_micros, log, out);
+        }
+    }
+
+    pub(super) fn log_read(
+        &mut self,
+        peer: NodeId,
+        purpose: ReadPurpose,
+        after: LogPosition,
+        mut batches: Vec<Batch>,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        batches.truncate(APPEND_BATCHES_MAX); // A read is bounded by bytes, a message by both.
+        match purpose {
+            ReadPurpose::CatchUp => self.feed_read(peer, after, batches, log, out),
+            ReadPurpose::Fetch(epoch) if epoch == self.promise.epoch => {
+                out.push(Output::Send { to: peer, message: Message::Fetched { epoch, after, batches } });
+            }
+            ReadPurpose::Fetch(_) => {} // Asked in an epoch that is over.
+        }
+    }
+}

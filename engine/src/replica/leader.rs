@@ -1,0 +1,366 @@
+//! The phases of a leader: fence, adopt, start, activate, serve.
+
+use super::adopt::{self, PromisedLog};
+use super::commit::majority_durable;
+use super::progress::Progress;
+use super::{DisconnectReason, LogView, Output, Promise, Replica};
+use crate::model::limits::CATCH_UP_READ_BYTES;
+use crate::model::mutant::{Mutant, planted};
+use crate::model::{Assignment, ControlRecord, Epoch, EpochStart, LogPosition, LogSummary, Lsn, Message, NodeId};
+use std::collections::{BTreeMap, VecDeque};
+use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
+
+/// How far a leader is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Phase {
+    /// Waiting for the promises of a majority of the voters to fence.
+    Fencing,
+    /// Fetching what the best log among the promises has and this one lacks.
+    Adopting {
+        /// From whom.
+        source: NodeId,
+        /// To where.
+        target: LogPosition,
+    },
+    /// Waiting until the `EpochStart` is durable on a majority of the new voters.
+    Starting,
+    /// Waiting until the control plane accepts the activation.
+    Activating,
+    /// Taking writes.
+    Serving,
+}
+
+/// What a replica holds while it leads.
+#[derive(Debug)]
+pub(super) struct Leadership {
+    pub(super) assignment: Assignment,
+    phase: Phase,
+    promises: BTreeMap<NodeId, PromisedLog>,
+    pub(super) progress: BTreeMap<NodeId, Progress>,
+    /// Where this epoch's `EpochStart` ends, once it is written.
+    start: Option<Lsn>,
+    /// Recent batches: all that are not durable here, and as many more as fit.
+    pub(super) tail: VecDeque<Batch>,
+    pub(super) tail_bytes: usize,
+}
+
+impl Leadership {
+    pub(super) const fn epoch(&self) -> Epoch {
+        self.assignment.epoch
+    }
+
+    pub(super) const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    pub(super) fn connect(&mut self, peer: NodeId) {
+        if let Some(progress) = self.progress.get_mut(&peer) {
+            progress.reconnect(true);
+        }
+    }
+
+    pub(super) fn followers(&self) -> Vec<(NodeId, bool, Lsn)> {
+        self.progress.iter().map(|(node, p)| (*node, p.is_connected(), p.durable())).collect()
+    }
+
+    /// Whether followers may be fed: the log is adopted, and has this epoch's start.
+    pub(super) const fn is_feeding(&self) -> bool {
+        self.start.is_some()
+    }
+}
+
+impl Replica {
+    /// Begins to lead an epoch: binds itself, then asks the others to.
+    ///
+    /// An assignment that is not newer than the promise, or is not for this node, changes nothing: the control
+    /// plane hears `Superseded` and assigns again.
+    pub(super) fn assign(&mut self, assignment: Assignment, _log: &dyn LogView, out: &mut Vec<Output>) {
+        let epoch = assignment.epoch;
+        if assignment.leader != self.id || assignment.log != self.log_id || assignment.check().is_err() {
+            return;
+        }
+        if epoch <= self.promise.epoch {
+            out.push(Output::Superseded { promised: self.promise.epoch });
+            return;
+        }
+        // Who led before and leads again was not superseded: what it sealed stays in its log.
+        self.leadership = None;
+        self.make_promise(Promise { epoch, leader: Some(self.id) }, out);
+        let others: std::collections::BTreeSet<NodeId> =
+            [&assignment.fence, &assignment.voters, &assignment.learners].into_iter().flatten().copied().collect();
+        let mut progress = BTreeMap::new();
+        for peer in others.into_iter().filter(|peer| *peer != self.id) {
+            let connected = self.connected.contains(&peer);
+            progress.insert(peer, Progress::new(connected));
+            if connected {
+                out.push(Output::Send { to: peer, message: Message::Fence { epoch, leader: self.id } });
+            }
+        }
+        self.leadership = Some(Box::new(Leadership {
+            assignment,
+            phase: Phase::Fencing,
+            promises: BTreeMap::new(),
+            progress,
+            start: None,
+            tail: VecDeque::new(),
+            tail_bytes: 0,
+        }));
+    }
+
+    pub(super) fn own_promise_durable(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.count_own_promise(log);
+        self.try_adopt(now_micros, log, out);
+    }
+
+    fn count_own_promise(&mut self, log: &dyn LogView) {
+        let own = PromisedLog { log: self.summary(log), suspect: self.suspect };
+        let id = self.id;
+        if let Some(leadership) = &mut self.leadership {
+            leadership.promises.insert(id, own);
+        }
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn promise_received(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        summary: LogSummary,
+        suspect: Option<Lsn>,
+        now_micros: u64,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let boundary = self.boundary_at_or_before(summary.end.lsn, log);
+        let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
+        let Some(progress) = leadership.progress.get_mut(&from) else { return };
+        leadership.promises.insert(from, PromisedLog { log: summary, suspect });
+        if leadership.start.is_some() {
+            // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
+            progress.restart_at(boundary);
+            self.feed(from, log, out);
+        } else if leadership.phase == Phase::Fencing {
+            self.try_adopt(now_micros, log, out);
+        }
+    }
+
+    /// With enough promises, takes over the best log (I1): fetches what it lacks, drops what lost.
+    fn try_adopt(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let id = self.id;
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        let fence = &leadership.assignment.fence;
+        if !leadership.promises.contains_key(&id) || !adopt::enough(fence, &leadership.promises) {
+            return;
+        }
+        let source = adopt::best(id, fence, &leadership.promises);
+        let Some(theirs) = leadership.promises.get(&source).map(|promise| promise.log.clone()) else { return };
+        let ours = self.summary(log);
+        if source == id || (theirs.end.epoch, theirs.end.lsn) <= (ours.end.epoch, ours.end.lsn) {
+            self.start_epoch(now_micros, log, out);
+            return;
+        }
+        let common = self.boundary_at_or_before(adopt::common_point(&ours, &theirs), log);
+        if common.lsn < self.end.lsn {
+            self.truncate(common, out);
+        }
+        let message = Message::Fetch {
+            epoch: self.promise.epoch,
+            after: common,
+            bytes_max: u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX),
+        };
+        if let Some(leadership) = &mut self.leadership {
+            leadership.phase = Phase::Adopting { source, target: theirs.end };
+        }
+        out.push(Output::Send { to: source, message });
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn fetched(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        after: LogPosition,
+        batches: Vec<Batch>,
+        now_micros: u64,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(leadership) = self.leadership.as_ref().filter(|l| l.epoch() == epoch) else { return };
+        let Phase::Adopting { source, target } = leadership.phase else { return };
+        if source != from || after != self.end {
+            return;
+        }
+        if batches.is_empty() {
+            out.push(Output::Disconnect { peer: from, reason: DisconnectReason::MissingBatches });
+            return;
+        }
+        for batch in batches {
+            if self.end.lsn >= target.lsn {
+                break;
+            }
+            if !batch.follows(&self.end) {
+                out.push(Output::Disconnect { peer: from, reason: DisconnectReason::BrokenChain });
+                return;
+            }
+            self.append(batch, out);
+        }
+        if self.end.lsn >= target.lsn {
+            self.start_epoch(now_micros, log, out);
+            return;
+        }
+        let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
+        out.push(Output::Send { to: from, message: Message::Fetch { epoch, after: self.end, bytes_max } });
+    }
+
+    /// Writes the `EpochStart` behind the adopted log: in the same order of the same log, so that the epoch is
+    /// never durable without the entries that it stands on.
+    fn start_epoch(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let Some(leadership) = &self.leadership else { return };
+        let assignment = leadership.assignment.clone();
+        let epoch = assignment.epoch;
+        let record = ControlRecord::EpochStart(EpochStart { assignment, parent: self.end });
+        let batch = record.encode().map_err(|error| error.to_string()).and_then(|raw| {
+            BatchBuilder::new(self.log_id, BatchKind::Control, epoch, self.end, now_micros)
+                .block(Block::encode(raw, 1, Compression::Never))
+                .seal()
+                .map_err(|error| error.to_string())
+        });
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => unreachable!("an assignment that was checked fits a batch: {error}"),
+        };
+        if let Some(leadership) = &mut self.leadership {
+            leadership.phase = Phase::Starting;
+            leadership.start = Some(batch.last_lsn());
+        }
+        self.lead_append(batch, out);
+        self.restart_followers(log);
+        self.feed_all(log, out);
+    }
+
+    /// Every follower that promised is fed from where its log ended then.
+    fn restart_followers(&mut self, log: &dyn LogView) {
+        let Some(leadership) = &self.leadership else { return };
+        let ends: Vec<_> = leadership.promises.iter().map(|(node, promise)| (*node, promise.log.end.lsn)).collect();
+        for (node, end) in ends {
+            let boundary = self.boundary_at_or_before(end, log);
+            let progress = self.leadership.as_mut().and_then(|l| l.progress.get_mut(&node));
+            if let Some(progress) = progress.filter(|progress| progress.is_connected()) {
+                progress.restart_at(boundary);
+            }
+        }
+    }
+
+    /// Takes a batch that the sequencer sealed behind the present end.
+    pub(super) fn propose(&mut self, batch: Batch, log: &dyn LogView, out: &mut Vec<Output>) {
+        assert_eq!(self.phase(), Some(Phase::Serving), "the sequencer seals only while writes are taken");
+        assert!(batch.follows(&self.end), "the sequencer seals behind the log's end");
+        self.lead_append(batch, out);
+        self.feed_all(log, out);
+    }
+
+    fn lead_append(&mut self, batch: Batch, out: &mut Vec<Output>) {
+        if let Some(leadership) = &mut self.leadership {
+            leadership.tail_bytes += batch.bytes().len();
+            leadership.tail.push_back(batch.clone());
+        }
+        self.append(batch, out);
+    }
+
+    /// Something became durable, here or at a follower: the phase or the commit position may move.
+    pub(super) fn advance_leader(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        let own = (self.id, self.durable.lsn);
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        let Some(start) = leadership.start else { return };
+        let durable: Vec<(NodeId, Lsn)> = leadership
+            .assignment
+            .voters
+            .iter()
+            .map(|voter| leadership.progress.get(voter).map_or(own, |progress| (*voter, progress.durable())))
+            .collect();
+        let secured = majority_durable(self.id, &durable);
+        if leadership.phase == Phase::Starting && secured >= start {
+            leadership.phase = Phase::Activating;
+            out.push(Output::Activated(leadership.assignment.epoch));
+        }
+        // I1, I3: nothing of an epoch commits before it is activated, and nothing older by its own count.
+        let activated = leadership.phase == Phase::Serving || planted(Mutant::CommitBeforeActivation);
+        if activated && secured >= start {
+            self.learn_commit(secured.min(self.end.lsn), out);
+        }
+        self.feed_all(log, out);
+    }
+
+    pub(super) fn activation_accepted(&mut self, epoch: Epoch, log: &dyn LogView, out: &mut Vec<Output>) {
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        if leadership.epoch() != epoch || leadership.phase != Phase::Activating {
+            return;
+        }
+        leadership.phase = Phase::Serving;
+        out.push(Output::Serving(epoch));
+        self.advance_leader(log, out);
+    }
+
+    pub(super) fn acknowledged(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        durable: Lsn,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
+        let Some(progress) = leadership.progress.get_mut(&from) else { return };
+        if progress.note_durable(durable) {
+            self.advance_leader(log, out);
+        } else {
+            out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ImpossibleAcknowledgement });
+        }
+    }
+
+    /// The follower's log differs where it was fed: feeding begins again where the two logs part.
+    pub(super) fn mismatched(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        theirs: &LogSummary,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let common = self.boundary_at_or_before(adopt::common_point(&self.summary(log), theirs), log);
+        let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
+        if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
+            progress.restart_at(common);
+            self.feed(from, log, out);
+        }
+    }
+
+    /// A peer promised a newer epoch: this leader is out of date.
+    ///
+    /// Only an answer to the present epoch counts: one to an earlier epoch of this very leader names a promise
+    /// that may be its own.
+    pub(super) fn refused(&mut self, epoch: Epoch, promised: Epoch, out: &mut Vec<Output>) {
+        if self.leadership.as_ref().is_some_and(|leadership| leadership.epoch() == epoch) {
+            self.leadership = None;
+            out.push(Output::Superseded { promised });
+        }
+    }
+
+    pub(super) fn lost_peer(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        if let Some(progress) = leadership.progress.get_mut(&peer) {
+            progress.reconnect(false);
+        }
+        let adopting_from = matches!(leadership.phase, Phase::Adopting { source, .. } if source == peer);
+        if leadership.start.is_none() {
+            leadership.promises.remove(&peer);
+        }
+        if adopting_from {
+            // What was fetched so far is a part of the best log; the others are asked for the rest.
+            leadership.phase = Phase::Fencing;
+            self.count_own_promise(log);
+            self.try_adopt(now_micros, log, out);
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! One shard's agreement: a state machine without I/O, clock, thread or chance.
+//!
+//! [`Replica::step`] takes one [`Input`] and returns what to do, as [`Output`]s in order. The same code runs on
+//! real threads (`node`), in the simulator (`sim`), and under exhaustive search.
+//!
+//! Every change of leader or voters is one mechanism, an [`Assignment`](crate::model::Assignment) with a newer
+//! epoch: *fence* (a majority of the voters of the last activated assignment promise to accept nothing older),
+//! *adopt* (the leader takes over the best log among the promises), *start* (an `EpochStart` becomes durable on a
+//! majority of the new voters), *activate* (the control plane accepts it). Only then does anything of the epoch
+//! commit. This is primary-backup with reconfiguration by an outside master (Vertical Paxos; PacificA), with
+//! commit at a majority.
+//!
+//! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
+//! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent).
+
+mod adopt;
+#[cfg(test)]
+mod adopt_test;
+mod commit;
+mod feed;
+mod follower;
+mod leader;
+mod progress;
+mod promise;
+#[cfg(test)]
+mod replica_test;
+mod step;
+
+use crate::model::limits::EPOCHS_NAMED_MAX;
+use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId};
+use leader::Leadership;
+use std::collections::VecDeque;
+
+pub use leader::Phase;
+pub use promise::{Promise, Verdict};
+pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, Ticket};
+
+/// One shard's replica on one node.
+///
+/// It is given its log's ends and its promise when the node opens, and from then on is told everything by
+/// [`Input`]s. It begins as a follower, always: also the leader of a configuration file leads only by an
+/// assignment of a new epoch.
+#[derive(Debug)]
+pub struct Replica {
+    id: NodeId,
+    log_id: LogId,
+    promise: Promise,
+    /// The end of the log as accepted by the WAL, with this step's writes.
+    end: LogPosition,
+    /// The end of what is durable here.
+    durable: LogPosition,
+    /// The highest position known committed; at most `end`.
+    committed: Lsn,
+    /// Up to here the log equals that of the promised epoch's leader, as checked in this life.
+    matched: Lsn,
+    suspect: Option<Lsn>,
+    leadership: Option<Box<Leadership>>,
+    connected: std::collections::BTreeSet<NodeId>,
+    next_ticket: u64,
+    /// What each write under way is for, in order.
+    under_way: VecDeque<(Ticket, Purpose)>,
+}
+
+/// What happens when a write is durable.
+#[derive(Debug, Clone, Copy)]
+enum Purpose {
+    /// The log's end moves to here.
+    Extend(LogPosition),
+    /// Nothing more to say.
+    Truncate,
+    /// The promise can be said.
+    Promise(Promise),
+}
+
+impl Replica {
+    /// The replica of a log that was just opened.
+    ///
+    /// `committed` is what the state had applied and kept (everything applied was committed); `promise` is the
+    /// log's hard state.
+    #[must_use]
+    pub fn open(id: NodeId, log_id: LogId, promise: Promise, committed: Lsn, log: &dyn LogView) -> Self {
+        let end = log.end();
+        Self {
+            id,
+            log_id,
+            promise,
+            end,
+            durable: log.durable_end(),
+            committed: committed.min(end.lsn),
+            matched: Lsn::ZERO,
+            suspect: log.suspect(),
+            leadership: None,
+            connected: std::collections::BTreeSet::new(),
+            next_ticket: 0,
+            under_way: VecDeque::new(),
+        }
+    }
+
+    /// One step: everything that follows from one input, at `now_micros` of the wall clock (it stamps batches,
+    /// and decides nothing).
+    pub fn step(&mut self, now_micros: u64, input: Input, log: &dyn LogView) -> Vec<Output> {
+        let mut out = Vec::new();
+        match input {
+            Input::Assign(assignment) => self.assign(assignment, log, &mut out),
+            Input::ActivationAccepted(epoch) => self.activation_accepted(epoch, log, &mut out),
+            Input::Propose(batch) => self.propose(batch, log, &mut out),
+            Input::Message { from, message } => self.message(from, message, now_micros, log, &mut out),
+            Input::Persisted(ticket) => self.persisted(ticket, now_micros, log, &mut out),
+            Input::LogRead { peer, purpose, after, batches } => {
+                self.log_read(peer, purpose, after, batches, log, &mut out);
+            }
+            Input::PeerUp(peer) => self.peer_up(peer, &mut out),
+            Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
+        }
+        self.check();
+        out
+    }
+
+    /// The epoch promised, and to whom.
+    #[must_use]
+    pub const fn promise(&self) -> Promise {
+        self.promise
+    }
+
+    /// The highest position known committed.
+    #[must_use]
+    pub const fn committed(&self) -> Lsn {
+        self.committed
+    }
+
+    /// The end of what is durable here.
+    #[must_use]
+    pub const fn durable(&self) -> LogPosition {
+        self.durable
+    }
+
+    /// The end of the log, durable or not.
+    #[must_use]
+    pub const fn end(&self) -> LogPosition {
+        self.end
+    }
+
+    /// What may be applied: committed, and durable here (the chain of positions).
+    #[must_use]
+    pub fn applicable(&self) -> Lsn {
+        self.committed.min(self.durable.lsn)
+    }
+
+    /// How far this replica leads, if it does.
+    #[must_use]
+    pub fn phase(&self) -> Option<Phase> {
+        self.leadership.as_ref().map(|leadership| leadership.phase())
+    }
+
+    /// Behind what the sequencer seals the next batch, and in which epoch; none while writes are not taken.
+    #[must_use]
+    pub fn proposal_position(&self) -> Option<(Epoch, LogPosition)> {
+        let leadership = self.leadership.as_ref()?;
+        (leadership.phase() == Phase::Serving).then_some((leadership.epoch(), self.end))
+    }
+
+    /// What a leader knows of the others: node, whether connected, durable position.
+    #[must_use]
+    pub fn followers(&self) -> Vec<(NodeId, bool, Lsn)> {
+        self.leadership.as_ref().map_or_else(Vec::new, |leadership| leadership.followers())
+    }
+
+    /// Asserts what must be true of a replica between steps.
+    pub fn check(&self) {
+        assert!(self.durable.lsn <= self.end.lsn, "durable {} passes the end {}", self.durable.lsn, self.end.lsn);
+        assert!(self.committed <= self.end.lsn, "I2: committed {} passes the end {}", self.committed, self.end.lsn);
+        assert!(self.end.epoch <= self.promise.epoch, "I3: the log holds epoch {} past the promise", self.end.epoch);
+        if let Some(leadership) = &self.leadership {
+            assert_eq!(self.promise.leader, Some(self.id), "a leader is bound to itself");
+            assert_eq!(self.promise.epoch, leadership.epoch(), "a leader leads the epoch that it promised");
+        }
+    }
+
+    fn persist(&mut self, write: LogWrite, purpose: Purpose, out: &mut Vec<Output>) {
+        let ticket = Ticket(self.next_ticket);
+        self.next_ticket += 1;
+        self.under_way.push_back((ticket, purpose));
+        out.push(Output::Persist { ticket, write });
+    }
+
+    /// Appends a batch to the own log: the one place where the end moves forward.
+    fn append(&mut self, batch: towline_wal::Batch, out: &mut Vec<Output>) {
+        self.end = batch.position();
+        self.persist(LogWrite::Append(batch), Purpose::Extend(self.end), out);
+    }
+
+    /// Forgets a suffix that lost: the one place where the end moves back.
+    fn truncate(&mut self, to: LogPosition, out: &mut Vec<Output>) {
+        // I2: otherwise a committed batch would be replaced by another at the same LSN.
+        assert!(to.lsn >= self.committed, "I2: truncation to {} below committed {}", to.lsn, self.committed);
+        self.end = to;
+        if self.durable.lsn > to.lsn {
+            self.durable = to;
+        }
+        self.matched = self.matched.min(to.lsn);
+        self.persist(LogWrite::Truncate(to), Purpose::Truncate, out);
+    }
+
+    /// The position at `lsn` in the own log; `log` may not show this step's writes yet.
+    fn position_at(&self, lsn: Lsn, log: &dyn LogView) -> Option<LogPosition> {
+        if lsn == self.end.lsn { Some(self.end) } else { log.position_at(lsn).filter(|p| p.lsn <= self.end.lsn) }
+    }
+
+    fn boundary_at_or_before(&self, lsn: Lsn, log: &dyn LogView) -> LogPosition {
+        if lsn >= self.end.lsn {
+            return self.end;
+        }
+        log.boundary_at_or_before(lsn).unwrap_or_else(|| LogPosition::origin(self.log_id))
+    }
+
+    /// The own log in a few numbers.
+    fn summary(&self, log: &dyn LogView) -> LogSummary {
+        let mut epochs = log.epochs();
+        epochs.retain(|(_, start)| *start <= self.end.lsn);
+        if epochs.last().is_none_or(|(epoch, _)| *epoch < self.end.epoch) && self.end.lsn > Lsn::ZERO {
+            // Only a leader's own `EpochStart`, written in this step, is not in the view yet.
+            epochs.push((self.end.epoch, self.end.lsn));
+        }
+        let excess = epochs.len().saturating_sub(EPOCHS_NAMED_MAX);
+        epochs.drain(..excess);
+        LogSummary { end: self.end, epochs }
+    }
+
+    fn persisted(&mut self, ticket: Ticket, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        while let Some((front, purpose)) = self.under_way.front().copied() {
+            if front > ticket {
+                break;
+            }
+            self.under_way.pop_front();
+            match purpose {
+                Purpose::Extend(position) => self.extended(position, log, out),
+                Purpose::Truncate => {}
+                Purpose::Promise(promise) if promise == self.promise => self.promised(now_micros, log, out),
+                Purpose::Promise(_) => {} // A newer one was made meanwhile; it will be said.
+            }
+        }
+        self.after_durable(log, out);
+    }
+
+    /// A batch is durable. It may have been truncated since: then the end is another.
+    fn extended(&mut self, position: LogPosition, log: &dyn LogView, _out: &mut [Output]) {
+        if position.lsn > self.durable.lsn && self.position_at(position.lsn, log) == Some(position) {
+            self.durable = position;
+        }
+        if self.suspect.is_some_and(|from| from <= self.durable.lsn && from <= self.matched) {
+            self.suspect = None;
+        }
+    }
+
+    fn after_durable(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        if self.leadership.is_some() {
+            self.advance_leader(log, out);
+        } else {
+            self.acknowledge(out);
+        }
+    }
+}

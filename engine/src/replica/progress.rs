@@ -1,0 +1,110 @@
+//! What a leader knows of one follower: what it was sent, what it holds, what is on the way.
+
+use crate::model::limits::FOLLOWER_WINDOW_BYTES;
+use crate::model::{LogPosition, Lsn};
+use std::collections::VecDeque;
+
+/// A follower (or learner), as its leader sees it.
+#[derive(Debug, Clone)]
+pub(super) struct Progress {
+    connected: bool,
+    /// Everything up to here was sent on the present connection; none until the follower's promise is here.
+    sent: Option<LogPosition>,
+    /// Durable there and equal to this leader's log, said in this epoch.
+    durable: Lsn,
+    /// The commit position that it was told last.
+    commit_told: Lsn,
+    /// Sent and not yet durable there: last LSN and bytes of each message.
+    in_flight: VecDeque<(Lsn, usize)>,
+    in_flight_bytes: usize,
+    /// A read of the log for it is under way.
+    reading: bool,
+}
+
+impl Progress {
+    pub(super) const fn new(connected: bool) -> Self {
+        Self {
+            connected,
+            sent: None,
+            durable: Lsn::ZERO,
+            commit_told: Lsn::ZERO,
+            in_flight: VecDeque::new(),
+            in_flight_bytes: 0,
+            reading: false,
+        }
+    }
+
+    /// A connection came or went: what was on the way is unknown, so the follower is asked again.
+    pub(super) fn reconnect(&mut self, connected: bool) {
+        *self = Self { durable: self.durable, ..Self::new(connected) };
+    }
+
+    /// Sending begins (again) behind this position.
+    pub(super) fn restart_at(&mut self, position: LogPosition) {
+        self.sent = Some(position);
+        self.in_flight.clear();
+        self.in_flight_bytes = 0;
+        self.reading = false;
+        self.commit_told = Lsn::ZERO;
+    }
+
+    /// Notes a message that was sent, up to `position`.
+    pub(super) fn note_sent(&mut self, position: LogPosition, bytes: usize, commit: Lsn) {
+        self.sent = Some(position);
+        self.commit_told = commit;
+        if bytes > 0 {
+            self.in_flight.push_back((position.lsn, bytes));
+            self.in_flight_bytes += bytes;
+        }
+    }
+
+    /// Notes what the follower says is durable; false if it was never sent that far.
+    pub(super) fn note_durable(&mut self, durable: Lsn) -> bool {
+        let Some(sent) = self.sent else {
+            return true; // Said before its promise: an answer to a connection that is gone.
+        };
+        if durable > sent.lsn {
+            return false;
+        }
+        self.durable = self.durable.max(durable);
+        while let Some((last, bytes)) = self.in_flight.front().copied() {
+            if last > durable {
+                break;
+            }
+            self.in_flight.pop_front();
+            self.in_flight_bytes -= bytes;
+        }
+        true
+    }
+
+    pub(super) const fn note_reading(&mut self, reading: bool) {
+        self.reading = reading;
+    }
+
+    pub(super) const fn is_connected(&self) -> bool {
+        self.connected
+    }
+
+    pub(super) const fn is_reading(&self) -> bool {
+        self.reading
+    }
+
+    pub(super) const fn sent(&self) -> Option<LogPosition> {
+        self.sent
+    }
+
+    pub(super) const fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// Bytes that may be sent now; the window is full when it is 0.
+    pub(super) const fn window(&self) -> usize {
+        FOLLOWER_WINDOW_BYTES.saturating_sub(self.in_flight_bytes)
+    }
+
+    /// Whether a message with nothing but the commit position is worth sending: the follower is idle, and does
+    /// not know it. (A busy one learns it with its next batches.)
+    pub(super) fn wants_commit(&self, commit: Lsn) -> bool {
+        self.connected && self.sent.is_some() && self.in_flight.is_empty() && self.commit_told < commit
+    }
+}

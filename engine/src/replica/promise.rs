@@ -1,0 +1,76 @@
+//! The durable word of a voter: what it will not accept any more (I3).
+
+use crate::model::codec::{self, CodecError, Decode, Encode, Enveloped};
+use crate::model::{Epoch, NodeId};
+use bytes::Bytes;
+
+/// No batch of an epoch below this one is accepted any more, and of this one only from this leader.
+///
+/// The leader is part of the promise: should two leaders ever claim one epoch (two configuration files that
+/// disagree), a majority binds itself to one of them only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Promise {
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Its leader; none before the first promise.
+    pub leader: Option<NodeId>,
+}
+
+#[derive(Encode, Decode)]
+struct PromiseV1 {
+    version: u64,
+    term: u32,
+    leader: Option<NodeId>,
+}
+
+impl Enveloped for PromiseV1 {
+    const KIND: u16 = 0x0401;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 64;
+}
+
+impl Promise {
+    /// Nothing promised yet.
+    pub const NONE: Self = Self { epoch: Epoch::ZERO, leader: None };
+
+    /// Its bytes, as hard state of the log.
+    ///
+    /// # Errors
+    /// None in practice: the layout has a fixed size below its limit.
+    pub fn encode(&self) -> Result<Bytes, CodecError> {
+        codec::encode(&PromiseV1 { version: self.epoch.version, term: self.epoch.term, leader: self.leader })
+    }
+
+    /// The promise in these bytes.
+    ///
+    /// # Errors
+    /// The bytes are not a promise of a version known here.
+    pub fn decode(bytes: &[u8]) -> Result<Self, CodecError> {
+        let v1: PromiseV1 = codec::decode(bytes)?;
+        Ok(Self { epoch: Epoch { version: v1.version, term: v1.term }, leader: v1.leader })
+    }
+
+    /// What this promise says to a leader of an epoch.
+    #[must_use]
+    pub fn verdict(&self, epoch: Epoch, leader: NodeId) -> Verdict {
+        if epoch < self.epoch || (epoch == self.epoch && self.leader != Some(leader)) {
+            Verdict::Refused
+        } else if epoch == self.epoch {
+            Verdict::Kept
+        } else {
+            Verdict::New
+        }
+    }
+}
+
+/// How an epoch and its leader stand to a promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Verdict {
+    /// Older, or another leader's: not accepted.
+    Refused,
+    /// The one promised.
+    Kept,
+    /// Newer: a promise may be made.
+    New,
+}

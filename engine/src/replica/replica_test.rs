@@ -1,0 +1,378 @@
+//! The replica as a conversation: three replicas with logs in memory, messages delivered by hand.
+
+use super::{Input, LogView, LogWrite, Output, Phase, Promise, Replica, Ticket};
+use crate::control::ConfigMaster;
+use crate::model::{
+    Assignment, ClusterId, Epoch, LogId, LogPosition, Lsn, Message, NamespaceId, NodeId, ShardDescriptor, ShardId,
+};
+use bytes::Bytes;
+use std::collections::BTreeMap;
+use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
+
+/// A log in memory: batches, and how many of them are durable.
+#[derive(Debug, Clone)]
+struct TestLog {
+    id: LogId,
+    batches: Vec<Batch>,
+    durable: usize,
+}
+
+impl TestLog {
+    fn position(&self, count: usize) -> LogPosition {
+        count.checked_sub(1).map_or_else(|| LogPosition::origin(self.id), |last| self.batches[last].position())
+    }
+}
+
+impl LogView for TestLog {
+    fn end(&self) -> LogPosition {
+        self.position(self.batches.len())
+    }
+    fn durable_end(&self) -> LogPosition {
+        self.position(self.durable)
+    }
+    fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
+        (0..=self.batches.len()).map(|count| self.position(count)).find(|position| position.lsn == lsn)
+    }
+    fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
+        (0..=self.batches.len()).map(|count| self.position(count)).rfind(|position| position.lsn <= lsn)
+    }
+    fn epochs(&self) -> Vec<(Epoch, Lsn)> {
+        let mut epochs: Vec<(Epoch, Lsn)> = Vec::new();
+        for batch in &self.batches {
+            if epochs.last().is_none_or(|(epoch, _)| *epoch != batch.epoch()) {
+                epochs.push((batch.epoch(), batch.first_lsn()));
+            }
+        }
+        epochs
+    }
+    fn suspect(&self) -> Option<Lsn> {
+        None
+    }
+}
+
+/// One node: a replica, its log, and what it has not synced.
+struct Node {
+    replica: Replica,
+    log: TestLog,
+    promise: Promise,
+    unsynced: Vec<Ticket>,
+    sent: Vec<(NodeId, Message)>,
+    reads: Vec<(NodeId, LogPosition, super::ReadPurpose)>,
+    said: Vec<String>,
+}
+
+impl Node {
+    fn new(id: NodeId, log: LogId) -> Self {
+        let log = TestLog { id: log, batches: Vec::new(), durable: 0 };
+        let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log);
+        Self {
+            replica,
+            log,
+            promise: Promise::NONE,
+            unsynced: Vec::new(),
+            sent: Vec::new(),
+            reads: Vec::new(),
+            said: Vec::new(),
+        }
+    }
+
+    /// Loses what was not synced, and opens again.
+    fn crash(&mut self, id: NodeId) {
+        self.log.batches.truncate(self.log.durable);
+        self.unsynced.clear();
+        self.sent.clear();
+        self.reads.clear();
+        self.replica = Replica::open(id, self.log.id, self.promise, Lsn::ZERO, &self.log);
+    }
+
+    fn step(&mut self, input: Input) {
+        let outputs = self.replica.step(1, input, &self.log);
+        for output in outputs {
+            match output {
+                Output::Persist { ticket, write } => {
+                    match write {
+                        LogWrite::Append(batch) => {
+                            assert!(batch.follows(&self.log.end()), "the replica appends behind the log's end");
+                            self.log.batches.push(batch);
+                        }
+                        LogWrite::Truncate(to) => {
+                            self.log.batches.retain(|batch| batch.last_lsn() <= to.lsn);
+                            self.log.durable = self.log.durable.min(self.log.batches.len());
+                        }
+                        LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
+                    }
+                    self.unsynced.push(ticket);
+                }
+                Output::Send { to, message } => self.sent.push((to, message)),
+                Output::ReadLog { peer, after, purpose, .. } => self.reads.push((peer, after, purpose)),
+                other => self.said.push(format!("{other:?}")),
+            }
+        }
+    }
+
+    fn sync(&mut self) {
+        self.log.durable = self.log.batches.len();
+        for ticket in std::mem::take(&mut self.unsynced) {
+            self.step(Input::Persisted(ticket));
+        }
+    }
+
+    fn answer_reads(&mut self) {
+        for (peer, after, purpose) in std::mem::take(&mut self.reads) {
+            let batches = self.log.batches[..self.log.durable].iter();
+            let batches = batches.filter(|batch| batch.first_lsn() > after.lsn).cloned().collect();
+            self.step(Input::LogRead { peer, purpose, after, batches });
+        }
+    }
+}
+
+struct World {
+    nodes: BTreeMap<NodeId, Node>,
+    master: ConfigMaster,
+}
+
+const A: NodeId = NodeId::new(1);
+const B: NodeId = NodeId::new(2);
+const C: NodeId = NodeId::new(3);
+
+impl World {
+    fn new() -> Self {
+        let shard = ShardDescriptor {
+            shard: ShardId::new(1),
+            namespace: NamespaceId::new(1),
+            start: Vec::new(),
+            end: Vec::new(),
+        };
+        let master = ConfigMaster::new(ClusterId::new([1; 16]), shard, &[A, B, C]);
+        let nodes = [A, B, C].map(|id| (id, Node::new(id, master.log()))).into();
+        let mut world = Self { nodes, master };
+        for (x, y) in [(A, B), (A, C), (B, C)] {
+            world.connect(x, y);
+        }
+        world
+    }
+
+    fn node(&mut self, id: NodeId) -> &mut Node {
+        self.nodes.get_mut(&id).unwrap()
+    }
+
+    fn connect(&mut self, x: NodeId, y: NodeId) {
+        self.node(x).step(Input::PeerUp(y));
+        self.node(y).step(Input::PeerUp(x));
+    }
+
+    fn cut(&mut self, x: NodeId, y: NodeId) {
+        for (one, other) in [(x, y), (y, x)] {
+            self.node(one).sent.retain(|(to, _)| *to != other);
+            self.node(one).step(Input::PeerDown(other));
+        }
+    }
+
+    fn assign(&mut self, leader: NodeId) -> Assignment {
+        let promised = self.nodes.values().map(|node| node.replica.promise().epoch).max().unwrap();
+        let assignment = self.master.assign(leader, promised);
+        self.node(leader).step(Input::Assign(assignment.clone()));
+        assignment
+    }
+
+    /// Delivers every message and answers every read, without any sync.
+    fn deliver(&mut self) {
+        loop {
+            let mut moved = false;
+            for id in [A, B, C] {
+                self.node(id).answer_reads();
+                for (to, message) in std::mem::take(&mut self.node(id).sent) {
+                    moved = true;
+                    self.node(to).step(Input::Message { from: id, message });
+                }
+            }
+            if !moved {
+                break;
+            }
+        }
+    }
+
+    /// Delivers and syncs until nothing moves.
+    fn settle(&mut self) {
+        for _ in 0..20 {
+            self.deliver();
+            for id in [A, B, C] {
+                self.node(id).sync();
+            }
+        }
+    }
+
+    fn elect(&mut self, leader: NodeId) -> Epoch {
+        let epoch = self.assign(leader).epoch;
+        self.settle();
+        assert_eq!(self.node(leader).replica.phase(), Some(Phase::Activating));
+        self.node(leader).step(Input::ActivationAccepted(epoch));
+        self.settle();
+        epoch
+    }
+
+    fn propose(&mut self, leader: NodeId, text: &'static str) {
+        let node = self.node(leader);
+        let (epoch, prev) = node.replica.proposal_position().expect("the leader serves");
+        let block = Block::encode(Bytes::from_static(text.as_bytes()), 1, Compression::Never);
+        let batch = BatchBuilder::new(node.log.id, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap();
+        node.step(Input::Propose(batch));
+    }
+
+    fn committed(&mut self, id: NodeId) -> u64 {
+        self.node(id).replica.committed().get()
+    }
+}
+
+#[test]
+fn a_write_commits_when_a_majority_synced_it_and_not_before() {
+    let mut world = World::new();
+    world.elect(A);
+    assert_eq!(world.committed(A), 1, "the epoch's start");
+    world.propose(A, "one");
+    world.deliver();
+    assert_eq!(world.committed(A), 1, "I1: nobody synced it");
+    world.node(A).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 1, "I1: one of three synced it");
+    world.node(C).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 2);
+    assert_eq!(world.committed(C), 2, "an idle follower is told");
+}
+
+#[test]
+fn followers_commit_for_a_leader_with_a_slow_disk_but_it_applies_nothing_that_its_own_disk_may_lose() {
+    let mut world = World::new();
+    world.elect(A);
+    world.propose(A, "one");
+    world.deliver();
+    world.node(B).sync();
+    world.node(C).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 2);
+    assert_eq!(world.node(A).replica.applicable(), Lsn::new(1));
+}
+
+#[test]
+fn a_promise_is_said_only_when_it_is_durable() {
+    let mut world = World::new();
+    let epoch = world.assign(A).epoch;
+    world.node(A).sync();
+    world.deliver();
+    assert!(world.node(B).sent.is_empty(), "I3: B has not synced its promise");
+    world.node(B).crash(B);
+    world.node(B).promise = Promise::NONE;
+    assert!(world.node(B).replica.promise().epoch <= epoch);
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing));
+}
+
+#[test]
+fn i3_a_fenced_replica_refuses_batches_of_the_epoch_before() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, B);
+    world.elect(B);
+    world.propose(A, "too late");
+    let refused = |node: &Node| node.said.iter().any(|said| said.contains("Superseded"));
+    world.deliver();
+    assert!(refused(world.node(A)), "C promised the newer epoch: {:?}", world.node(A).said);
+    assert_eq!(world.node(A).replica.phase(), None);
+}
+
+#[test]
+fn i1_a_new_leader_fetches_what_only_the_others_hold() {
+    let mut world = World::new();
+    world.elect(A);
+    world.propose(A, "one");
+    world.deliver();
+    world.node(B).sync();
+    world.node(C).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 2);
+    for peer in [B, C] {
+        world.cut(A, peer);
+    }
+    world.node(A).crash(A); // Its disk never had the write.
+    assert_eq!(world.node(A).log.end().lsn, Lsn::new(1));
+    for peer in [B, C] {
+        world.connect(A, peer);
+    }
+    world.elect(A);
+    let fetched = world.node(A).log.batches[1].clone();
+    assert_eq!(fetched, world.node(B).log.batches[1]);
+    assert_eq!(world.committed(A), 3, "the fetched write and the epoch's start");
+}
+
+#[test]
+fn i2_a_suffix_that_lost_is_truncated_and_the_logs_are_equal_again() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, B);
+    world.cut(A, C);
+    world.propose(A, "nobody else has this");
+    world.propose(A, "nor this");
+    world.node(A).sync();
+    world.elect(B);
+    world.propose(B, "this one counts");
+    world.settle();
+    world.connect(A, B);
+    world.connect(A, C);
+    world.settle();
+    let logs: Vec<_> = [A, B, C].map(|id| world.node(id).log.batches.clone()).into();
+    assert_eq!(logs[0], logs[1]);
+    assert_eq!(logs[1], logs[2]);
+    assert_eq!(world.committed(B), 3);
+}
+
+#[test]
+fn nothing_commits_before_the_activation_is_accepted() {
+    let mut world = World::new();
+    world.assign(A);
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+    assert_eq!([A, B, C].map(|id| world.committed(id)), [0, 0, 0]);
+    assert!(world.node(A).replica.proposal_position().is_none());
+}
+
+#[test]
+fn a_leader_that_two_configuration_files_claim_wins_one_majority_only() {
+    let mut world = World::new();
+    let mut other = world.master.clone();
+    let ours = world.master.assign(A, Epoch::ZERO);
+    let theirs = other.assign(B, Epoch::ZERO);
+    assert_eq!(ours.epoch, theirs.epoch);
+    world.node(A).step(Input::Assign(ours));
+    world.node(B).step(Input::Assign(theirs));
+    world.settle();
+    let activating = [A, B].map(|id| world.node(id).replica.phase() == Some(Phase::Activating));
+    assert_ne!(activating, [true, true], "I3: one epoch has one leader");
+}
+
+#[test]
+fn a_follower_that_was_away_is_fed_from_the_log_and_told_the_commit_position() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, C);
+    for text in ["one", "two", "three"] {
+        world.propose(A, text);
+    }
+    world.settle();
+    assert_eq!(world.committed(A), 4);
+    world.node(C).crash(C);
+    world.connect(A, C);
+    world.settle();
+    let leaders = world.node(A).log.batches.clone();
+    assert_eq!(world.node(C).log.batches, leaders);
+    assert_eq!(world.committed(C), 4);
+}
+
+#[test]
+fn an_acknowledgement_of_what_was_never_sent_closes_the_connection() {
+    let mut world = World::new();
+    let epoch = world.elect(A);
+    let message = Message::Appended { epoch, durable: Lsn::new(99) };
+    world.node(A).step(Input::Message { from: B, message });
+    assert!(world.node(A).said.iter().any(|said| said.contains("ImpossibleAcknowledgement")));
+    assert_eq!(world.committed(A), 1);
+}

@@ -1,0 +1,325 @@
+//! What `node` does with threads, done in virtual time: carries outputs of one part to the next.
+
+use super::checker::Violation;
+use super::event::Event;
+use super::world::World;
+use super::{network, workload};
+use crate::model::limits::UNAPPLIED_BYTES_MAX;
+use crate::model::{Lsn, NodeId};
+use crate::pipeline::Submission;
+use crate::replica::{Input, LogWrite, Output};
+use crate::state::check_batch;
+use std::time::Duration;
+use towline_wal::io::{IoFailure, IoOp, IoRequest, execute};
+use towline_wal::{Entry, HardStateKind};
+
+impl World {
+    /// Feeds one input to a node's replica and does what it says.
+    pub(super) fn step(&mut self, id: NodeId, input: Input) -> Result<(), Violation> {
+        let micros = u64::try_from(self.agenda.now().as_micros()).unwrap_or(u64::MAX);
+        let log = self.log;
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let outputs = running.replica.step(micros, input, &Self::view(&running.log, log));
+        for output in outputs {
+            self.execute(id, output)?;
+        }
+        Ok(())
+    }
+
+    fn execute(&mut self, id: NodeId, output: Output) -> Result<(), Violation> {
+        match output {
+            Output::Persist { ticket, write } => {
+                let log = self.log;
+                let entry = match write {
+                    LogWrite::Append(batch) => Entry::Batch(batch),
+                    LogWrite::Truncate(to) => {
+                        self.totals.truncations += 1;
+                        self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
+                        Entry::Truncate { log, to }
+                    }
+                    LogWrite::Promise(bytes) => Entry::HardState { log, kind: HardStateKind::Promise, bytes },
+                };
+                let Some(running) = &mut self.node(id).running else { return Ok(()) };
+                match running.log.submit(vec![entry]) {
+                    Ok(submitted) => {
+                        running.tickets.insert(submitted, ticket);
+                        Ok(())
+                    }
+                    // Poisoned (D6) in this very step: what was to be promised on top of it never is.
+                    Err(_) if running.log.poisoned().is_some() => self.stop(id, super::mischief::Death::Process),
+                    Err(error) => Err(Violation::new("I2", format!("node {id}: the log refuses: {error}"))),
+                }
+            }
+            Output::Send { to, message } => self.send(id, to, &message),
+            Output::ReadLog { peer, after, bytes_max, purpose } => {
+                if matches!(purpose, crate::replica::ReadPurpose::Fetch(_)) {
+                    self.totals.adoptions += 1;
+                }
+                let log = self.log;
+                let batches = self.node(id).read(log, after.lsn, bytes_max)?;
+                self.step(id, Input::LogRead { peer, purpose, after, batches })
+            }
+            Output::Commit(_) => {
+                self.schedule_apply(id);
+                Ok(())
+            }
+            Output::Activated(epoch) => {
+                let life = self.node(id).life;
+                let delay = Duration::from_micros(self.chance.latency(1_000));
+                self.agenda.schedule(delay, Event::Accept { node: id, life, epoch });
+                Ok(())
+            }
+            Output::Serving(epoch) => {
+                self.tell(|| format!("node {id} serves epoch {epoch}"));
+                Ok(())
+            }
+            Output::Superseded { promised } => {
+                self.forget_unanswered(id, true)?;
+                let life = self.node(id).life;
+                let delay = Duration::from_micros(self.chance.latency(5_000));
+                self.agenda.schedule(delay, Event::Assign { node: id, life, promised });
+                Ok(())
+            }
+            Output::Disconnect { peer, reason } => {
+                self.tell(|| format!("node {id} disconnects node {peer}: {reason}"));
+                self.drop_link(id, peer)
+            }
+        }
+    }
+
+    /// The writes that were sealed and not answered end as unknown; queued ones too.
+    pub(super) fn forget_unanswered(&mut self, id: NodeId, queued_too: bool) -> Result<(), Violation> {
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let mut lost: Vec<u64> = running.unanswered.drain(..).flat_map(|(_, _, writes)| writes).collect();
+        if queued_too {
+            lost.extend(running.sequencer.drain());
+        }
+        lost.into_iter().try_for_each(|write| self.answered(write, Lsn::ZERO, None))
+    }
+
+    /// Everything that a node can do at this moment.
+    pub(super) fn pump(&mut self, id: NodeId) -> Result<(), Violation> {
+        loop {
+            let worked = self.pump_log(id)? | self.seal(id)?;
+            if !worked {
+                break;
+            }
+        }
+        self.schedule_apply(id);
+        self.settle_credit(id);
+        self.transmit(id)?;
+        self.schedule_tick(id);
+        Ok(())
+    }
+
+    fn pump_log(&mut self, id: NodeId) -> Result<bool, Violation> {
+        let mut worked = false;
+        loop {
+            let Some(running) = &mut self.node(id).running else { return Ok(worked) };
+            let Some(request) = running.log.poll_io() else { break };
+            worked = true;
+            self.start_io(id, request);
+        }
+        loop {
+            let Some(running) = &mut self.node(id).running else { return Ok(worked) };
+            let Some(completion) = running.log.poll_completion() else { break };
+            worked = true;
+            let ticket = running.tickets.remove(&completion.ticket);
+            match (ticket, completion.result) {
+                (Some(ticket), Ok(())) => self.step(id, Input::Persisted(ticket))?,
+                (None, Ok(())) => {}
+                (_, Err(error)) => {
+                    // Poisoned (D6): the process ends, and reopens from what the disk truly has.
+                    self.tell(|| format!("node {id}: {error}"));
+                    self.stop(id, super::mischief::Death::Process)?;
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(worked)
+    }
+
+    /// A write to the disk's cache happens at once, and is known a little later; anything with a sync in it
+    /// happens when it is known.
+    fn start_io(&mut self, id: NodeId, request: IoRequest) {
+        let slowness = self.node(id).slowness;
+        let micros = if is_durable(&request) { self.chance.latency(400) * slowness } else { self.chance.latency(20) };
+        self.node(id).writes += 1;
+        let life = self.node(id).life;
+        let result = if is_durable(&request) { None } else { Some(self.perform(id, &request)) };
+        self.agenda.schedule(Duration::from_micros(micros), Event::Io { node: id, life, request, result });
+    }
+
+    fn perform(&mut self, id: NodeId, request: &IoRequest) -> Result<(), IoFailure> {
+        execute(&mut self.node(id).disk, request)
+    }
+
+    pub(super) fn io_done(
+        &mut self,
+        id: NodeId,
+        life: u64,
+        request: &IoRequest,
+        result: Option<Result<(), IoFailure>>,
+    ) {
+        if !self.is_alive(id, life) {
+            return;
+        }
+        self.node(id).writes -= 1;
+        let result = result.unwrap_or_else(|| self.perform(id, request));
+        if let Some(running) = &mut self.node(id).running {
+            running.log.on_io(request.id, result);
+        }
+    }
+
+    /// The sequencer seals whatever waits, unless too much is sealed and not applied.
+    fn seal(&mut self, id: NodeId) -> Result<bool, Violation> {
+        let micros = u64::try_from(self.agenda.now().as_micros()).unwrap_or(u64::MAX);
+        let log = self.log;
+        let Some(running) = &mut self.node(id).running else { return Ok(false) };
+        let Some((epoch, prev)) = running.replica.proposal_position() else { return Ok(false) };
+        if running.unanswered.len() * 1024 > UNAPPLIED_BYTES_MAX {
+            return Ok(false);
+        }
+        let Some(sealed) = running.sequencer.seal(log, epoch, prev, micros) else { return Ok(false) };
+        running.unanswered.push_back((epoch, sealed.batch.first_lsn(), sealed.tokens));
+        self.step(id, Input::Propose(sealed.batch))?;
+        Ok(true)
+    }
+
+    pub(super) fn write(&mut self, client: u64) {
+        let pause = Duration::from_micros(self.chance.latency(40_000));
+        if self.healed {
+            return;
+        }
+        self.agenda.schedule(pause, Event::Write { client });
+        let Some(id) = self.serving() else { return };
+        for _ in 0..self.chance.between(1, 6) {
+            let write = self.next_write;
+            self.next_write += 1;
+            self.totals.submitted += 1;
+            let record = workload::record(&mut self.chance, write);
+            let bytes = match record.encode() {
+                Ok(bytes) => bytes,
+                Err(error) => unreachable!("the workload stays within the limits: {error}"),
+            };
+            if let Some(running) = &mut self.node(id).running {
+                running.sequencer.push(Submission::record(bytes, write));
+            }
+        }
+    }
+
+    fn schedule_apply(&mut self, id: NodeId) {
+        let Some(running) = &mut self.node(id).running else { return };
+        if running.applying || running.applier.applied().lsn >= running.replica.applicable() {
+            return;
+        }
+        running.applying = true;
+        let life = self.node(id).life;
+        let delay = Duration::from_micros(self.chance.latency(200));
+        self.agenda.schedule(delay, Event::Apply { node: id, life });
+    }
+
+    /// Applies what is committed and durable here, and answers the writes in it.
+    pub(super) fn apply(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        if !self.is_alive(id, life) {
+            return Ok(());
+        }
+        let log = self.log;
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        running.applying = false;
+        let (applied, applicable) = (running.applier.applied().lsn, running.replica.applicable());
+        if applied >= applicable {
+            return Ok(());
+        }
+        let bytes_max = usize::try_from(self.chance.between(1, 64 * 1024)).unwrap_or(usize::MAX);
+        let mut batches = self.node(id).read(log, applied, bytes_max)?;
+        batches.retain(|batch| batch.last_lsn() <= applicable);
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let effects = running
+            .applier
+            .apply(&batches)
+            .map_err(|error| Violation::new("I4", format!("node {id} can't apply: {error}")))?;
+        let (now, digest) = (running.applier.applied().lsn, running.applier.store().running_digest());
+        assert!(now <= running.replica.applicable(), "the chain of positions: applied passes what may be applied");
+        self.checker.on_applied(id, now, digest)?;
+        for effect in effects {
+            let Some(running) = &mut self.node(id).running else { break };
+            let write = running.unanswered.iter().find_map(|(_, first, writes)| {
+                let offset = first.distance_to(effect.lsn)?;
+                writes.get(usize::try_from(offset).ok()?).copied()
+            });
+            if let (Some(write), Some(outcome)) = (write, effect.outcome) {
+                self.answered(write, effect.lsn, Some(outcome))?;
+            }
+        }
+        if let Some(running) = &mut self.node(id).running {
+            running.unanswered.retain(|(_, first, writes)| {
+                first.distance_to(now).is_none_or(|reached| reached + 1 < writes.len() as u64)
+            });
+        }
+        if self.chance.per_mille(60) {
+            let delay = Duration::from_micros(self.chance.latency(3_000));
+            self.agenda.schedule(delay, Event::Flush { node: id, life });
+        }
+        self.schedule_apply(id);
+        Ok(())
+    }
+
+    pub(super) fn flush_state(&mut self, id: NodeId, life: u64) {
+        if self.is_alive(id, life)
+            && let Some(running) = &mut self.node(id).running
+        {
+            running.applier.store_mut().flush();
+        }
+    }
+
+    /// N11: what apply could not decode is refused before it reaches the log.
+    pub(super) fn decodable(message: &crate::model::Message) -> bool {
+        let (crate::model::Message::Append { batches, .. } | crate::model::Message::Fetched { batches, .. }) = message
+        else {
+            return true;
+        };
+        batches.iter().all(|batch| check_batch(batch).is_ok())
+    }
+
+    fn settle_credit(&mut self, id: NodeId) {
+        let Some(running) = &mut self.node(id).running else { return };
+        let (promised, durable) = (running.replica.promise().epoch, running.replica.durable().lsn);
+        for peer in running.peers.values_mut() {
+            let settled = peer.replication.settle(promised, durable);
+            if let Some(stream) = peer.stream.filter(|_| settled > 0) {
+                peer.connection.consumed(stream, settled);
+            }
+        }
+    }
+
+    fn schedule_tick(&mut self, id: NodeId) {
+        let now = self.agenda.now();
+        let Some(running) = &mut self.node(id).running else { return };
+        let due = running.peers.values().filter_map(|peer| peer.connection.next_deadline()).min();
+        let Some(due) = due.filter(|_| !running.ticking) else { return };
+        running.ticking = true;
+        let life = self.node(id).life;
+        let after = due.saturating_sub(now).max(Duration::from_millis(1));
+        self.agenda.schedule(after, Event::Tick { node: id, life });
+    }
+
+    pub(super) fn tick(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        if !self.is_alive(id, life) {
+            return Ok(());
+        }
+        let now = self.agenda.now();
+        if let Some(running) = &mut self.node(id).running {
+            running.ticking = false;
+            for peer in running.peers.values_mut() {
+                peer.connection.tick(now);
+            }
+        }
+        network::close_dead(self, id)
+    }
+}
+
+/// Whether a request ends with a sync: then it takes as long as one.
+const fn is_durable(request: &IoRequest) -> bool {
+    !matches!(request.op, IoOp::Write { .. })
+}

@@ -1,0 +1,128 @@
+//! The kinds of fault that a seed draws from, and how often each was drawn.
+
+use std::collections::BTreeMap;
+
+/// One kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum FaultKind {
+    /// Power is lost at a follower: its unsynced bytes are lost, torn, or survive, sector by sector (D1, D3, D4).
+    PowerCutFollower,
+    /// The same at the leader.
+    PowerCutLeader,
+    /// Power is lost everywhere at once (D2).
+    PowerCutAll,
+    /// A process dies, its disk's cache does not (P1).
+    Kill,
+    /// A connection breaks: what is in flight is lost (N1).
+    ConnectionReset,
+    /// Two nodes can't reach one another for a while (N4).
+    Partition,
+    /// One byte changes in flight (N8).
+    Corruption,
+    /// A disk's syncs take very long for a while (D25).
+    SlowDisk,
+    /// A sync fails (D6): the log is poisoned, and the process reopens from disk.
+    SyncError,
+    /// The control plane moves the leadership to another node.
+    LeaderMove,
+}
+
+impl FaultKind {
+    /// All kinds, in the order of the enumeration.
+    pub const ALL: [Self; 10] = [
+        Self::PowerCutFollower,
+        Self::PowerCutLeader,
+        Self::PowerCutAll,
+        Self::Kill,
+        Self::ConnectionReset,
+        Self::Partition,
+        Self::Corruption,
+        Self::SlowDisk,
+        Self::SyncError,
+        Self::LeaderMove,
+    ];
+
+    /// How it is printed.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::PowerCutFollower => "power cut, follower",
+            Self::PowerCutLeader => "power cut, leader",
+            Self::PowerCutAll => "power cut, all nodes",
+            Self::Kill => "kill",
+            Self::ConnectionReset => "connection reset",
+            Self::Partition => "partition",
+            Self::Corruption => "corruption in flight",
+            Self::SlowDisk => "slow disk",
+            Self::SyncError => "sync error",
+            Self::LeaderMove => "leader move",
+        }
+    }
+}
+
+/// What a run did: added up over seeds, and printed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Seeds run.
+    pub seeds: u64,
+    /// Simulated time, in milliseconds.
+    pub simulated_ms: u64,
+    /// Events handled.
+    pub events: u64,
+    /// Writes submitted.
+    pub submitted: u64,
+    /// Writes acknowledged as applied or rejected.
+    pub acknowledged: u64,
+    /// Writes whose outcome their client never learned.
+    pub in_doubt: u64,
+    /// Batches committed.
+    pub batches: u64,
+    /// Epochs activated.
+    pub epochs: u64,
+    /// Crashes of nodes.
+    pub crashes: u64,
+    /// Crashes that lost unsynced bytes.
+    pub crashes_with_loss: u64,
+    /// Restarts of the node that led.
+    pub leader_restarts: u64,
+    /// Suffixes that lost, truncated.
+    pub truncations: u64,
+    /// Leaders that fetched batches from a better log.
+    pub adoptions: u64,
+    /// How often each kind of fault was drawn.
+    pub faults: BTreeMap<FaultKind, u64>,
+}
+
+impl Totals {
+    /// Counts one fault.
+    pub fn count(&mut self, kind: FaultKind) {
+        *self.faults.entry(kind).or_default() += 1;
+    }
+
+    /// Adds another run's figures to these.
+    pub fn add(&mut self, other: &Self) {
+        self.seeds += other.seeds;
+        self.simulated_ms += other.simulated_ms;
+        self.events += other.events;
+        self.submitted += other.submitted;
+        self.acknowledged += other.acknowledged;
+        self.in_doubt += other.in_doubt;
+        self.batches += other.batches;
+        self.epochs += other.epochs;
+        self.crashes += other.crashes;
+        self.crashes_with_loss += other.crashes_with_loss;
+        self.leader_restarts += other.leader_restarts;
+        self.truncations += other.truncations;
+        self.adoptions += other.adoptions;
+        for (kind, count) in &other.faults {
+            *self.faults.entry(*kind).or_default() += count;
+        }
+    }
+
+    /// The kinds that were never drawn.
+    #[must_use]
+    pub fn missing(&self) -> Vec<FaultKind> {
+        FaultKind::ALL.into_iter().filter(|kind| !self.faults.contains_key(kind)).collect()
+    }
+}

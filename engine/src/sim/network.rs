@@ -1,0 +1,216 @@
+//! Virtual links: ordered bytes with latency, that break, are cut, and change a byte now and then.
+
+use super::checker::Violation;
+use super::event::Event;
+use super::fault::FaultKind;
+use super::node::Peer;
+use super::world::World;
+use crate::model::{Message, NodeId, Received, ReplicationStream};
+use crate::replica::Input;
+use bytes::Bytes;
+use std::time::Duration;
+use towline_net::{Connection, ConnectionConfig, Event as NetEvent, Identity, Lane, Role, SendFlags, Side, StreamKind};
+
+/// Bytes handed to a link at a time.
+const TRANSMIT_BYTES: usize = 256 * 1024;
+
+impl World {
+    fn connection(&mut self, id: NodeId, side: Side) -> Connection {
+        let mut nonce = [0; 16];
+        nonce.fill_with(|| u8::try_from(self.chance.below(256)).unwrap_or(0));
+        let node = &self.nodes[&id];
+        let mut directory = [0; 16];
+        directory[0] = u8::try_from(id.get()).unwrap_or(0);
+        let identity = Identity {
+            cluster: *self.cluster.as_bytes(),
+            node: id.get(),
+            directory,
+            incarnation: node.life,
+            role: Role::Node,
+        };
+        let mut config = ConnectionConfig::new(identity, nonce);
+        config.expect_cluster = Some(*self.cluster.as_bytes());
+        match Connection::new(side, config, self.agenda.now()) {
+            Ok(connection) => connection,
+            Err(error) => unreachable!("the default configuration is legal: {error}"),
+        }
+    }
+
+    /// Two nodes connect, if both run and nothing lies between them; else they try again later.
+    pub(super) fn dial(&mut self, low: NodeId, high: NodeId) -> Result<(), Violation> {
+        let running = |id: &NodeId| self.nodes[id].running.is_some();
+        if self.links.contains_key(&(low, high)) || !running(&low) || !running(&high) {
+            return Ok(()); // A node that starts dials by itself.
+        }
+        if self.cuts.contains(&(low, high)) {
+            return Ok(()); // The cut's healing dials.
+        }
+        let link = self.next_link;
+        self.next_link += 1;
+        self.links.insert((low, high), link);
+        for (id, other, side) in [(low, high, Side::Dialer), (high, low, Side::Acceptor)] {
+            let connection = self.connection(id, side);
+            let replication = ReplicationStream::new(self.shard.shard, self.log);
+            let peer = Peer { link, connection, stream: None, replication, up: false };
+            if let Some(running) = &mut self.node(id).running {
+                running.peers.insert(other, peer);
+            }
+        }
+        self.tell(|| format!("link {link} joins nodes {low} and {high}"));
+        Ok(())
+    }
+
+    /// A link breaks: both ends learn it, what is in flight is gone, and they dial again.
+    pub(super) fn drop_link(&mut self, one: NodeId, other: NodeId) -> Result<(), Violation> {
+        let (low, high) = (one.min(other), one.max(other));
+        let Some(link) = self.links.remove(&(low, high)) else { return Ok(()) };
+        self.tell(|| format!("link {link} between nodes {low} and {high} breaks"));
+        let delay = Duration::from_micros(self.chance.latency(20_000));
+        self.agenda.schedule(delay, Event::Dial { low, high });
+        for (id, peer) in [(low, high), (high, low)] {
+            let removed = self.node(id).running.as_mut().and_then(|running| running.peers.remove(&peer));
+            if removed.is_some_and(|removed| removed.up) {
+                self.step(id, Input::PeerDown(peer))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn send(&mut self, from: NodeId, to: NodeId, message: &Message) -> Result<(), Violation> {
+        let bytes = message
+            .encode()
+            .map_err(|error| Violation::new("assertion", format!("node {from} can't encode: {error}")))?;
+        let Some(running) = &mut self.node(from).running else { return Ok(()) };
+        let Some(peer) = running.peers.get_mut(&to) else { return Ok(()) };
+        let sent = match peer.stream {
+            Some(stream) => peer.connection.send(stream, bytes, SendFlags::default()).is_ok(),
+            None => false,
+        };
+        if sent {
+            return Ok(());
+        }
+        // The buffer towards this peer is full, or its stream is gone: begin anew rather than hold more.
+        self.drop_link(from, to)
+    }
+
+    /// What a node's connections have to say goes on its way.
+    pub(super) fn transmit(&mut self, id: NodeId) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let mut outgoing = Vec::new();
+        for (to, peer) in &mut running.peers {
+            while let Some(bytes) = peer.connection.poll_transmit(now, TRANSMIT_BYTES) {
+                outgoing.push((peer.link, *to, bytes));
+            }
+        }
+        for (link, to, bytes) in outgoing {
+            let arrives = now + Duration::from_micros(self.chance.latency(300));
+            let last = self.arrivals.entry((link, to)).or_default();
+            *last = arrives.max(*last);
+            let after = last.saturating_sub(now);
+            self.agenda.schedule(after, Event::Deliver { link, from: id, to, bytes });
+        }
+        close_dead(self, id)
+    }
+
+    pub(super) fn deliver(&mut self, link: u64, from: NodeId, to: NodeId, bytes: &[Bytes]) -> Result<(), Violation> {
+        if self.links.get(&(from.min(to), from.max(to))) != Some(&link) {
+            return Ok(()); // Lost with its link.
+        }
+        let mut joined = bytes.concat();
+        if self.corruption_next && !joined.is_empty() {
+            self.corruption_next = false;
+            self.count(FaultKind::Corruption);
+            let at = usize::try_from(self.chance.below(joined.len() as u64)).unwrap_or(0);
+            joined[at] ^= 1 << self.chance.below(8);
+        }
+        let now = self.agenda.now();
+        let mut broken = false;
+        // In pieces of any size: the stream has no boundaries.
+        let mut rest = joined.as_slice();
+        while !rest.is_empty() && !broken {
+            let piece = usize::try_from(self.chance.between(1, rest.len() as u64)).unwrap_or(1);
+            let (head, tail) = rest.split_at(piece);
+            rest = tail;
+            let Some(running) = &mut self.node(to).running else { return Ok(()) };
+            let Some(peer) = running.peers.get_mut(&from) else { return Ok(()) };
+            broken = peer.connection.receive(now, head).is_err();
+            self.net_events(to, from)?;
+        }
+        if broken { self.drop_link(from, to) } else { Ok(()) }
+    }
+
+    fn net_events(&mut self, id: NodeId, from: NodeId) -> Result<(), Violation> {
+        loop {
+            let Some(running) = &mut self.node(id).running else { return Ok(()) };
+            let Some(peer) = running.peers.get_mut(&from) else { return Ok(()) };
+            let Some(event) = peer.connection.poll_event() else { return Ok(()) };
+            let sound = match event {
+                // The dialer opens the stream and greets; the acceptor greets back on the same one.
+                NetEvent::Ready { .. } if id < from => {
+                    match peer.connection.open(StreamKind::Replication, Lane::Replication) {
+                        Ok(stream) => {
+                            peer.stream = Some(stream);
+                            greet(peer)
+                        }
+                        Err(_) => false,
+                    }
+                }
+                NetEvent::Opened { stream, kind: StreamKind::Replication, .. } if peer.stream.is_none() => {
+                    peer.stream = Some(stream);
+                    greet(peer)
+                }
+                NetEvent::Message { stream, bytes, charge, .. } => {
+                    return self.received(id, from, stream, &bytes, charge).and_then(|()| self.net_events(id, from));
+                }
+                NetEvent::Closed { .. } | NetEvent::Reset { .. } | NetEvent::Finished { .. } => false,
+                _ => true,
+            };
+            if !sound {
+                return self.drop_link(id, from);
+            }
+        }
+    }
+
+    fn received(
+        &mut self,
+        id: NodeId,
+        from: NodeId,
+        stream: towline_net::StreamId,
+        bytes: &Bytes,
+        charge: usize,
+    ) -> Result<(), Violation> {
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let Some(peer) = running.peers.get_mut(&from) else { return Ok(()) };
+        match peer.replication.receive(bytes) {
+            Ok(Received::Greeting) => {
+                peer.connection.consumed(stream, charge);
+                peer.up = true;
+                self.step(id, Input::PeerUp(from))
+            }
+            Ok(Received::Message(message)) if Self::decodable(&message) => {
+                let settled = peer.replication.charge(&message, charge);
+                peer.connection.consumed(stream, settled);
+                self.step(id, Input::Message { from, message })
+            }
+            Ok(Received::Message(message)) => {
+                Err(Violation::new("I2", format!("node {id} got an undecodable batch from node {from}: {message:?}")))
+            }
+            Err(error) => Err(Violation::new("I2", format!("node {id} can't read node {from}: {error}"))),
+        }
+    }
+}
+
+fn greet(peer: &mut Peer) -> bool {
+    let Some(stream) = peer.stream else { return false };
+    let greeting = peer.replication.greeting();
+    greeting.is_ok_and(|bytes| peer.connection.send(stream, bytes, SendFlags::default()).is_ok())
+}
+
+/// Connections that closed themselves (a timer, an error) take their link with them.
+pub(super) fn close_dead(world: &mut World, id: NodeId) -> Result<(), Violation> {
+    let Some(running) = &mut world.node(id).running else { return Ok(()) };
+    let dead: Vec<NodeId> =
+        running.peers.iter().filter(|(_, peer)| peer.connection.is_closed()).map(|(to, _)| *to).collect();
+    dead.into_iter().try_for_each(|peer| world.drop_link(id, peer))
+}

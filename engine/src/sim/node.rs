@@ -1,0 +1,168 @@
+//! One simulated node: a virtual disk that survives it, and the real log, replica, sequencer and applier.
+
+use super::checker::Violation;
+use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor};
+use crate::pipeline::Sequencer;
+use crate::replica::{LogView, Promise, Replica, Ticket};
+use crate::state::{Applier, MemStore};
+use std::collections::{BTreeMap, VecDeque};
+use towline_net::{Connection, StreamId};
+use towline_wal::vdisk::VirtualDisk;
+use towline_wal::{Batch, Epoch, HardStateKind, LogCore, OpenError, Options};
+
+/// What a node is, running or not.
+#[derive(Debug)]
+pub(super) struct SimNode {
+    pub(super) id: NodeId,
+    /// Rises with each start.
+    pub(super) life: u64,
+    pub(super) disk: VirtualDisk,
+    /// The state's store; it goes back to its last flush when the power fails.
+    pub(super) store: MemStore,
+    pub(super) running: Option<Running>,
+    /// The log as it was when the node last stopped: what it had called durable must be there again.
+    pub(super) before: Option<LogCore>,
+    /// Requests that its disk works on.
+    pub(super) writes: u64,
+    /// Syncs take this many times as long.
+    pub(super) slowness: u64,
+}
+
+/// What lives in memory only.
+#[derive(Debug)]
+pub(super) struct Running {
+    pub(super) log: LogCore,
+    pub(super) replica: Replica,
+    pub(super) sequencer: Sequencer<u64>,
+    pub(super) applier: Applier<MemStore>,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    /// Which replica write each submission to the log was.
+    pub(super) tickets: BTreeMap<towline_wal::Ticket, Ticket>,
+    /// Sealed writes that are not answered: epoch, first LSN, numbers.
+    pub(super) unanswered: VecDeque<(Epoch, Lsn, Vec<u64>)>,
+    /// Up to here the checker has seen this life's commits.
+    pub(super) checked: Lsn,
+    pub(super) applying: bool,
+    pub(super) ticking: bool,
+}
+
+/// One end of a connection to another node.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) link: u64,
+    pub(super) connection: Connection,
+    pub(super) stream: Option<StreamId>,
+    pub(super) replication: ReplicationStream,
+    pub(super) up: bool,
+}
+
+/// The log of the one shard, as the replica looks at it.
+pub(super) struct ShardLog<'a> {
+    pub(super) core: &'a LogCore,
+    pub(super) log: LogId,
+}
+
+impl LogView for ShardLog<'_> {
+    fn end(&self) -> LogPosition {
+        self.core.end(self.log)
+    }
+
+    fn durable_end(&self) -> LogPosition {
+        self.core.durable_end(self.log)
+    }
+
+    fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
+        self.core.position_at(self.log, lsn)
+    }
+
+    fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
+        self.core.boundary_at_or_before(self.log, lsn)
+    }
+
+    fn epochs(&self) -> Vec<(Epoch, Lsn)> {
+        self.core.epochs(self.log)
+    }
+
+    fn suspect(&self) -> Option<Lsn> {
+        self.core.cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
+    }
+}
+
+impl SimNode {
+    /// Opens the node from its disk: recovery, the promise, the state. False if the disk failed meanwhile, which
+    /// is a fault like any other: the process ends and tries again.
+    pub(super) fn open(&mut self, options: &Options, shard: &ShardDescriptor, log: LogId) -> Result<bool, Violation> {
+        let failed = |what: &str, error: &dyn std::fmt::Display| {
+            Violation::new("I1", format!("node {} does not open: {what}: {error}", self.id))
+        };
+        let (core, report) = match LogCore::recover(&mut self.disk, options) {
+            Ok(recovered) => recovered,
+            Err(OpenError::Io(_)) => {
+                self.disk.kill_process();
+                return Ok(false);
+            }
+            Err(error) => return Err(failed("log", &error)),
+        };
+        if !report.damaged.is_empty() {
+            return Err(Violation::new("I8", format!("node {}: an honest disk is damaged: {report:?}", self.id)));
+        }
+        let promise = match core.hard_state(log, HardStateKind::Promise) {
+            Some(bytes) => Promise::decode(&bytes).map_err(|e| failed("promise", &e))?,
+            None => Promise::NONE,
+        };
+        if let Some(before) = &self.before {
+            self.compare(before, &core, log)?;
+        }
+        let applier =
+            Applier::open(std::mem::take(&mut self.store), shard.clone(), log).map_err(|e| failed("state", &e))?;
+        let applied = applier.applied().lsn;
+        let end = core.end(log).lsn;
+        if applied > end {
+            let what = format!("node {}: the state holds LSN {applied}, the log ends at {end}", self.id);
+            return Err(Violation::new("I1", what));
+        }
+        let view = ShardLog { core: &core, log };
+        let replica = Replica::open(self.id, log, promise, applied, &view);
+        self.life += 1;
+        self.writes = 0;
+        self.running = Some(Running {
+            log: core,
+            replica,
+            sequencer: Sequencer::new(),
+            applier,
+            peers: BTreeMap::new(),
+            tickets: BTreeMap::new(),
+            unanswered: VecDeque::new(),
+            checked: applied,
+            applying: false,
+            ticking: false,
+        });
+        Ok(true)
+    }
+
+    /// I1 at one node: what the log called durable before is in the log that was opened.
+    fn compare(&self, before: &LogCore, now: &LogCore, log: LogId) -> Result<(), Violation> {
+        let durable = before.durable_end(log);
+        let found = if now.end(log) == durable { Some(durable) } else { now.position_at(log, durable.lsn) };
+        // A truncation that was accepted and not durable may or may not have happened: then the log goes on with
+        // what it held before, or ends where the truncation put it.
+        if found == Some(durable) || before.end(log).lsn < durable.lsn {
+            return Ok(());
+        }
+        let what = format!("node {} had {durable:?} durable and opens with {:?}", self.id, now.end(log));
+        Err(Violation::new("I1", what))
+    }
+
+    /// Reads whole batches behind a position from the log's files.
+    pub(super) fn read(&mut self, log: LogId, after: Lsn, bytes_max: usize) -> Result<Vec<Batch>, Violation> {
+        let Some(running) = &self.running else { return Ok(Vec::new()) };
+        let failed =
+            |error: &dyn std::fmt::Display| Violation::new("I8", format!("node {} can't read: {error}", self.id));
+        let extents = running.log.plan_read(log, after.next(), bytes_max).map_err(|e| failed(&e))?;
+        let mut batches = Vec::new();
+        for extent in extents {
+            batches.push(extent.read(&mut self.disk).map_err(|e| failed(&e))?);
+        }
+        Ok(batches)
+    }
+}

@@ -1,0 +1,276 @@
+//! Keys and entries of the state, laid out by hand.
+//!
+//! Keys begin with the namespace and then the user's key, not with the shard: a split or merge moves no data.
+//! RocksDB orders keys as bytes, so numbers in keys are written most significant byte first (the one place).
+//!
+//! ```text
+//! values   namespace(4) key                          -> 1 (format)  version u64  value
+//! events   namespace(4) stream, escaped  version(8)  -> 1 (format)  LSN u64  metadata length u32  metadata  event
+//! heads    namespace(4) stream                       -> 1 (format)  version u64  first version kept u64
+//! rejected namespace(4) log(16) LSN(8)               -> 1 (format)
+//! meta     shard(8) 1, the applied position          -> 1 (format)  log u128  version u64  term u32  LSN u64  chain u64
+//!          shard(8) 2, the last `EpochStart`         -> 1 (format)  LSN u64  the control record, an envelope
+//! ```
+//!
+//! Numbers in entries are little-endian. Entries have no checksum of their own: RocksDB's blocks have one, and what
+//! a read finds wrong is an error of the store. An LSN counts within one log, so a rejected record's key names the
+//! log: two shards of a namespace would otherwise mark each other's records.
+//!
+//! In an event's key each 0x00 of the stream's name becomes 0x00 0xFF, and 0x00 0x00 ends it: so no name is the
+//! prefix of another's key, and bytes are bytes (faults U6).
+
+use super::store::{Family, StoreError};
+use crate::model::{Chain, Epoch, LogId, LogPosition, Lsn, NamespaceId, ShardId};
+
+/// What is known of a stream without reading its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Head {
+    /// The last event's number; 0 before the first.
+    pub(super) version: u64,
+    /// The first event kept: reads begin there, not among the marks of those that were trimmed.
+    pub(super) first: u64,
+}
+
+/// The format of every entry of this release.
+const FORMAT: u8 = 1;
+
+/// Most significant byte first, so that byte order is number order.
+const fn ordered_u64(number: u64) -> [u8; 8] {
+    number.swap_bytes().to_le_bytes()
+}
+
+const fn ordered_u32(number: u32) -> [u8; 4] {
+    number.swap_bytes().to_le_bytes()
+}
+
+/// The key of a value or of a stream's head.
+pub(super) fn user_key(namespace: NamespaceId, key: &[u8]) -> Vec<u8> {
+    [&ordered_u32(namespace.get())[..], key].concat()
+}
+
+/// What all events of a stream begin with.
+pub(super) fn stream_prefix(namespace: NamespaceId, stream: &[u8]) -> Vec<u8> {
+    let mut prefix = ordered_u32(namespace.get()).to_vec();
+    for byte in stream {
+        prefix.push(*byte);
+        if *byte == 0 {
+            prefix.push(0xff);
+        }
+    }
+    prefix.extend_from_slice(&[0, 0]);
+    prefix
+}
+
+/// The key of one event.
+pub(super) fn event_key(namespace: NamespaceId, stream: &[u8], version: u64) -> Vec<u8> {
+    let mut key = stream_prefix(namespace, stream);
+    key.extend_from_slice(&ordered_u64(version));
+    key
+}
+
+/// The version in an event's key, behind its stream's prefix.
+pub(super) fn version_in(prefix: &[u8], key: &[u8]) -> Option<u64> {
+    let rest = key.strip_prefix(prefix)?;
+    Some(u64::from_le_bytes(*rest.first_chunk::<8>()?).swap_bytes()).filter(|_| rest.len() == 8)
+}
+
+/// The key of a rejected record.
+pub(super) fn rejected_key(namespace: NamespaceId, log: LogId, lsn: Lsn) -> Vec<u8> {
+    let log = log.as_u128().swap_bytes().to_le_bytes();
+    [&ordered_u32(namespace.get())[..], &log, &ordered_u64(lsn.get())].concat()
+}
+
+/// The key of a shard's applied position.
+pub(super) fn applied_key(shard: ShardId) -> Vec<u8> {
+    [&ordered_u64(shard.get())[..], &[1]].concat()
+}
+
+/// The key of a shard's last `EpochStart`.
+pub(super) fn epoch_start_key(shard: ShardId) -> Vec<u8> {
+    [&ordered_u64(shard.get())[..], &[2]].concat()
+}
+
+/// A value's entry.
+pub(super) fn value_entry(version: Lsn, value: &[u8]) -> Vec<u8> {
+    [&[FORMAT][..], &version.get().to_le_bytes(), value].concat()
+}
+
+/// The version and value in an entry.
+pub(super) fn read_value(entry: &[u8]) -> Result<(u64, &[u8]), StoreError> {
+    let mut fields = Fields::of(Family::Values, entry)?;
+    let version = fields.u64()?;
+    Ok((version, fields.rest))
+}
+
+/// A stream's head.
+pub(super) fn head_entry(head: Head) -> Vec<u8> {
+    [&[FORMAT][..], &head.version.to_le_bytes(), &head.first.to_le_bytes()].concat()
+}
+
+/// The head in an entry.
+pub(super) fn read_head(entry: &[u8]) -> Result<Head, StoreError> {
+    let mut fields = Fields::of(Family::Heads, entry)?;
+    let head = Head { version: fields.u64()?, first: fields.u64()? };
+    fields.end()?;
+    Ok(head)
+}
+
+/// An event's entry.
+pub(super) fn event_entry(lsn: Lsn, metadata: &[u8], value: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_le_bytes();
+    [&[FORMAT][..], &lsn.get().to_le_bytes(), &length, metadata, value].concat()
+}
+
+/// LSN, metadata and value of an event.
+pub(super) fn read_event(entry: &[u8]) -> Result<(u64, &[u8], &[u8]), StoreError> {
+    let mut fields = Fields::of(Family::Events, entry)?;
+    let lsn = fields.u64()?;
+    let length = fields.u32()? as usize;
+    let metadata = fields.take(length)?;
+    Ok((lsn, metadata, fields.rest))
+}
+
+/// The entry of a rejected record: that it is there is all.
+pub(super) fn rejected_entry() -> Vec<u8> {
+    vec![FORMAT]
+}
+
+/// The applied position of a shard.
+pub(super) fn applied_entry(log: LogId, applied: LogPosition) -> Vec<u8> {
+    let mut entry = vec![FORMAT];
+    entry.extend_from_slice(&log.as_u128().to_le_bytes());
+    entry.extend_from_slice(&applied.epoch.version.to_le_bytes());
+    entry.extend_from_slice(&applied.epoch.term.to_le_bytes());
+    entry.extend_from_slice(&applied.lsn.get().to_le_bytes());
+    entry.extend_from_slice(&applied.chain.get().to_le_bytes());
+    entry
+}
+
+/// Log and applied position in an entry.
+pub(super) fn read_applied(entry: &[u8]) -> Result<(LogId, LogPosition), StoreError> {
+    let mut fields = Fields::of(Family::Meta, entry)?;
+    let (low, high) = (fields.u64()?, fields.u64()?);
+    let log = LogId::new(u128::from(high) << 64 | u128::from(low));
+    let epoch = Epoch { version: fields.u64()?, term: fields.u32()? };
+    let position = LogPosition { epoch, lsn: Lsn::new(fields.u64()?), chain: Chain::new(fields.u64()?) };
+    fields.end()?;
+    Ok((log, position))
+}
+
+/// The last `EpochStart` of a shard, as it lies in the log.
+pub(super) fn epoch_start_entry(lsn: Lsn, envelope: &[u8]) -> Vec<u8> {
+    [&[FORMAT][..], &lsn.get().to_le_bytes(), envelope].concat()
+}
+
+/// LSN and control record in an entry.
+pub(super) fn read_epoch_start(entry: &[u8]) -> Result<(Lsn, &[u8]), StoreError> {
+    let mut fields = Fields::of(Family::Meta, entry)?;
+    let lsn = Lsn::new(fields.u64()?);
+    Ok((lsn, fields.rest))
+}
+
+/// The fields of an entry, behind its format.
+struct Fields<'a> {
+    family: Family,
+    entry: &'a [u8],
+    rest: &'a [u8],
+}
+
+impl<'a> Fields<'a> {
+    fn of(family: Family, entry: &'a [u8]) -> Result<Self, StoreError> {
+        match entry.split_first() {
+            Some((&FORMAT, rest)) => Ok(Self { family, entry, rest }),
+            _ => Err(Self { family, entry, rest: &[] }.bad()),
+        }
+    }
+
+    fn bad(&self) -> StoreError {
+        let found = self.entry.first().copied().unwrap_or(0);
+        StoreError::Entry { family: self.family.name(), found, bytes: self.entry.len() }
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], StoreError> {
+        let (taken, rest) = self.rest.split_at_checked(count).ok_or_else(|| self.bad())?;
+        self.rest = rest;
+        Ok(taken)
+    }
+
+    fn u64(&mut self) -> Result<u64, StoreError> {
+        let bytes = self.take(8)?.first_chunk::<8>().copied();
+        bytes.map(u64::from_le_bytes).ok_or_else(|| self.bad())
+    }
+
+    fn u32(&mut self) -> Result<u32, StoreError> {
+        let bytes = self.take(4)?.first_chunk::<4>().copied();
+        bytes.map(u32::from_le_bytes).ok_or_else(|| self.bad())
+    }
+
+    fn end(&self) -> Result<(), StoreError> {
+        if self.rest.is_empty() { Ok(()) } else { Err(self.bad()) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const NS: NamespaceId = NamespaceId::new(7);
+
+    #[test]
+    fn entries_are_written_and_read_as_the_golden_files_say() {
+        let position = LogPosition {
+            epoch: Epoch { version: 1024, term: 3 },
+            lsn: Lsn::new(99),
+            chain: Chain::new(0x1122_3344_5566_7788),
+        };
+        let log = LogId::new(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
+        let file = crate::golden::check("state_value.bin", &value_entry(Lsn::new(5), b"blue"));
+        assert_eq!(read_value(&file).unwrap(), (5, &b"blue"[..]));
+        let file = crate::golden::check("state_event.bin", &event_entry(Lsn::new(6), b"from", b"paid"));
+        assert_eq!(read_event(&file).unwrap(), (6, &b"from"[..], &b"paid"[..]));
+        let head = Head { version: 8, first: 3 };
+        let file = crate::golden::check("state_head.bin", &head_entry(head));
+        assert_eq!(read_head(&file).unwrap(), head);
+        let file = crate::golden::check("state_applied.bin", &applied_entry(log, position));
+        assert_eq!(read_applied(&file).unwrap(), (log, position));
+        let file = crate::golden::check("state_epoch_start.bin", &epoch_start_entry(Lsn::new(9), b"envelope"));
+        assert_eq!(read_epoch_start(&file).unwrap(), (Lsn::new(9), &b"envelope"[..]));
+        crate::golden::check("state_rejected.bin", &rejected_entry());
+        crate::golden::check("state_value_key.bin", &user_key(NS, b"key"));
+        crate::golden::check("state_event_key.bin", &event_key(NS, b"a\0b", 258));
+        crate::golden::check("state_rejected_key.bin", &rejected_key(NS, log, Lsn::new(258)));
+        crate::golden::check("state_applied_key.bin", &applied_key(ShardId::new(1025)));
+        crate::golden::check("state_epoch_start_key.bin", &epoch_start_key(ShardId::new(1025)));
+    }
+
+    #[test]
+    fn an_entry_cut_short_or_of_another_format_is_refused_by_family() {
+        let head = head_entry(Head { version: 8, first: 3 });
+        for entry in [&head[..head.len() - 1], &[][..], &[2, 0, 0]] {
+            assert!(matches!(read_head(entry), Err(StoreError::Entry { family: "heads", .. })), "{entry:?}");
+        }
+        let event = event_entry(Lsn::new(6), b"from", b"paid");
+        for length in 0..17 {
+            assert!(read_event(&event[..length]).is_err(), "{length}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn events_of_one_stream_are_together_and_in_order_whatever_the_names_are(
+            a in prop::collection::vec(prop_oneof![Just(0_u8), Just(0xff), any::<u8>()], 1..6),
+            b in prop::collection::vec(prop_oneof![Just(0_u8), Just(0xff), any::<u8>()], 1..6),
+            v in any::<u64>(), w in any::<u64>(),
+        ) {
+            let (one, other) = (event_key(NS, &a, v), event_key(NS, &b, w));
+            if a == b {
+                prop_assert_eq!(one.cmp(&other), v.cmp(&w));
+            } else {
+                prop_assert_eq!(one.cmp(&other), a.cmp(&b), "a stream's events lie where its name does");
+                prop_assert_eq!(version_in(&stream_prefix(NS, &a), &other), None);
+            }
+            prop_assert_eq!(version_in(&stream_prefix(NS, &a), &one), Some(v));
+        }
+    }
+}

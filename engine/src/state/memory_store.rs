@@ -1,0 +1,127 @@
+//! A state in memory, for the simulator and for tests: it forgets what was not flushed, as RocksDB does with its
+//! own log off.
+
+use super::store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};
+use std::collections::BTreeMap;
+use std::ops::Bound;
+
+type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
+
+/// A [`Store`] of ordered maps.
+///
+/// [`MemStore::flush`] marks what survives a [`MemStore::crash`]: all families and the applied position together.
+///
+/// ```
+/// use towline::state::{ChangeSet, Family, MemStore, Store, View};
+/// let mut store = MemStore::new();
+/// let mut changes = ChangeSet::default();
+/// changes.put(Family::Values, b"k".to_vec(), b"v".to_vec());
+/// store.commit(changes)?;
+/// store.crash();
+/// assert_eq!(store.get(Family::Values, b"k")?, None, "it was not flushed");
+/// # Ok::<(), towline::state::StoreError>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+pub struct MemStore {
+    families: BTreeMap<Family, Entries>,
+    running: u128,
+    /// What each change since the last flush replaced, oldest first: a flush costs nothing, a crash what it undoes.
+    unflushed: Vec<(Family, Vec<u8>, Option<Vec<u8>>)>,
+}
+
+impl MemStore {
+    /// An empty state.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// A digest kept up to date with every change: the sum over all logical entries of a hash of each. It is
+    /// compared after every step of a simulation, where [`digest`](super::digest) would read the whole state.
+    #[must_use]
+    pub const fn running_digest(&self) -> u128 {
+        self.running
+    }
+
+    /// Makes everything so far survive a crash.
+    pub fn flush(&mut self) {
+        self.unflushed.clear();
+    }
+
+    /// Goes back to the last flush.
+    pub fn crash(&mut self) {
+        let unflushed = std::mem::take(&mut self.unflushed);
+        for (family, key, old) in unflushed.into_iter().rev() {
+            self.replace(family, &key, old);
+        }
+    }
+
+    /// Sets or removes one entry; gives back the old one.
+    fn replace(&mut self, family: Family, key: &[u8], value: Option<Vec<u8>>) -> Option<Vec<u8>> {
+        let entries = self.families.entry(family).or_default();
+        let old = match value {
+            Some(value) => {
+                self.running = self.running.wrapping_add(entry_hash(family, key, &value));
+                entries.insert(key.to_vec(), value)
+            }
+            None => entries.remove(key),
+        };
+        if let Some(old) = &old {
+            self.running = self.running.wrapping_sub(entry_hash(family, key, old));
+        }
+        old
+    }
+
+    fn change(&mut self, family: Family, key: &[u8], value: Option<Vec<u8>>) {
+        let old = self.replace(family, key, value);
+        self.unflushed.push((family, key.to_vec(), old));
+    }
+}
+
+fn entry_hash(family: Family, key: &[u8], value: &[u8]) -> u128 {
+    if family == Family::Meta {
+        return 0;
+    }
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    hasher.update(family.name().as_bytes());
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.digest128()
+}
+
+impl View for MemStore {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        Ok(self.families.get(&family).and_then(|entries| entries.get(key)).cloned())
+    }
+
+    fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        let Some(entries) = self.families.get(&family) else { return Ok(()) };
+        let mut visits = |(key, value): (&Vec<u8>, &Vec<u8>)| visit(key, value);
+        // Whether the visitor broke off tells nobody here anything.
+        let _ended = match order {
+            Order::Ascending => {
+                entries.range::<[u8], _>((Bound::Included(from), Bound::Unbounded)).try_for_each(&mut visits)
+            }
+            Order::Descending => {
+                entries.range::<[u8], _>((Bound::Unbounded, Bound::Included(from))).rev().try_for_each(&mut visits)
+            }
+        };
+        Ok(())
+    }
+}
+
+impl Store for MemStore {
+    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
+        for (family, start, end) in changes.ranges() {
+            let within = (Bound::Included(start), Bound::Excluded(end));
+            let entries = self.families.entry(family).or_default();
+            let keys: Vec<_> = entries.range::<[u8], _>(within).map(|(key, _)| key.clone()).collect();
+            keys.iter().for_each(|key| self.change(family, key, None));
+        }
+        for (family, key, value) in changes.entries() {
+            self.change(family, key, value.map(<[u8]>::to_vec));
+        }
+        Ok(())
+    }
+}

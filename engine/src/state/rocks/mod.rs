@@ -1,0 +1,231 @@
+//! The state on disk: RocksDB behind the [`Store`] trait, its own log off.
+//!
+//! The node's log is the log: every write here goes without RocksDB's, and what a crash takes away is replayed
+//! from the position that the last finished flush holds ([`RocksStore::persisted_applied`]). Flushes are atomic
+//! across families, so that position is never ahead of the entries, nor behind them. The two types to know are
+//! [`RocksStore`] and [`RocksSnapshot`], its content at one moment.
+
+mod options;
+#[cfg(test)]
+mod rocks_test;
+
+use super::key;
+use super::store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};
+use crate::model::{LogPosition, ShardId};
+pub use options::RocksOptions;
+use rocksdb::{
+    ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+};
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+/// The families of all shards of a node, in one RocksDB.
+///
+/// Reads go on while one writer commits: `Arc<RocksStore>` is a [`Store`] too, and is shared between the applier
+/// and the readers.
+///
+/// ```
+/// use towline::state::{ChangeSet, Family, RocksStore, Store, View};
+/// let directory = tempfile::tempdir()?;
+/// let mut store = RocksStore::open(&directory.path().join("state"))?;
+/// let mut changes = ChangeSet::default();
+/// changes.put(Family::Values, b"k".to_vec(), b"v".to_vec());
+/// store.commit(changes)?;
+/// assert_eq!(store.get(Family::Values, b"k")?, Some(b"v".to_vec()));
+/// store.flush()?; // from here on a crash leaves it there
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct RocksStore {
+    db: DB,
+    writes: WriteOptions,
+}
+
+/// The content of a [`RocksStore`] at one moment, however much is written meanwhile.
+pub struct RocksSnapshot<'a> {
+    store: &'a RocksStore,
+    snapshot: Snapshot<'a>,
+}
+
+impl RocksStore {
+    /// Opens the state in a directory, or makes it, with the options of a small node.
+    ///
+    /// # Errors
+    /// [`StoreError::Open`]: the directory can't be made or opened, or is in use; [`StoreError::Newer`]: a newer
+    /// release wrote it; [`StoreError::Damaged`]: its files are.
+    pub fn open(directory: &Path) -> Result<Self, StoreError> {
+        Self::open_with(directory, &RocksOptions::default())
+    }
+
+    /// As [`RocksStore::open`], with these options.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`].
+    pub fn open_with(directory: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
+        let refused = |reason: String| StoreError::Open { path: directory.to_owned(), reason };
+        create_durably(directory).map_err(|error| refused(error.to_string()))?;
+        let database = options.database();
+        if directory.join("CURRENT").exists() {
+            let found = DB::list_cf(&database, directory).map_err(|error| refused(error.into_string()))?;
+            let known = |name: &&String| *name == "default" || Family::ALL.iter().any(|family| family.name() == *name);
+            if let Some(family) = found.iter().find(|name| !known(name)) {
+                return Err(StoreError::Newer { path: directory.to_owned(), family: family.clone() });
+            }
+        }
+        let db =
+            DB::open_cf_descriptors(&database, directory, options.families()).map_err(|error| match error.kind() {
+                ErrorKind::Corruption => StoreError::Damaged { what: "opening", reason: error.into_string() },
+                _ => refused(error.into_string()),
+            })?;
+        let mut writes = WriteOptions::default();
+        // Otherwise each write would go to two logs, and RocksDB's replay would not stop where ours begins.
+        writes.disable_wal(true);
+        Ok(Self { db, writes })
+    }
+
+    /// Writes everything committed so far to files, and waits until they are durable.
+    ///
+    /// # Errors
+    /// A file can't be written. Nothing is lost: the log replays it.
+    pub fn flush(&self) -> Result<(), StoreError> {
+        let families = Family::ALL.into_iter().map(|family| self.family(family)).collect::<Result<Vec<_>, _>>()?;
+        let mut options = FlushOptions::default();
+        options.set_wait(true);
+        // DURABLE: RocksDB syncs the new files and then the manifest that names them, all families in one edit;
+        // attacked by what_was_flushed_is_there_after_a_kill_and_the_rest_is_replayed.
+        self.db.flush_cfs_opt(&families, &options).map_err(|error| backend("flushing", error))
+    }
+
+    /// What the last finished flush holds of a shard: after a crash the state is there. The log may be released up
+    /// to it, and no further. None: nothing of the shard was ever flushed.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn persisted_applied(&self, shard: ShardId) -> Result<Option<LogPosition>, StoreError> {
+        let mut options = ReadOptions::default();
+        // With RocksDB's log off this tier passes over everything that is in memory only.
+        options.set_read_tier(ReadTier::Persisted);
+        let meta = self.family(Family::Meta)?;
+        let entry = self.db.get_pinned_cf_opt(meta, key::applied_key(shard), &options);
+        let entry = entry.map_err(|error| backend("reading", error))?;
+        entry.map(|entry| key::read_applied(&entry).map(|(_, applied)| applied)).transpose()
+    }
+
+    /// The content at this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> RocksSnapshot<'_> {
+        RocksSnapshot { store: self, snapshot: self.db.snapshot() }
+    }
+
+    fn family(&self, family: Family) -> Result<&ColumnFamily, StoreError> {
+        // All are opened with the database; RocksDB would have refused otherwise.
+        let missing = || StoreError::Backend { what: "reading", reason: format!("no family `{}`", family.name()) };
+        self.db.cf_handle(family.name()).ok_or_else(missing)
+    }
+
+    fn commit_shared(&self, changes: &ChangeSet) -> Result<(), StoreError> {
+        let mut batch = WriteBatch::default();
+        for (family, start, end) in changes.ranges() {
+            batch.delete_range_cf(self.family(family)?, start, end);
+        }
+        for (family, key, value) in changes.entries() {
+            let handle = self.family(family)?;
+            match value {
+                Some(value) => batch.put_cf(handle, key, value),
+                None => batch.delete_cf(handle, key),
+            }
+        }
+        self.db.write_opt(batch, &self.writes).map_err(|error| backend("writing", error))
+    }
+}
+
+impl std::fmt::Debug for RocksStore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksStore").field("path", &self.db.path()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for RocksSnapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RocksSnapshot").field("of", self.store).finish_non_exhaustive()
+    }
+}
+
+impl View for RocksStore {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.db.get_cf(self.family(family)?, key).map_err(|error| backend("reading", error))
+    }
+
+    fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        let entries = self.db.raw_iterator_cf_opt(self.family(family)?, ReadOptions::default());
+        walk(entries, from, order, visit)
+    }
+}
+
+impl View for RocksSnapshot<'_> {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.snapshot.get_cf(self.store.family(family)?, key).map_err(|error| backend("reading", error))
+    }
+
+    fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        let mut options = ReadOptions::default();
+        // A snapshot is read from end to end, once: it must not push what is hot out of the cache.
+        options.fill_cache(false);
+        let entries = self.snapshot.raw_iterator_cf_opt(self.store.family(family)?, options);
+        walk(entries, from, order, visit)
+    }
+}
+
+impl Store for RocksStore {
+    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
+        self.commit_shared(&changes)
+    }
+}
+
+impl Store for Arc<RocksStore> {
+    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
+        self.commit_shared(&changes)
+    }
+}
+
+fn walk(mut entries: DBRawIterator<'_>, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+    match order {
+        Order::Ascending => entries.seek(from),
+        Order::Descending => entries.seek_for_prev(from),
+    }
+    while let Some((key, value)) = entries.item() {
+        if visit(key, value).is_break() {
+            return Ok(());
+        }
+        match order {
+            Order::Ascending => entries.next(),
+            Order::Descending => entries.prev(),
+        }
+    }
+    // The end of the entries and an error look the same to the loop: only the status tells.
+    entries.status().map_err(|error| backend("reading", error))
+}
+
+fn backend(what: &'static str, error: rocksdb::Error) -> StoreError {
+    match error.kind() {
+        ErrorKind::Corruption => StoreError::Damaged { what, reason: error.into_string() },
+        _ => StoreError::Backend { what, reason: error.into_string() },
+    }
+}
+
+/// Makes a directory and those above it that are missing, and syncs the parent of each: RocksDB syncs what is in
+/// its directory, not the entry by which it is found (otherwise a power loss takes away a state that the log was
+/// released for).
+fn create_durably(directory: &Path) -> std::io::Result<()> {
+    if directory.as_os_str().is_empty() || directory.is_dir() {
+        return Ok(());
+    }
+    let parent = directory.parent().unwrap_or_else(|| Path::new(""));
+    create_durably(parent)?;
+    match std::fs::create_dir(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+    File::open(parent)?.sync_all()
+}

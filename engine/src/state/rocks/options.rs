@@ -1,0 +1,87 @@
+//! How RocksDB is set up: every option that is not its default, with the reason.
+
+use crate::state::store::Family;
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
+
+/// What a node may spend on its state. The rest follows from it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct RocksOptions {
+    /// Bytes of blocks kept in memory, indexes and filters included.
+    pub block_cache_bytes: usize,
+    /// Bytes of all families' unflushed entries together: what a restart has to replay, at the most.
+    pub unflushed_bytes: usize,
+    /// Threads that flush and compact.
+    pub background_threads: i32,
+    /// Files kept open.
+    pub open_files_max: i32,
+}
+
+impl Default for RocksOptions {
+    /// 64 MiB of cache, 64 MiB unflushed, half the cores and two at the least, 1,024 files.
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+        Self {
+            block_cache_bytes: 64 << 20,
+            unflushed_bytes: 64 << 20,
+            background_threads: i32::try_from(cores / 2).unwrap_or(i32::MAX).max(2),
+            open_files_max: 1024,
+        }
+    }
+}
+
+/// RocksDB's own log of what it does, in bytes a file, and how many files: enough to read after a failure.
+const INFO_LOG_BYTES: usize = 4 << 20;
+const INFO_LOG_FILES: usize = 4;
+/// Ten bits a key: one look in a hundred at a file that does not hold the key.
+const BLOOM_BITS: f64 = 10.0;
+const BLOCK_BYTES: usize = 16 << 10;
+
+impl RocksOptions {
+    pub(super) fn database(&self) -> Options {
+        let mut options = Options::default();
+        options.create_if_missing(true);
+        options.create_missing_column_families(true);
+        // With its log off, families flushed one by one would be of different positions after a crash.
+        options.set_atomic_flush(true);
+        options.set_db_write_buffer_size(self.unflushed_bytes);
+        options.set_max_background_jobs(self.background_threads);
+        options.set_max_open_files(self.open_files_max);
+        options.set_max_log_file_size(INFO_LOG_BYTES);
+        options.set_keep_log_file_num(INFO_LOG_FILES);
+        // Dirty pages go out as they come, not in one burst that our log's syncs would wait behind.
+        options.set_bytes_per_sync(1 << 20);
+        // Statistics for its planner, at the price of opening every file at open.
+        options.set_skip_stats_update_on_db_open(true);
+        options
+    }
+
+    pub(super) fn families(&self) -> Vec<ColumnFamilyDescriptor> {
+        let cache = Cache::new_lru_cache(self.block_cache_bytes);
+        let describe = |family: Family| ColumnFamilyDescriptor::new(family.name(), self.family(family, &cache));
+        Family::ALL.into_iter().map(describe).collect()
+    }
+
+    fn family(&self, family: Family, cache: &Cache) -> Options {
+        let mut blocks = BlockBasedOptions::default();
+        blocks.set_block_cache(cache);
+        blocks.set_block_size(BLOCK_BYTES);
+        // Counted against the cache, so that memory has one bound (I10); the newest files' stay in.
+        blocks.set_cache_index_and_filter_blocks(true);
+        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
+        // Events are read in ranges, which a filter of whole keys does not help.
+        if family != Family::Events {
+            blocks.set_bloom_filter(BLOOM_BITS, false);
+        }
+        let mut options = Options::default();
+        options.set_block_based_table_factory(&blocks);
+        // Most bytes lie at the bottom, written once and read seldom; the levels above are rewritten often.
+        options.set_compression_type(DBCompressionType::Lz4);
+        options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        options.set_level_compaction_dynamic_level_bytes(true);
+        options.set_write_buffer_size(self.unflushed_bytes / 2);
+        // One fills while the others flush: a flush that takes its time does not stop the applier at once.
+        options.set_max_write_buffer_number(4);
+        options
+    }
+}

@@ -1,0 +1,133 @@
+//! Three nodes on loopback, in one process: identical logs, catch-up, a leader that comes back.
+
+use bytes::Bytes;
+use std::net::TcpListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+use towline::model::{Expect, Operation, Outcome, Record};
+use towline::node::{Config, ServerHandle, serve};
+use towline_wal::inspect;
+
+const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Cluster {
+    directory: tempfile::TempDir,
+    ports: Vec<u16>,
+    servers: Vec<Option<ServerHandle>>,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        // Held together while they are chosen, so that they differ.
+        let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        drop(held);
+        let mut cluster =
+            Self { directory: tempfile::tempdir().unwrap(), ports, servers: (0..3).map(|_| None).collect() };
+        (0..3).for_each(|index| cluster.start(index));
+        cluster
+    }
+
+    fn config(&self, index: usize) -> Config {
+        let mut text = format!(
+            "cluster = \"{CLUSTER}\"\nnode_id = {}\ndata_dir = \"node-{index}\"\nlisten = \"127.0.0.1:{}\"\n\n\
+             [shard]\nleader = 1\n",
+            index + 1,
+            self.ports[index]
+        );
+        for (peer, port) in self.ports.iter().enumerate() {
+            text.push_str(&format!("\n[[node]]\nid = {}\naddress = \"127.0.0.1:{port}\"\n", peer + 1));
+        }
+        Config::parse(&self.directory.path().join("node.toml"), &text).unwrap()
+    }
+
+    fn start(&mut self, index: usize) {
+        let config = self.config(index);
+        self.servers[index] = Some(serve(&config).unwrap());
+    }
+
+    fn stop(&mut self, index: usize) {
+        self.servers[index].take().unwrap().shutdown().unwrap();
+    }
+
+    fn server(&self, index: usize) -> &ServerHandle {
+        self.servers[index].as_ref().unwrap()
+    }
+
+    fn write(&self, number: u64) {
+        let append = Operation::Append {
+            stream: Bytes::from(format!("stream-{}", number % 7)),
+            expect: Expect::Any,
+            metadata: Bytes::new(),
+            value: Bytes::from(number.to_string()),
+        };
+        let receipt = self.server(0).node().write(&Record::of(vec![append])).unwrap();
+        let written = receipt.wait_for(PATIENCE).unwrap().expect("an answer in time");
+        assert!(matches!(written.outcome, Outcome::Applied { .. }));
+    }
+
+    fn applied(&self, index: usize) -> u64 {
+        self.server(index).node().applied().get()
+    }
+
+    fn log_path(&self, index: usize) -> std::path::PathBuf {
+        self.directory.path().join(format!("node-{index}/wal"))
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for real servers")]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Each batch of the one log in a directory, by its bytes.
+fn batches(directory: &Path) -> Vec<Bytes> {
+    let logs = inspect::logs(directory).unwrap();
+    let (log, ..) = logs.first().expect("a log");
+    inspect::batches(directory, *log).unwrap().into_iter().map(|batch| batch.bytes().clone()).collect()
+}
+
+#[test]
+fn i2_three_nodes_hold_identical_logs_and_states_through_restarts_of_a_follower_and_of_the_leader() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    (0..100).for_each(|number| cluster.write(number));
+    cluster.stop(2);
+    (100..200).for_each(|number| cluster.write(number));
+    cluster.start(2);
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("the follower catches up", || cluster.applied(2) == end);
+    cluster.stop(0);
+    cluster.start(0);
+    until("the leader serves again, in a new term", || cluster.server(0).node().is_serving());
+    (200..300).for_each(|number| cluster.write(number));
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("everybody applied everything", || (0..3).all(|index| cluster.applied(index) == end));
+    let digests: Vec<_> = (0..3).map(|index| cluster.server(index).node().digest().unwrap()).collect();
+    assert_eq!(digests[0], digests[1], "I4");
+    assert_eq!(digests[0], digests[2], "I4");
+    (0..3).for_each(|index| cluster.stop(index));
+    let logs: Vec<_> = (0..3).map(|index| batches(&cluster.log_path(index))).collect();
+    assert!(logs[0].len() > 3);
+    assert!(logs[0] == logs[1] && logs[0] == logs[2], "I2: the logs differ");
+}
+
+#[test]
+fn a_write_waits_for_a_majority_and_goes_on_when_it_is_back() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    cluster.stop(1);
+    cluster.write(1);
+    cluster.stop(2);
+    let append = Operation::Put { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"v") };
+    let receipt = cluster.server(0).node().write(&Record::of(vec![append])).unwrap();
+    assert_eq!(receipt.wait_for(Duration::from_millis(300)).unwrap(), None, "I1: one of three is no majority");
+    cluster.start(1);
+    assert!(receipt.wait_for(PATIENCE).unwrap().is_some());
+    (0..2).for_each(|index| cluster.stop(index));
+}

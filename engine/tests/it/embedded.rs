@@ -1,0 +1,132 @@
+//! One node by itself: what was acknowledged is there, and nothing else's directory is touched.
+
+use bytes::Bytes;
+use std::path::Path;
+use std::time::Duration;
+use towline::model::request::Direction;
+use towline::model::{ClusterId, Expect, NodeId, Operation, Outcome, Record, Rejection};
+use towline::node::{Node, NodeOptions, OpenError};
+
+fn open(directory: &Path) -> Node {
+    Node::open(NodeOptions::alone(directory)).unwrap()
+}
+
+fn append(stream: &'static str, expect: Expect, value: &str) -> Record {
+    Record::of(vec![Operation::Append {
+        stream: Bytes::from_static(stream.as_bytes()),
+        expect,
+        metadata: Bytes::new(),
+        value: Bytes::copy_from_slice(value.as_bytes()),
+    }])
+}
+
+fn values(node: &Node, stream: &str) -> Vec<String> {
+    let read = node.read_stream(stream.as_bytes(), 1, Direction::Forward, usize::MAX, usize::MAX).unwrap();
+    read.events.into_iter().map(|event| String::from_utf8(event.value).unwrap()).collect()
+}
+
+#[test]
+fn i1_what_was_acknowledged_is_there_after_a_clean_close_and_a_reopen() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    for number in 0..50 {
+        let written = node.write(&append("s", Expect::Any, &number.to_string())).unwrap().wait().unwrap();
+        assert_eq!(written.outcome, Outcome::Applied { version: number + 1 });
+    }
+    let (_, digest) = node.digest().unwrap();
+    node.close().unwrap();
+    let node = open(directory.path());
+    assert_eq!(values(&node, "s"), (0..50).map(|number| number.to_string()).collect::<Vec<_>>());
+    assert_eq!(node.digest().unwrap().1, digest);
+    let written = node.write(&append("s", Expect::Version(50), "50")).unwrap().wait().unwrap();
+    assert_eq!(written.outcome, Outcome::Applied { version: 51 });
+    node.close().unwrap();
+}
+
+#[test]
+fn an_expected_version_is_held_to_and_the_reason_comes_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    node.write(&append("s", Expect::Absent, "a")).unwrap().wait().unwrap();
+    let written = node.write(&append("s", Expect::Absent, "b")).unwrap().wait().unwrap();
+    assert_eq!(written.outcome, Outcome::Rejected(Rejection::StreamVersion { index: 0, actual: 1 }));
+    assert_eq!(values(&node, "s"), ["a"]);
+    node.close().unwrap();
+}
+
+#[test]
+fn many_producers_are_each_answered_once_and_everything_is_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    std::thread::scope(|scope| {
+        for producer in 0..8 {
+            let node = &node;
+            scope.spawn(move || {
+                for number in 0..100 {
+                    let key = Bytes::from(format!("{producer}-{number}"));
+                    let put = Operation::Put { key: key.clone(), value: key };
+                    node.write(&Record::of(vec![put])).unwrap().wait().unwrap();
+                }
+            });
+        }
+    });
+    for producer in 0..8 {
+        for number in 0..100 {
+            let key = format!("{producer}-{number}");
+            assert_eq!(node.get(key.as_bytes()).unwrap().unwrap().1, key.as_bytes());
+        }
+    }
+    node.close().unwrap();
+}
+
+#[test]
+fn a_directory_in_use_is_refused_with_who_holds_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let refused = Node::open(NodeOptions::alone(directory.path()));
+    let error = refused.map(drop).unwrap_err();
+    assert!(matches!(error, OpenError::Log(_)), "{error}");
+    assert!(error.to_string().contains(&std::process::id().to_string()), "{error}");
+    node.close().unwrap();
+    open(directory.path()).close().unwrap();
+}
+
+#[test]
+fn a_directory_of_another_node_or_cluster_is_refused_and_left_as_it_is() {
+    let directory = tempfile::tempdir().unwrap();
+    open(directory.path()).close().unwrap();
+    let list = || {
+        let mut names: Vec<_> =
+            std::fs::read_dir(directory.path().join("wal")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    let before = list();
+    let mut options = NodeOptions::alone(directory.path());
+    options.cluster = Some(ClusterId::new([9; 16]));
+    assert!(matches!(Node::open(options).map(drop), Err(OpenError::Identity(_))));
+    let mut options = NodeOptions::alone(directory.path());
+    (options.node, options.leader, options.voters) = (NodeId::new(7), NodeId::new(7), vec![NodeId::new(7)]);
+    assert!(matches!(Node::open(options).map(drop), Err(OpenError::Identity(_))));
+    assert_eq!(list(), before);
+}
+
+#[test]
+fn a_node_that_is_dropped_in_the_middle_answers_everyone() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let receipts: Vec<_> =
+        (0..200).map(|number| node.write(&append("s", Expect::Any, &number.to_string())).unwrap()).collect();
+    drop(node);
+    let mut applied = 0;
+    for receipt in receipts {
+        match receipt.wait_for(Duration::from_secs(10)) {
+            Ok(Some(_)) => applied += 1,
+            Ok(None) => panic!("a receipt was left without an answer"),
+            Err(_) => {}
+        }
+    }
+    let node = open(directory.path());
+    assert!(values(&node, "s").len() >= applied, "I1: {applied} were acknowledged");
+    node.close().unwrap();
+}

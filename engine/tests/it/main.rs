@@ -1,0 +1,7 @@
+//! Tests of the engine across its floors: one node, three nodes, real files, real sockets on loopback.
+
+#![cfg(feature = "cluster")]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
+
+mod cluster;
+mod embedded;

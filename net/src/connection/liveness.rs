@@ -1,0 +1,86 @@
+//! Time: the bound on the handshake, pings, and the bound on silence (N5, N15).
+
+use std::time::Duration;
+
+use crate::error::ConnectionError;
+use crate::rtt::RttEstimate;
+
+use super::{Connection, ConnectionConfig, Phase};
+
+#[derive(Debug)]
+pub(super) struct Liveness {
+    hello_deadline: Duration,
+    last_heard: Duration,
+    ping_due: Duration,
+    /// The Ping that has no Pong yet; at most one, so a slow path is not filled with them.
+    outstanding: Option<(u64, Option<Duration>)>,
+    last_token: u64,
+    pub(super) rtt: Option<RttEstimate>,
+}
+
+impl Liveness {
+    pub(super) fn new(now: Duration, config: &ConnectionConfig) -> Self {
+        Self {
+            hello_deadline: now.saturating_add(config.hello_timeout),
+            last_heard: now,
+            ping_due: now.saturating_add(config.ping_interval),
+            outstanding: None,
+            last_token: 0,
+            rtt: None,
+        }
+    }
+
+    pub(super) fn heard(&mut self, now: Duration) {
+        self.last_heard = self.last_heard.max(now);
+    }
+
+    pub(super) fn on_ping_sent(&mut self, now: Duration, token: u64) {
+        self.outstanding = Some((token, Some(now)));
+    }
+
+    /// A Pong that answers nothing is without effect: it may answer a Ping of long ago.
+    pub(super) fn on_pong(&mut self, now: Duration, token: u64) {
+        let Some((_, Some(sent))) = self.outstanding.filter(|(awaited, _)| *awaited == token) else {
+            return;
+        };
+        self.outstanding = None;
+        let sample = now.saturating_sub(sent);
+        match &mut self.rtt {
+            Some(rtt) => rtt.update(sample),
+            None => self.rtt = Some(RttEstimate::first(sample)),
+        }
+    }
+}
+
+impl Connection {
+    /// Lets time pass. Harmless when called too often.
+    pub fn tick(&mut self, now: Duration) {
+        match self.phase {
+            Phase::Greeting if now >= self.liveness.hello_deadline => self.fail(ConnectionError::HelloTimeout),
+            Phase::Ready if now >= self.silence_deadline() => self.fail(ConnectionError::IdleTimeout),
+            Phase::Ready if now >= self.liveness.ping_due && self.liveness.outstanding.is_none() => {
+                let token = self.liveness.last_token.wrapping_add(1);
+                self.liveness.last_token = token;
+                self.liveness.outstanding = Some((token, None));
+                self.liveness.ping_due = now.saturating_add(self.config.ping_interval);
+                self.outbound.ping = Some(token);
+            }
+            _ => {}
+        }
+    }
+
+    /// When [`Self::tick`] next has something to do; `None` once the connection has ended.
+    #[must_use]
+    pub fn next_deadline(&self) -> Option<Duration> {
+        match self.phase {
+            Phase::Greeting => Some(self.liveness.hello_deadline),
+            Phase::Ready if self.liveness.outstanding.is_some() => Some(self.silence_deadline()),
+            Phase::Ready => Some(self.silence_deadline().min(self.liveness.ping_due)),
+            Phase::Closed(_) => None,
+        }
+    }
+
+    const fn silence_deadline(&self) -> Duration {
+        self.liveness.last_heard.saturating_add(self.config.idle_timeout)
+    }
+}

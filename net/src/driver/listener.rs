@@ -1,0 +1,198 @@
+//! [`Listener`]: accepts TCP connections, as many as it may.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::connection::{ConnectionConfig, Side};
+use crate::error::{ConfigError, ConnectionError};
+use crate::frame::{FrameHeader, FrameKind};
+use crate::hello::{HelloAck, Refusal};
+
+use super::{ConnectionHandle, EventSink, task, tune};
+
+/// How many connections a listener takes.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenerOptions {
+    /// At a time.
+    pub connections_max: usize,
+    /// At a time before their handshake is over: strangers.
+    pub pending_max: usize,
+}
+
+impl Default for ListenerOptions {
+    fn default() -> Self {
+        Self { connections_max: 4096, pending_max: 1024 }
+    }
+}
+
+/// A listening socket. Over its bounds it answers by a refusal with code 3020 (`Busy`) and closes.
+#[derive(Debug)]
+pub struct Listener {
+    socket: TcpListener,
+    connections: Arc<Semaphore>,
+    pending: Arc<Semaphore>,
+    accepted: AtomicU64,
+    refused: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// What a listener did so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[non_exhaustive]
+pub struct ListenerStats {
+    /// Connections handed out.
+    pub accepted: u64,
+    /// Connections refused because there were too many.
+    pub refused: u64,
+    /// Times the system failed to accept (out of descriptors, aborted by the peer).
+    pub failed: u64,
+}
+
+impl Listener {
+    /// Listens on `address`; port 0 takes a free one.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
+        Ok(Self {
+            socket: TcpListener::bind(address).await?,
+            connections: Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS))),
+            pending: Arc::new(Semaphore::new(options.pending_max.min(Semaphore::MAX_PERMITS))),
+            accepted: AtomicU64::new(0),
+            refused: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+        })
+    }
+
+    /// The address it listens on.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.socket.local_addr()
+    }
+
+    /// Counters.
+    #[must_use]
+    pub fn stats(&self) -> ListenerStats {
+        // Relaxed: figures for people, which order nothing.
+        ListenerStats {
+            accepted: self.accepted.load(Ordering::Relaxed),
+            refused: self.refused.load(Ordering::Relaxed),
+            failed: self.failed.load(Ordering::Relaxed),
+        }
+    }
+
+    /// Waits for a connection that may be. Faults that pass (no descriptors left, a connection aborted) are counted
+    /// and waited out (P7).
+    ///
+    /// Cancellation: no connection that was handed out is lost; one that was just taken from the system is closed.
+    ///
+    /// # Errors
+    /// The listening socket itself is broken.
+    pub async fn accept(&self) -> io::Result<Incoming> {
+        loop {
+            let (socket, address) = match self.socket.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
+                Err(_) => {
+                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    tokio::time::sleep(RETRY).await;
+                    continue;
+                }
+            };
+            let connection = Arc::clone(&self.connections).try_acquire_owned();
+            let pending = Arc::clone(&self.pending).try_acquire_owned();
+            let (Ok(connection), Ok(pending)) = (connection, pending) else {
+                self.refused.fetch_add(1, Ordering::Relaxed);
+                refuse(&socket);
+                continue;
+            };
+            if tune(&socket).is_err() {
+                self.failed.fetch_add(1, Ordering::Relaxed);
+                continue;
+            }
+            self.accepted.fetch_add(1, Ordering::Relaxed);
+            let tickets = Tickets { connection: Some(connection), pending: Some(pending) };
+            return Ok(Incoming { socket, address, tickets });
+        }
+    }
+}
+
+/// An accepted connection that does not run yet. Dropped, it is closed.
+#[derive(Debug)]
+pub struct Incoming {
+    socket: TcpStream,
+    address: SocketAddr,
+    tickets: Tickets,
+}
+
+impl Incoming {
+    /// The peer's address.
+    #[must_use]
+    pub const fn peer_addr(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Runs the connection.
+    ///
+    /// # Errors
+    /// [`ConfigError`]: the configuration can't work; the socket is closed.
+    pub fn spawn(self, config: ConnectionConfig, sink: EventSink) -> Result<ConnectionHandle, ConfigError> {
+        task::spawn(self.socket, Side::Acceptor, config, sink, self.tickets)
+    }
+
+    /// Runs the connection over what `wrap` makes of the socket, such as TLS. The listener's bounds hold it all the
+    /// while, so `wrap` should have a deadline ([`tls::accept`](super::tls) has).
+    ///
+    /// Cancellation: the socket is closed.
+    ///
+    /// # Errors
+    /// What `wrap` says, or the configuration.
+    pub async fn spawn_over<T, E, F>(
+        self,
+        config: ConnectionConfig,
+        sink: EventSink,
+        wrap: impl FnOnce(TcpStream) -> F,
+    ) -> Result<ConnectionHandle, E>
+    where
+        T: AsyncRead + AsyncWrite + Send + 'static,
+        E: From<ConfigError>,
+        F: Future<Output = Result<T, E>>,
+    {
+        let io = wrap(self.socket).await?;
+        Ok(task::spawn(io, Side::Acceptor, config, sink, self.tickets)?)
+    }
+}
+
+/// A connection's places within its listener's bounds; given back when dropped.
+#[derive(Debug, Default)]
+pub(super) struct Tickets {
+    #[expect(dead_code, reason = "held for its drop")]
+    connection: Option<OwnedSemaphorePermit>,
+    pending: Option<OwnedSemaphorePermit>,
+}
+
+impl Tickets {
+    pub(super) fn handshake_is_over(&mut self) {
+        self.pending = None;
+    }
+}
+
+/// One write to an empty socket buffer, which does not block. Best effort: a refusal costs no task and no memory.
+fn refuse(socket: &TcpStream) {
+    let payload = HelloAck::Refusal(Refusal::new(ConnectionError::Busy.code())).encode();
+    let header = FrameHeader::for_payload(FrameKind::HelloAck.to_wire(), &payload, 0).encode(0);
+    drop(SockRef::from(socket).send(&[&header[..], &payload].concat()));
+}
+
+/// How long to wait when the system can't accept.
+const RETRY: Duration = Duration::from_millis(50);

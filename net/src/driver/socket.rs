@@ -1,0 +1,77 @@
+//! TCP sockets: their options, and dialling.
+
+use std::io;
+use std::net::SocketAddr;
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::connection::{ConnectionConfig, Side};
+use crate::error::ConfigError;
+
+use super::{ConnectionHandle, EventSink, spawn};
+
+/// Why no connection was begun.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DriverError {
+    /// The peer could not be reached, or not in time. Try again with back-off.
+    #[error("cannot connect to {address}")]
+    Connect {
+        /// The peer's address.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The configuration can't work.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}
+
+/// Bytes that may wait in the kernel unsent. More would undo the lanes: what lies there can't be overtaken.
+const NOTSENT_LOWAT: u32 = 128 << 10;
+
+/// Sets the options that every connection wants: TCP_NODELAY, and on Linux TCP_NOTSENT_LOWAT.
+///
+/// # Errors
+/// What the system says.
+pub fn tune(socket: &TcpStream) -> io::Result<()> {
+    socket.set_nodelay(true)?;
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    Ok(())
+}
+
+/// Connects a tuned socket within `config.hello_timeout`; for TLS, or to look at the socket first.
+///
+/// Cancellation: the socket is closed.
+///
+/// # Errors
+/// [`DriverError::Connect`].
+pub async fn dial(address: SocketAddr, config: &ConnectionConfig) -> Result<TcpStream, DriverError> {
+    let failed = |source| DriverError::Connect { address, source };
+    let socket = timeout(config.hello_timeout, TcpStream::connect(address))
+        .await
+        .map_err(|_| failed(io::ErrorKind::TimedOut.into()))?
+        .map_err(failed)?;
+    tune(&socket).map_err(failed)?;
+    Ok(socket)
+}
+
+/// Connects and runs the connection. The handshake goes on in the task: see
+/// [`ConnectionHandle::ready`].
+///
+/// Cancellation: nothing was started, or the handle is dropped and the connection closes.
+///
+/// # Errors
+/// [`DriverError`].
+pub async fn connect(
+    address: SocketAddr,
+    config: ConnectionConfig,
+    sink: EventSink,
+) -> Result<ConnectionHandle, DriverError> {
+    config.validate()?;
+    let socket = dial(address, &config).await?;
+    Ok(spawn(socket, Side::Dialer, config, sink)?)
+}

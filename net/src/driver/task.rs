@@ -1,0 +1,314 @@
+//! The task of one connection: reads, writes, waits for time, delivers events.
+//!
+//! One loop with one place to wait, so nothing is lost when another branch wins: each branch is a call that is
+//! cancellation-safe (a read, a vectored write, a notification, a sleep, a reservation), and all state lives in the
+//! task, not in a branch.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+use crate::connection::{Connection, ConnectionConfig, Side};
+use crate::error::{ConfigError, ConnectionError};
+
+use super::handle::{ConnectionHandle, Shared, Stage, WeakHandle};
+use super::listener::Tickets;
+use super::sink::{EventSink, Kind};
+
+/// What is handed to the kernel at a time. What was taken from the connection can't be overtaken any more, so this
+/// is what a heartbeat waits for, together with TCP_NOTSENT_LOWAT.
+const TRANSMIT_BYTES: usize = 128 << 10;
+
+/// Buffers in one vectored write.
+const SLICES: usize = 64;
+
+/// The read buffer starts small (ten thousand idle connections) and doubles while reads fill it.
+const READ_BYTES_MIN: usize = 4 << 10;
+const READ_BYTES_MAX: usize = 256 << 10;
+
+/// How long a farewell may take.
+const FAREWELL: Duration = Duration::from_secs(1);
+
+/// Events delivered before the task looks at its socket again.
+const EVENTS_AT_ONCE: usize = 256;
+
+pub(super) fn spawn<T>(
+    io: T,
+    side: Side,
+    config: ConnectionConfig,
+    sink: EventSink,
+    tickets: Tickets,
+) -> Result<ConnectionHandle, ConfigError>
+where
+    T: AsyncRead + AsyncWrite + Send + 'static,
+{
+    let core = Connection::new(side, config, Duration::ZERO)?;
+    let shared = Arc::new(Shared::new(core, Instant::now()));
+    let handle = ConnectionHandle::new(Arc::clone(&shared));
+    let (reader, writer) = tokio::io::split(io);
+    let task = Task {
+        ending: Ending(shared),
+        handle: handle.downgrade(),
+        reader,
+        writer,
+        sink,
+        tickets,
+        read_buffer: vec![0; READ_BYTES_MIN],
+        writing: VecDeque::new(),
+        needs_flush: false,
+        is_ready: false,
+        is_write_broken: false,
+    };
+    // Owned by itself: it ends with the connection, and `ConnectionHandle::closed` waits for that.
+    drop(tokio::spawn(task.run()));
+    Ok(handle)
+}
+
+/// Says that the task is over, however it came to that: also by a panic in the callback, or with the runtime.
+struct Ending(Arc<Shared>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        let reason = {
+            let mut core = self.0.core.lock();
+            core.transport_ended();
+            core.closed_reason().cloned().unwrap_or(ConnectionError::TransportEnded)
+        };
+        self.0.stage.send_replace(Stage::Ended(reason));
+        self.0.room.notify_waiters();
+    }
+}
+
+struct Task<T> {
+    // Dropped in this order: the byte stream and the tickets are released before the end is announced.
+    reader: ReadHalf<T>,
+    writer: WriteHalf<T>,
+    tickets: Tickets,
+    sink: EventSink,
+    handle: WeakHandle,
+    read_buffer: Vec<u8>,
+    writing: VecDeque<Bytes>,
+    needs_flush: bool,
+    is_ready: bool,
+    /// A write failed. Reading goes on to the end of the stream: the peer's last word may still be there, and says
+    /// why better than a broken pipe does.
+    is_write_broken: bool,
+    ending: Ending,
+}
+
+enum Delivered {
+    All,
+    /// More is there; come back.
+    Some,
+    /// The channel is full.
+    Blocked,
+}
+
+impl<T: AsyncRead + AsyncWrite> Task<T> {
+    async fn run(mut self) {
+        let shared = Arc::clone(&self.ending.0);
+        let mut alarm = Box::pin(sleep_until(Instant::now()));
+        loop {
+            let delivered = self.deliver();
+            let (deadline, is_closed) = self.take_transmit(&shared);
+            if is_closed {
+                break;
+            }
+            reset_alarm(&mut alarm, deadline.map(|deadline| shared.instant(deadline)));
+            let is_blocked = matches!(delivered, Delivered::Blocked);
+            let Self { reader, writer, read_buffer, writing, needs_flush, sink, is_write_broken, .. } = &mut self;
+            let has_output = !writing.is_empty() || *needs_flush;
+            tokio::select! {
+                read = reader.read(read_buffer) => self.on_read(&shared, read),
+                written = write_some(writer, writing, needs_flush), if has_output => {
+                    if written.is_err() {
+                        *is_write_broken = true;
+                        writing.clear();
+                        *needs_flush = false;
+                    }
+                }
+                () = shared.wake.notified() => {}
+                () = alarm.as_mut(), if deadline.is_some() => shared.core.lock().tick(shared.now()),
+                () = room_in(sink), if is_blocked => {}
+                () = std::future::ready(()), if matches!(delivered, Delivered::Some) => {}
+            }
+        }
+        self.end(&shared).await;
+    }
+
+    /// Fills the write queue when it is empty. Later would leave the wire idle, earlier would freeze the order.
+    fn take_transmit(&mut self, shared: &Shared) -> (Option<Duration>, bool) {
+        let mut core = shared.core.lock();
+        if self.writing.is_empty()
+            && !self.is_write_broken
+            && !core.is_closed()
+            && let Some(bytes) = core.poll_transmit(shared.now(), TRANSMIT_BYTES)
+        {
+            self.writing.extend(bytes);
+            self.needs_flush = true;
+        }
+        let (deadline, is_closed) = (core.next_deadline(), core.is_closed());
+        let peer = core.peer().copied();
+        drop(core);
+        shared.room.notify_waiters();
+        if let Some(peer) = peer
+            && !self.is_ready
+        {
+            self.is_ready = true;
+            self.tickets.handshake_is_over();
+            shared.stage.send_replace(Stage::Ready(peer));
+        }
+        (deadline, is_closed)
+    }
+
+    fn on_read(&mut self, shared: &Shared, read: io::Result<usize>) {
+        let mut core = shared.core.lock();
+        match read {
+            Ok(0) | Err(_) => core.transport_ended(),
+            Ok(count) => {
+                // The reason stays in the connection, which the loop looks at next.
+                drop(core.receive(shared.now(), &self.read_buffer[..count]));
+                if count == self.read_buffer.len() && count < READ_BYTES_MAX {
+                    self.read_buffer = vec![0; count * 2];
+                }
+            }
+        }
+    }
+
+    /// Hands out events; the lock is free while somebody else's code runs.
+    fn deliver(&mut self) -> Delivered {
+        let core = &self.ending.0.core;
+        for _ in 0..EVENTS_AT_ONCE {
+            match &mut self.sink.0 {
+                Kind::Callback(callback) => {
+                    let Some(event) = core.lock().poll_event() else {
+                        return Delivered::All;
+                    };
+                    callback(&self.handle.lend(), event);
+                }
+                Kind::Channel(sender) => match sender.try_reserve() {
+                    Ok(permit) => {
+                        let Some(event) = core.lock().poll_event() else {
+                            return Delivered::All;
+                        };
+                        permit.send(event);
+                    }
+                    Err(mpsc::error::TrySendError::Full(())) => return Delivered::Blocked,
+                    Err(mpsc::error::TrySendError::Closed(())) => {
+                        // Nobody will take events or give credit back.
+                        let mut core = core.lock();
+                        core.close();
+                        while core.poll_event().is_some() {}
+                        return Delivered::All;
+                    }
+                },
+            }
+        }
+        Delivered::Some
+    }
+
+    /// The last bytes, the end of the byte stream, then the last events.
+    async fn end(mut self, shared: &Shared) {
+        let farewell = async {
+            loop {
+                if self.writing.is_empty() {
+                    let bytes = shared.core.lock().poll_transmit(shared.now(), TRANSMIT_BYTES);
+                    self.needs_flush |= bytes.is_some();
+                    self.writing.extend(bytes.into_iter().flatten());
+                }
+                if self.writing.is_empty() && !self.needs_flush {
+                    return self.writer.shutdown().await;
+                }
+                write_some(&mut self.writer, &mut self.writing, &mut self.needs_flush).await?;
+            }
+        };
+        // Best effort, in bounded time: the connection has ended whether or not the peer hears of it.
+        let _outcome = timeout(FAREWELL, farewell).await;
+        let Self { reader, writer, tickets, mut sink, handle, ending, .. } = self;
+        drop((reader, writer, tickets));
+        // The end is announced before the last events are: whoever waits for it may be the one who takes them.
+        drop(ending);
+        deliver_last(&mut sink, &handle, shared).await;
+    }
+}
+
+/// Delivers what is left, at the pace of whoever takes it: the events and their bytes are the only thing still held.
+async fn deliver_last(sink: &mut EventSink, handle: &WeakHandle, shared: &Shared) {
+    loop {
+        let Some(event) = shared.core.lock().poll_event() else {
+            return;
+        };
+        match &mut sink.0 {
+            Kind::Callback(callback) => callback(&handle.lend(), event),
+            Kind::Channel(sender) => {
+                if sender.send(event).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// The alarm moves forward lazily: one that rings too early costs a tick, moving it at each read would cost more.
+fn reset_alarm(alarm: &mut Pin<Box<Sleep>>, deadline: Option<Instant>) {
+    if let Some(deadline) = deadline
+        && (alarm.is_elapsed() || alarm.deadline() > deadline)
+    {
+        alarm.as_mut().reset(deadline);
+    }
+}
+
+/// Resolves when the channel has room, or nobody listens any more.
+fn room_in(sink: &mut EventSink) -> impl Future<Output = ()> + Send {
+    let sender = match &sink.0 {
+        Kind::Channel(sender) => Some(sender.clone()),
+        Kind::Callback(_) => None,
+    };
+    async move {
+        if let Some(sender) = sender {
+            // The reservation itself is not kept: the next delivery makes its own.
+            drop(sender.reserve().await);
+        }
+    }
+}
+
+/// One vectored write of many frames, or the flush after the last. Cancellation-safe: either nothing was written, or
+/// the queue says so.
+async fn write_some<W: AsyncWrite + Unpin>(
+    writer: &mut W,
+    queue: &mut VecDeque<Bytes>,
+    needs_flush: &mut bool,
+) -> io::Result<()> {
+    if queue.is_empty() {
+        writer.flush().await?;
+        *needs_flush = false;
+        return Ok(());
+    }
+    let mut slices = [IoSlice::new(&[]); SLICES];
+    let mut count = 0;
+    for (slice, bytes) in slices.iter_mut().zip(queue.iter()) {
+        *slice = IoSlice::new(bytes);
+        count += 1;
+    }
+    let mut written = writer.write_vectored(&slices[..count]).await?;
+    if written == 0 {
+        return Err(io::ErrorKind::WriteZero.into());
+    }
+    while let Some(first) = queue.front_mut() {
+        if written < first.len() {
+            first.advance(written);
+            break;
+        }
+        written -= first.len();
+        queue.pop_front();
+    }
+    Ok(())
+}

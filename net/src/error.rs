@@ -1,0 +1,373 @@
+//! What can go wrong, by operation. Every error that ends a connection has a number: it is the code that travels in
+//! GoAway or in a refusal, and the page in the documentation (`TW-3001` is code 3001).
+
+use crate::frame::StreamId;
+use crate::identity::ProtocolRange;
+
+/// What kind of fault an error is: what the caller should do about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum FaultClass {
+    /// Connect again, with back-off; send again what was not acknowledged.
+    Retry,
+    /// This is the wrong peer: look up the address again.
+    Reroute,
+    /// The caller asked for something that can't be.
+    FixRequest,
+    /// A person must look: configuration or versions do not fit.
+    Operator,
+    /// Bytes were damaged on their way. Connect again; if it repeats, suspect the path.
+    Damage,
+}
+
+/// Why a connection ended. `receive` returns it, and [`Event::Closed`](crate::Event::Closed) carries it.
+#[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectionError {
+    /// The header's CRC does not match: damage, bytes of another session, or not this protocol.
+    #[error("frame header checksum does not match (frame {sequence})")]
+    HeaderChecksum {
+        /// The number of the frame that was expected.
+        sequence: u32,
+    },
+    /// The payload's CRC does not match.
+    #[error("frame payload checksum does not match (frame {sequence})")]
+    PayloadChecksum {
+        /// The frame's number.
+        sequence: u32,
+    },
+    /// The frame says it is longer than agreed.
+    #[error("frame of {length} bytes, the maximum is {max}")]
+    FrameTooLong {
+        /// Said by the header.
+        length: u32,
+        /// Agreed, or fixed for that kind.
+        max: u32,
+    },
+    /// A frame kind below 128 that this version does not know.
+    #[error("unknown frame kind {kind}")]
+    UnknownKind {
+        /// The byte.
+        kind: u8,
+    },
+    /// A hole or a repeat in the peer's frames.
+    #[error("frame number {found} where {expected} comes next")]
+    Sequence {
+        /// Next in order.
+        expected: u32,
+        /// In the header.
+        found: u32,
+    },
+    /// A frame whose fields can't be.
+    #[error("malformed frame of kind {kind}: {what}")]
+    Malformed {
+        /// The frame's kind.
+        kind: u8,
+        /// The rule it breaks.
+        what: &'static str,
+    },
+    /// A frame that its stream's state does not allow.
+    #[error("stream {stream}: {what}")]
+    StreamState {
+        /// The stream.
+        stream: StreamId,
+        /// The rule it breaks.
+        what: &'static str,
+    },
+    /// The peer sent more than it was granted (`FlowViolation`).
+    #[error("flow violation on stream {stream}: {used} bytes used, {granted} granted")]
+    FlowViolation {
+        /// The stream; 0 is the connection as a whole.
+        stream: StreamId,
+        /// What the peer's frames add up to.
+        used: u64,
+        /// What it was granted.
+        granted: u64,
+    },
+    /// A message longer than this side announced to take.
+    #[error("message of more than {max} bytes on stream {stream}")]
+    MessageTooLong {
+        /// The stream.
+        stream: StreamId,
+        /// Announced.
+        max: u64,
+    },
+    /// The peer opened more streams than it was granted.
+    #[error("more than {granted} streams opened")]
+    StreamsExceeded {
+        /// How many were granted since the beginning.
+        granted: u64,
+    },
+    /// No complete Hello within the bound.
+    #[error("no complete hello in time")]
+    HelloTimeout,
+    /// Nothing heard for too long.
+    #[error("nothing heard from the peer in time")]
+    IdleTimeout,
+    /// The peer belongs to another cluster.
+    #[error("the peer belongs to another cluster")]
+    WrongCluster,
+    /// The peer is not the node that was to be found at that address.
+    #[error("the peer is node {found}, expected was node {expected}")]
+    WrongNode {
+        /// Asked for.
+        expected: u64,
+        /// Found.
+        found: u64,
+    },
+    /// No protocol version in common.
+    #[error("no protocol version in common: this side speaks {ours}, the peer {theirs}")]
+    VersionMismatch {
+        /// This side's.
+        ours: ProtocolRange,
+        /// The peer's.
+        theirs: ProtocolRange,
+    },
+    /// One side needs features that the other does not offer.
+    #[error("feature bits {missing:#x} are needed and not offered")]
+    FeatureMissing {
+        /// The bits.
+        missing: u64,
+    },
+    /// The peer announced limits that do not fit each other.
+    #[error("the peer's limits do not hold: {rule}")]
+    LimitsUnusable {
+        /// The broken relation.
+        rule: &'static str,
+    },
+    /// The first frame is a Hello whose contents can't be read.
+    #[error("malformed hello: {what}")]
+    HelloMalformed {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The peer refused the handshake.
+    #[error("the peer refused the connection with code {code} (it speaks {theirs:?}, this side {ours})")]
+    Refused {
+        /// Its code: the number of the error on its side.
+        code: u16,
+        /// This side's versions.
+        ours: ProtocolRange,
+        /// The peer's versions, if it said them.
+        theirs: Option<ProtocolRange>,
+    },
+    /// The peer has all the connections it takes. Used in a refusal only.
+    #[error("the peer takes no more connections")]
+    Busy,
+    /// The byte stream ended without a GoAway.
+    #[error("the byte stream ended")]
+    TransportEnded,
+    /// The peer closed with this code ([`GoAwayCode`]).
+    #[error("the peer closed the connection with code {code}")]
+    ClosedByPeer {
+        /// Its code.
+        code: GoAwayCode,
+    },
+    /// This side closed it.
+    #[error("the connection was closed here")]
+    ClosedHere,
+    /// This side drained, and nothing is left.
+    #[error("the connection has drained")]
+    Drained,
+}
+
+impl ConnectionError {
+    /// The stable number: on the wire, in logs, in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::HeaderChecksum { .. } => 3001,
+            Self::PayloadChecksum { .. } => 3002,
+            Self::FrameTooLong { .. } => 3003,
+            Self::UnknownKind { .. } => 3004,
+            Self::Sequence { .. } => 3005,
+            Self::Malformed { .. } => 3006,
+            Self::StreamState { .. } => 3007,
+            Self::FlowViolation { .. } => 3008,
+            Self::MessageTooLong { .. } => 3009,
+            Self::StreamsExceeded { .. } => 3010,
+            Self::HelloTimeout => 3011,
+            Self::IdleTimeout => 3012,
+            Self::WrongCluster => 3013,
+            Self::WrongNode { .. } => 3014,
+            Self::VersionMismatch { .. } => 3015,
+            Self::FeatureMissing { .. } => 3016,
+            Self::LimitsUnusable { .. } => 3017,
+            Self::HelloMalformed { .. } => 3018,
+            Self::Refused { .. } => 3019,
+            Self::Busy => 3020,
+            Self::TransportEnded => 3021,
+            Self::ClosedByPeer { .. } => 3022,
+            Self::ClosedHere => 3023,
+            Self::Drained => 3024,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::HeaderChecksum { .. } | Self::PayloadChecksum { .. } | Self::Sequence { .. } => FaultClass::Damage,
+            Self::WrongCluster | Self::WrongNode { .. } => FaultClass::Reroute,
+            Self::VersionMismatch { .. }
+            | Self::FeatureMissing { .. }
+            | Self::LimitsUnusable { .. }
+            | Self::HelloMalformed { .. }
+            | Self::FrameTooLong { .. }
+            | Self::UnknownKind { .. }
+            | Self::Malformed { .. }
+            | Self::StreamState { .. }
+            | Self::FlowViolation { .. }
+            | Self::MessageTooLong { .. }
+            | Self::StreamsExceeded { .. } => FaultClass::Operator,
+            Self::Refused { code, .. } => match *code {
+                3013 | 3014 => FaultClass::Reroute,
+                3020 => FaultClass::Retry,
+                _ => FaultClass::Operator,
+            },
+            Self::HelloTimeout
+            | Self::IdleTimeout
+            | Self::Busy
+            | Self::TransportEnded
+            | Self::ClosedByPeer { .. }
+            | Self::ClosedHere
+            | Self::Drained => FaultClass::Retry,
+        }
+    }
+
+    /// Whether the connection ended as somebody wished, not by a fault.
+    #[must_use]
+    pub const fn is_orderly(&self) -> bool {
+        match self {
+            Self::ClosedHere | Self::Drained => true,
+            Self::ClosedByPeer { code } => code.0 == GoAwayCode::CLOSED.0,
+            _ => false,
+        }
+    }
+}
+
+/// A configuration that can't work; found before anything is sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Bounds that do not fit each other.
+    #[error("limits do not fit each other: {rule} does not hold")]
+    Limits {
+        /// The broken relation.
+        rule: &'static str,
+    },
+    /// The lowest protocol version lies above the highest, or above the operator's cap.
+    #[error("no protocol version left: {range} capped at {cap:?}")]
+    Protocol {
+        /// Configured.
+        range: ProtocolRange,
+        /// The operator's cap.
+        cap: Option<u16>,
+    },
+    /// Features that are needed and not offered by this side itself.
+    #[error("feature bits {missing:#x} are needed and not offered by this side itself")]
+    Features {
+        /// The bits.
+        missing: u64,
+    },
+    /// A time span that is zero, or an idle timeout not above the ping interval.
+    #[error("time spans do not fit each other: {rule} does not hold")]
+    Times {
+        /// The broken relation.
+        rule: &'static str,
+    },
+}
+
+/// Why a message was not queued. Nothing of it was.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SendError {
+    /// The lane's send buffer is full. Wait for [`Event::Writable`](crate::Event::Writable).
+    #[error("the send buffer is full")]
+    Full,
+    /// Longer than the peer takes, or than this side's send buffer. Send less at a time.
+    #[error("message of {length} bytes, the maximum is {max}")]
+    TooLong {
+        /// The message's.
+        length: u64,
+        /// Accepted.
+        max: u64,
+    },
+    /// No such stream, or it was finished or reset. Open another.
+    #[error("the stream takes no more messages")]
+    StreamClosed,
+    /// The connection has ended, or is not yet ready.
+    #[error("the connection is not open")]
+    ConnectionClosed,
+}
+
+/// Why a stream was not opened.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// The handshake is not over. Wait for [`Event::Ready`](crate::Event::Ready).
+    #[error("the handshake is not over")]
+    NotReady,
+    /// As many streams are open as the peer takes. Finish some.
+    #[error("the peer takes no more streams for now")]
+    StreamsExhausted,
+    /// One side said GoAway. Connect anew.
+    #[error("the connection drains")]
+    Draining,
+    /// The connection has ended.
+    #[error("the connection has ended")]
+    ConnectionClosed,
+}
+
+/// Why a stream was reset. Codes from 256 on belong to the layer above.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct ResetCode(pub u32);
+
+impl ResetCode {
+    /// The answer to a Reset by a side that had not finished.
+    pub const ANSWERED: Self = Self(0);
+    /// Nobody wants the rest.
+    pub const CANCELLED: Self = Self(1);
+    /// Not looked at: the stream came after GoAway. Safe to send again elsewhere.
+    pub const REFUSED: Self = Self(2);
+    /// A stream kind that the peer does not know.
+    pub const UNKNOWN_STREAM_KIND: Self = Self(3);
+    /// The layer above failed.
+    pub const INTERNAL: Self = Self(4);
+    /// The first code that belongs to the layer above.
+    pub const APPLICATION: Self = Self(256);
+}
+
+impl std::fmt::Display for ResetCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Why a side says GoAway: 1 to 15 drain, everything else ends the connection at once; from 3000 on it is the
+/// [`ConnectionError::code`] of the side that speaks.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct GoAwayCode(pub u32);
+
+impl GoAwayCode {
+    /// The process goes away for good.
+    pub const SHUTDOWN: Self = Self(1);
+    /// The process will be back.
+    pub const RESTART: Self = Self(2);
+    /// Too much work: go to another one.
+    pub const OVERLOADED: Self = Self(3);
+    /// The connection ends now, as wished.
+    pub const CLOSED: Self = Self(16);
+
+    /// Whether streams that are open may go on to their end.
+    #[must_use]
+    pub const fn drains(self) -> bool {
+        matches!(self.0, 1..=15)
+    }
+}
+
+impl std::fmt::Display for GoAwayCode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}

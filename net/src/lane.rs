@@ -1,0 +1,66 @@
+//! [`Lane`]: what goes first. [`LaneQueue`]: whose turn it is within a lane.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use crate::frame::StreamId;
+
+/// The priority of a stream. A frame of a lower lane is sent only when no higher lane has one that may go.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[non_exhaustive]
+pub enum Lane {
+    /// Heartbeats, votes, acknowledgements: small, and late is wrong.
+    Control,
+    /// Appends to followers.
+    Replication,
+    /// Clients' calls.
+    Request,
+    /// Snapshots, catch-up: big, and late is only slow.
+    Bulk,
+}
+
+impl Lane {
+    /// All lanes, the first first.
+    pub const ALL: [Self; 4] = [Self::Control, Self::Replication, Self::Request, Self::Bulk];
+
+    pub(crate) const fn to_wire(self) -> u8 {
+        match self {
+            Self::Control => 0,
+            Self::Replication => 1,
+            Self::Request => 2,
+            Self::Bulk => 3,
+        }
+    }
+
+    pub(crate) const fn from_wire(byte: u8) -> Option<Self> {
+        match byte {
+            0 => Some(Self::Control),
+            1 => Some(Self::Replication),
+            2 => Some(Self::Request),
+            3 => Some(Self::Bulk),
+            _ => None,
+        }
+    }
+
+    pub(crate) const fn index(self) -> usize {
+        self.to_wire() as usize
+    }
+}
+
+/// The streams of one lane that have something to send, in the order of their turns (deficit round-robin,
+/// Shreedhar and Varghese 1995, in its surplus form: a turn may overdraw by one frame and pays it back).
+#[derive(Debug, Default)]
+pub(crate) struct LaneQueue {
+    pub(crate) turns: VecDeque<StreamId>,
+    /// Bytes queued on the lane's streams with [`MESSAGE_OVERHEAD`](crate::limits::MESSAGE_OVERHEAD) each, not yet
+    /// handed out.
+    pub(crate) queued: u64,
+    /// The stream whose message waits for credit of the connection. Nobody of this lane or a lower one starts a
+    /// message before it; otherwise small messages would take each returned byte and a large one would starve.
+    pub(crate) waiting: Option<StreamId>,
+    /// Streams whose caller was told that the buffer is full, and is to hear of room.
+    pub(crate) wants_room: BTreeSet<StreamId>,
+}
+
+/// What a stream may send in one turn, in bytes. Small, so that a stream of small messages does not hold the lane
+/// for the time of a whole frame; a large frame saves up over several turns.
+pub(crate) const QUANTUM: i64 = 16 << 10;

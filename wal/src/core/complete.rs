@@ -1,0 +1,156 @@
+//! What is durable, and what is poisoned. Completions are in the order of tickets, because groups become durable in
+//! their order.
+
+use super::{Completion, InFlight, Item, Life, LogCore, Queued, Syncing, Ticket};
+use crate::error::WalError;
+use crate::format::ids::LogPosition;
+use crate::format::record::Record;
+use crate::io::{IoFailure, IoId, IoOp, IoRequest};
+
+impl LogCore {
+    /// Takes the result of a request. An error of a write or sync poisons the log: what was being made durable is in
+    /// doubt, and no later sync can prove it.
+    pub fn on_io(&mut self, id: IoId, result: Result<(), IoFailure>) {
+        if matches!(self.life, Life::Poisoned(_)) {
+            return;
+        }
+        if let Some(prepared) = self.on_preparation(id, &result) {
+            if let Err(failure) = prepared {
+                self.poison(failure);
+            }
+            return;
+        }
+        if let Err(failure) = result {
+            self.poison(failure);
+            return;
+        }
+        if self.syncing.as_ref().is_some_and(|syncing| syncing.id == id) {
+            self.on_synced();
+        } else if !self.sealing.remove(&id) {
+            self.on_written(id);
+        }
+    }
+
+    /// The next submission that is done, oldest first.
+    pub fn poll_completion(&mut self) -> Option<Completion> {
+        self.completions.pop_front()
+    }
+
+    /// A sync of what is written, if something is and none is under way.
+    pub(crate) fn poll_sync(&mut self) -> Option<IoRequest> {
+        if self.syncing.is_some() {
+            return None;
+        }
+        let segment = self.in_flight.front()?.segment;
+        let written = self.in_flight.iter().take_while(|group| group.writing.is_none() && group.segment == segment);
+        let through = written.last()?.number;
+        let id = self.io_id();
+        self.syncing = Some(Syncing { id, through });
+        Some(IoRequest { id, op: IoOp::Sync { segment } })
+    }
+
+    fn on_written(&mut self, id: IoId) {
+        let Some(i) = self.in_flight.iter().position(|group| group.writing == Some(id)) else {
+            debug_assert!(false, "a result for request {id}, which is not under way");
+            return;
+        };
+        let Some(group) = self.in_flight.get_mut(i) else {
+            return;
+        };
+        group.writing = None;
+        for (log, lsn, chain) in &group.batches {
+            let Some(state) = self.index.get_mut(*log) else {
+                continue;
+            };
+            // Not there: a truncation was accepted in the mean time.
+            if let Some(at) = state.position_at(*lsn).filter(|at| at.chain == *chain)
+                && at.lsn > state.written.lsn
+            {
+                state.written = at;
+            }
+        }
+    }
+
+    fn on_synced(&mut self) {
+        let Some(Syncing { through, .. }) = self.syncing.take() else {
+            return;
+        };
+        self.stats.syncs += 1;
+        while let Some(group) = self.in_flight.pop_front_if(|group| group.number <= through) {
+            assert_eq!(group.number, self.durable_group + 1, "groups become durable in order");
+            self.durable_group = group.number;
+            self.on_durable(group);
+        }
+    }
+
+    /// The one place where something becomes durable.
+    fn on_durable(&mut self, group: InFlight) {
+        self.queue_bytes -= group.weight;
+        for (log, lsn, chain) in group.batches {
+            let Some(state) = self.index.get_mut(log) else {
+                continue;
+            };
+            if let Some(at) = state.position_at(lsn).filter(|at| at.chain == chain)
+                && at.lsn > state.durable.lsn
+            {
+                state.durable = at;
+            }
+        }
+        if group.closing {
+            self.life = Life::Closed;
+        }
+        for ticket in group.tickets {
+            self.complete(ticket, Ok(()));
+        }
+    }
+
+    pub(super) fn complete(&mut self, ticket: Ticket, result: Result<(), WalError>) {
+        self.completions.push_back(Completion { ticket, result });
+    }
+
+    fn poison(&mut self, failure: IoFailure) {
+        let waiting: Vec<Ticket> = self
+            .in_flight
+            .iter()
+            .flat_map(|group| group.tickets.iter().copied())
+            .chain(self.queue.iter().filter_map(|queued| queued.ticket))
+            .chain(self.closing.filter(|_| !self.in_flight.iter().any(|group| group.closing)))
+            .collect();
+        self.life = Life::Poisoned(failure.clone());
+        for ticket in waiting {
+            self.complete(ticket, Err(WalError::Poisoned(failure.clone())));
+        }
+        self.queue.clear();
+        self.in_flight.clear();
+        self.syncing = None;
+        self.preparing = None;
+        self.seals.clear();
+        self.queue_bytes = 0;
+    }
+
+    /// Whether a write or sync failed: nothing is acknowledged any more until the log is reopened.
+    #[must_use]
+    pub const fn poisoned(&self) -> Option<&IoFailure> {
+        match &self.life {
+            Life::Poisoned(failure) => Some(failure),
+            Life::Running | Life::Closed => None,
+        }
+    }
+
+    /// What this open dropped goes into its first group.
+    pub(crate) fn record_cuts(&mut self) {
+        for cut in &self.cuts {
+            let item = Item::Record(Record::Cut { log: cut.log, from: cut.from });
+            self.queue_bytes += item.weight();
+            self.queue.push_back(Queued { item, ticket: None });
+        }
+    }
+
+    /// Everything at the open is durable: recovery settled it.
+    pub(crate) fn trust_recovered(&mut self) {
+        for (_, state) in self.index.iter_mut() {
+            let end: LogPosition = state.end();
+            (state.written, state.durable) = (end, end);
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! What becomes a group: all that waits, up to the bounds; no timer. The group that gathers while the last one is
+//! written and synced goes next.
+
+use bytes::Bytes;
+
+use super::{InFlight, Item, Life, LogCore, Ticket};
+use crate::error::{SubmitError, WalError};
+use crate::format::batch::Batch;
+use crate::format::group::{GroupFlags, GroupIdentity, Place, encode_group, front_len};
+use crate::format::layout::{len_u32, round_up};
+use crate::format::record::{BatchEntry, Record, repeat_records};
+use crate::format::segment::SEGMENT_HEADER_BYTES;
+use crate::io::{IoId, IoOp, IoRequest};
+use crate::limits::{
+    BATCH_BYTES_MAX, BLOCK_BYTES, GROUP_DIRECTORY_BYTES_MAX, GROUP_HEADER_BYTES, GROUPS_IN_FLIGHT_MAX,
+};
+
+/// How much of the queue goes into the next group.
+pub(super) struct Gathering {
+    pub(super) entries: usize,
+    pub(super) directory_len: usize,
+    pub(super) batches_len: usize,
+    pub(super) footer_growth: usize,
+    pub(super) closing: bool,
+}
+
+/// A group's parts, in their places.
+struct Laid {
+    group: InFlight,
+    own: Vec<Record>,
+    batches: Vec<Bytes>,
+}
+
+/// A batch's record, for the place where it will lie.
+fn entry_at(batch: &Batch, offset: u32) -> BatchEntry {
+    let end = batch.position();
+    BatchEntry {
+        log: batch.log(),
+        first: batch.first_lsn(),
+        last: end.lsn,
+        epoch: end.epoch,
+        offset,
+        len: len_u32(batch.bytes().len()),
+        chain: end.chain,
+    }
+}
+
+impl LogCore {
+    /// Bytes of a group's own directory at most: an eighth of a small segment, so that any group fits one.
+    pub(crate) fn directory_bytes_max(segment_bytes: u64) -> usize {
+        usize::try_from(segment_bytes / 8).map_or(GROUP_DIRECTORY_BYTES_MAX, |n| n.min(GROUP_DIRECTORY_BYTES_MAX))
+    }
+
+    /// Bytes of the largest batch that this log takes: with both directories at their largest and the footer
+    /// that they make, it still fits an empty segment.
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
+        let directory = Self::directory_bytes_max(self.options.segment_bytes);
+        let blocks = 5 * usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
+        let segment = usize::try_from(self.options.segment_bytes).unwrap_or(usize::MAX);
+        segment.saturating_sub(blocks + 4 * directory + GROUP_HEADER_BYTES).min(BATCH_BYTES_MAX)
+    }
+
+    /// The next group's write, if there is something to write, and a place for it.
+    pub(crate) fn poll_write(&mut self) -> Option<IoRequest> {
+        let in_flight_max = self.options.groups_in_flight.clamp(1, GROUPS_IN_FLIGHT_MAX);
+        let full = self.in_flight.len() >= usize::try_from(in_flight_max).unwrap_or(1);
+        if full || self.in_flight.back().is_some_and(|group| group.writing.is_some()) {
+            return None;
+        }
+        let gathering = self.gather()?;
+        if !self.fits(&gathering) && !self.rotate(&gathering) {
+            self.give_up_closing();
+            return None;
+        }
+        Some(self.build(&gathering))
+    }
+
+    fn gather(&self) -> Option<Gathering> {
+        let mut g = Gathering { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
+        let batches_max = self.options.group_bytes_max.min(self.batch_bytes_max());
+        let directory_max = Self::directory_bytes_max(self.options.segment_bytes);
+        for queued in &self.queue {
+            let (directory_len, batch_len) = (queued.item.directory_len(), queued.item.batch_len());
+            let over = g.directory_len + directory_len > directory_max || g.batches_len + batch_len > batches_max;
+            if over && g.entries > 0 {
+                return Some(g);
+            }
+            g.entries += 1;
+            g.directory_len += directory_len;
+            g.batches_len += batch_len;
+            g.footer_growth += match &queued.item {
+                Item::Batch { .. } => crate::format::footer::FOOTER_BYTES_PER_BATCH,
+                Item::Record(record) => record.encoded_len(),
+            };
+        }
+        // The closing group is one of its own, behind everything and synced like any other.
+        if g.entries == 0 && !self.opening && self.closing.is_some() && matches!(self.life, Life::Running) {
+            g.closing = true;
+            g.directory_len = Record::Closing { incarnation: 0 }.encoded_len();
+            let waiting = self.in_flight.iter().any(|group| group.closing);
+            return (!waiting).then_some(g);
+        }
+        (g.entries > 0 || self.opening).then_some(g)
+    }
+
+    /// Bytes of the group on disk.
+    pub(super) fn group_len(&self, gathering: &Gathering) -> u64 {
+        let content = front_len(gathering.directory_len, self.repeat.len()) + gathering.batches_len;
+        round_up(u64::from(len_u32(content)), BLOCK_BYTES)
+    }
+
+    /// Takes the entries off the queue, and lays them out behind what the active segment has.
+    fn build(&mut self, gathering: &Gathering) -> IoRequest {
+        let id = self.io_id();
+        let group_len = self.group_len(gathering);
+        let Laid { group, own, batches } = self.lay_out(gathering, id);
+        let repeat = std::mem::replace(&mut self.repeat, repeat_records(&own));
+        let Some(active) = self.active.as_mut() else { unreachable!("a group is built only where it fits") };
+        let (segment, offset) = (active.header.number, active.offset);
+        let identity = GroupIdentity {
+            flags: GroupFlags { closing: gathering.closing, ..GroupFlags::default() },
+            place: Place { salt: active.header.salt, segment, offset },
+            number: group.number,
+            incarnation: self.incarnation,
+            durable_through: self.durable_group,
+        };
+        let (header, mut slices) = encode_group(&identity, &own, &repeat, &batches);
+        assert_eq!(u64::from(header.total_len), group_len, "the group has the size for which room was made");
+        active.offset += group_len;
+        active.last_group = group.number;
+        self.next_group += 1;
+        self.opening = false;
+        self.stats.groups += 1;
+        self.stats.group_bytes += group_len;
+        self.stats.batch_bytes += u64::from(header.batches_len);
+        self.in_flight.push_back(group);
+        // A new segment's header goes out with its first group, in one write.
+        let fresh = offset == u64::from(len_u32(SEGMENT_HEADER_BYTES));
+        if fresh {
+            slices.insert(0, Bytes::from(active.header.encode()));
+        }
+        let offset = if fresh { 0 } else { offset };
+        IoRequest { id, op: IoOp::Write { segment, offset, slices } }
+    }
+
+    /// Gives each batch of the next group its place, in the index, the directory and the footer.
+    fn lay_out(&mut self, gathering: &Gathering, id: IoId) -> Laid {
+        let Some(active) = self.active.as_mut() else { unreachable!("a group is built only where it fits") };
+        let segment = active.header.number;
+        let front = front_len(gathering.directory_len, self.repeat.len());
+        let start = u32::try_from(active.offset).unwrap_or(u32::MAX);
+        let mut at = start.saturating_add(len_u32(front));
+        let group = InFlight {
+            number: self.next_group,
+            segment,
+            writing: Some(id),
+            batches: Vec::new(),
+            tickets: Vec::new(),
+            weight: 0,
+            closing: gathering.closing,
+        };
+        let mut laid = Laid { group, own: Vec::with_capacity(gathering.entries), batches: Vec::new() };
+        for queued in self.queue.drain(..gathering.entries) {
+            laid.group.weight += queued.item.weight();
+            laid.group.tickets.extend(queued.ticket);
+            let (batch, before) = match queued.item {
+                Item::Batch { batch, before } => (batch, before),
+                Item::Record(record) => {
+                    active.footer.record(&record);
+                    laid.own.push(record);
+                    continue;
+                }
+            };
+            let entry = entry_at(&batch, at);
+            // A truncation may have overtaken the batch in memory; on disk it follows it.
+            if let Some(state) = self.index.get_mut(entry.log).filter(|state| state.has(&entry.position())) {
+                let i = state.slot_at(entry.last);
+                if let Some(slot) = state.slots.get_mut(i) {
+                    (slot.segment, slot.offset) = (segment, at);
+                }
+            }
+            active.footer.batch(entry, before);
+            laid.own.push(Record::Batch(entry));
+            laid.group.batches.push((entry.log, entry.last, entry.chain));
+            laid.batches.push(batch.bytes().clone());
+            at = at.saturating_add(entry.len);
+        }
+        if gathering.closing {
+            laid.own.push(Record::Closing { incarnation: self.incarnation });
+            laid.group.tickets.extend(self.closing);
+        }
+        laid
+    }
+
+    /// A full disk must not keep a log from closing: who waits is told.
+    fn give_up_closing(&mut self) {
+        let Some(closing) = self.closing.filter(|_| self.no_room && self.in_flight.is_empty()) else {
+            return;
+        };
+        let waiting: Vec<Ticket> = self.queue.drain(..).filter_map(|queued| queued.ticket).collect();
+        for ticket in waiting.into_iter().chain([closing]) {
+            self.complete(ticket, Err(SubmitError::DiskFull.into()));
+        }
+        self.queue_bytes = 0;
+        self.life = Life::Closed;
+    }
+
+    /// Ends the log in good order: everything accepted becomes durable, then a closing group. Nothing more is
+    /// accepted. A log that can't write any more completes this with its error.
+    pub fn begin_close(&mut self) -> Ticket {
+        if let Some(ticket) = self.closing {
+            return ticket;
+        }
+        let ticket = self.ticket();
+        let refused = match &self.life {
+            Life::Poisoned(failure) => Some(WalError::Poisoned(failure.clone())),
+            Life::Running | Life::Closed => None,
+        };
+        self.closing = Some(ticket);
+        if let Some(error) = refused {
+            self.complete(ticket, Err(error));
+        }
+        ticket
+    }
+}

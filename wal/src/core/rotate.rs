@@ -1,0 +1,157 @@
+//! Where groups go: the active segment, the ones prepared behind it, and what is said of a segment when it is full.
+
+use std::collections::BTreeSet;
+
+use bytes::Bytes;
+
+use super::gather::Gathering;
+use super::{Active, LogCore};
+use crate::format::footer::Footer;
+use crate::format::layout::len_u32;
+use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::io::{IoFailure, IoId, IoOp, IoRequest};
+use crate::limits::FOOTER_BYTES_MAX;
+
+impl LogCore {
+    /// Whether the group fits the active segment, and a footer behind it.
+    pub(super) fn fits(&self, gathering: &Gathering) -> bool {
+        self.active.as_ref().is_some_and(|active| {
+            let footer = active.footer.room_with(gathering.footer_growth);
+            let end = active.offset + self.group_len(gathering);
+            footer <= u64::from(len_u32(FOOTER_BYTES_MAX)) && end + footer <= active.header.segment_bytes
+        })
+    }
+
+    /// Seals the active segment and activates the next. `false`: not yet.
+    pub(super) fn rotate(&mut self, gathering: &Gathering) -> bool {
+        // The new header names the end of the old segment as proven durable: so it must be.
+        if !self.in_flight.is_empty() {
+            return false;
+        }
+        if !self.next_segment_is_ready() {
+            return false;
+        }
+        self.retire_active();
+        let fits = self.activate() && self.fits(gathering);
+        assert!(fits, "an empty segment holds any group that was accepted");
+        fits
+    }
+
+    pub(crate) fn next_segment_is_ready(&self) -> bool {
+        self.ready.contains(&(self.last_segment() + 1))
+    }
+
+    fn last_segment(&self) -> u64 {
+        self.active.as_ref().map_or(self.end.segment, |active| active.header.number)
+    }
+
+    /// The active segment becomes a sealed one.
+    fn retire_active(&mut self) {
+        if let Some(mut active) = self.active.take() {
+            let (group, offset) = (active.last_group, active.offset);
+            self.end = LogFilesEnd { segment: active.header.number, group, offset };
+            (active.footer.last_group, active.footer.end) = (group, offset);
+            self.seal(&active.header, &active.footer);
+        }
+    }
+
+    pub(super) fn seal(&mut self, header: &SegmentHeader, footer: &Footer) {
+        let (offset, bytes) = footer.encode(header);
+        assert!(offset >= footer.end, "rotation leaves room for the footer");
+        let id = self.io_id();
+        self.sealing.insert(id);
+        let op = IoOp::Seal { segment: header.number, offset, slices: vec![Bytes::from(bytes)] };
+        self.seals.push_back(IoRequest { id, op });
+    }
+
+    /// Makes the next ready segment the active one. Its header is written with its first group.
+    pub(crate) fn activate(&mut self) -> bool {
+        let number = self.end.segment + 1;
+        if !self.ready.remove(&number) {
+            return false;
+        }
+        self.live.insert(number);
+        let header = SegmentHeader {
+            directory: self.directory,
+            number,
+            first_group: self.next_group,
+            salt: self.salt(),
+            predecessor: self.end,
+            incarnation: self.incarnation,
+            segment_bytes: self.options.segment_bytes,
+            live: ranges(&self.live),
+            sources: Vec::new(),
+        };
+        let offset = u64::from(len_u32(SEGMENT_HEADER_BYTES));
+        self.active = Some(Active { header, offset, last_group: self.end.group, footer: Footer::default() });
+        self.stats.rotations += 1;
+        true
+    }
+
+    /// A salt that no earlier activation had: the seed is unpredictable, the steps don't repeat.
+    fn salt(&mut self) -> u64 {
+        // splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
+        self.salts = self.salts.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.salts;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// Prepares segments ahead, in the background, so that rotation waits for none.
+    pub(crate) fn poll_preparation(&mut self) -> Option<IoRequest> {
+        let ahead = usize::try_from(self.options.segments_ahead.max(1)).unwrap_or(1);
+        let wanted = self.ready.len() < ahead && !matches!(self.life, super::Life::Closed);
+        if self.preparing.is_some() || !wanted || (self.no_room && !self.retry_preparation) {
+            return None;
+        }
+        self.retry_preparation = false;
+        let segment = (self.last_segment() + 1..).find(|n| !self.ready.contains(n))?;
+        let id = self.io_id();
+        self.preparing = Some((id, segment));
+        Some(IoRequest { id, op: IoOp::CreateSegment { segment, bytes: self.options.segment_bytes } })
+    }
+
+    /// Looks for room again, after a preparation found none. Drivers call this now and then; a refused
+    /// submission does as well.
+    pub fn retry_preparation(&mut self) {
+        self.retry_preparation = self.no_room;
+    }
+
+    /// `Some`: the result of the preparation under way; `Err` if it fails in a way that is not a full disk.
+    pub(super) fn on_preparation(&mut self, id: IoId, result: &Result<(), IoFailure>) -> Option<Result<(), IoFailure>> {
+        let (_, segment) = self.preparing.take_if(|(preparing, _)| *preparing == id)?;
+        match result {
+            Ok(()) => {
+                self.ready.insert(segment);
+                self.no_room = false;
+            }
+            Err(failure) if failure.is_no_space() => self.no_room = true,
+            Err(failure) => return Some(Err(failure.clone())),
+        }
+        Some(Ok(()))
+    }
+}
+
+/// Numbers as ranges of consecutive ones.
+fn ranges(numbers: &BTreeSet<u64>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == *number => *last = *number,
+            _ => ranges.push((*number, *number)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consecutive_numbers_become_ranges() {
+        assert_eq!(ranges(&BTreeSet::from([1, 2, 3, 5, 7, 8])), [(1, 3), (5, 5), (7, 8)]);
+        assert!(ranges(&BTreeSet::new()).is_empty());
+    }
+}

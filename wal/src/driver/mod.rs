@@ -1,0 +1,273 @@
+//! [`Wal`]: the log on real files, with threads of its own.
+
+mod pending;
+mod threads;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use crossbeam::channel;
+use parking_lot::{Condvar, Mutex, MutexGuard};
+
+use crate::core::{Cut, Entry, LogCore, Options, Stats, Ticket};
+use crate::error::{OpenError, ReadError, SubmitError, WalError};
+use crate::format::batch::Batch;
+use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
+use crate::format::record::HardStateKind;
+use crate::io::{IoFailure, RealIo};
+use crate::recovery::report::OpenReport;
+use pending::{Berth, Waiter};
+use threads::{Shared, State};
+
+pub use pending::Pending;
+
+/// A log on real files. Share it by `Arc`; all of it takes `&self`.
+///
+/// Dropping it stops its threads without a closing group: what was acknowledged is durable, the next open
+/// finds an unclean end. [`Wal::close`] ends in good order.
+pub struct Wal {
+    shared: Arc<Shared>,
+    io: RealIo,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl fmt::Debug for Wal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Wal").field("dir", &self.io.dir()).field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Wal {
+    /// Opens the log in `dir`, or makes one there. The directory is made if it is missing.
+    ///
+    /// # Errors
+    /// [`OpenError`]; unless it is `Io`, nothing in the directory was changed.
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport), OpenError> {
+        let mut io = RealIo::new(dir.as_ref());
+        let (core, report) = LogCore::recover(&mut io, &options)?;
+        let state = State { core, waiters: VecDeque::new(), stopping: false };
+        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let wal = Self { shared, io, threads: Mutex::new(Vec::new()) };
+        // If a thread can't be started, dropping `wal` stops the others.
+        wal.start().map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
+        Ok((wal, report))
+    }
+
+    fn start(&self) -> std::io::Result<()> {
+        let (prepare_to, prepare_from) = channel::unbounded();
+        // Bounded by the queue of the log: who is told was accepted within `queue_bytes_max`.
+        let (notify_to, notify_from) = channel::unbounded();
+        let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
+        self.spawn("wal-prepare", move || threads::prepare(&shared, io, &prepare_from))?;
+        self.spawn("wal-notify", move || threads::notify(&notify_from))?;
+        let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
+        self.spawn("wal-write", move || threads::write(&shared, io, &prepare_to, &notify_to))
+    }
+
+    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
+        self.threads.lock().push(thread);
+        Ok(())
+    }
+
+    /// Accepts entries in order; wait for the result, or don't.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; then nothing of the submission was taken.
+    pub fn submit(&self, entries: Vec<Entry>) -> Result<Pending, SubmitError> {
+        let berth = Arc::new(Berth::default());
+        self.submit_to(entries, Waiter::Berth(Arc::clone(&berth)))?;
+        Ok(Pending { berth })
+    }
+
+    /// Accepts entries in order, and calls `done` when they are durable or in doubt: once, on a thread of the log.
+    /// A call should be short, since later ones wait for it, and must not panic.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; then nothing of the submission was taken, and `done` is dropped without a call.
+    pub fn submit_with(
+        &self,
+        entries: Vec<Entry>,
+        done: impl FnOnce(Result<(), WalError>) + Send + 'static,
+    ) -> Result<(), SubmitError> {
+        self.submit_to(entries, Waiter::Call(Box::new(done)))
+    }
+
+    fn submit_to(&self, entries: Vec<Entry>, waiter: Waiter) -> Result<(), SubmitError> {
+        let mut state = self.state();
+        if state.stopping {
+            return Err(SubmitError::Closed);
+        }
+        let ticket = state.core.submit(entries);
+        if let Ok(ticket) = ticket {
+            state.waiters.push_back((ticket, waiter));
+        }
+        drop(state);
+        self.shared.work.notify_one();
+        ticket.map(|_: Ticket| ())
+    }
+
+    /// Appends one batch and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`WalError::Refused`]: nothing was taken. Others: in doubt until the log is reopened.
+    pub fn append(&self, batch: Batch) -> Result<(), WalError> {
+        self.submit(vec![Entry::Batch(batch)])?.wait()
+    }
+
+    /// Whole batches, from the one that contains `from`, up to about `max_bytes` but at least one; none at the end of
+    /// what is written.
+    ///
+    /// # Errors
+    /// [`ReadError`]: released, corrupt.
+    pub fn read(&self, log: LogId, from: Lsn, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
+        let plan = self.state().core.plan_read(log, from, max_bytes)?;
+        let mut io = self.io.clone();
+        let mut batches = Vec::with_capacity(plan.len());
+        for extent in plan {
+            match extent.read(&mut io) {
+                Ok(batch) => batches.push(batch),
+                // What was read before the damage is good.
+                Err(_) if !batches.is_empty() => break,
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(batches)
+    }
+
+    /// Ends the log in good order: what was accepted becomes durable, then a closing group, then the threads end
+    /// and the directory's lock is free. A second call does nothing.
+    ///
+    /// # Errors
+    /// [`WalError`]: the log could not write its end. It is closed all the same.
+    pub fn close(&self) -> Result<(), WalError> {
+        let berth = Arc::new(Berth::default());
+        {
+            let mut state = self.state();
+            if state.stopping {
+                return Ok(());
+            }
+            let ticket = state.core.begin_close();
+            state.waiters.push_back((ticket, Waiter::Berth(Arc::clone(&berth))));
+        }
+        self.shared.work.notify_one();
+        let result = Pending { berth }.wait();
+        self.stop();
+        result
+    }
+
+    fn stop(&self) {
+        self.state().stopping = true;
+        self.shared.work.notify_one();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        for thread in threads {
+            // A panic was reported by the thread that had it; the log is closed either way.
+            drop(thread.join());
+        }
+        self.io.unlock();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.shared.state.lock()
+    }
+
+    /// See [`LogCore::end`].
+    #[must_use]
+    pub fn end(&self, log: LogId) -> LogPosition {
+        self.state().core.end(log)
+    }
+
+    /// See [`LogCore::written_end`].
+    #[must_use]
+    pub fn written_end(&self, log: LogId) -> LogPosition {
+        self.state().core.written_end(log)
+    }
+
+    /// See [`LogCore::durable_end`].
+    #[must_use]
+    pub fn durable_end(&self, log: LogId) -> LogPosition {
+        self.state().core.durable_end(log)
+    }
+
+    /// See [`LogCore::start`].
+    #[must_use]
+    pub fn start_of(&self, log: LogId) -> LogPosition {
+        self.state().core.start(log)
+    }
+
+    /// See [`LogCore::position_at`].
+    #[must_use]
+    pub fn position_at(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
+        self.state().core.position_at(log, lsn)
+    }
+
+    /// See [`LogCore::boundary_at_or_before`].
+    #[must_use]
+    pub fn boundary_at_or_before(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
+        self.state().core.boundary_at_or_before(log, lsn)
+    }
+
+    /// See [`LogCore::epochs`].
+    #[must_use]
+    pub fn epochs(&self, log: LogId) -> Vec<(Epoch, Lsn)> {
+        self.state().core.epochs(log)
+    }
+
+    /// See [`LogCore::hard_state`].
+    #[must_use]
+    pub fn hard_state(&self, log: LogId, kind: HardStateKind) -> Option<Bytes> {
+        self.state().core.hard_state(log, kind)
+    }
+
+    /// See [`LogCore::logs`].
+    #[must_use]
+    pub fn logs(&self) -> Vec<LogId> {
+        self.state().core.logs()
+    }
+
+    /// See [`LogCore::cuts`].
+    #[must_use]
+    pub fn cuts(&self) -> Vec<Cut> {
+        self.state().core.cuts().to_vec()
+    }
+
+    /// See [`LogCore::damaged`].
+    #[must_use]
+    pub fn damaged(&self, log: LogId) -> Vec<(Lsn, Lsn)> {
+        self.state().core.damaged(log)
+    }
+
+    /// See [`LogCore::stats`].
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.state().core.stats()
+    }
+
+    /// See [`LogCore::incarnation`].
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.state().core.incarnation()
+    }
+
+    /// See [`LogCore::directory_uuid`].
+    #[must_use]
+    pub fn directory_uuid(&self) -> [u8; 16] {
+        self.state().core.directory_uuid()
+    }
+
+    /// See [`LogCore::batch_bytes_max`].
+    #[must_use]
+    pub fn batch_bytes_max(&self) -> usize {
+        self.state().core.batch_bytes_max()
+    }
+}
+
+impl Drop for Wal {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}

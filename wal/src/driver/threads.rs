@@ -1,0 +1,124 @@
+//! The three threads of a log, all owned and joined by [`super::Wal`]:
+//! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers;
+//! `wal-notify` wakes who waits and runs their calls, so that neither delays the next group.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use parking_lot::{Condvar, Mutex};
+
+use super::pending::Waiter;
+use crate::core::{LogCore, Ticket};
+use crate::error::WalError;
+use crate::io::{IoRequest, RealIo, execute};
+
+pub(super) struct Shared {
+    pub(super) state: Mutex<State>,
+    /// There may be something for `wal-write` to do.
+    pub(super) work: Condvar,
+}
+
+pub(super) struct State {
+    pub(super) core: LogCore,
+    /// Who waits, in the order of tickets, which is that of completions.
+    pub(super) waiters: VecDeque<(Ticket, Waiter)>,
+    pub(super) stopping: bool,
+}
+
+/// Waiters of one group, with what became of their submissions.
+pub(super) type Told = Vec<(Waiter, Result<(), WalError>)>;
+
+/// How often a full disk is asked again for room.
+const RETRY_PREPARATION: Duration = Duration::from_millis(200);
+/// Waiters that are woken by the writer itself: handing them over would cost more than waking them.
+const WAKE_INLINE_MAX: usize = 2;
+
+impl State {
+    fn told(&mut self) -> Told {
+        let mut told = Vec::new();
+        while let Some(completion) = self.core.poll_completion() {
+            while let Some((ticket, waiter)) = self.waiters.pop_front_if(|(ticket, _)| *ticket <= completion.ticket) {
+                debug_assert_eq!(ticket, completion.ticket, "every ticket has a waiter and completes in order");
+                told.push((waiter, completion.result.clone()));
+            }
+        }
+        told
+    }
+}
+
+fn hand_over(told: Told, notify: &Sender<Told>) {
+    let inline = told.len() <= WAKE_INLINE_MAX && told.iter().all(|(w, _)| matches!(w, Waiter::Berth(_)));
+    if inline {
+        told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+    } else if let Err(unsent) = notify.send(told) {
+        // The notifier is gone only if it panicked in somebody's call; nobody else must wait for ever.
+        unsent.0.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+    }
+}
+
+/// `wal-write`: the next I/O starts before the waiters of the last are woken.
+pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>, notify: &Sender<Told>) {
+    let mut state = shared.state.lock();
+    loop {
+        let told = state.told();
+        let request = state.core.poll_io();
+        if told.is_empty() && request.is_none() {
+            if state.stopping {
+                break;
+            }
+            shared.work.wait(&mut state);
+            continue;
+        }
+        drop(state);
+        if !told.is_empty() {
+            hand_over(told, notify);
+        }
+        match request {
+            Some(request) if request.op.is_background() => {
+                // The channel has no bound of its own: the core asks for one preparation at a time, and for one
+                // footer a segment. It is closed only when this thread is done.
+                drop(prepare.send(request));
+                state = shared.state.lock();
+            }
+            Some(request) => {
+                let result = execute(&mut io, &request);
+                state = shared.state.lock();
+                state.core.on_io(request.id, result);
+            }
+            None => state = shared.state.lock(),
+        }
+    }
+    let left = std::mem::take(&mut state.waiters);
+    drop(state);
+    left.into_iter().for_each(|(_, waiter)| waiter.tell(Err(WalError::Closed)));
+}
+
+/// `wal-prepare`.
+pub(super) fn prepare(shared: &Shared, mut io: RealIo, requests: &Receiver<IoRequest>) {
+    loop {
+        match requests.recv_timeout(RETRY_PREPARATION) {
+            Ok(request) => {
+                let result = execute(&mut io, &request);
+                shared.state.lock().core.on_io(request.id, result);
+                shared.work.notify_one();
+            }
+            Err(RecvTimeoutError::Timeout) => {
+                let mut state = shared.state.lock();
+                if state.core.stats().disk_full {
+                    state.core.retry_preparation();
+                    drop(state);
+                    shared.work.notify_one();
+                }
+            }
+            Err(RecvTimeoutError::Disconnected) => return,
+        }
+    }
+}
+
+/// `wal-notify`.
+pub(super) fn notify(told: &Receiver<Told>) {
+    for told in told {
+        told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+    }
+}

@@ -1,0 +1,311 @@
+//! What can go wrong, said so that somebody can do something about it: an enum per operation, each with a class and
+//! a stable code.
+
+use crate::format::ids::{Chain, LogId, LogPosition, Lsn};
+use crate::io::IoFailure;
+
+/// What to do about an error.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum FaultClass {
+    /// Try again, later.
+    Retry,
+    /// The caller asked for something that can't be.
+    FixRequest,
+    /// A person must do something: make room, stop the other process, upgrade.
+    Operator,
+    /// Bytes that were durable can't be read: refetch them from a copy.
+    Damage,
+    /// This log has stopped; reopen it.
+    Reopen,
+}
+
+/// A submission was refused; nothing of it was taken.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SubmitError {
+    /// A batch is not the continuation of its log.
+    #[error("the batch of log {log} starts at LSN {first_lsn} behind chain {prev}, but the log ends at {end}: {why}")]
+    DoesNotFollow {
+        /// The log.
+        log: LogId,
+        /// The batch's first LSN.
+        first_lsn: Lsn,
+        /// The batch's own chain.
+        prev: Chain,
+        /// The log's accepted end, as this submission would have left it.
+        end: LogPosition,
+        /// Which of the rules it breaks.
+        why: &'static str,
+    },
+    /// A truncation to a place that is not a batch boundary of the log's history.
+    #[error("log {log} can't be truncated to {to}: no batch of its history ends there")]
+    NotABoundary {
+        /// The log.
+        log: LogId,
+        /// The boundary asked for.
+        to: LogPosition,
+    },
+    /// An entry that no group or segment of this log can hold.
+    #[error("an entry of {bytes} bytes, and this log takes at most {bytes_max}")]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+        /// The bound.
+        bytes_max: usize,
+    },
+    /// Nothing to do was submitted.
+    #[error("an empty submission has nothing to wait for")]
+    Empty,
+    /// More logs than one write-ahead log holds.
+    #[error("a write-ahead log holds at most {logs_max} logs")]
+    TooManyLogs {
+        /// The bound.
+        logs_max: usize,
+    },
+    /// Too much is accepted and not yet durable. Wait for a completion.
+    #[error("the log's queue of {queue_bytes_max} bytes is full: the disk is slower than the submissions")]
+    Busy {
+        /// The bound.
+        queue_bytes_max: usize,
+    },
+    /// No room for more on the disk. What was accepted has room; reads go on; submissions work again as soon
+    /// as there is room.
+    #[error("the disk is full")]
+    DiskFull,
+    /// A write or a sync failed. Nothing is acknowledged any more until the log is reopened.
+    #[error("the log is poisoned: {0}")]
+    Poisoned(IoFailure),
+    /// The log is closing.
+    #[error("the log is closed")]
+    Closed,
+    /// A range of this log is damaged and its tail with it: it takes no batches until it is repaired.
+    #[error("log {log} is damaged from LSN {from}, and takes nothing until that is repaired")]
+    Damaged {
+        /// The log.
+        log: LogId,
+        /// First LSN of the damage.
+        from: Lsn,
+    },
+}
+
+impl SubmitError {
+    /// A stable code, which has a page in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::DoesNotFollow { .. } => "TW-1001",
+            Self::NotABoundary { .. } => "TW-1002",
+            Self::TooLarge { .. } => "TW-1003",
+            Self::Empty => "TW-1004",
+            Self::TooManyLogs { .. } => "TW-1005",
+            Self::Busy { .. } => "TW-1006",
+            Self::DiskFull => "TW-1007",
+            Self::Poisoned(_) => "TW-1008",
+            Self::Closed => "TW-1009",
+            Self::Damaged { .. } => "TW-1010",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::DoesNotFollow { .. } | Self::NotABoundary { .. } | Self::TooLarge { .. } | Self::Empty => {
+                FaultClass::FixRequest
+            }
+            Self::Busy { .. } => FaultClass::Retry,
+            Self::TooManyLogs { .. } | Self::DiskFull => FaultClass::Operator,
+            Self::Poisoned(_) | Self::Closed => FaultClass::Reopen,
+            Self::Damaged { .. } => FaultClass::Damage,
+        }
+    }
+}
+
+/// An accepted submission will not be acknowledged. Whether it is durable is unknown until the log is reopened.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum WalError {
+    /// A write or a sync failed.
+    #[error("the log is poisoned: {0}")]
+    Poisoned(IoFailure),
+    /// The log was dropped before this was durable.
+    #[error("the log was closed before this was durable")]
+    Closed,
+    /// The submission was refused.
+    #[error(transparent)]
+    Refused(#[from] SubmitError),
+}
+
+impl WalError {
+    /// A stable code, which has a page in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Poisoned(_) => "TW-1008",
+            Self::Closed => "TW-1009",
+            Self::Refused(refused) => refused.code(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Poisoned(_) | Self::Closed => FaultClass::Reopen,
+            Self::Refused(refused) => refused.class(),
+        }
+    }
+}
+
+/// Batches can't be read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The range was durable and is not readable now (I8: it is reported, never skipped).
+    #[error("log {log}, LSN {first} to {last}: corrupt, in {file} at byte {offset}")]
+    Corrupt {
+        /// The log.
+        log: LogId,
+        /// First LSN that can't be read.
+        first: Lsn,
+        /// Last LSN that can't be read; [`Lsn::MAX`] if the log's end is unknown.
+        last: Lsn,
+        /// The file, or the name of the one that is missing.
+        file: String,
+        /// Byte in the file, 0 if unknown.
+        offset: u64,
+    },
+    /// The log starts later: what was asked for was released, or came before a snapshot.
+    #[error("log {log} starts behind LSN {start}")]
+    Released {
+        /// The log.
+        log: LogId,
+        /// The boundary at which the log now starts.
+        start: Lsn,
+    },
+    /// The medium can't read at the moment.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+}
+
+impl ReadError {
+    /// A stable code, which has a page in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Corrupt { .. } => "TW-1101",
+            Self::Released { .. } => "TW-1102",
+            Self::Io(_) => "TW-1103",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Corrupt { .. } => FaultClass::Damage,
+            Self::Released { .. } => FaultClass::FixRequest,
+            Self::Io(_) => FaultClass::Retry,
+        }
+    }
+}
+
+/// The directory was not opened. Nothing in it was changed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Another process, or another part of this one, has it open.
+    #[error("the log is held by {}", pid.map_or_else(|| "another process".to_owned(), |pid| format!("process {pid}")))]
+    Locked {
+        /// The holder, as it wrote itself down.
+        pid: Option<u32>,
+    },
+    /// A file of a format that this build does not know.
+    #[error("{file} has format version {found}, and this build reads {known}: it was written by a newer release")]
+    NewerFormat {
+        /// The file.
+        file: String,
+        /// The version it says.
+        found: u8,
+        /// The newest that this build knows.
+        known: u8,
+    },
+    /// A file that belongs to another directory.
+    #[error("{file} belongs to directory {found}, and this is {expected}")]
+    ForeignDirectory {
+        /// The file.
+        file: String,
+        /// The uuid in the file, as hexadecimal digits.
+        found: String,
+        /// The uuid expected.
+        expected: String,
+    },
+    /// The manifest can't be used, and without it nothing says whose files these are.
+    #[error("MANIFEST {why}; nothing was changed")]
+    Manifest {
+        /// What is wrong with it.
+        why: &'static str,
+    },
+    /// Segments are missing and no neighbour says which logs lost which range.
+    #[error("segment {segment} is missing or unreadable, and so is what would tell which logs it held")]
+    Missing {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// The writers' incarnations fall along the log: two processes wrote it at once.
+    #[error("{file} at byte {offset}: written by incarnation {found} behind incarnation {before}: two writers")]
+    TwoWriters {
+        /// The file.
+        file: String,
+        /// Byte in the file.
+        offset: u64,
+        /// The incarnation found there.
+        found: u64,
+        /// The one before it.
+        before: u64,
+    },
+    /// An option out of bounds.
+    #[error("option {option}: {why}")]
+    Options {
+        /// The option's name.
+        option: &'static str,
+        /// What it must be.
+        why: &'static str,
+    },
+    /// The system refused.
+    #[error(transparent)]
+    Io(#[from] IoFailure),
+}
+
+impl OpenError {
+    /// A stable code, which has a page in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Locked { .. } => "TW-1201",
+            Self::NewerFormat { .. } => "TW-1202",
+            Self::ForeignDirectory { .. } => "TW-1203",
+            Self::Manifest { .. } => "TW-1204",
+            Self::Missing { .. } => "TW-1205",
+            Self::TwoWriters { .. } => "TW-1206",
+            Self::Options { .. } => "TW-1207",
+            Self::Io(_) => "TW-1208",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Options { .. } => FaultClass::FixRequest,
+            Self::Missing { .. } => FaultClass::Damage,
+            Self::Locked { .. }
+            | Self::NewerFormat { .. }
+            | Self::ForeignDirectory { .. }
+            | Self::Manifest { .. }
+            | Self::TwoWriters { .. }
+            | Self::Io(_) => FaultClass::Operator,
+        }
+    }
+}

@@ -1,0 +1,284 @@
+//! A sealed segment's footer: what the segment holds, so that opening reads footers, not data.
+//!
+//! It lies in whole blocks at the end of the file. The file's last 64 bytes are the trailer, which tells where it
+//! starts; the body is:
+//!
+//! | at | field | type |
+//! |---|---|---|
+//! | 0 | magic `TWFT`, format version 1, zero 3 | 8 |
+//! | 8 | last group of the segment | u64 |
+//! | 16 | offset of the end of the segment's groups | u64 |
+//! | 24 | number of logs | u32 |
+//! | 28 | bytes of records | u32 |
+//! | 32 | copy of the segment's header | 4096 |
+//! | 4128 | records that outlive the segment's batches, as in a directory | |
+//! | … | the logs | |
+//!
+//! Records are applied before the batches: a truncation stays only if it reaches below the first batch that the
+//! segment still has of its log. Each log: log id 16, first LSN 8, last LSN 8, chain before the first batch 8, chain
+//! at the end 8, epoch before the first batch (8, 4), number of epochs 4, number of offsets 4, zero 4; then epochs
+//! (version 8, term 4, zero 4, first LSN 8); then offsets (first LSN 8, last LSN 8, chain 8, offset 4, length 4).
+//! Version 1 allows offsets to be sparse; this code writes one for each batch.
+//!
+//! Trailer: magic `TWFE` 4, format version 1, zero 3, directory uuid 16, segment number 8, footer's offset 8,
+//! body's length 4, body's CRC-32 4, zero 12, CRC-32 of the 60 bytes before 4.
+#![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
+
+use std::collections::BTreeMap;
+
+use super::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
+use super::layout::{Fields, PutFields, Short, len_u32, round_up};
+use super::record::{BatchEntry, Record, decode_records};
+use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use crate::limits::{BLOCK_BYTES, FOOTER_BYTES_MAX, NUMBERS_MAX};
+
+const MAGIC: [u8; 4] = *b"TWFT";
+const TRAILER_MAGIC: [u8; 4] = *b"TWFE";
+/// The version of the footer format that this code writes.
+pub(crate) const FOOTER_VERSION: u8 = 1;
+/// Bytes at the file's end that tell where the footer is.
+pub(crate) const TRAILER_BYTES: usize = 64;
+const FRONT_BYTES: usize = 32 + SEGMENT_HEADER_BYTES;
+const LOG_BYTES: usize = 72;
+const EPOCH_BYTES: usize = 24;
+const OFFSET_BYTES: usize = 32;
+/// The most that one batch adds to a footer.
+pub(crate) const FOOTER_BYTES_PER_BATCH: usize = LOG_BYTES + EPOCH_BYTES + OFFSET_BYTES;
+
+/// One log's part of a footer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FooterLog {
+    /// What the first batch follows. Its LSN is the one before the first batch.
+    pub(crate) before: LogPosition,
+    /// The batches, oldest first.
+    pub(crate) batches: Vec<BatchEntry>,
+}
+
+/// What a segment holds; gathered while it fills.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Footer {
+    pub(crate) last_group: u64,
+    pub(crate) end: u64,
+    pub(crate) records: Vec<Record>,
+    pub(crate) logs: BTreeMap<LogId, FooterLog>,
+    /// At least the bytes of the body without the fixed front.
+    growth: usize,
+}
+
+impl Footer {
+    /// Takes a batch that was written to the segment, behind `before`.
+    pub(crate) fn batch(&mut self, entry: BatchEntry, before: LogPosition) {
+        self.growth = self.growth.saturating_add(FOOTER_BYTES_PER_BATCH);
+        // Something was accepted where a suffix was in doubt: that doubt is over, also if the batch is cut off later.
+        let over = |r: &Record| matches!(r, Record::Cut { log, from } if *log == entry.log && *from <= entry.last);
+        self.records.retain(|record| !over(record));
+        let log = self.logs.entry(entry.log).or_insert_with(|| FooterLog { before, batches: Vec::new() });
+        log.batches.push(entry);
+    }
+
+    /// Takes a record that was written to the segment.
+    pub(crate) fn record(&mut self, record: &Record) {
+        match record {
+            Record::Batch(_) | Record::Closing { .. } | Record::Mention { .. } => return,
+            Record::Truncate { log, to } => {
+                let over = |r: &Record| matches!(r, Record::Cut { log: l, from } if l == log && *from > to.lsn);
+                self.records.retain(|record| !over(record));
+                if let Some(state) = self.logs.get_mut(log) {
+                    while state.batches.pop_if(|entry| entry.last > to.lsn).is_some() {}
+                    if !state.batches.is_empty() {
+                        return;
+                    }
+                    self.logs.remove(log);
+                }
+            }
+            Record::Remove { log } | Record::Reset { log, .. } => {
+                self.logs.remove(log);
+                self.records.retain(|r| r.log() != Some(*log));
+            }
+            Record::HardState { log, kind, .. } => {
+                let same = |r: &Record| matches!(r, Record::HardState { log: l, kind: k, .. } if l == log && k == kind);
+                self.records.retain(|r| !same(r));
+            }
+            Record::Anchor { .. } | Record::Cut { .. } | Record::Retirement { .. } => {}
+        }
+        self.growth = self.growth.saturating_add(record.encoded_len());
+        self.records.push(record.clone());
+    }
+
+    /// Bytes on disk that a footer with `more` bytes of growth needs at most.
+    pub(crate) fn room_with(&self, more: usize) -> u64 {
+        let body = FRONT_BYTES.saturating_add(self.growth).saturating_add(more).saturating_add(TRAILER_BYTES);
+        round_up(u64::from(len_u32(body)), BLOCK_BYTES)
+    }
+
+    fn body(&self, header: &SegmentHeader) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FRONT_BYTES.saturating_add(self.growth));
+        let mut records = Vec::new();
+        for record in &self.records {
+            record.encode(&mut records);
+        }
+        out.put_bytes(&MAGIC);
+        out.put_u8(FOOTER_VERSION);
+        out.put_zeroes(3);
+        out.put_u64(self.last_group);
+        out.put_u64(self.end);
+        out.put_u32(len_u32(self.logs.len()));
+        out.put_u32(len_u32(records.len()));
+        out.put_bytes(&header.encode());
+        out.put_bytes(&records);
+        for (log, state) in &self.logs {
+            put_log(&mut out, *log, state);
+        }
+        out
+    }
+
+    /// The footer for the end of a file of `segment_bytes`: where it starts, and its bytes.
+    pub(crate) fn encode(&self, header: &SegmentHeader) -> (u64, Vec<u8>) {
+        let mut bytes = self.body(header);
+        let (body_len, body_crc) = (len_u32(bytes.len()), crc32fast::hash(&bytes));
+        let room = round_up(u64::from(body_len).saturating_add(64), BLOCK_BYTES);
+        let offset = header.segment_bytes.saturating_sub(room);
+        let fill = usize::try_from(room).unwrap_or(0).saturating_sub(TRAILER_BYTES).saturating_sub(bytes.len());
+        bytes.put_zeroes(fill);
+        let trailer = Trailer { directory: header.directory, segment: header.number, offset, body_len, body_crc };
+        bytes.put_bytes(&trailer.encode());
+        (offset, bytes)
+    }
+
+    /// Reads a body, whose checksum the trailer gave.
+    pub(crate) fn decode(body: &[u8]) -> Option<(SegmentHeader, Self)> {
+        Self::fields(body).ok().flatten()
+    }
+
+    fn fields(body: &[u8]) -> Result<Option<(SegmentHeader, Self)>, Short> {
+        let mut f = Fields::new(body);
+        let (magic, version, zero) = (f.array::<4>()?, f.u8()?, f.zeroes(3)?);
+        let (last_group, end, log_count, record_len) = (f.u64()?, f.u64()?, f.u32()?, f.u32()?);
+        let header = SegmentHeader::decode(f.bytes(SEGMENT_HEADER_BYTES)?);
+        let records = decode_records(f.bytes(usize::try_from(record_len).map_err(|_| Short)?)?);
+        let (Ok(header), Ok(records)) = (header, records) else {
+            return Ok(None);
+        };
+        if magic != MAGIC || version != FOOTER_VERSION || !zero || last_group > NUMBERS_MAX {
+            return Ok(None);
+        }
+        let growth = body.len().saturating_sub(FRONT_BYTES);
+        let mut footer = Self { last_group, end, records, logs: BTreeMap::new(), growth };
+        for _ in 0..log_count {
+            let Some((log, state)) = log_fields(&mut f)? else {
+                return Ok(None);
+            };
+            footer.logs.insert(log, state);
+        }
+        Ok(f.is_empty().then_some((header, footer)))
+    }
+}
+
+fn put_log(out: &mut Vec<u8>, log: LogId, state: &FooterLog) {
+    let mut epochs: Vec<(Epoch, Lsn)> = Vec::new();
+    for entry in &state.batches {
+        if epochs.last().is_none_or(|(epoch, _)| *epoch != entry.epoch) {
+            epochs.push((entry.epoch, entry.first));
+        }
+    }
+    let last = state.batches.last().map_or(state.before, BatchEntry::position);
+    out.put_u128(log.as_u128());
+    out.put_u64(state.batches.first().map_or(Lsn::ZERO, |entry| entry.first).get());
+    out.put_u64(last.lsn.get());
+    out.put_u64(state.before.chain.get());
+    out.put_u64(last.chain.get());
+    out.put_u64(state.before.epoch.version);
+    out.put_u32(state.before.epoch.term);
+    out.put_u32(len_u32(epochs.len()));
+    out.put_u32(len_u32(state.batches.len()));
+    out.put_u32(0);
+    for (epoch, first) in epochs {
+        out.put_u64(epoch.version);
+        out.put_u32(epoch.term);
+        out.put_u32(0);
+        out.put_u64(first.get());
+    }
+    for entry in &state.batches {
+        out.put_u64(entry.first.get());
+        out.put_u64(entry.last.get());
+        out.put_u64(entry.chain.get());
+        out.put_u32(entry.offset);
+        out.put_u32(entry.len);
+    }
+}
+
+fn log_fields(f: &mut Fields<'_>) -> Result<Option<(LogId, FooterLog)>, Short> {
+    let log = LogId::new(f.u128()?);
+    let (first, last) = (Lsn::new(f.u64()?), Lsn::new(f.u64()?));
+    let (before_chain, last_chain) = (Chain::new(f.u64()?), Chain::new(f.u64()?));
+    let epoch = Epoch { version: f.u64()?, term: f.u32()? };
+    let (epoch_count, offset_count, _zero) = (f.u32()?, f.u32()?, f.u32()?);
+    let mut epochs = Vec::new();
+    for _ in 0..epoch_count {
+        let epoch = Epoch { version: f.u64()?, term: f.u32()? };
+        f.u32()?;
+        epochs.push((epoch, Lsn::new(f.u64()?)));
+    }
+    let mut batches = Vec::new();
+    for _ in 0..offset_count {
+        let (first, last, chain) = (Lsn::new(f.u64()?), Lsn::new(f.u64()?), Chain::new(f.u64()?));
+        let (offset, len) = (f.u32()?, f.u32()?);
+        let Some(epoch) = epochs.iter().rev().find(|(_, start)| *start <= first).map(|(epoch, _)| *epoch) else {
+            return Ok(None);
+        };
+        batches.push(BatchEntry { log, first, last, epoch, offset, len, chain });
+    }
+    let before = LogPosition { epoch, lsn: first.prev(), chain: before_chain };
+    let agrees = batches.first().is_some_and(|b| b.first == first)
+        && batches.last().is_some_and(|b| b.last == last && b.chain == last_chain)
+        && batches.is_sorted_by(|a, b| a.last < b.first);
+    Ok(agrees.then_some((log, FooterLog { before, batches })))
+}
+
+/// The file's last 64 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Trailer {
+    pub(crate) directory: [u8; 16],
+    pub(crate) segment: u64,
+    pub(crate) offset: u64,
+    pub(crate) body_len: u32,
+    pub(crate) body_crc: u32,
+}
+
+impl Trailer {
+    fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(TRAILER_BYTES);
+        out.put_bytes(&TRAILER_MAGIC);
+        out.put_u8(FOOTER_VERSION);
+        out.put_zeroes(3);
+        out.put_bytes(&self.directory);
+        out.put_u64(self.segment);
+        out.put_u64(self.offset);
+        out.put_u32(self.body_len);
+        out.put_u32(self.body_crc);
+        out.put_zeroes(12);
+        let crc = crc32fast::hash(&out);
+        out.put_u32(crc);
+        out
+    }
+
+    /// `None`: no good trailer; the footer is then rebuilt by a scan, whatever the reason.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let bytes: &[u8; TRAILER_BYTES] = bytes.try_into().ok()?;
+        let (body, crc) = bytes.split_at(TRAILER_BYTES.saturating_sub(4));
+        let mut f = Fields::new(body);
+        let good = f.array::<4>().ok()? == TRAILER_MAGIC
+            && f.u8().ok()? == FOOTER_VERSION
+            && f.zeroes(3).ok()?
+            && Fields::new(crc).u32().ok()? == crc32fast::hash(body);
+        let trailer = Self {
+            directory: f.array().ok()?,
+            segment: f.u64().ok()?,
+            offset: f.u64().ok()?,
+            body_len: f.u32().ok()?,
+            body_crc: f.u32().ok()?,
+        };
+        let bounded = usize::try_from(trailer.body_len).is_ok_and(|len| len <= FOOTER_BYTES_MAX);
+        (good && bounded && f.zeroes(12).ok()?).then_some(trailer)
+    }
+}

@@ -1,0 +1,268 @@
+//! A directory read from outside: segments, groups, batches, and whether they are good. Nothing is written and no
+//! lock is taken; beside a running writer the newest groups may be missing or look torn.
+//!
+//! ```
+//! use towline_wal::{inspect, Options, Wal};
+//! let dir = tempfile::tempdir().unwrap();
+//! let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+//! let (wal, _) = Wal::open(dir.path(), options).unwrap();
+//! wal.close().unwrap();
+//! let seen = inspect::inspect(dir.path()).unwrap();
+//! assert_eq!(seen.segments.len(), 1);
+//! assert!(seen.segments[0].groups.last().unwrap().closing);
+//! assert!(inspect::verify(dir.path()).unwrap().is_good());
+//! ```
+
+use std::path::Path;
+
+use crate::core::Extent;
+use crate::error::{OpenError, ReadError};
+use crate::format::batch::{Batch, BatchHeader};
+use crate::format::ids::{Epoch, LogId, Lsn};
+use crate::format::record::Record;
+use crate::io::{Io, RealIo, segment_name};
+use crate::recovery::report::{DamagedRange, Finding, OpenReport};
+use crate::recovery::scan::{Bound, Image, Scanned, ScannedGroup, scan};
+use crate::recovery::survey::{Reader, Survey, read_footer, read_manifest, survey};
+
+/// A directory's content, as it stands in the files, truncated batches included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DirectoryView {
+    /// The directory's uuid.
+    pub directory_uuid: [u8; 16],
+    /// Bytes of a segment, as the manifest says.
+    pub segment_bytes: u64,
+    /// Segments with groups, oldest first.
+    pub segments: Vec<SegmentView>,
+    /// Segments ready for use.
+    pub segments_ready: Vec<u64>,
+    /// What an open would report.
+    pub report: OpenReport,
+}
+
+/// One segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct SegmentView {
+    /// Its number.
+    pub number: u64,
+    /// Its file's name.
+    pub file: String,
+    /// The writer's incarnation.
+    pub incarnation: u64,
+    /// The number of its first group.
+    pub first_group: u64,
+    /// Whether it has a good footer.
+    pub footer: bool,
+    /// Its groups.
+    pub groups: Vec<GroupView>,
+    /// Everything else that the scan found.
+    pub findings: Vec<Finding>,
+}
+
+/// One group.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct GroupView {
+    /// Its number.
+    pub number: u64,
+    /// Byte in the segment.
+    pub offset: u64,
+    /// Bytes with padding.
+    pub bytes: u64,
+    /// The last group known durable when this one was built.
+    pub durable_through: u64,
+    /// Whether the log was closed in good order behind it.
+    pub closing: bool,
+    /// Its batches.
+    pub batches: Vec<BatchView>,
+    /// Its other records: truncations, hard states and so on.
+    pub records: usize,
+}
+
+/// One batch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct BatchView {
+    /// The log.
+    pub log: LogId,
+    /// First LSN.
+    pub first: Lsn,
+    /// Last LSN.
+    pub last: Lsn,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// Byte in the segment.
+    pub offset: u64,
+    /// Bytes of the batch.
+    pub bytes: u32,
+    /// The header, if the batch is good.
+    pub header: Option<BatchHeader>,
+}
+
+/// What [`verify`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyReport {
+    /// What an open would report.
+    pub report: OpenReport,
+    /// Batches of all logs read and found good.
+    pub batches_good: u64,
+    /// Batches that can't be read, beyond those that the report names.
+    pub batches_bad: Vec<DamagedRange>,
+}
+
+impl VerifyReport {
+    /// Whether everything that should be there is. A torn tail is good: nobody was promised it.
+    #[must_use]
+    pub fn is_good(&self) -> bool {
+        self.report.is_intact() && self.batches_bad.is_empty()
+    }
+}
+
+fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
+    let Some(manifest) = read_manifest(io, None)? else {
+        return Err(OpenError::Manifest { why: "is missing: this is not the directory of a log" });
+    };
+    survey(io, manifest, Reader::Guest)
+}
+
+/// Reads a directory.
+///
+/// # Errors
+/// [`OpenError`], as an open would say it.
+pub fn inspect(dir: impl AsRef<Path>) -> Result<DirectoryView, OpenError> {
+    inspect_io(&mut RealIo::read_only(dir.as_ref()))
+}
+
+/// As [`inspect`], on any [`Io`].
+///
+/// # Errors
+/// [`OpenError`], as an open would say it.
+pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
+    let survey = look(io)?;
+    let mut segments = Vec::new();
+    for (number, header) in &survey.headers {
+        let next = survey.headers.range(number + 1..).next().map(|(_, header)| header.predecessor);
+        let bound = Bound { last_group: next.filter(|end| end.segment == *number).map(|end| end.group) };
+        let result = scan(&Image::read(io, *number, header.segment_bytes)?, header, bound)?;
+        let groups = result.scanned.iter().filter_map(|item| match item {
+            Scanned::Group(group) => Some(group_view(group)),
+            Scanned::Gap { .. } => None,
+        });
+        segments.push(SegmentView {
+            number: *number,
+            file: segment_name(*number),
+            incarnation: header.incarnation,
+            first_group: header.first_group,
+            footer: read_footer(io, *number, &survey.manifest).is_some(),
+            groups: groups.collect(),
+            findings: result.findings,
+        });
+    }
+    Ok(DirectoryView {
+        directory_uuid: survey.manifest.directory,
+        segment_bytes: survey.manifest.segment_bytes,
+        segments,
+        segments_ready: survey.ready.into_iter().collect(),
+        report: survey.replay.report,
+    })
+}
+
+fn group_view(group: &ScannedGroup) -> GroupView {
+    let own = group.own.as_deref().unwrap_or_default();
+    let entries = own.iter().filter_map(|r| if let Record::Batch(entry) = r { Some(entry) } else { None });
+    let batches: Vec<BatchView> = entries
+        .zip(&group.batches)
+        .map(|(entry, batch)| BatchView {
+            log: entry.log,
+            first: entry.first,
+            last: entry.last,
+            epoch: entry.epoch,
+            offset: u64::from(entry.offset),
+            bytes: entry.len,
+            header: batch.as_ref().map(|batch| *batch.header()),
+        })
+        .collect();
+    GroupView {
+        number: group.header.number,
+        offset: group.header.offset,
+        bytes: u64::from(group.header.total_len),
+        durable_through: group.header.durable_through,
+        closing: group.header.flags.closing,
+        records: own.len() - batches.len(),
+        batches,
+    }
+}
+
+/// Reads every batch of every log, as its owner would see it.
+///
+/// # Errors
+/// [`OpenError`], as an open would say it.
+pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport, OpenError> {
+    verify_io(&mut RealIo::read_only(dir.as_ref()))
+}
+
+/// As [`verify`], on any [`Io`].
+///
+/// # Errors
+/// [`OpenError`], as an open would say it.
+pub fn verify_io(io: &mut dyn Io) -> Result<VerifyReport, OpenError> {
+    let survey = look(io)?;
+    let (mut batches_good, mut batches_bad) = (0, Vec::new());
+    for extent in extents(&survey, None) {
+        match extent.read(io) {
+            Ok(_) => batches_good += 1,
+            Err(_) if survey.replay.report.damaged.iter().any(|d| d.log == extent.log && d.first <= extent.first) => {}
+            Err(_) => batches_bad.push(DamagedRange {
+                log: extent.log,
+                first: extent.first,
+                last: extent.last,
+                file: segment_name(extent.segment),
+                offset: extent.offset,
+            }),
+        }
+    }
+    Ok(VerifyReport { report: survey.replay.report, batches_good, batches_bad })
+}
+
+/// The batches of one log, oldest first, as its owner would see them.
+///
+/// # Errors
+/// [`InspectError`]: the directory can't be opened, or a batch can't be read; the first such is told.
+pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectError> {
+    let io = &mut RealIo::read_only(dir.as_ref());
+    let survey = look(io)?;
+    let read: Result<Vec<Batch>, ReadError> = extents(&survey, Some(log)).map(|extent| extent.read(io)).collect();
+    Ok(read?)
+}
+
+/// The logs of a directory with their first and last LSN and the number of batches.
+///
+/// # Errors
+/// [`OpenError`], as an open would say it.
+pub fn logs(dir: impl AsRef<Path>) -> Result<Vec<(LogId, Lsn, Lsn, usize)>, OpenError> {
+    let survey = look(&mut RealIo::read_only(dir.as_ref()))?;
+    let view = |(log, state): (LogId, &crate::core::index::LogState)| {
+        (log, state.start.lsn.next(), state.end().lsn, state.slots.len())
+    };
+    Ok(survey.replay.index.iter().map(view).collect())
+}
+
+/// Why batches can't be had from outside.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// The directory can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A batch can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+fn extents(survey: &Survey, only: Option<LogId>) -> impl Iterator<Item = Extent> {
+    let logs = survey.replay.index.iter().filter(move |(log, _)| only.is_none_or(|only| only == *log));
+    logs.flat_map(|(log, state)| state.slots.iter().map(move |slot| Extent::of(log, slot)))
+}

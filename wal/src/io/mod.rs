@@ -1,0 +1,326 @@
+//! What the log asks of a directory of files: a small synchronous trait, the requests of [`crate::LogCore`], and the
+//! one function that carries a request out.
+//!
+//! [`RealIo`] implements it on a real directory, [`crate::vdisk::VirtualDisk`] in memory with every fault.
+
+mod real;
+
+use std::fmt;
+
+use bytes::Bytes;
+
+use crate::limits::{BLOCK_BYTES, NUMBERS_MAX};
+
+pub use real::RealIo;
+
+/// A failed operation on a file. Cheap to clone: every waiter of a poisoned log gets it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{operation} {file}: {kind}{}", OsCode(*.os_code))]
+#[non_exhaustive]
+pub struct IoFailure {
+    /// What the system said.
+    pub kind: std::io::ErrorKind,
+    /// What was attempted, as a verb.
+    pub operation: &'static str,
+    /// The file's name within the directory.
+    pub file: String,
+    /// The system's own number for the error, where there was one.
+    pub os_code: Option<i32>,
+}
+
+impl IoFailure {
+    /// A failure of `operation` on `file`.
+    #[must_use]
+    pub fn new(kind: std::io::ErrorKind, operation: &'static str, file: &str) -> Self {
+        Self { kind, operation, file: file.to_owned(), os_code: None }
+    }
+
+    /// The same, from the system's error.
+    #[must_use]
+    pub fn from_error(error: &std::io::Error, operation: &'static str, file: &str) -> Self {
+        Self { kind: error.kind(), operation, file: file.to_owned(), os_code: error.raw_os_error() }
+    }
+
+    /// Whether the disk or the quota is full: nothing is in doubt, there is just no room.
+    #[must_use]
+    pub const fn is_no_space(&self) -> bool {
+        matches!(self.kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+}
+
+struct OsCode(Option<i32>);
+
+impl fmt::Display for OsCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.map_or(Ok(()), |code| write!(f, " (os error {code})"))
+    }
+}
+
+/// What came of asking for the directory's lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LockOutcome {
+    /// It is ours until the `Io` goes away.
+    Acquired,
+    /// Another holds it; the process id that it wrote, if it could be read.
+    HeldBy(Option<u32>),
+}
+
+/// One directory of files. Names are plain file names; there are no sub-directories.
+///
+/// Writes are durable after `sync_data` returned success, names after `sync_dir` did; nothing else is promised.
+pub trait Io {
+    /// Takes the directory's lock, by file `LOCK`, and creates the directory and the file where missing.
+    ///
+    /// # Errors
+    /// The file can't be made or locked for a reason other than that another holds it.
+    fn lock(&mut self) -> Result<LockOutcome, IoFailure>;
+
+    /// All names in the directory, sorted.
+    ///
+    /// # Errors
+    /// The directory can't be read. A directory that does not exist is empty.
+    fn list(&mut self) -> Result<Vec<String>, IoFailure>;
+
+    /// Makes an empty file, or empties the one that is there.
+    ///
+    /// # Errors
+    /// No room, no permission.
+    fn create(&mut self, name: &str) -> Result<(), IoFailure>;
+
+    /// Bytes of the file.
+    ///
+    /// # Errors
+    /// No such file.
+    fn len(&mut self, name: &str) -> Result<u64, IoFailure>;
+
+    /// Fills `buffer` from `offset`; returns how many bytes there were before the file's end.
+    ///
+    /// # Errors
+    /// No such file, or the medium can't read.
+    fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure>;
+
+    /// Writes all slices one after another at `offset`. On error any part of them may have been written.
+    ///
+    /// # Errors
+    /// No room, or the medium can't write.
+    fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure>;
+
+    /// Makes the file's bytes and length durable (fdatasync).
+    ///
+    /// # Errors
+    /// The bytes written since the last successful sync may be lost, and no later sync proves anything about them.
+    fn sync_data(&mut self, name: &str) -> Result<(), IoFailure>;
+
+    /// Makes the directory's names durable.
+    ///
+    /// # Errors
+    /// Names made, changed or removed since the last successful sync may be lost.
+    fn sync_dir(&mut self) -> Result<(), IoFailure>;
+
+    /// Gives a file another name, replacing what had it.
+    ///
+    /// # Errors
+    /// No such file.
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure>;
+
+    /// Removes a name.
+    ///
+    /// # Errors
+    /// No such file.
+    fn remove(&mut self, name: &str) -> Result<(), IoFailure>;
+
+    /// Makes what is written durable and forgets cached copies, so that the next read tells what is on the medium. A
+    /// cache may hold bytes whose sync failed in an earlier life; recovery must not take them for durable.
+    ///
+    /// # Errors
+    /// The sync failed.
+    fn settle(&mut self, name: &str) -> Result<(), IoFailure>;
+
+    /// Unpredictable bits, for salts and uuids.
+    fn entropy(&mut self) -> u64;
+
+    /// The number that this holder writes into `LOCK`.
+    fn process_id(&self) -> u32;
+}
+
+/// Numbers a request; rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IoId(pub(crate) u64);
+
+impl fmt::Display for IoId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One thing to do with files. Whoever drives the core carries it out by [`execute`] and reports the result by
+/// [`crate::LogCore::on_io`]; requests that were polled and not reported yet may run at the same time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IoRequest {
+    /// For the report.
+    pub id: IoId,
+    /// What to do.
+    pub op: IoOp,
+}
+
+/// What to do with files.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum IoOp {
+    /// Write the slices one after another.
+    Write {
+        /// The segment's number.
+        segment: u64,
+        /// Where the first slice goes.
+        offset: u64,
+        /// What to write.
+        slices: Vec<Bytes>,
+    },
+    /// Make everything written to the segment durable.
+    Sync {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// Write and sync a footer: nobody waits for it, and a missing one is rebuilt.
+    Seal {
+        /// The segment's number.
+        segment: u64,
+        /// Where the footer goes.
+        offset: u64,
+        /// The footer.
+        slices: Vec<Bytes>,
+    },
+    /// Make a segment of real zeroes, synced, then give it its name, synced.
+    CreateSegment {
+        /// The segment's number.
+        segment: u64,
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+impl IoOp {
+    /// Whether this belongs on a thread of its own: no acknowledgement waits for it.
+    #[must_use]
+    pub const fn is_background(&self) -> bool {
+        matches!(self, Self::Seal { .. } | Self::CreateSegment { .. })
+    }
+
+    /// Bytes that it writes.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Write { slices, .. } | Self::Seal { slices, .. } => {
+                slices.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).sum()
+            }
+            Self::Sync { .. } => 0,
+            Self::CreateSegment { bytes, .. } => *bytes,
+        }
+    }
+}
+
+/// A segment's file name.
+#[must_use]
+pub fn segment_name(segment: u64) -> String {
+    format!("{segment:016}.seg")
+}
+
+/// The name under which a segment is filled with zeroes, before it gets its own.
+pub(crate) fn unready_name(segment: u64) -> String {
+    format!("{segment:016}.new")
+}
+
+/// The segment's number, if the name is that of a segment.
+pub(crate) fn segment_number(name: &str) -> Option<u64> {
+    let digits = name.strip_suffix(".seg")?;
+    let plain = digits.len() >= 16 && digits.bytes().all(|b| b.is_ascii_digit());
+    let number = if plain {
+        digits.parse().ok()?
+    } else {
+        return None;
+    };
+    // `00000000000000042.seg` is not ours, though it is a number.
+    (segment_name(number) == name && number <= NUMBERS_MAX).then_some(number)
+}
+
+/// Whether the name is that of a segment that was being filled.
+pub(crate) fn is_unready_name(name: &str) -> bool {
+    name.strip_suffix(".new").is_some_and(|stem| segment_number(&format!("{stem}.seg")).is_some())
+}
+
+/// Carries a request out: the thread driver and the simulator share it, so what is simulated is what runs.
+///
+/// # Errors
+/// What the system said; to be reported by [`crate::LogCore::on_io`] as it is.
+pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
+    match &request.op {
+        IoOp::Write { segment, offset, slices } => io.write_at(&segment_name(*segment), *offset, slices),
+        // DURABLE: every acknowledgement of the log stands on this sync and no other (attacked by
+        // `what_is_acknowledged_is_there_after_power_is_lost`).
+        IoOp::Sync { segment } => io.sync_data(&segment_name(*segment)),
+        IoOp::Seal { segment, offset, slices } => {
+            let name = segment_name(*segment);
+            io.write_at(&name, *offset, slices)?;
+            io.sync_data(&name)
+        }
+        IoOp::CreateSegment { segment, bytes } => create_segment(io, *segment, *bytes),
+    }
+}
+
+/// Bytes of zeroes per write when a segment is filled.
+const FILL_BYTES: usize = 1 << 20;
+static ZEROES: [u8; FILL_BYTES] = [0; FILL_BYTES];
+
+/// `len` zeroes, at most a filling's worth, without a copy.
+pub(crate) fn zeroes(len: usize) -> Bytes {
+    Bytes::from_static(ZEROES.get(..len).unwrap_or(&ZEROES))
+}
+
+/// Fills before naming: a segment that has its name has its room. Real zeroes, since the first write to an
+/// unwritten extent costs a commit of the file system's journal at each sync.
+fn create_segment(io: &mut dyn Io, segment: u64, bytes: u64) -> Result<(), IoFailure> {
+    let unready = unready_name(segment);
+    io.create(&unready)?;
+    let filled = fill(io, &unready, bytes);
+    if let Err(failure) = filled {
+        // Gives back what was taken of a full disk. If it can't be removed, the next open removes it.
+        drop(io.remove(&unready));
+        return Err(failure);
+    }
+    // DURABLE: the zeroes first, then the name; otherwise a name could stand for a shorter file (attacked by
+    // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
+    io.sync_data(&unready)?;
+    io.rename(&unready, &segment_name(segment))?;
+    // DURABLE: a group in a file whose name is lost would be lost with it (attacked by
+    // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
+    io.sync_dir()
+}
+
+pub(crate) fn fill(io: &mut dyn Io, name: &str, bytes: u64) -> Result<(), IoFailure> {
+    debug_assert_eq!(bytes % BLOCK_BYTES, 0, "segments are whole blocks");
+    let mut at = 0;
+    while at < bytes {
+        let len = usize::try_from(bytes - at).map_or(FILL_BYTES, |rest| rest.min(FILL_BYTES));
+        io.write_at(name, at, &[zeroes(len)])?;
+        at += u64::try_from(len).unwrap_or(u64::MAX);
+    }
+    Ok(())
+}
+
+/// Reads exactly `len` bytes, once more if the first attempt failed: some read errors are transient.
+///
+/// # Errors
+/// The second failure, or `UnexpectedEof`.
+pub(crate) fn read_exact(io: &mut dyn Io, name: &str, offset: u64, len: usize) -> Result<Vec<u8>, IoFailure> {
+    let mut buffer = vec![0; len];
+    let read = match io.read_at(name, offset, &mut buffer) {
+        Ok(read) => read,
+        Err(_) => io.read_at(name, offset, &mut buffer)?,
+    };
+    if read < len {
+        return Err(IoFailure::new(std::io::ErrorKind::UnexpectedEof, "read", name));
+    }
+    Ok(buffer)
+}

@@ -1,0 +1,216 @@
+//! The directory of files that a real log lives in.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::hash::{BuildHasher, RandomState};
+use std::io::{IoSlice, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use parking_lot::Mutex;
+
+use super::{Io, IoFailure, LockOutcome};
+
+/// Files in one real directory, opened once and shared by its clones: each thread has its own clone.
+///
+/// Directories are made with mode 0700 and files with 0600: a log holds whatever the application wrote. The lock,
+/// once taken, is held until the last clone goes away.
+#[derive(Clone, Debug)]
+pub struct RealIo {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    dir: PathBuf,
+    read_only: bool,
+    files: Mutex<BTreeMap<String, Arc<File>>>,
+    lock: Mutex<Option<File>>,
+}
+
+impl RealIo {
+    /// A directory to read and write. Nothing is touched yet.
+    #[must_use]
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self::with(dir.into(), false)
+    }
+
+    /// A directory only to read: for inspection beside a running writer.
+    #[must_use]
+    pub fn read_only(dir: impl Into<PathBuf>) -> Self {
+        Self::with(dir.into(), true)
+    }
+
+    fn with(dir: PathBuf, read_only: bool) -> Self {
+        let files = Mutex::new(BTreeMap::new());
+        Self { shared: Arc::new(Shared { dir, read_only, files, lock: Mutex::new(None) }) }
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        &self.shared.dir
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.shared.dir.join(name)
+    }
+
+    fn file(&self, name: &str) -> Result<Arc<File>, IoFailure> {
+        let mut files = self.shared.files.lock();
+        if let Some(file) = files.get(name) {
+            return Ok(Arc::clone(file));
+        }
+        let opened = OpenOptions::new().read(true).write(!self.shared.read_only).open(self.path(name));
+        let file = Arc::new(opened.map_err(|e| IoFailure::from_error(&e, "open", name))?);
+        files.insert(name.to_owned(), Arc::clone(&file));
+        Ok(file)
+    }
+
+    fn private_file(&self, name: &str, truncate: bool) -> std::io::Result<File> {
+        let mut options = OpenOptions::new();
+        options.read(true).write(true).create(true).truncate(truncate).mode(0o600).open(self.path(name))
+    }
+
+    /// Gives the directory's lock back; the files stay open.
+    pub(crate) fn unlock(&self) {
+        *self.shared.lock.lock() = None;
+    }
+
+    fn forget(&self, name: &str) {
+        self.shared.files.lock().remove(name);
+    }
+}
+
+const LOCK: &str = "LOCK";
+
+impl Io for RealIo {
+    fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
+        let failed = |operation| move |e: std::io::Error| IoFailure::from_error(&e, operation, LOCK);
+        DirBuilder::new().recursive(true).mode(0o700).create(self.dir()).map_err(failed("create the directory of"))?;
+        let mut file = self.private_file(LOCK, false).map_err(failed("open"))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let mut text = String::new();
+                // Who holds it is a courtesy: unreadable means unknown.
+                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                return Ok(LockOutcome::HeldBy(pid));
+            }
+            Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
+        }
+        file.set_len(0).map_err(failed("empty"))?;
+        // A full disk must not keep anybody from opening: the pid is only told to a second opener.
+        drop(writeln!(file, "{}", self.process_id()));
+        *self.shared.lock.lock() = Some(file);
+        Ok(LockOutcome::Acquired)
+    }
+
+    fn list(&mut self) -> Result<Vec<String>, IoFailure> {
+        let failed = |e: std::io::Error| IoFailure::from_error(&e, "list", ".");
+        let entries = match std::fs::read_dir(self.dir()) {
+            Ok(entries) => entries,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(e) => return Err(failed(e)),
+        };
+        let mut names = Vec::new();
+        for entry in entries {
+            // A name that is not UTF-8 is not one of ours.
+            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
+        }
+        names.sort_unstable();
+        Ok(names)
+    }
+
+    fn create(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.forget(name);
+        let file = self.private_file(name, true).map_err(|e| IoFailure::from_error(&e, "create", name))?;
+        self.shared.files.lock().insert(name.to_owned(), Arc::new(file));
+        Ok(())
+    }
+
+    fn len(&mut self, name: &str) -> Result<u64, IoFailure> {
+        self.file(name)?.metadata().map(|m| m.len()).map_err(|e| IoFailure::from_error(&e, "measure", name))
+    }
+
+    fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        let file = self.file(name)?;
+        let mut done = 0;
+        while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+            match file.read_at(rest, at) {
+                Ok(0) => break,
+                Ok(n) => done += n,
+                Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+                Err(e) => return Err(IoFailure::from_error(&e, "read", name)),
+            }
+        }
+        Ok(done)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
+        let file = self.file(name)?;
+        let mut at = offset;
+        let mut views: Vec<IoSlice<'_>> = slices.iter().map(|s| IoSlice::new(s)).collect();
+        let mut rest: &mut [IoSlice<'_>] = &mut views;
+        IoSlice::advance_slices(&mut rest, 0);
+        while !rest.is_empty() {
+            // One vectored write for a group: the system takes at most 1,024 slices a call.
+            let batch = rest.get(..rest.len().min(1024)).unwrap_or_default();
+            match rustix::io::pwritev(&*file, batch, at) {
+                Ok(0) => return Err(IoFailure::new(std::io::ErrorKind::WriteZero, "write", name)),
+                Ok(n) => {
+                    at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+                    IoSlice::advance_slices(&mut rest, n);
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(e) => return Err(IoFailure::from_error(&e.into(), "write", name)),
+            }
+        }
+        Ok(())
+    }
+
+    fn sync_data(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.file(name)?.sync_data().map_err(|e| IoFailure::from_error(&e, "sync", name))
+    }
+
+    fn sync_dir(&mut self) -> Result<(), IoFailure> {
+        let dir = File::open(self.dir()).map_err(|e| IoFailure::from_error(&e, "open", "."))?;
+        dir.sync_all().map_err(|e| IoFailure::from_error(&e, "sync", "."))
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
+        let renamed = std::fs::rename(self.path(from), self.path(to));
+        renamed.map_err(|e| IoFailure::from_error(&e, "rename", from))?;
+        let mut files = self.shared.files.lock();
+        files.remove(to);
+        if let Some(file) = files.remove(from) {
+            files.insert(to.to_owned(), file);
+        }
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.forget(name);
+        std::fs::remove_file(self.path(name)).map_err(|e| IoFailure::from_error(&e, "remove", name))
+    }
+
+    fn settle(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.sync_data(name)?;
+        // Pages whose write-back failed are clean in the cache and not on the medium. Advice may be ignored (by a
+        // file system in memory, say); then there is no medium to differ from.
+        let advised = rustix::fs::fadvise(&*self.file(name)?, 0, None, rustix::fs::Advice::DontNeed);
+        advised.or(Ok(()))
+    }
+
+    fn entropy(&mut self) -> u64 {
+        // The standard library's hash keys come from the system's random source; each call of `new` has its own.
+        RandomState::new().hash_one(std::process::id())
+    }
+
+    fn process_id(&self) -> u32 {
+        std::process::id()
+    }
+}

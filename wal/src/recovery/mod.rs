@@ -1,0 +1,142 @@
+//! Opening a directory: read and judge everything (`survey`, by the tables in `table`), then, and only then, write:
+//! the next segment is activated, and its first group makes this life's incarnation and the cuts durable.
+
+pub(crate) mod replay;
+pub(crate) mod report;
+pub(crate) mod scan;
+pub(crate) mod survey;
+pub(crate) mod table;
+
+use bytes::Bytes;
+
+use crate::core::{LogCore, Options, Recovered};
+use crate::error::OpenError;
+use crate::format::layout::PutFields;
+use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME, Manifest};
+use crate::io::{Io, IoRequest, LockOutcome, execute, fill, segment_name};
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use report::OpenReport;
+use survey::{Reader, Survey, read_manifest, survey};
+
+impl LogCore {
+    /// Opens the directory behind `io`, or makes a new log of an empty one.
+    ///
+    /// Returns once this life is durable: the manifest of a new log, a new segment whose header names where the last
+    /// one ends, the cuts. If the disk has no room for that, the log opens all the same, to be read
+    /// ([`OpenReport::writable`]).
+    ///
+    /// # Errors
+    /// [`OpenError`]; unless it is `Io`, nothing was changed.
+    pub fn recover(io: &mut dyn Io, options: &Options) -> Result<(Self, OpenReport), OpenError> {
+        validate(options)?;
+        if let LockOutcome::HeldBy(pid) = io.lock()? {
+            return Err(OpenError::Locked { pid });
+        }
+        let manifest = read_manifest(io, options.directory_uuid)?;
+        let created = manifest.is_none();
+        let manifest = match manifest {
+            Some(manifest) => manifest,
+            None => create(io, options)?,
+        };
+        let survey = survey(io, manifest, Reader::Owner)?;
+        // Everything is decided. From here on the directory changes.
+        for name in &survey.leftovers {
+            io.remove(name)?;
+        }
+        if let Some(segment) = survey.dirty {
+            // In place: a full disk has no room for a new file. DURABLE: the zeroes before the next activation's
+            // bytes; otherwise a crash could mix the two (attacked by
+            // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
+            let name = segment_name(segment);
+            fill(io, &name, manifest.segment_bytes)?;
+            io.sync_data(&name)?;
+        }
+        let (mut core, mut report) = Self::from_survey(survey, options, io.entropy());
+        core.open_life(io)?;
+        report.created = created;
+        report.clean_close |= created;
+        report.writable = !core.stats().disk_full;
+        core.check();
+        Ok((core, report))
+    }
+
+    fn from_survey(survey: Survey, options: &Options, entropy: u64) -> (Self, OpenReport) {
+        let manifest = survey.manifest;
+        let incarnation = survey.replay.incarnation + 1;
+        let mut report = survey.replay.report;
+        report.incarnation = incarnation;
+        report.directory_uuid = manifest.directory;
+        report.segment_bytes = manifest.segment_bytes;
+        let mut core = Self::new(Recovered {
+            options: Options { segment_bytes: manifest.segment_bytes, ..options.clone() },
+            directory: manifest.directory,
+            incarnation,
+            entropy,
+            index: survey.replay.index,
+            end: survey.end,
+            live: survey.live,
+            ready: survey.ready.range(survey.end.segment + 1..).copied().collect(),
+            repeat: survey.repeat,
+            seal: survey.unsealed,
+        });
+        core.trust_recovered();
+        core.record_cuts();
+        (core, report)
+    }
+
+    /// Activates a segment and makes the opening group durable, if there is room.
+    fn open_life(&mut self, io: &mut dyn Io) -> Result<(), OpenError> {
+        let mut run = |core: &mut Self, request: Option<IoRequest>| {
+            let Some(request) = request else {
+                return Ok(());
+            };
+            let result = execute(io, &request);
+            core.on_io(request.id, result);
+            core.poisoned().map_or(Ok(()), |failure| Err(OpenError::Io(failure.clone())))
+        };
+        if !self.next_segment_is_ready() {
+            let request = self.poll_preparation();
+            run(self, request)?;
+        }
+        let request = self.poll_write();
+        run(self, request)?;
+        // DURABLE: the cuts and the incarnation, before anybody is served; otherwise a second crash would forget
+        // what this open dropped, and two lives could have one number (attacked by
+        // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`, which opens each state twice).
+        let request = self.poll_sync();
+        run(self, request)
+    }
+}
+
+fn validate(options: &Options) -> Result<(), OpenError> {
+    let refused = |option, why| Err(OpenError::Options { option, why });
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes) {
+        return refused("segment_bytes", "must be 64 KiB to 1 GiB");
+    }
+    if !options.segment_bytes.is_multiple_of(BLOCK_BYTES) {
+        return refused("segment_bytes", "must be a multiple of 4 KiB");
+    }
+    Ok(())
+}
+
+/// Makes a new log's manifest: a directory without one has no log, whatever a crash leaves of this.
+fn create(io: &mut dyn Io, options: &Options) -> Result<Manifest, OpenError> {
+    let directory = options.directory_uuid.unwrap_or_else(|| {
+        let mut uuid = Vec::with_capacity(16);
+        uuid.put_u64(io.entropy());
+        uuid.put_u64(io.entropy());
+        let mut bytes = [0; 16];
+        bytes.copy_from_slice(&uuid);
+        bytes
+    });
+    let manifest = Manifest { directory, segment_bytes: options.segment_bytes };
+    io.create(MANIFEST_UNREADY_NAME)?;
+    io.write_at(MANIFEST_UNREADY_NAME, 0, &[Bytes::from(manifest.encode())])?;
+    // DURABLE: the bytes before the name, the name before any segment; otherwise segments could be there without a
+    // manifest to say whose they are (attacked by
+    // `a_crash_during_the_first_open_leaves_a_directory_that_opens`).
+    io.sync_data(MANIFEST_UNREADY_NAME)?;
+    io.rename(MANIFEST_UNREADY_NAME, MANIFEST_NAME)?;
+    io.sync_dir()?;
+    Ok(manifest)
+}

@@ -1,0 +1,298 @@
+//! From directories back to the index: the same operations as at submission, with the chain checked at each batch.
+//! What does not fit is damage, never a silent skip.
+
+use std::collections::BTreeSet;
+
+use super::report::{DamagedRange, OpenReport};
+use super::scan::{Scanned, ScannedGroup, is_entry};
+use crate::core::{DamagedSlot, Index, Slot};
+use crate::error::OpenError;
+use crate::format::batch::Batch;
+use crate::format::footer::Footer;
+use crate::format::ids::{LogId, LogPosition, Lsn};
+use crate::format::record::{BatchEntry, Record};
+use crate::io::{Io, read_exact, segment_name};
+
+/// A group that is lost: the next one repeats what it held.
+#[derive(Debug, Clone, Copy)]
+struct Lost {
+    number: u64,
+    segment: u64,
+}
+
+/// Gathers the state of all logs, segment by segment.
+#[derive(Debug, Default)]
+pub(crate) struct Replay {
+    pub(crate) index: Index,
+    pub(crate) report: OpenReport,
+    /// The tail segment's content, for its footer and for the next group's repeated directory.
+    pub(crate) footer: Footer,
+    pub(crate) last_own: Vec<Record>,
+    pub(crate) incarnation: u64,
+    pub(crate) clean: bool,
+    lost: Option<Lost>,
+    /// Logs that had no batch since something unknown was lost: their tails are in doubt.
+    suspects: BTreeSet<LogId>,
+}
+
+impl Replay {
+    /// Two writers would each have their own incarnation, and the lower one would come back.
+    pub(crate) fn incarnation(&mut self, found: u64, segment: u64, offset: u64) -> Result<(), OpenError> {
+        let before = self.incarnation;
+        if found < before {
+            return Err(OpenError::TwoWriters { file: segment_name(segment), offset, found, before });
+        }
+        self.incarnation = found;
+        Ok(())
+    }
+
+    /// Takes what a scan found in a segment.
+    pub(crate) fn scanned(&mut self, io: &mut dyn Io, segment: u64, items: Vec<Scanned>) -> Result<(), OpenError> {
+        self.footer = Footer::default();
+        for item in items {
+            match item {
+                Scanned::Gap { last } => self.lose(Lost { number: last, segment }),
+                Scanned::Group(group) => self.group(io, segment, *group)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn group(&mut self, io: &mut dyn Io, segment: u64, group: ScannedGroup) -> Result<(), OpenError> {
+        let header = group.header;
+        self.incarnation(header.incarnation, segment, header.offset)?;
+        self.report.groups += 1;
+        self.clean = header.flags.closing;
+        self.restore_lost(io, header.number, &group.repeated);
+        let Some(own) = group.own else {
+            self.lose(Lost { number: header.number, segment });
+            return Ok(());
+        };
+        let mut batches = group.batches.into_iter();
+        for record in &own {
+            match record {
+                Record::Batch(entry) => self.batch(entry, segment, batches.next().flatten().as_ref(), true),
+                other => self.record(other, true),
+            }
+        }
+        self.last_own = own;
+        Ok(())
+    }
+
+    /// Something that had been durable is lost. The next group may say what.
+    pub(crate) fn lose_unknown(&mut self) {
+        self.suspects = self.index.iter().map(|(log, _)| log).collect();
+        self.lost = None;
+    }
+
+    fn lose(&mut self, lost: Lost) {
+        self.lose_unknown();
+        self.lost = Some(lost);
+        self.last_own = Vec::new();
+    }
+
+    /// The lost group's directory, as the group behind it repeats it: its batches may be intact all the same.
+    fn restore_lost(&mut self, io: &mut dyn Io, number: u64, repeated: &[Record]) {
+        let Some(lost) = self.lost.take().filter(|lost| lost.number + 1 == number) else {
+            return;
+        };
+        for record in repeated {
+            match record {
+                Record::Mention { log, kind } => self.report.doubtful_hard_states.push((*log, *kind)),
+                Record::Batch(entry) => {
+                    let batch = read_entry(io, lost.segment, entry);
+                    self.batch(entry, lost.segment, batch.as_ref(), true);
+                }
+                other => self.record(other, true),
+            }
+        }
+    }
+
+    /// Takes a segment by its footer, which a good checksum vouches for.
+    pub(crate) fn footer(&mut self, segment: u64, footer: &Footer) {
+        for record in &footer.records {
+            self.record(record, false);
+        }
+        for (log, state) in &footer.logs {
+            self.join(*log, &state.before, segment);
+            for entry in &state.batches {
+                self.batch_behind(entry, segment);
+            }
+        }
+        self.last_own = Vec::new();
+        self.clean = false;
+    }
+
+    /// A batch whose predecessor is known only by its LSN.
+    fn batch_behind(&mut self, entry: &BatchEntry, segment: u64) {
+        let end = self.index.end(entry.log);
+        if entry.first <= end.lsn || entry.epoch < end.epoch {
+            // Neither is ever written: what says so can't be believed about its place in the log.
+            self.damage(entry.log, entry.first, entry.last, segment, u64::from(entry.offset));
+            return;
+        }
+        if entry.first > end.lsn.next() {
+            self.damage(entry.log, end.lsn.next(), entry.first.prev(), 0, 0);
+        }
+        self.push(entry, segment);
+    }
+
+    fn push(&mut self, entry: &BatchEntry, segment: u64) {
+        self.suspects.remove(&entry.log);
+        self.index.log(entry.log).push(Slot::placed(entry, segment));
+    }
+
+    /// Takes a batch: good (`Some`), or known by name only and unreadable.
+    fn batch(&mut self, entry: &BatchEntry, segment: u64, batch: Option<&Batch>, gather: bool) {
+        let log = entry.log;
+        match batch {
+            Some(batch) => {
+                if !batch.follows(&self.index.end(log)) {
+                    self.rejoin(batch, segment);
+                }
+            }
+            None => {
+                if entry.first <= self.index.end(log).lsn {
+                    self.cut_back(log, entry.first.prev(), segment);
+                }
+                self.damage(log, entry.first, entry.last, segment, u64::from(entry.offset));
+            }
+        }
+        let before = self.index.end(log);
+        self.batch_behind(entry, segment);
+        if gather {
+            self.footer.batch(*entry, before);
+        }
+    }
+
+    /// A good batch that is not the continuation of what is known: something between is lost. If it continues an
+    /// earlier boundary, that was a truncation.
+    fn rejoin(&mut self, batch: &Batch, segment: u64) {
+        let log = batch.log();
+        let state = self.index.log(log);
+        let before = state.position_at(batch.first_lsn().prev());
+        if let Some(before) = before.filter(|at| batch.follows(at)) {
+            state.truncate(before);
+            self.report.truncations_implied += 1;
+            return;
+        }
+        self.mismatch(log, batch.first_lsn(), segment);
+    }
+
+    /// The history that a footer's first batch continues must be the one that is known.
+    fn join(&mut self, log: LogId, before: &LogPosition, segment: u64) {
+        let state = self.index.log(log);
+        if state.end() == *before {
+            return;
+        }
+        if state.has(before) {
+            state.truncate(*before);
+            self.report.truncations_implied += 1;
+            return;
+        }
+        self.mismatch(log, before.lsn.next(), segment);
+    }
+
+    /// What is known ends before `first`, or is of another history: the range between is damaged.
+    fn mismatch(&mut self, log: LogId, first: Lsn, segment: u64) {
+        let end = self.index.end(log).lsn;
+        if end.next() < first {
+            return; // `batch_behind` reports the gap.
+        }
+        let kept = self.index.get(log).and_then(|s| s.boundary_at_or_before(first.prev().prev()));
+        let kept = kept.map_or(Lsn::ZERO, |at| at.lsn);
+        self.cut_back(log, kept, segment);
+    }
+
+    /// Takes back what is known behind the last boundary at or before `lsn`.
+    fn cut_back(&mut self, log: LogId, lsn: Lsn, segment: u64) {
+        let state = self.index.log(log);
+        if let Some(at) = state.boundary_at_or_before(lsn) {
+            state.truncate(at);
+            if at.lsn < lsn {
+                self.damage(log, at.lsn.next(), lsn, segment, 0);
+            }
+        }
+    }
+
+    fn record(&mut self, record: &Record, gather: bool) {
+        match record {
+            Record::Truncate { log, to } => {
+                let state = self.index.log(*log);
+                if state.has(to) {
+                    state.truncate(*to);
+                } else if to.lsn < state.end().lsn {
+                    // The boundary itself is lost; what lies behind it must not come back.
+                    self.cut_back(*log, to.lsn, 0);
+                }
+            }
+            Record::Remove { log } => {
+                self.index.remove(*log);
+                self.suspects.remove(log);
+            }
+            Record::Anchor { log, at } => self.index.log(*log).release(*at),
+            Record::Reset { log, to } => {
+                self.index.log(*log).reset(*to);
+                self.suspects.remove(log);
+            }
+            Record::HardState { log, kind, bytes } => {
+                self.index.log(*log).hard.insert(*kind, bytes.clone());
+                self.report.doubtful_hard_states.retain(|doubt| *doubt != (*log, *kind));
+            }
+            Record::Cut { log, from } => {
+                let state = self.index.log(*log);
+                state.cut = Some(state.cut.map_or(*from, |cut| cut.min(*from)));
+            }
+            Record::Batch(_) | Record::Retirement { .. } | Record::Closing { .. } | Record::Mention { .. } => {}
+        }
+        if gather {
+            self.footer.record(record);
+        }
+    }
+
+    fn damage(&mut self, log: LogId, first: Lsn, last: Lsn, segment: u64, offset: u64) {
+        let damaged = &mut self.index.log(log).damaged;
+        if damaged.iter().any(|range| range.first <= first && range.last >= last) {
+            return;
+        }
+        damaged.push(DamagedSlot { first, last, segment, offset });
+    }
+
+    /// The scan ended with a cut: what it held, if known, or else the tail of every log, is in doubt.
+    pub(crate) fn cut(&mut self, records: Option<&[Record]>) {
+        match records {
+            None => self.suspects = self.index.iter().map(|(log, _)| log).collect(),
+            Some(records) => self.suspects.extend(records.iter().filter_map(Record::log)),
+        }
+        self.clean = false;
+    }
+
+    /// Everything is replayed: turns what is still in doubt into cuts, and completes the report.
+    pub(crate) fn finish(&mut self) {
+        for log in std::mem::take(&mut self.suspects) {
+            let state = self.index.log(log);
+            let from = state.end().lsn.next();
+            state.cut = Some(state.cut.map_or(from, |cut| cut.min(from)));
+        }
+        for (log, state) in self.index.iter() {
+            self.report.batches += u64::try_from(state.slots.len()).unwrap_or(u64::MAX);
+            self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
+            for range in &state.damaged {
+                let file = if range.segment == 0 { "(unknown)".to_owned() } else { segment_name(range.segment) };
+                let DamagedSlot { first, last, offset, .. } = *range;
+                self.report.damaged.push(DamagedRange { log, first, last, file, offset });
+            }
+        }
+        self.report.clean_close = self.clean;
+    }
+}
+
+/// The batch at the place that a directory names, if it is there.
+fn read_entry(io: &mut dyn Io, segment: u64, entry: &BatchEntry) -> Option<Batch> {
+    let len = usize::try_from(entry.len).ok()?;
+    if len > crate::limits::BATCH_BYTES_MAX {
+        return None;
+    }
+    let bytes = read_exact(io, &segment_name(segment), u64::from(entry.offset), len).ok()?;
+    Batch::decode(bytes.into()).ok().filter(|batch| is_entry(batch, entry))
+}

@@ -1,0 +1,86 @@
+//! What an open found, dropped, rebuilt: for the log file, the operator, and the engine's promises.
+
+use crate::core::Cut;
+use crate::format::ids::{LogId, Lsn};
+use crate::format::record::HardStateKind;
+use crate::recovery::table::GroupRow;
+
+/// A range that was durable and can't be read (I8: reported, and never truncated away).
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DamagedRange {
+    /// The log.
+    pub log: LogId,
+    /// First LSN.
+    pub first: Lsn,
+    /// Last LSN.
+    pub last: Lsn,
+    /// The file that held it, or should have.
+    pub file: String,
+    /// Byte in the file, 0 if unknown.
+    pub offset: u64,
+}
+
+/// A place in the files where the scan found something other than a good group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Finding {
+    /// What it was.
+    pub row: GroupRow,
+    /// The segment's number.
+    pub segment: u64,
+    /// Byte in the segment.
+    pub offset: u64,
+    /// Number of the group that was expected there.
+    pub group: u64,
+}
+
+/// What an open found. A torn tail, reported here, is a good open.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct OpenReport {
+    /// The directory was empty, and is a log now.
+    pub created: bool,
+    /// The last life closed the log in good order (also true of a new one).
+    pub clean_close: bool,
+    /// This life's number.
+    pub incarnation: u64,
+    /// The directory's uuid.
+    pub directory_uuid: [u8; 16],
+    /// Bytes of a segment, as the manifest says.
+    pub segment_bytes: u64,
+    /// Segments that hold groups.
+    pub segments: u64,
+    /// Of them, those known by their footers.
+    pub segments_by_footer: u64,
+    /// Of them, those whose header was rebuilt from a copy or from groups.
+    pub headers_rebuilt: u64,
+    /// Numbers of segments that should be there and are not.
+    pub segments_missing: Vec<u64>,
+    /// Groups accepted by the scan.
+    pub groups: u64,
+    /// Batches in the log.
+    pub batches: u64,
+    /// Everything that was not a good group or the clean end, in the order of the files.
+    pub findings: Vec<Finding>,
+    /// Good groups behind the end of the log, dropped with it.
+    pub groups_dropped: u64,
+    /// Suffixes in doubt, also those of earlier opens.
+    pub cuts: Vec<Cut>,
+    /// Ranges that can't be read.
+    pub damaged: Vec<DamagedRange>,
+    /// Hard states that stood in a damaged group: what is known may be older than what was promised.
+    pub doubtful_hard_states: Vec<(LogId, HardStateKind)>,
+    /// Truncations whose record was lost, and which the batches behind them prove.
+    pub truncations_implied: u64,
+    /// Whether there is room to write. If not, the log reads, and takes submissions as soon as there is.
+    pub writable: bool,
+}
+
+impl OpenReport {
+    /// Whether anything that had been durable is not there, or might not be.
+    #[must_use]
+    pub fn is_intact(&self) -> bool {
+        self.damaged.is_empty() && self.segments_missing.is_empty() && self.doubtful_hard_states.is_empty()
+    }
+}

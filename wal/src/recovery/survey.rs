@@ -1,0 +1,314 @@
+//! A directory, read and judged: which files are whose, what each segment holds. Nothing is written here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::replay::Replay;
+use super::scan::{Bound, Image, ScanResult, scan};
+use super::table::{SegmentEvidence, SegmentRow, SegmentSeen, segment_row};
+use crate::error::OpenError;
+use crate::format::footer::{Footer, TRAILER_BYTES, Trailer};
+use crate::format::group::GroupHeader;
+use crate::format::layout::len_u32;
+use crate::format::manifest::{MANIFEST_BYTES, MANIFEST_NAME, MANIFEST_UNREADY_NAME, MANIFEST_VERSION};
+use crate::format::manifest::{Manifest, ManifestFault};
+use crate::format::record::repeat_records;
+use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
+use crate::io::{Io, is_unready_name, read_exact, segment_name, segment_number};
+use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
+
+/// Whether the reader may make the files settle before it reads: only their owner may.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reader {
+    Owner,
+    Guest,
+}
+
+/// What stands in a directory.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    pub(crate) manifest: Manifest,
+    pub(crate) replay: Replay,
+    /// Activated segments' headers.
+    pub(crate) headers: BTreeMap<u64, SegmentHeader>,
+    pub(crate) live: BTreeSet<u64>,
+    /// Segments with room and no content.
+    pub(crate) ready: BTreeSet<u64>,
+    /// The one of them that a crash left with bytes of an activation that never counted.
+    pub(crate) dirty: Option<u64>,
+    /// Files that a crash left half made.
+    pub(crate) leftovers: Vec<String>,
+    pub(crate) end: LogFilesEnd,
+    pub(crate) repeat: Vec<u8>,
+    /// The tail segment's footer, if it has none yet and nothing of it is damaged.
+    pub(crate) unsealed: Option<(SegmentHeader, Footer)>,
+}
+
+/// Reads the manifest; `None`: there is none.
+pub(crate) fn read_manifest(io: &mut dyn Io, expected: Option<[u8; 16]>) -> Result<Option<Manifest>, OpenError> {
+    let names = io.list()?;
+    if !names.iter().any(|name| name == MANIFEST_NAME) {
+        if names.iter().any(|name| segment_number(name).is_some()) {
+            return Err(OpenError::Manifest { why: "is missing, though there are segments" });
+        }
+        return Ok(None);
+    }
+    if io.len(MANIFEST_NAME)? != 64 {
+        return Err(OpenError::Manifest { why: "has the wrong size" });
+    }
+    let bytes = read_exact(io, MANIFEST_NAME, 0, MANIFEST_BYTES)?;
+    let manifest = match Manifest::decode(&bytes) {
+        Ok(manifest) => manifest,
+        Err(ManifestFault::Damaged) => return Err(OpenError::Manifest { why: "is damaged" }),
+        Err(ManifestFault::Newer(found)) => {
+            return Err(OpenError::NewerFormat { file: MANIFEST_NAME.to_owned(), found, known: MANIFEST_VERSION });
+        }
+    };
+    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&manifest.segment_bytes) {
+        return Err(OpenError::Manifest { why: "names a segment size out of bounds" });
+    }
+    match expected.filter(|expected| *expected != manifest.directory) {
+        Some(expected) => Err(foreign(MANIFEST_NAME, &manifest.directory, &expected)),
+        None => Ok(Some(manifest)),
+    }
+}
+
+fn foreign(file: &str, found: &[u8; 16], expected: &[u8; 16]) -> OpenError {
+    let hex = |uuid: &[u8; 16]| uuid.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    OpenError::ForeignDirectory { file: file.to_owned(), found: hex(found), expected: hex(expected) }
+}
+
+/// Reads everything.
+pub(crate) fn survey(io: &mut dyn Io, manifest: Manifest, reader: Reader) -> Result<Survey, OpenError> {
+    let names = io.list()?;
+    let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
+    let half_made = |name: &&String| is_unready_name(name) || *name == MANIFEST_UNREADY_NAME;
+    let leftovers = names.iter().filter(half_made).cloned().collect();
+    let mut survey = Survey {
+        manifest,
+        replay: Replay::default(),
+        headers: BTreeMap::new(),
+        live: BTreeSet::new(),
+        ready: BTreeSet::new(),
+        dirty: None,
+        leftovers,
+        end: LogFilesEnd::default(),
+        repeat: Vec::new(),
+        unsealed: None,
+    };
+    let first_look = headers(io, &numbers, &manifest)?;
+    let last = first_look.iter().rev().find(|(_, seen)| seen.is_ok()).map_or(0, |(number, _)| *number);
+    if reader == Reader::Owner {
+        // A cache may hold what an earlier life failed to sync; from here on the medium speaks for itself.
+        for number in numbers.range(last..) {
+            io.settle(&segment_name(*number))?;
+        }
+    }
+    let seen = headers(io, &numbers, &manifest)?;
+    survey.judge_headers(io, seen)?;
+    survey.find_missing()?;
+    survey.read_segments(io)?;
+    survey.replay.finish();
+    Ok(survey)
+}
+
+type HeaderSeen = Result<SegmentHeader, SegmentSeen>;
+
+/// All headers. A foreign or newer one refuses the whole directory.
+fn headers(
+    io: &mut dyn Io,
+    numbers: &BTreeSet<u64>,
+    manifest: &Manifest,
+) -> Result<BTreeMap<u64, HeaderSeen>, OpenError> {
+    let mut headers = BTreeMap::new();
+    for number in numbers {
+        let name = segment_name(*number);
+        let block = read_exact(io, &name, 0, SEGMENT_HEADER_BYTES);
+        let seen = match block.map(|block| SegmentHeader::decode(&block)) {
+            Ok(Ok(header)) if header.directory != manifest.directory => {
+                return Err(foreign(&name, &header.directory, &manifest.directory));
+            }
+            Ok(Ok(header)) if header.number == *number && header.segment_bytes == manifest.segment_bytes => Ok(header),
+            Ok(Err(SegmentHeaderFault::Newer(found))) => {
+                return Err(OpenError::NewerFormat { file: name, found, known: SEGMENT_VERSION });
+            }
+            Ok(Ok(_) | Err(SegmentHeaderFault::Blank)) => Err(SegmentSeen::BlankOrOld),
+            Ok(Err(SegmentHeaderFault::Bad)) | Err(_) => Err(SegmentSeen::Bad),
+        };
+        headers.insert(*number, seen);
+    }
+    Ok(headers)
+}
+
+impl Survey {
+    /// The table of segment headers, for each segment.
+    fn judge_headers(&mut self, io: &mut dyn Io, seen: BTreeMap<u64, HeaderSeen>) -> Result<(), OpenError> {
+        let last = seen.iter().rev().find(|(_, seen)| seen.is_ok()).map_or(0, |(number, _)| *number);
+        for (number, seen) in seen {
+            let sealed = number < last;
+            let (state, header) = match seen {
+                Ok(header) => (SegmentSeen::Valid, Some(header)),
+                Err(state) => (state, None),
+            };
+            let mut copy = None;
+            let mut first = None;
+            if header.is_none() {
+                copy = read_footer(io, number, &self.manifest).map(|(header, _)| header);
+                first = first_group(io, number);
+            }
+            let evidence = SegmentEvidence { seen: state, sealed, copy: copy.is_some(), groups: first.is_some() };
+            let header = match segment_row(&evidence) {
+                SegmentRow::Use => header,
+                SegmentRow::UseCopy => copy,
+                SegmentRow::Rebuild => first.map(|group| self.rebuilt(number, &group)),
+                SegmentRow::Damaged => None,
+                SegmentRow::Free => {
+                    self.free(io, number)?;
+                    continue;
+                }
+            };
+            self.replay.report.headers_rebuilt += u64::from(state != SegmentSeen::Valid && header.is_some());
+            match header {
+                Some(header) => {
+                    self.headers.insert(number, header);
+                }
+                None => self.replay.report.segments_missing.push(number),
+            }
+            self.live.insert(number);
+        }
+        Ok(())
+    }
+
+    fn rebuilt(&self, number: u64, group: &GroupHeader) -> SegmentHeader {
+        SegmentHeader {
+            directory: self.manifest.directory,
+            number,
+            first_group: group.number,
+            salt: group.salt,
+            // The group before was durable when this segment was activated; where it ended, its own segment tells.
+            predecessor: LogFilesEnd { segment: number - 1, group: group.number - 1, offset: 0 },
+            incarnation: group.incarnation,
+            segment_bytes: self.manifest.segment_bytes,
+            live: Vec::new(),
+            sources: Vec::new(),
+        }
+    }
+
+    fn free(&mut self, io: &mut dyn Io, number: u64) -> Result<(), OpenError> {
+        let name = segment_name(number);
+        if io.len(&name)? != self.manifest.segment_bytes {
+            self.leftovers.push(name);
+            return Ok(());
+        }
+        // Only the next in line can have been written to, by an activation that a crash undid. Its torn bytes would
+        // later look like a torn tail of the new life.
+        if self.ready.is_empty() && !Image::read(io, number, self.manifest.segment_bytes)?.is_blank() {
+            self.dirty = Some(number);
+        }
+        self.ready.insert(number);
+        Ok(())
+    }
+
+    /// What the newest header says is live must be there, or a neighbour must tell what is lost.
+    fn find_missing(&mut self) -> Result<(), OpenError> {
+        let newest = self.headers.iter().rev().find(|(_, header)| !header.live.is_empty());
+        let live: Vec<(u64, u64)> = newest.map_or_else(Vec::new, |(_, header)| header.live.clone());
+        for number in live.into_iter().flat_map(|(first, last)| first..=last) {
+            if !self.live.insert(number) {
+                continue;
+            }
+            if self.replay.report.segments_missing.len() >= SEGMENTS_MISSING_MAX {
+                return Err(OpenError::Missing { segment: number });
+            }
+            self.replay.report.segments_missing.push(number);
+        }
+        self.replay.report.segments_missing.sort_unstable();
+        let missing = self.replay.report.segments_missing.clone();
+        for number in missing {
+            if !self.headers.contains_key(&(number + 1)) {
+                return Err(OpenError::Missing { segment: number });
+            }
+        }
+        Ok(())
+    }
+
+    fn read_segments(&mut self, io: &mut dyn Io) -> Result<(), OpenError> {
+        let numbers: Vec<u64> = self.live.iter().copied().collect();
+        self.replay.report.segments = u64::try_from(self.headers.len()).unwrap_or(u64::MAX);
+        for number in numbers {
+            let Some(header) = self.headers.get(&number).cloned() else {
+                self.replay.lose_unknown();
+                continue;
+            };
+            self.replay.incarnation(header.incarnation, number, 0)?;
+            let next = self.headers.range(number + 1..).next().map(|(_, header)| header.predecessor);
+            let bound = Bound { last_group: next.filter(|end| end.segment == number).map(|end| end.group) };
+            let sealed = next.is_some();
+            let footer = if sealed { read_footer(io, number, &self.manifest) } else { None };
+            let whole = |f: &Footer| bound.last_group.is_none_or(|last| last == f.last_group);
+            if let Some((copy, footer)) = footer.filter(|(copy, f)| copy.salt == header.salt && whole(f)) {
+                self.replay.report.segments_by_footer += 1;
+                self.replay.footer(number, &footer);
+                self.end = LogFilesEnd { segment: copy.number, group: footer.last_group, offset: footer.end };
+                self.unsealed = None;
+                continue;
+            }
+            let image = Image::read(io, number, self.manifest.segment_bytes)?;
+            let result = scan(&image, &header, bound)?;
+            drop(image);
+            self.take_scan(io, header, result)?;
+        }
+        self.repeat = repeat_records(&self.replay.last_own);
+        Ok(())
+    }
+
+    fn take_scan(&mut self, io: &mut dyn Io, header: SegmentHeader, result: ScanResult) -> Result<(), OpenError> {
+        let number = header.number;
+        self.replay.scanned(io, number, result.scanned)?;
+        let damaged = result.findings.iter().any(|finding| !finding.row.is_end());
+        self.replay.report.findings.extend(result.findings);
+        self.replay.report.groups_dropped += result.groups_dropped;
+        let is_last = self.headers.range(number + 1..).next().is_none();
+        if result.cut && is_last {
+            self.replay.cut(result.cut_records.as_deref());
+        }
+        self.end = LogFilesEnd { segment: number, group: result.last_group, offset: result.end };
+        let mut footer = std::mem::take(&mut self.replay.footer);
+        (footer.last_group, footer.end) = (result.last_group, result.end);
+        let room = header.segment_bytes.saturating_sub(footer.room_with(0));
+        let sealable = is_last && !damaged && room >= footer.end;
+        self.unsealed = sealable.then_some((header, footer));
+        Ok(())
+    }
+}
+
+fn first_group(io: &mut dyn Io, number: u64) -> Option<GroupHeader> {
+    use crate::format::group::HeaderSeen as GroupHeaderSeen;
+    let offset = u64::from(len_u32(SEGMENT_HEADER_BYTES));
+    let bytes = read_exact(io, &segment_name(number), offset, crate::limits::GROUP_HEADER_BYTES).ok()?;
+    match GroupHeader::decode(&bytes) {
+        GroupHeaderSeen::Valid(header) if header.segment == number && header.offset == offset => Some(header),
+        _ => None,
+    }
+}
+
+/// A sealed segment's footer, if it is good.
+pub(crate) fn read_footer(io: &mut dyn Io, number: u64, manifest: &Manifest) -> Option<(SegmentHeader, Footer)> {
+    let name = segment_name(number);
+    let len = io.len(&name).ok()?;
+    let at = len.checked_sub(u64::from(len_u32(TRAILER_BYTES)))?;
+    let trailer = Trailer::decode(&read_exact(io, &name, at, TRAILER_BYTES).ok()?)?;
+    let ours = trailer.segment == number && trailer.directory == manifest.directory;
+    let body_len = usize::try_from(trailer.body_len).ok()?;
+    if !ours || trailer.offset.checked_add(u64::from(trailer.body_len))? > at {
+        return None;
+    }
+    let body = read_exact(io, &name, trailer.offset, body_len).ok()?;
+    if crc32fast::hash(&body) != trailer.body_crc {
+        return None;
+    }
+    let (header, footer) = Footer::decode(&body)?;
+    let agrees = header.number == number
+        && header.directory == manifest.directory
+        && header.segment_bytes == manifest.segment_bytes;
+    agrees.then_some((header, footer))
+}

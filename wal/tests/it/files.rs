@@ -1,0 +1,126 @@
+//! The log on real files, with its threads.
+
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+
+use towline_wal::{Entry, Epoch, LogPosition, Lsn, OpenError, Options, SubmitError, Wal, inspect};
+
+use crate::world::{batch, log};
+
+fn small() -> Options {
+    Options { segment_bytes: 1 << 20, segments_ahead: 1, ..Options::default() }
+}
+
+fn append(wal: &Wal, n: u64, bytes: usize) -> LogPosition {
+    let end = wal.end(log(n));
+    let next = batch(log(n), end, Epoch::new(1, 1), 1, bytes);
+    let at = next.position();
+    wal.append(next).unwrap();
+    at
+}
+
+#[test]
+fn many_threads_append_and_read_and_everything_is_there_after_a_reopen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, report) = Wal::open(dir.path(), small()).unwrap();
+    assert!(report.created && report.clean_close && report.writable);
+    std::thread::scope(|scope| {
+        for n in 0..16 {
+            let wal = &wal;
+            scope.spawn(move || {
+                for i in 1..=50 {
+                    assert_eq!(append(wal, n, 1000).lsn, Lsn::new(i));
+                    assert_eq!(wal.durable_end(log(n)).lsn, Lsn::new(i));
+                }
+                assert_eq!(wal.read(log(n), Lsn::FIRST, 1 << 20).unwrap().len(), 50);
+            });
+        }
+    });
+    let ends: Vec<LogPosition> = (0..16).map(|n| wal.end(log(n))).collect();
+    assert!(wal.stats().syncs <= wal.stats().submissions);
+    drop(wal);
+    let (wal, report) = Wal::open(dir.path(), small()).unwrap();
+    assert!(!report.clean_close && report.is_intact() && report.findings.is_empty());
+    assert_eq!((0..16).map(|n| wal.end(log(n))).collect::<Vec<_>>(), ends);
+    wal.close().unwrap();
+    wal.close().unwrap();
+    let verified = inspect::verify(dir.path()).unwrap();
+    assert!(verified.is_good() && verified.report.clean_close);
+    assert_eq!(verified.batches_good, 16 * 50);
+    assert_eq!(inspect::batches(dir.path(), log(3)).unwrap().len(), 50);
+}
+
+#[test]
+fn a_call_is_made_once_and_in_order_when_its_submission_is_durable() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let (to, from) = mpsc::channel();
+    let mut end = LogPosition::origin(log(1));
+    for i in 0..100 {
+        let next = batch(log(1), end, Epoch::new(1, 1), 1, 10);
+        end = next.position();
+        let to = to.clone();
+        wal.submit_with(vec![Entry::Batch(next)], move |result| to.send((i, result)).unwrap()).unwrap();
+    }
+    drop(to);
+    let told: Vec<_> = from.iter().collect();
+    assert_eq!(told, (0..100).map(|i| (i, Ok(()))).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_second_opener_is_told_the_pid_and_a_closed_log_opens_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let refused = Wal::open(dir.path(), small()).unwrap_err();
+    assert_eq!(refused, OpenError::Locked { pid: Some(std::process::id()) });
+    assert!(refused.to_string().contains(&std::process::id().to_string()));
+    wal.close().unwrap();
+    assert_eq!(wal.submit(vec![]).unwrap_err(), SubmitError::Closed);
+    let (again, report) = Wal::open(dir.path(), small()).unwrap();
+    assert!(report.clean_close);
+    assert_eq!(again.incarnation(), 2);
+}
+
+#[test]
+fn files_are_private_to_their_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    let inner = dir.path().join("wal");
+    let (wal, _) = Wal::open(&inner, small()).unwrap();
+    append(&wal, 1, 10);
+    assert_eq!(std::fs::metadata(&inner).unwrap().permissions().mode() & 0o777, 0o700);
+    for entry in std::fs::read_dir(&inner).unwrap() {
+        let entry = entry.unwrap();
+        assert_eq!(entry.metadata().unwrap().permissions().mode() & 0o777, 0o600, "{:?}", entry.file_name());
+    }
+}
+
+#[test]
+fn inspection_beside_a_running_writer_takes_no_lock_and_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let appended = Arc::new(AtomicU64::new(0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..200 {
+                append(&wal, 1, 5000);
+                appended.fetch_add(1, Ordering::Release);
+            }
+        });
+        for _ in 0..5 {
+            let before = appended.load(Ordering::Acquire);
+            let seen = inspect::verify(dir.path()).unwrap();
+            assert!(seen.batches_good >= before, "what was acknowledged is seen");
+            assert!(seen.report.is_intact());
+        }
+    });
+    let logs = inspect::logs(dir.path()).unwrap();
+    assert_eq!(logs, [(log(1), Lsn::new(1), Lsn::new(200), 200)]);
+}
+
+#[test]
+fn a_directory_that_is_not_a_log_is_said_to_be_none() {
+    let dir = tempfile::tempdir().unwrap();
+    assert!(matches!(inspect::inspect(dir.path()), Err(OpenError::Manifest { .. })));
+    assert!(matches!(inspect::inspect(dir.path().join("missing")), Err(OpenError::Manifest { .. })));
+}

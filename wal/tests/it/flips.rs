@@ -1,0 +1,104 @@
+//! Every bit of a small directory, flipped alone: what is served is right, and what is not served is named (I8).
+
+use bytes::Bytes;
+use towline_wal::io::Io;
+use towline_wal::vdisk::{CrashKind, VirtualDisk};
+use towline_wal::{Entry, Epoch, HardStateKind, LogCore, OpenError, OpenReport};
+
+use crate::world::{Model, World, batch, log, options};
+
+const PROMISE: HardStateKind = HardStateKind::Promise;
+
+/// Two logs, a hard state, a truncation, one sealed segment: some 8 KiB that are not zero.
+fn small_disk() -> (VirtualDisk, Model) {
+    let mut world = World::new();
+    world.run();
+    world.append_synced(log(1), 2, 60);
+    world.append_synced(log(2), 1, 60);
+    let vow = Entry::HardState { log: log(1), kind: PROMISE, bytes: Bytes::from_static(b"vow") };
+    world.submit(vec![vow]).unwrap();
+    world.run();
+    let to = world.core.position_at(log(1), towline_wal::Lsn::new(1)).unwrap();
+    let next = batch(log(1), to, Epoch::new(1, 2), 2, 60);
+    world.submit(vec![Entry::Truncate { log: log(1), to }, Entry::Batch(next)]).unwrap();
+    world.run();
+    let mut world = world.reopen().unwrap();
+    world.run();
+    world.append_synced(log(1), 1, 60);
+    world.append_synced(log(2), 1, 60);
+    let model = world.content();
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    (world.disk, model)
+}
+
+/// The bits to flip: all of every byte that is not zero, one of every 32 bytes that are.
+fn bits(disk: &mut VirtualDisk) -> Vec<(String, u64)> {
+    let mut bits = Vec::new();
+    for name in disk.list().unwrap() {
+        let len = disk.len(&name).unwrap();
+        let mut bytes = vec![0; usize::try_from(len).unwrap()];
+        disk.read_at(&name, 0, &mut bytes).unwrap();
+        let used = bytes.iter().any(|b| *b != 0);
+        for (at, byte) in bytes.iter().enumerate().filter(|_| used) {
+            let at = at as u64;
+            match byte {
+                0 if at.is_multiple_of(32) => bits.push((name.clone(), at * 8 + at / 32 % 8)),
+                0 => {}
+                _ => bits.extend((0..8).map(|bit| (name.clone(), at * 8 + bit))),
+            }
+        }
+    }
+    bits
+}
+
+/// What a log shows, batch by batch, and whether all that is missing is named.
+fn judge(core: &LogCore, report: &OpenReport, disk: &mut VirtualDisk, good: &Model) -> Result<(), String> {
+    for (of, batches) in &good.logs {
+        for batch in batches {
+            let lsn = batch.first_lsn();
+            let plan = core.plan_read(*of, lsn, 0);
+            let read = plan.and_then(|plan| plan.first().map(|extent| extent.read(disk)).transpose());
+            let cut = core.cuts().iter().any(|cut| cut.log == *of && cut.from <= lsn);
+            match read {
+                Ok(Some(read)) if read == *batch => {}
+                Ok(Some(read)) => return Err(format!("log {of} serves {read:?} at {lsn}")),
+                Err(_) => {} // Named: corrupt, where.
+                Ok(None) if cut => {}
+                Ok(None) => return Err(format!("log {of} ends silently before {lsn}")),
+            }
+        }
+        let end = good.end(*of);
+        if core.end(*of).lsn > end.lsn {
+            return Err(format!("log {of} has grown beyond {end}"));
+        }
+    }
+    let vow = core.hard_state(log(1), PROMISE);
+    let in_doubt = report.doubtful_hard_states.contains(&(log(1), PROMISE))
+        || core.cuts().iter().any(|cut| cut.log == log(1))
+        || !report.damaged.is_empty();
+    if vow.as_deref() != Some(b"vow") && !in_doubt {
+        return Err(format!("the hard state is silently {vow:?}"));
+    }
+    Ok(())
+}
+
+#[test]
+fn no_single_bit_flip_is_served_or_goes_unsaid() {
+    let (mut disk, good) = small_disk();
+    let bits = bits(&mut disk);
+    assert!(bits.len() > 8000, "{} bits are a small test", bits.len());
+    let mut refused = 0;
+    for (name, bit) in bits {
+        let mut flipped = disk.clone();
+        assert!(flipped.flip_bit(&name, bit));
+        match LogCore::recover(&mut flipped, &options()) {
+            Ok((core, report)) => {
+                let verdict = judge(&core, &report, &mut flipped, &good);
+                assert!(verdict.is_ok(), "{name} bit {bit}: {verdict:?}, {report:?}");
+            }
+            Err(OpenError::Manifest { .. }) => refused += 1,
+            Err(error) => panic!("{name} bit {bit}: {error}"),
+        }
+    }
+    assert!(refused >= 64, "a damaged manifest is refused");
+}

@@ -1,0 +1,247 @@
+//! A log on a virtual disk, driven one request at a time, with a record of everything that was submitted.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use towline_wal::io::{IoOp, IoRequest, execute};
+use towline_wal::vdisk::{CrashKind, VirtualDisk};
+use towline_wal::{
+    Batch, BatchBuilder, BatchKind, Block, Compression, Entry, Epoch, HardStateKind, LogCore, LogId, LogPosition, Lsn,
+    OpenError, OpenReport, Options, SubmitError, Ticket, WalError,
+};
+
+/// xorshift64*: the same seed, the same run.
+#[derive(Clone)]
+pub(crate) struct Chance(u64);
+
+impl Chance {
+    pub(crate) fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub(crate) fn below(&mut self, n: u64) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        (self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33) % n.max(1)
+    }
+}
+
+pub(crate) const SEGMENT: u64 = 64 << 10;
+
+pub(crate) fn options() -> Options {
+    Options { segment_bytes: SEGMENT, group_bytes_max: 8 << 10, segments_ahead: 1, ..Options::default() }
+}
+
+pub(crate) fn log(n: u64) -> LogId {
+    LogId::new(u128::from(n))
+}
+
+/// A batch of `records` records and about `bytes` bytes behind `prev`.
+pub(crate) fn batch(log: LogId, prev: LogPosition, epoch: Epoch, records: u32, bytes: usize) -> Batch {
+    let text = format!("{log} behind {prev} ");
+    let raw: Vec<u8> = text.bytes().cycle().take(bytes.max(1)).collect();
+    let block = Block::encode(Bytes::from(raw), records, Compression::Never);
+    BatchBuilder::new(log, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap()
+}
+
+/// All that is known of the logs: what a reopened one must show.
+#[derive(Clone, Default, PartialEq, Debug)]
+pub(crate) struct Model {
+    pub(crate) logs: BTreeMap<LogId, Vec<Batch>>,
+    pub(crate) hard: BTreeMap<(LogId, HardStateKind), Bytes>,
+}
+
+impl Model {
+    pub(crate) fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Batch(batch) => self.logs.entry(batch.log()).or_default().push(batch.clone()),
+            Entry::Truncate { log, to } => {
+                self.logs.entry(*log).or_default().retain(|batch| batch.last_lsn() <= to.lsn);
+            }
+            Entry::HardState { log, kind, bytes } => drop(self.hard.insert((*log, *kind), bytes.clone())),
+            _ => unreachable!("no other entries are made here"),
+        }
+    }
+
+    pub(crate) fn end(&self, log: LogId) -> LogPosition {
+        let last = self.logs.get(&log).and_then(|batches| batches.last());
+        last.map_or_else(|| LogPosition::origin(log), Batch::position)
+    }
+
+    fn content(&self) -> impl PartialEq + '_ {
+        let logs: BTreeMap<_, _> = self.logs.iter().filter(|(_, batches)| !batches.is_empty()).collect();
+        (logs, &self.hard)
+    }
+
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        self.content() == other.content()
+    }
+}
+
+pub(crate) struct World {
+    pub(crate) disk: VirtualDisk,
+    pub(crate) core: LogCore,
+    pub(crate) report: OpenReport,
+    /// Requests taken and not finished. A write is executed when it is taken, a sync when it finishes.
+    pub(crate) flying: Vec<IoRequest>,
+    /// Everything submitted in this life, in order, with its ticket.
+    pub(crate) submitted: Vec<(Ticket, Entry)>,
+    pub(crate) acknowledged: Option<Ticket>,
+    pub(crate) failed: Vec<(Ticket, WalError)>,
+    /// What the log held at the open.
+    pub(crate) base: Model,
+}
+
+impl World {
+    pub(crate) fn new() -> Self {
+        Self::open(VirtualDisk::new(), &options()).unwrap()
+    }
+
+    pub(crate) fn open(mut disk: VirtualDisk, options: &Options) -> Result<Self, OpenError> {
+        let (core, report) = LogCore::recover(&mut disk, options)?;
+        let mut world = Self {
+            disk,
+            core,
+            report,
+            flying: Vec::new(),
+            submitted: Vec::new(),
+            acknowledged: None,
+            failed: Vec::new(),
+            base: Model::default(),
+        };
+        world.base = world.content();
+        Ok(world)
+    }
+
+    /// Reads everything back through the log, checking each chain on the way. Stops at damage.
+    pub(crate) fn content(&mut self) -> Model {
+        let mut model = Model::default();
+        for log in self.core.logs() {
+            let mut at = self.core.start(log);
+            let batches = model.logs.entry(log).or_default();
+            while let Ok(plan) = self.core.plan_read(log, at.lsn.next(), 1 << 14) {
+                if plan.is_empty() {
+                    break;
+                }
+                for extent in plan {
+                    let batch = extent.read(&mut self.disk).unwrap();
+                    assert!(batch.follows(&at), "log {log}: {} does not follow {at}", batch.first_lsn());
+                    at = batch.position();
+                    batches.push(batch);
+                }
+            }
+            if self.core.damaged(log).is_empty() && self.core.written_end(log) == self.core.end(log) {
+                assert_eq!(at, self.core.end(log), "log {log} can be read to its end");
+            }
+            for kind in [HardStateKind::Promise, HardStateKind::Assignment, HardStateKind::Snapshot] {
+                model.hard.extend(self.core.hard_state(log, kind).map(|bytes| ((log, kind), bytes)));
+            }
+        }
+        model
+    }
+
+    /// The state after the first `n` entries of this life.
+    pub(crate) fn model_after(&self, n: usize) -> Model {
+        let mut model = self.base.clone();
+        self.submitted.iter().take(n).for_each(|(_, entry)| model.apply(entry));
+        model
+    }
+
+    pub(crate) fn submit(&mut self, entries: Vec<Entry>) -> Result<Ticket, SubmitError> {
+        let ticket = self.core.submit(entries.clone())?;
+        self.submitted.extend(entries.into_iter().map(|entry| (ticket, entry)));
+        self.core.check();
+        Ok(ticket)
+    }
+
+    /// Appends a batch to a log's accepted end.
+    pub(crate) fn append(&mut self, log: LogId, records: u32, bytes: usize) -> Result<Ticket, SubmitError> {
+        let end = self.core.end(log);
+        let epoch = end.epoch.max(Epoch::new(1, 1));
+        self.submit(vec![Entry::Batch(batch(log, end, epoch, records, bytes))])
+    }
+
+    /// Takes the next request; what is a write happens now.
+    pub(crate) fn take(&mut self) -> bool {
+        let Some(request) = self.core.poll_io() else {
+            return false;
+        };
+        if let IoOp::Write { .. } = request.op
+            && let Err(failure) = execute(&mut self.disk, &request)
+        {
+            self.core.on_io(request.id, Err(failure));
+            self.settle_completions();
+            return true;
+        }
+        self.flying.push(request);
+        true
+    }
+
+    /// Finishes the `i`th request under way.
+    pub(crate) fn finish(&mut self, i: usize) {
+        let request = self.flying.remove(i);
+        let written = matches!(request.op, IoOp::Write { .. });
+        let result = if written { Ok(()) } else { execute(&mut self.disk, &request) };
+        self.core.on_io(request.id, result);
+        self.settle_completions();
+    }
+
+    fn settle_completions(&mut self) {
+        self.core.check();
+        while let Some(done) = self.core.poll_completion() {
+            match done.result {
+                Ok(()) => {
+                    assert!(self.acknowledged < Some(done.ticket), "completions are in the order of tickets");
+                    self.acknowledged = Some(done.ticket);
+                }
+                Err(error) => self.failed.push((done.ticket, error)),
+            }
+        }
+    }
+
+    /// Carries everything out, in order, until nothing is left to do.
+    pub(crate) fn run(&mut self) {
+        loop {
+            while self.take() {}
+            if self.flying.is_empty() {
+                return;
+            }
+            self.finish(0);
+        }
+    }
+
+    /// Entries of this life that were acknowledged.
+    pub(crate) fn acknowledged_entries(&self) -> usize {
+        self.submitted.iter().filter(|(ticket, _)| Some(*ticket) <= self.acknowledged).count()
+    }
+
+    /// Power fails; the log is opened again.
+    pub(crate) fn crash(mut self, kind: CrashKind, chance: &mut Chance) -> Result<Self, OpenError> {
+        self.disk.crash(kind, &mut |n| chance.below(n));
+        Self::open(self.disk, &options())
+    }
+
+    /// The process dies; what it wrote is still in the machine's cache.
+    pub(crate) fn reopen(mut self) -> Result<Self, OpenError> {
+        self.disk.kill_process();
+        Self::open(self.disk, &options())
+    }
+
+    /// Appends `n` batches to one log, each acknowledged in a group of its own.
+    pub(crate) fn append_synced(&mut self, log: LogId, n: u64, bytes: usize) {
+        for _ in 0..n {
+            self.append(log, 1, bytes).unwrap();
+            self.run();
+        }
+    }
+
+    pub(crate) fn lsns(&mut self, of: LogId) -> Vec<u64> {
+        let content = self.content();
+        content.logs.get(&of).map_or_else(Vec::new, |batches| batches.iter().map(|b| b.last_lsn().get()).collect())
+    }
+}
+
+pub(crate) fn end_lsn(world: &World, of: LogId) -> Lsn {
+    world.core.end(of).lsn
+}
