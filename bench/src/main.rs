@@ -91,7 +91,8 @@ fn measure(producers: &Producers, time: Duration) -> Result<f64> {
 
 fn push(lines: &mut Vec<Line>, args: &Args, what: String, per_second: f64, ratio: Option<(f64, String)>) {
     if args.json {
-        let ratio = ratio.as_ref().map_or_else(String::new, |(ratio, of)| format!(",\"ratio\":{ratio:.2},\"of\":{of:?}"));
+        let ratio =
+            ratio.as_ref().map_or_else(String::new, |(ratio, of)| format!(",\"ratio\":{ratio:.2},\"of\":{of:?}"));
         println!("{{\"what\":{what:?},\"per_second\":{per_second:.0}{ratio}}}");
     }
     lines.push(Line { what, per_second, ratio });

@@ -22,11 +22,7 @@ impl Producers {
     }
 
     /// Producers that set keys to noise, each waiting for each write.
-    pub fn writing(
-        count: u64,
-        bytes: usize,
-        write: impl Fn(&Record) -> Result<()> + Send + Sync + 'static,
-    ) -> Self {
+    pub fn writing(count: u64, bytes: usize, write: impl Fn(&Record) -> Result<()> + Send + Sync + 'static) -> Self {
         let pool = noise(POOL_BYTES);
         Self::new(count, move |producer, times| {
             for number in 0..times {

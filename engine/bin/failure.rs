@@ -75,7 +75,7 @@ mod tests {
 
     #[test]
     fn a_failure_is_one_sentence_with_its_causes_each_said_once() {
-        let cause = std::io::Error::other("the disk is full");
+        let cause = io::Error::other("the disk is full");
         let error = Err::<(), _>(cause).context("writing x: the disk is full").context("the load stopped");
         let failure = Failure::from(error.unwrap_err());
         assert_eq!(failure.sentence(), "the load stopped: writing x: the disk is full");

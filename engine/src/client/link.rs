@@ -160,7 +160,7 @@ impl Routes {
 
     fn answer(&self, response: Response) {
         if let ResponseBody::Failed(failure) = &response.body
-            && (failure.class == FailureClass::ReRoute || matches!(failure.code, 1002 | 1005))
+            && (failure.class == FailureClass::ReRoute || matches!(failure.code, 7002 | 7005))
         {
             self.is_stale.store(true, Ordering::Relaxed);
         }

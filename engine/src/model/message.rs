@@ -16,7 +16,7 @@ pub struct LogSummary {
     /// The end of the log.
     pub end: LogPosition,
     /// Each epoch in the log with its first LSN, ascending; at most
-    /// [`EPOCHS_NAMED_MAX`](super::limits::EPOCHS_NAMED_MAX), the newest ones.
+    /// [`EPOCHS_NAMED_MAX`], the newest ones.
     pub epochs: Vec<(Epoch, Lsn)>,
 }
 
