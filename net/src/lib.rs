@@ -6,7 +6,7 @@
 //! which events and bytes are taken; it has no socket, no clock and no random source, so a simulator can run it.
 //! `driver::ConnectionHandle` (feature `tokio`) is one that runs over a socket.
 //!
-//! The bytes are specified in the book, chapter 'The protocol'. What it defends against is in `design`'s fault list,
+//! The bytes are specified in the book, chapter 'The protocol'. What it defends against is in the project's list of faults,
 //! rows N5 to N9, N12, N15 and N16; the tests name them.
 //!
 //! ```
