@@ -84,8 +84,8 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
                 Ended::Row(_) => format!("mend the file and load the rest with --skip-rows {position}"),
                 _ => "the same command goes on behind them".to_owned(),
             };
-            let context = format!("stopped; all rows up to {position} are stored: {next}");
-            Err(Failure::new(Exit::Failed, anyhow::Error::new(ended).context(context)))
+            let why = Failure::new(Exit::Failed, ended).sentence();
+            Err(Failure::say(Exit::Failed, format!("{why}; all rows up to {position} are stored: {next}")))
         }
     }
 }
@@ -190,7 +190,7 @@ fn tell(
             ("there before", count(skipped)),
             ("stored", format!("{} in {seconds:.1} s, {rate:.0} a second", count(stored))),
             ("latency", format!("p50 {p50:.2} ms, p99 {p99:.2} ms")),
-            ("receipts in doubt", format!("{in_doubt}, of which {} were found stored", summary.found)),
+            ("receipts in doubt", format!("{in_doubt}; {} rows were found stored by reading", summary.found)),
             ("reconnects", reconnects.to_string()),
         ])
     };

@@ -15,7 +15,7 @@ pub(crate) struct Figures {
     /// Of batches in one node's log, and of their payload before compression.
     pub(super) log_bytes: u64,
     pub(super) raw_bytes: u64,
-    /// Of the CSV's rows, without line ends.
+    /// Sent between nodes, framing included, all lives of all nodes together.
     pub(super) wire_bytes: u64,
     pub(super) behind: u64,
     pub(super) catch_up: Duration,
@@ -64,7 +64,7 @@ impl Figures {
             (
                 "leader killed",
                 format!(
-                    "{:.0} % of rows unacknowledged, {} receipts in doubt ({} found stored), away for {:.0} ms",
+                    "{:.0} % of rows unacknowledged, {} receipts in doubt ({} rows found stored), away for {:.0} ms",
                     self.unacked_at_leader_kill * 100.0,
                     self.in_doubt,
                     self.found,

@@ -1,4 +1,8 @@
 //! [`Ledger`]: which rows are in their streams, which are on their way, and which must be looked for. Decisions only.
+//!
+//! A stream has one write in flight at a time. Rows that come meanwhile go together in the next one: a write takes
+//! effect as a whole or not at all. Were several in flight, one could be rejected because somebody else wrote to the
+//! stream, and the next accepted at that very version: a row would be left out, and its successor would hide it.
 
 use super::tail::Tail;
 use crate::csv_rows::Row;
@@ -6,151 +10,141 @@ use bytes::Bytes;
 use std::collections::BTreeMap;
 use towline::model::Expect;
 
-/// A row to append.
+/// Rows of one write, and their bytes, at the most: a small part of what a write may have.
+const WRITE_ROWS_MAX: usize = 256;
+const WRITE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Rows to append to a stream, all or none.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Append {
+pub(crate) struct Write {
     pub(crate) stream: Bytes,
-    pub(crate) row: u64,
-    pub(crate) expect: Expect,
-    pub(crate) value: Bytes,
+    /// The stream's version before the first of them; each further one is one more. 0: it has no event.
+    pub(crate) version: u64,
+    /// Number and bytes of each row: one at the least.
+    pub(crate) rows: Vec<(u64, Bytes)>,
 }
 
-/// What is to be done about a row of the file.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Offered {
-    /// It is in its stream.
-    Skipped,
-    /// Append it.
-    Send(Append),
-    /// Its stream is being looked at: it goes when that is done.
-    Waits,
-}
-
-/// What became of an append.
+/// What became of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fate {
-    /// It is in its stream.
+    /// Its rows are in their stream.
     Stored,
-    /// It may be, or come to be.
+    /// They may be, or come to be.
     Unknown,
-    /// It is not, and won't: the server did not take it, or the stream had another version.
+    /// They are not, and won't: the server did not take it, or the stream had another version.
     NotStored,
+}
+
+/// What to do next about a stream.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing, for now.
+    Nothing,
+    /// Send this.
+    Send(Write),
+    /// Read how it stands.
+    Read,
 }
 
 /// The streams of a load.
 #[derive(Debug, Default)]
 pub(crate) struct Ledger {
     streams: BTreeMap<Bytes, Stream>,
-    in_flight: usize,
-    waiting: usize,
-    rereads: usize,
+    unsettled: usize,
 }
 
 #[derive(Debug)]
 struct Stream {
-    /// The stream's version once everything sent is in it.
+    /// Its version, as far as is known.
     head: u64,
     /// The last row known to be in it.
     through: u64,
-    /// Rows sent, by number, and not known to be in it.
-    sent: BTreeMap<u64, Bytes>,
-    /// Rows that wait until it is known again how the stream stands.
+    /// The rows of the write in flight, or in doubt while the stream is read; empty otherwise.
+    sent: Vec<(u64, Bytes)>,
+    /// Rows that go after it.
     waiting: Vec<(u64, Bytes)>,
-    in_flight: usize,
-    /// Whether `head` can be relied on: everything sent will be stored in order. Otherwise nothing more is sent,
-    /// and when the last receipt is there the stream is read.
-    is_trusted: bool,
+}
+
+impl Write {
+    /// What the stream's version must be for the row at this place.
+    pub(crate) fn expect(&self, place: usize) -> Expect {
+        match self.version + place as u64 {
+            0 => Expect::Absent,
+            version => Expect::Version(version),
+        }
+    }
 }
 
 impl Ledger {
     /// Notes how a stream stands before the load.
     pub(crate) fn begin(&mut self, stream: Bytes, tail: Tail) {
-        let (head, through) = (tail.head, tail.last_row);
-        let stands =
-            Stream { head, through, sent: BTreeMap::new(), waiting: Vec::new(), in_flight: 0, is_trusted: true };
+        let stands = Stream { head: tail.head, through: tail.last_row, sent: Vec::new(), waiting: Vec::new() };
         self.streams.insert(stream, stands);
     }
 
-    /// Takes the next row of the file.
-    pub(crate) fn offer(&mut self, row: Row) -> Offered {
-        let Some(stream) = self.streams.get_mut(&row.key) else {
-            // Every stream of the file was read before; a file that changed since is found out by its rows.
-            return Offered::Waits;
-        };
-        if row.number <= stream.through {
-            return Offered::Skipped;
-        }
-        if !stream.is_trusted {
-            stream.waiting.push((row.number, row.raw));
-            self.waiting += 1;
-            return Offered::Waits;
-        }
-        self.in_flight += 1;
-        Offered::Send(stream.append(row.key, row.number, row.raw))
+    /// Takes the next row of the file. None: it is in its stream (or of a stream that was not begun).
+    pub(crate) fn offer(&mut self, row: Row) -> Option<Next> {
+        let stream = self.streams.get_mut(&row.key).filter(|stream| row.number > stream.through)?;
+        stream.waiting.push((row.number, row.raw));
+        self.unsettled += 1;
+        Some(if stream.sent.is_empty() { stream.write(&row.key) } else { Next::Nothing })
     }
 
-    /// Notes what became of an append. True: all receipts of the stream are there, and it must be read.
-    pub(crate) fn resolve(&mut self, key: &Bytes, row: u64, fate: Fate) -> bool {
-        let Some(stream) = self.streams.get_mut(key) else { return false };
-        self.in_flight -= 1;
-        stream.in_flight -= 1;
-        if fate == Fate::Stored {
-            stream.sent.remove(&row);
-            stream.through = stream.through.max(row);
-        } else {
-            stream.is_trusted = false;
+    /// Notes what became of the write in flight of a stream: how many rows were stored by it, and what is next.
+    pub(crate) fn resolve(&mut self, key: &Bytes, fate: Fate) -> (u64, Next) {
+        let Some(stream) = self.streams.get_mut(key) else { return (0, Next::Nothing) };
+        if fate != Fate::Stored {
+            return (0, Next::Read);
         }
-        let must_read = !stream.is_trusted && stream.in_flight == 0;
-        self.rereads += usize::from(must_read);
-        must_read
+        let stored = std::mem::take(&mut stream.sent);
+        stream.head += stored.len() as u64;
+        stream.through = stored.last().map_or(stream.through, |(row, _)| *row);
+        self.unsettled -= stored.len();
+        (stored.len() as u64, stream.write(key))
     }
 
-    /// Notes what a stream was read to hold: how many rows thought missing it has, and what to append now.
-    pub(crate) fn reread(&mut self, key: &Bytes, tail: Tail) -> (u64, Vec<Append>) {
-        self.rereads -= 1;
-        let Some(stream) = self.streams.get_mut(key) else { return (0, Vec::new()) };
+    /// Notes what a stream was read to hold: how many rows not known to be in it are, and what is next.
+    pub(crate) fn reread(&mut self, key: &Bytes, tail: Tail) -> (u64, Next) {
+        let Some(stream) = self.streams.get_mut(key) else { return (0, Next::Nothing) };
         stream.head = tail.head;
         stream.through = stream.through.max(tail.last_row);
-        stream.is_trusted = true;
-        let sent = std::mem::take(&mut stream.sent);
-        let waiting = std::mem::take(&mut stream.waiting);
-        self.waiting -= waiting.len();
-        let before = sent.len();
-        let missing: Vec<_> = sent.into_iter().filter(|(row, _)| *row > stream.through).collect();
-        let found = (before - missing.len()) as u64;
-        let appends: Vec<_> =
-            missing.into_iter().chain(waiting).map(|(row, raw)| stream.append(key.clone(), row, raw)).collect();
-        self.in_flight += appends.len();
-        (found, appends)
+        let mut rows = std::mem::take(&mut stream.sent);
+        rows.append(&mut stream.waiting);
+        let before = rows.len();
+        rows.retain(|(row, _)| *row > stream.through);
+        let found = before - rows.len();
+        stream.waiting = rows;
+        self.unsettled -= found;
+        (found as u64, stream.write(key))
     }
 
-    /// Rows on their way or waiting: what bounds memory.
+    /// Rows taken and not known to be in their streams: what bounds memory.
     pub(crate) const fn unsettled(&self) -> usize {
-        self.in_flight + self.waiting
-    }
-
-    /// Whether every row taken is known to be in its stream.
-    pub(crate) const fn is_settled(&self) -> bool {
-        self.in_flight == 0 && self.waiting == 0 && self.rereads == 0
+        self.unsettled
     }
 
     /// The last row of which all rows before it are in their streams, given the last row read.
     pub(crate) fn position(&self, last_read: u64) -> u64 {
-        let open = self.streams.values().filter_map(|stream| {
-            let sent = stream.sent.keys().next().copied();
-            sent.into_iter().chain(stream.waiting.first().map(|(row, _)| *row)).min()
-        });
-        open.min().map_or(last_read, |first| first - 1)
+        let first = |stream: &Stream| stream.sent.first().or_else(|| stream.waiting.first()).map(|(row, _)| *row);
+        self.streams.values().filter_map(first).min().map_or(last_read, |row| row - 1)
     }
 }
 
 impl Stream {
-    fn append(&mut self, stream: Bytes, row: u64, value: Bytes) -> Append {
-        let expect = if self.head == 0 { Expect::Absent } else { Expect::Version(self.head) };
-        self.head += 1;
-        self.in_flight += 1;
-        self.sent.insert(row, value.clone());
-        Append { stream, row, expect, value }
+    /// The next write, of rows that wait.
+    fn write(&mut self, key: &Bytes) -> Next {
+        let mut bytes = 0_usize;
+        let fits = |(_, raw): &&(u64, Bytes)| {
+            let is_first = bytes == 0;
+            bytes = bytes.saturating_add(raw.len());
+            is_first || bytes <= WRITE_BYTES_MAX
+        };
+        let count = self.waiting.iter().take(WRITE_ROWS_MAX).take_while(fits).count();
+        if count == 0 {
+            return Next::Nothing;
+        }
+        self.sent = self.waiting.drain(..count).collect();
+        Next::Send(Write { stream: key.clone(), version: self.head, rows: self.sent.clone() })
     }
 }
 
@@ -170,101 +164,118 @@ mod tests {
         ledger
     }
 
-    fn sent(offered: Offered) -> (u64, Expect) {
-        match offered {
-            Offered::Send(append) => (append.row, append.expect),
+    /// The version expected and the rows of what is to be sent.
+    fn sent(next: Next) -> (u64, Vec<u64>) {
+        match next {
+            Next::Send(write) => (write.version, write.rows.iter().map(|(row, _)| *row).collect()),
             other => panic!("{other:?}"),
         }
-    }
-
-    fn rows(appends: &[Append]) -> Vec<(u64, Expect)> {
-        appends.iter().map(|append| (append.row, append.expect)).collect()
     }
 
     const A: Bytes = Bytes::from_static(b"a");
 
     #[test]
-    fn rows_of_a_stream_follow_one_another_without_waiting_for_receipts() {
+    fn one_write_of_a_stream_is_in_flight_and_what_comes_meanwhile_goes_together() {
         let mut ledger = ledger(&[("a", 0, 0), ("b", 7, 0)]);
-        assert_eq!(sent(ledger.offer(row(1, "a"))), (1, Expect::Absent));
-        assert_eq!(sent(ledger.offer(row(2, "b"))), (2, Expect::Version(7)), "after what others wrote");
-        assert_eq!(sent(ledger.offer(row(3, "a"))), (3, Expect::Version(1)));
-        assert_eq!(ledger.unsettled(), 3);
+        assert_eq!(sent(ledger.offer(row(1, "a")).unwrap()), (0, vec![1]));
+        assert_eq!(sent(ledger.offer(row(2, "b")).unwrap()), (7, vec![2]), "after what others wrote");
+        assert_eq!(ledger.offer(row(3, "a")), Some(Next::Nothing));
+        assert_eq!(ledger.offer(row(4, "a")), Some(Next::Nothing));
+        assert_eq!(ledger.unsettled(), 4);
+        let (stored, next) = ledger.resolve(&A, Fate::Stored);
+        assert_eq!((stored, sent(next)), (1, (1, vec![3, 4])));
+        assert_eq!(ledger.resolve(&A, Fate::Stored), (2, Next::Nothing));
+        assert_eq!(sent(ledger.offer(row(5, "a")).unwrap()), (3, vec![5]));
+    }
+
+    #[test]
+    fn the_rows_of_a_write_expect_one_version_after_the_other() {
+        let write = Write { stream: A, version: 0, rows: vec![] };
+        assert_eq!([write.expect(0), write.expect(1)], [Expect::Absent, Expect::Version(1)]);
     }
 
     #[test]
     fn a_repeated_load_sends_nothing() {
         let mut ledger = ledger(&[("a", 2, 3), ("b", 1, 2)]);
-        for number in [1, 3] {
-            assert_eq!(ledger.offer(row(number, "a")), Offered::Skipped);
+        for next in [ledger.offer(row(1, "a")), ledger.offer(row(3, "a")), ledger.offer(row(2, "b"))] {
+            assert_eq!(next, None);
         }
-        assert_eq!(ledger.offer(row(2, "b")), Offered::Skipped);
-        assert!(ledger.is_settled());
+        assert_eq!(ledger.unsettled(), 0);
     }
 
     #[test]
     fn a_load_goes_on_behind_the_last_row_of_the_file() {
         let mut ledger = ledger(&[("a", 5, 3)]);
-        assert_eq!(ledger.offer(row(3, "a")), Offered::Skipped);
-        assert_eq!(sent(ledger.offer(row(4, "a"))), (4, Expect::Version(5)));
+        assert_eq!(ledger.offer(row(3, "a")), None);
+        assert_eq!(sent(ledger.offer(row(4, "a")).unwrap()), (5, vec![4]));
     }
 
     #[test]
-    fn a_stream_in_doubt_is_read_once_all_its_receipts_are_there_and_nothing_is_sent_before() {
+    fn a_stream_in_doubt_is_read_and_nothing_is_sent_before() {
         let mut ledger = ledger(&[("a", 0, 0)]);
-        for number in 1..=3 {
-            sent(ledger.offer(row(number, "a")));
-        }
-        assert!(!ledger.resolve(&A, 1, Fate::Unknown), "two are still out");
-        assert_eq!(ledger.offer(row(4, "a")), Offered::Waits);
-        assert!(!ledger.resolve(&A, 2, Fate::Unknown));
-        assert!(ledger.resolve(&A, 3, Fate::Unknown));
-        assert!(!ledger.is_settled());
-        // The first two had arrived.
-        let (found, appends) = ledger.reread(&A, Tail { head: 2, last_row: 2 });
-        assert_eq!(found, 2);
-        assert_eq!(rows(&appends), [(3, Expect::Version(2)), (4, Expect::Version(3))]);
-        assert!(!ledger.resolve(&A, 3, Fate::Stored));
-        assert!(!ledger.resolve(&A, 4, Fate::Stored));
-        assert!(ledger.is_settled());
+        assert_eq!(sent(ledger.offer(row(1, "a")).unwrap()), (0, vec![1]));
+        assert_eq!(ledger.resolve(&A, Fate::Unknown), (0, Next::Read));
+        assert_eq!(ledger.offer(row(2, "a")), Some(Next::Nothing));
+        // It had arrived.
+        let (found, next) = ledger.reread(&A, Tail { head: 1, last_row: 1 });
+        assert_eq!((found, sent(next)), (1, (1, vec![2])));
     }
 
     #[test]
-    fn a_row_that_arrives_after_it_was_looked_for_is_not_stored_twice() {
+    fn a_write_that_arrives_after_it_was_looked_for_is_not_stored_twice() {
         let mut ledger = ledger(&[("a", 0, 0)]);
-        sent(ledger.offer(row(1, "a")));
-        assert!(ledger.resolve(&A, 1, Fate::Unknown));
-        let (found, appends) = ledger.reread(&A, Tail::default());
-        assert_eq!((found, rows(&appends)), (0, vec![(1, Expect::Absent)]));
+        sent(ledger.offer(row(1, "a")).unwrap());
+        ledger.resolve(&A, Fate::Unknown);
+        ledger.offer(row(2, "a"));
+        let (found, next) = ledger.reread(&A, Tail::default());
+        assert_eq!((found, sent(next)), (0, (0, vec![1, 2])));
         // Now the first attempt arrives: the second finds the stream at version 1, and is rejected.
-        assert!(ledger.resolve(&A, 1, Fate::NotStored));
-        let (found, appends) = ledger.reread(&A, Tail { head: 1, last_row: 1 });
-        assert_eq!((found, appends.len()), (1, 0));
-        assert!(ledger.is_settled());
+        assert_eq!(ledger.resolve(&A, Fate::NotStored), (0, Next::Read));
+        let (found, next) = ledger.reread(&A, Tail { head: 1, last_row: 1 });
+        assert_eq!((found, sent(next)), (1, (1, vec![2])));
     }
 
     #[test]
-    fn a_receipt_behind_one_in_doubt_still_counts() {
+    fn rows_that_wait_and_that_another_load_has_stored_are_not_sent() {
         let mut ledger = ledger(&[("a", 0, 0)]);
-        sent(ledger.offer(row(1, "a")));
-        sent(ledger.offer(row(2, "a")));
-        assert!(!ledger.resolve(&A, 1, Fate::Unknown));
-        assert!(ledger.resolve(&A, 2, Fate::Stored));
-        let (found, appends) = ledger.reread(&A, Tail { head: 2, last_row: 2 });
-        assert_eq!((found, appends.len()), (1, 0));
+        for number in 1..=4 {
+            ledger.offer(row(number, "a"));
+        }
+        ledger.resolve(&A, Fate::NotStored);
+        let (found, next) = ledger.reread(&A, Tail { head: 3, last_row: 3 });
+        assert_eq!((found, sent(next)), (3, (3, vec![4])));
+        assert_eq!(ledger.unsettled(), 1);
+    }
+
+    #[test]
+    fn a_write_is_bounded_in_rows_and_bytes() {
+        let mut ledger = ledger(&[("a", 0, 0)]);
+        for number in 1..=1000 {
+            ledger.offer(row(number, "a"));
+        }
+        let (_, next) = ledger.resolve(&A, Fate::Stored);
+        assert_eq!(sent(next).1.len(), WRITE_ROWS_MAX);
+        let large = |number| Row { raw: vec![b'x'; WRITE_BYTES_MAX * 2 / 3].into(), ..row(number, "b") };
+        ledger.begin("b".into(), Tail::default());
+        for number in 1..=3 {
+            ledger.offer(large(number));
+        }
+        let (_, next) = ledger.resolve(&"b".into(), Fate::Stored);
+        assert_eq!(sent(next).1, [2], "two of them are too much");
     }
 
     #[test]
     fn the_position_is_the_last_row_before_which_none_is_open() {
         let mut ledger = ledger(&[("a", 0, 0), ("b", 0, 0)]);
-        sent(ledger.offer(row(1, "a")));
-        sent(ledger.offer(row(2, "b")));
-        sent(ledger.offer(row(3, "a")));
+        for (number, key) in [(1, "a"), (2, "b"), (3, "a")] {
+            ledger.offer(row(number, key));
+        }
         assert_eq!(ledger.position(3), 0);
-        ledger.resolve(&A, 1, Fate::Stored);
+        ledger.resolve(&A, Fate::Stored);
         assert_eq!(ledger.position(3), 1);
-        ledger.resolve(&Bytes::from("b"), 2, Fate::Stored);
-        ledger.resolve(&A, 3, Fate::Stored);
+        ledger.resolve(&"b".into(), Fate::Stored);
+        assert_eq!(ledger.position(3), 2);
+        ledger.resolve(&A, Fate::Stored);
         assert_eq!(ledger.position(3), 3);
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! Every row is appended with the version expected of its stream. That is what makes it take effect once: a row
 //! whose receipt is in doubt is looked for in its stream, and appended again at the version found there; should the
-//! first attempt arrive after all, it finds another version and is rejected.
+//! first attempt arrive after all, it finds another version and is rejected. Others may write to the same streams,
+//! also another load of the same file.
 //!
 //! [`ledger`] decides (no I/O, no clock), [`session`] does.
 

@@ -27,6 +27,11 @@ impl Pace {
         self.next = self.next.max(now.saturating_sub(BURST)) + interval;
         None
     }
+
+    /// A row that was counted did not go.
+    pub(crate) fn put_back(&mut self) {
+        self.next = self.next.saturating_sub(self.interval.unwrap_or_default());
+    }
 }
 
 #[cfg(test)]
@@ -45,6 +50,8 @@ mod tests {
         assert_eq!(gone, 3, "20 ms of 100 a second, and the one that is due");
         assert_eq!(pace.take(ms(60)), None);
         assert_eq!(pace.take(ms(65)), Some(ms(5)));
+        pace.put_back();
+        assert_eq!(pace.take(ms(65)), None, "a row that was skipped costs no time");
         assert_eq!(Pace::new(None).take(ms(0)), None);
     }
 }

@@ -1,6 +1,6 @@
 //! [`load`]: one run of the loader: reads the file, appends its rows, and settles what is in doubt.
 
-use super::ledger::{Append, Fate, Ledger, Offered};
+use super::ledger::{Fate, Ledger, Next, Write};
 use super::origin::Origin;
 use super::pace::Pace;
 use super::survey::Survey;
@@ -21,6 +21,8 @@ use towline::model::{Operation, Outcome, Record};
 const TAILS_AT_A_TIME: usize = 64;
 /// How long a server that takes nothing now is left alone before a stream of it is read again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(20);
+/// Longer latencies count as this one.
+const LATENCY_MAX_MICROS: u64 = 600_000_000;
 /// How often the load looks whether it was told to stop, when nothing else happens.
 const LOOK: Duration = Duration::from_millis(100);
 
@@ -44,11 +46,11 @@ pub(crate) struct LoadOptions {
 pub(crate) struct Counters {
     /// Rows that were there before.
     pub(crate) skipped: AtomicU64,
-    /// Appends sent, repeated ones included.
+    /// Rows sent, repeated ones included.
     pub(crate) sent: AtomicU64,
     /// Rows known to be in their streams by this load.
     pub(crate) stored: AtomicU64,
-    /// Appends without a receipt yet.
+    /// Writes without a receipt yet.
     pub(crate) in_flight: AtomicU64,
     /// Receipts that stayed in doubt.
     pub(crate) in_doubt: AtomicU64,
@@ -63,11 +65,11 @@ pub(crate) struct Counters {
 pub(crate) struct Summary {
     /// All rows up to this one are in their streams.
     pub(crate) position: u64,
-    /// Rows whose presence was found by reading, since their receipts were in doubt.
+    /// Rows found stored by reading their streams: their receipts were in doubt, or another load was faster.
     pub(crate) found: u64,
     /// How long it took, the reading of tails not counted.
     pub(crate) elapsed: Duration,
-    /// Microseconds from sending an append to its receipt.
+    /// Microseconds from sending a write to its receipt.
     pub(crate) latency: Histogram<u64>,
     /// Why it ended before the file did.
     pub(crate) ended: Option<Ended>,
@@ -82,7 +84,7 @@ pub(crate) enum Ended {
     /// The server can't be used any more, or takes a row for wrong.
     #[error(transparent)]
     Client(#[from] ClientError),
-    /// The server refuses an append for good.
+    /// The server refuses a write for good.
     #[error("row {row} is refused: {source}")]
     Refused {
         /// The row.
@@ -96,6 +98,9 @@ pub(crate) enum Ended {
     /// It was told to.
     #[error("interrupted")]
     Interrupted,
+    /// The figures can't be kept.
+    #[error(transparent)]
+    Figures(#[from] hdrhistogram::CreationError),
 }
 
 /// Appends the rows of a surveyed file.
@@ -109,6 +114,7 @@ pub(crate) async fn load(
     survey: &Survey,
     counters: &Arc<Counters>,
 ) -> Result<Summary, Ended> {
+    let latency = Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, 3)?;
     let ledger = read_tails(client, survey).await?;
     let session = Session {
         client: client.clone(),
@@ -118,12 +124,13 @@ pub(crate) async fn load(
         ledger,
         counters: Arc::clone(counters),
         events: JoinSet::new(),
-        resend: Vec::new(),
+        ready: Vec::new(),
+        rereads: 0,
         pace: Pace::new(options.rate),
         started: Instant::now(),
         last_read: 0,
         found: 0,
-        latency: Histogram::new(3).map_err(|_| Ended::Interrupted)?,
+        latency,
         ended: None,
         is_lost: false,
     };
@@ -154,7 +161,7 @@ async fn read_tails(client: &Client, survey: &Survey) -> Result<Ledger, ClientEr
 
 /// What a session waits for.
 enum Event {
-    Receipt { append: Append, result: Result<Outcome, WriteError>, took: Duration },
+    Receipt { write: Write, result: Result<Outcome, WriteError>, took: Duration },
     Tail { stream: Bytes, tail: Result<Tail, ClientError> },
 }
 
@@ -167,8 +174,10 @@ struct Session<'a> {
     counters: Arc<Counters>,
     /// Receipts and reads under way: at most `in_flight_max`, and one read a stream.
     events: JoinSet<Event>,
-    /// Appends to send before any new row, the next one last.
-    resend: Vec<Append>,
+    /// Writes to send before any new row is read.
+    ready: Vec<Write>,
+    /// Streams being read.
+    rereads: usize,
     pace: Pace,
     started: Instant,
     last_read: u64,
@@ -181,7 +190,7 @@ struct Session<'a> {
 
 /// What the session does next.
 enum Step {
-    Send(Append),
+    Send(Write),
     Read,
     Wait(Duration),
     Settled,
@@ -198,7 +207,7 @@ impl Session<'_> {
                 self.ended = Some(Ended::Interrupted);
             }
             match self.step(is_at_end || self.ended.is_some()) {
-                Step::Send(append) => self.send(append).await,
+                Step::Send(write) => self.send(write).await,
                 Step::Read => is_at_end = self.read(survey),
                 Step::Wait(pause) => {
                     tokio::select! {
@@ -224,13 +233,14 @@ impl Session<'_> {
         if is_lost && self.events.is_empty() {
             return Step::Settled;
         }
-        if !is_lost && let Some(append) = self.resend.pop() {
-            return Step::Send(append);
+        if !is_lost && let Some(write) = self.ready.pop() {
+            return Step::Send(write);
         }
         if !is_at_end && self.ledger.unsettled() < self.options.in_flight_max {
             return self.pace.take(self.started.elapsed()).map_or(Step::Read, |pause| Step::Wait(pause.min(LOOK)));
         }
-        if is_at_end && !is_lost && self.ledger.is_settled() { Step::Settled } else { Step::Wait(LOOK) }
+        let is_settled = self.ledger.unsettled() == 0 && self.rereads == 0;
+        if is_at_end && !is_lost && is_settled { Step::Settled } else { Step::Wait(LOOK) }
     }
 
     /// Takes the next row of the file; true at its end.
@@ -249,37 +259,51 @@ impl Session<'_> {
         }
         self.last_read = row.number;
         let is_left_out = row.number <= self.options.skip_rows;
-        match if is_left_out { Offered::Skipped } else { self.ledger.offer(row) } {
-            Offered::Skipped => {
+        match if is_left_out { None } else { self.ledger.offer(row) } {
+            Some(next) => self.follow(&Bytes::new(), next),
+            None => {
+                self.pace.put_back();
                 self.counters.skipped.fetch_add(1, Ordering::Relaxed);
             }
-            Offered::Send(append) => self.resend.push(append),
-            Offered::Waits => {}
         }
         false
     }
 
-    async fn send(&mut self, append: Append) {
-        let operation = Operation::Append {
-            stream: append.stream.clone(),
-            expect: append.expect,
-            metadata: Origin { file: self.file, row: append.row }.encode(),
-            value: append.value.clone(),
+    async fn send(&mut self, write: Write) {
+        let append = |(place, (row, raw)): (usize, &(u64, Bytes))| Operation::Append {
+            stream: write.stream.clone(),
+            expect: write.expect(place),
+            metadata: Origin { file: self.file, row: *row }.encode(),
+            value: raw.clone(),
         };
+        let record = Record::of(write.rows.iter().enumerate().map(append).collect());
         let sent_at = Instant::now();
-        match self.client.write(&Record::of(vec![operation])).await {
+        match self.client.write(&record).await {
             Ok(receipt) => {
-                self.counters.sent.fetch_add(1, Ordering::Relaxed);
+                self.counters.sent.fetch_add(write.rows.len() as u64, Ordering::Relaxed);
                 self.counters.in_flight.fetch_add(1, Ordering::Relaxed);
                 self.events.spawn(async move {
                     let result = receipt.await.map(|written| written.outcome);
-                    Event::Receipt { append, result, took: sent_at.elapsed() }
+                    Event::Receipt { write, result, took: sent_at.elapsed() }
                 });
             }
-            Err(error) => {
-                // It was not sent: that is certain. The rest is told by `ended`.
-                self.settle(&append, Fate::NotStored);
-                self.lose(error.into());
+            // It was not sent: that is certain. Its rows stay open in the ledger, and so in the position told.
+            Err(error) => self.lose(error.into()),
+        }
+    }
+
+    fn follow(&mut self, stream: &Bytes, next: Next) {
+        match next {
+            Next::Nothing => {}
+            Next::Send(write) => self.ready.push(write),
+            Next::Read => {
+                self.rereads += 1;
+                let (client, stream, file) = (self.client.clone(), stream.clone(), self.file);
+                self.events.spawn(async move {
+                    tokio::time::sleep(REFUSED_PAUSE).await;
+                    let tail = read_tail(&client, &stream, &file).await;
+                    Event::Tail { stream, tail }
+                });
             }
         }
     }
@@ -291,27 +315,29 @@ impl Session<'_> {
 
     fn on_joined(&mut self, event: Result<Event, tokio::task::JoinError>) {
         match event {
-            Ok(Event::Receipt { append, result, took }) => {
+            Ok(Event::Receipt { write, result, took }) => {
                 self.counters.in_flight.fetch_sub(1, Ordering::Relaxed);
-                self.on_receipt(&append, result, took);
+                self.on_receipt(&write, result, took);
             }
-            Ok(Event::Tail { stream, tail: Ok(tail) }) => {
-                let (found, mut appends) = self.ledger.reread(&stream, tail);
-                self.found += found;
-                self.counters.stored.fetch_add(found, Ordering::Relaxed);
-                appends.reverse();
-                // In front of others of other streams; of this one there are none.
-                self.resend.append(&mut appends);
+            Ok(Event::Tail { stream, tail }) => {
+                self.rereads -= 1;
+                match tail {
+                    Ok(tail) => {
+                        let (found, next) = self.ledger.reread(&stream, tail);
+                        self.found += found;
+                        self.counters.stored.fetch_add(found, Ordering::Relaxed);
+                        self.follow(&stream, next);
+                    }
+                    Err(error) => self.lose(error.into()),
+                }
             }
-            Ok(Event::Tail { tail: Err(error), .. }) => self.lose(error.into()),
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
 
-    fn on_receipt(&mut self, append: &Append, result: Result<Outcome, WriteError>, took: Duration) {
+    fn on_receipt(&mut self, write: &Write, result: Result<Outcome, WriteError>, took: Duration) {
         let fate = match result {
             Ok(Outcome::Applied { .. }) => {
-                self.counters.stored.fetch_add(1, Ordering::Relaxed);
                 self.latency.saturating_record(u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
                 Fate::Stored
             }
@@ -322,7 +348,8 @@ impl Session<'_> {
             Err(error @ WriteError::Refused(_)) => {
                 self.counters.rejected.fetch_add(1, Ordering::Relaxed);
                 if !matches!(error.class(), FailureClass::Retry | FailureClass::ReRoute) {
-                    self.lose(Ended::Refused { row: append.row, source: error });
+                    let row = write.rows.first().map_or(0, |(row, _)| *row);
+                    return self.lose(Ended::Refused { row, source: error });
                 }
                 Fate::NotStored
             }
@@ -331,18 +358,12 @@ impl Session<'_> {
                 Fate::Unknown
             }
         };
-        self.settle(append, fate);
-    }
-
-    fn settle(&mut self, append: &Append, fate: Fate) {
-        if !self.ledger.resolve(&append.stream, append.row, fate) {
-            return;
-        }
-        let (client, stream, file) = (self.client.clone(), append.stream.clone(), self.file);
-        self.events.spawn(async move {
-            tokio::time::sleep(REFUSED_PAUSE).await;
-            let tail = read_tail(&client, &stream, &file).await;
-            Event::Tail { stream, tail }
-        });
+        let (stored, next) = self.ledger.resolve(&write.stream, fate);
+        self.counters.stored.fetch_add(stored, Ordering::Relaxed);
+        self.follow(&write.stream, next);
     }
 }
+
+#[cfg(test)]
+#[path = "session_test.rs"]
+mod tests;
