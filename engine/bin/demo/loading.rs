@@ -75,6 +75,7 @@ impl Loading {
             tokio::time::sleep(LOOK).await;
         };
         if let Some(reader) = self.reader.take() {
+            // The child's exit status is the verdict; its reader only ends with its output.
             tokio::task::spawn_blocking(move || reader.join()).await.ok();
         }
         if !status.success() {

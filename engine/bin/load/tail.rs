@@ -27,11 +27,6 @@ pub(crate) async fn read_tail(client: &Client, stream: &[u8], file: &[u8; 32]) -
     let (mut from, mut events_max, mut head) = (0, FIRST_EVENTS, None);
     loop {
         let page = client.read_stream(stream, from, Direction::Backward, events_max).await?;
-        // The server reads the version and the events one after the other, and others may write meanwhile: a
-        // first event that is not the newest says so. Were it taken, rows would be left out.
-        if head.is_none() && page.events.first().is_some_and(|event| event.version != page.head) {
-            continue;
-        }
         let head = *head.get_or_insert(page.head);
         let ours = page.events.iter().filter_map(|event| Origin::decode(&event.metadata));
         if let Some(origin) = ours.into_iter().find(|origin| origin.file == *file) {

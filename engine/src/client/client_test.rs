@@ -199,7 +199,7 @@ fn what_the_server_says_about_effects_is_kept_apart() {
         let leader = server(1, move |request| match request.body {
             RequestBody::Status => one(request.id, status(1, 1, true)),
             _ if writes.fetch_add(1, Ordering::Relaxed) == 0 => {
-                one(request.id, failed(7003, FailureClass::Retry, true))
+                one(request.id, failed(8003, FailureClass::Retry, true))
             }
             _ => one(request.id, failed(1004, FailureClass::Retry, false)),
         })
@@ -221,7 +221,7 @@ fn a_server_that_no_longer_leads_is_left_for_the_one_that_does() {
                 let leads = was_asked.fetch_add(1, Ordering::Relaxed) == 0;
                 one(request.id, status(1, if leads { 1 } else { 2 }, leads))
             }
-            _ => one(request.id, failed(7001, FailureClass::ReRoute, true)),
+            _ => one(request.id, failed(8001, FailureClass::ReRoute, true)),
         })
         .await;
         let leader = server(2, leads(2)).await;

@@ -37,7 +37,7 @@ pub(super) async fn connect(addresses: &[String], options: &ClientOptions) -> Re
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(said)) => tried = said,
             Err(_) if tried.is_empty() => tried = vec![format!("{}: no answer", addresses.join(", "))],
-            Err(_) => {}
+            Err(_) => {} // Out of time in mid-round: what the round before was told stands.
         }
         let pause = pauses.next().unwrap_or(PAUSE_MAX);
         if Instant::now() + pause >= deadline {

@@ -2,7 +2,7 @@
 
 use crate::model::NodeId;
 use crate::model::codec;
-use crate::model::request::{FailureClass, Response, ResponseBody};
+use crate::model::request::{FailureClass, Response, ResponseBody, code};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -160,7 +160,7 @@ impl Routes {
 
     fn answer(&self, response: Response) {
         if let ResponseBody::Failed(failure) = &response.body
-            && (failure.class == FailureClass::ReRoute || matches!(failure.code, 7002 | 7005))
+            && (failure.class == FailureClass::ReRoute || matches!(failure.code, code::NOT_SERVING | code::CLOSING))
         {
             self.is_stale.store(true, Ordering::Relaxed);
         }

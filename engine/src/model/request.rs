@@ -202,6 +202,15 @@ pub struct Failure {
     pub leader: Option<NodeId>,
 }
 
+/// Codes of failures that a client acts on, whatever their class. The server's codes are TW-8xxx (a table in
+/// `node/failure.rs`); a client's own are TW-7xxx.
+pub mod code {
+    /// The leader does not take writes yet, or no more: look for the leader again.
+    pub const NOT_SERVING: u16 = 8002;
+    /// The node is closing: look for the leader again.
+    pub const CLOSING: u16 = 8005;
+}
+
 /// What one can do about a failure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[non_exhaustive]

@@ -2,18 +2,18 @@
 //!
 //! | code | class | meaning |
 //! |---|---|---|
-//! | TW-7001 | re-route | another node leads |
-//! | TW-7002 | retry | this node leads, and does not take writes yet |
-//! | TW-7003 | retry | the queue is full |
-//! | TW-7004 | retry | the outcome of a write is unknown: it may or may not have taken effect |
-//! | TW-7005 | retry | the node is closing |
-//! | TW-7101 | fix the request | the request is not legal |
-//! | TW-7102 | fix the request | there is no such namespace |
-//! | TW-7201 | operator | the state can't be read |
+//! | TW-8001 | re-route | another node leads |
+//! | TW-8002 | retry | this node leads, and does not take writes yet |
+//! | TW-8003 | retry | the queue is full |
+//! | TW-8004 | retry | the outcome of a write is unknown: it may or may not have taken effect |
+//! | TW-8005 | retry | the node is closing |
+//! | TW-8101 | fix the request | the request is not legal |
+//! | TW-8102 | fix the request | there is no such namespace |
+//! | TW-8201 | operator | the state can't be read |
 
 use super::{NAMESPACE_NAME, Node, WriteRefused};
 use crate::model::NodeId;
-use crate::model::request::{Failure, FailureClass};
+use crate::model::request::{Failure, FailureClass, code};
 use crate::pipeline::{SubmitError, WriteError};
 use crate::state::StoreError;
 
@@ -23,34 +23,34 @@ fn failure(code: u16, class: FailureClass, message: String) -> Failure {
 
 pub(super) fn unknown_namespace(name: &str) -> Failure {
     let message = format!("there is no namespace {name:?}; this release has one, {NAMESPACE_NAME:?}");
-    failure(7102, FailureClass::FixRequest, message)
+    failure(8102, FailureClass::FixRequest, message)
 }
 
 pub(super) fn bad_request(what: &str) -> Failure {
-    failure(7101, FailureClass::FixRequest, what.to_owned())
+    failure(8101, FailureClass::FixRequest, what.to_owned())
 }
 
 pub(super) fn closing() -> Failure {
-    failure(7005, FailureClass::Retry, "the node is closing".into())
+    failure(code::CLOSING, FailureClass::Retry, "the node is closing".into())
 }
 
 pub(super) fn storage(error: &StoreError) -> Failure {
-    failure(7201, FailureClass::Operator, error.to_string())
+    failure(8201, FailureClass::Operator, error.to_string())
 }
 
 pub(super) fn not_serving(node: &Node, leader: NodeId) -> Failure {
     if leader == node.identity().node {
         let message = format!("node {leader} leads, and does not take writes yet: it waits for a majority");
-        return failure(7002, FailureClass::Retry, message);
+        return failure(code::NOT_SERVING, FailureClass::Retry, message);
     }
     let message = format!("node {} follows; node {leader} leads", node.identity().node);
-    Failure { leader: Some(leader), ..failure(7001, FailureClass::ReRoute, message) }
+    Failure { leader: Some(leader), ..failure(8001, FailureClass::ReRoute, message) }
 }
 
 pub(super) fn refused(refused: &WriteRefused) -> Failure {
     match refused {
         WriteRefused::Submit(SubmitError::Closed) => closing(),
-        WriteRefused::Submit(error) => failure(7003, FailureClass::Retry, error.to_string()),
+        WriteRefused::Submit(error) => failure(8003, FailureClass::Retry, error.to_string()),
         other => bad_request(&other.to_string()),
     }
 }
@@ -58,6 +58,6 @@ pub(super) fn refused(refused: &WriteRefused) -> Failure {
 pub(super) fn write(error: &WriteError) -> Failure {
     match error {
         WriteError::Closed => closing(),
-        error => Failure { no_side_effects: false, ..failure(7004, FailureClass::Retry, error.to_string()) },
+        error => Failure { no_side_effects: false, ..failure(8004, FailureClass::Retry, error.to_string()) },
     }
 }

@@ -207,7 +207,7 @@ impl Node {
         state::get_value(&self.store, NAMESPACE, key)
     }
 
-    /// Events of a stream, as applied here.
+    /// Events of a stream, as applied here: its version and its events are of one moment.
     ///
     /// # Errors
     /// The state can't be read.
@@ -219,7 +219,8 @@ impl Node {
         events_max: usize,
         bytes_max: usize,
     ) -> Result<StreamRead, StoreError> {
-        state::read_stream(&self.store, NAMESPACE, stream, from, direction, events_max, bytes_max)
+        // A snapshot: otherwise a page could hold events newer than the version that it tells.
+        state::read_stream(&self.store.snapshot(), NAMESPACE, stream, from, direction, events_max, bytes_max)
     }
 
     /// The state's digest, and the position that it is of.

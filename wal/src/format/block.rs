@@ -223,6 +223,7 @@ fn decompress(stored: &[u8], len: usize) -> Result<Vec<u8>, BlockError> {
     let malformed = || BlockError::Malformed { codec: Codec::Zstd, raw_len: len_u32(len) };
     contexts::DECOMPRESSOR.with_borrow_mut(|context| {
         if context.is_none() {
+            // No memory for one: refused below like any block that does not decompress.
             *context = zstd::bulk::Decompressor::new().ok();
         }
         let raw = context.as_mut().ok_or_else(malformed)?.decompress(stored, len).map_err(|_| malformed())?;
