@@ -130,3 +130,21 @@ fn a_node_that_is_dropped_in_the_middle_answers_everyone() {
     assert!(values(&node, "s").len() >= applied, "I1: {applied} were acknowledged");
     node.close().unwrap();
 }
+
+#[test]
+fn a_page_of_a_stream_never_holds_events_newer_than_the_version_that_it_tells() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            for _ in 0..400 {
+                node.write(&append("s", Expect::Any, "x")).unwrap().wait().unwrap();
+            }
+        });
+        while !writing.is_finished() {
+            let page = node.read_stream(b"s", 0, Direction::Backward, 1, usize::MAX).unwrap();
+            assert_eq!(page.events.first().map_or(0, |event| event.version), page.head);
+        }
+    });
+    node.close().unwrap();
+}
