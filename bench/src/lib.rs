@@ -6,4 +6,5 @@
 
 pub mod cluster;
 pub mod device;
+pub mod idle;
 pub mod producers;

@@ -4,8 +4,10 @@
 use anyhow::Result;
 use clap::Parser;
 use comfy_table::{CellAlignment, Table};
+use hdrhistogram::Histogram;
 use std::path::PathBuf;
 use std::time::Duration;
+use towline_bench::idle::idle;
 use towline_bench::producers::{Producers, engine_writes, log_appends};
 use towline_bench::{cluster, device};
 
@@ -36,6 +38,12 @@ fn main() -> Result<()> {
     let mut lines = Vec::new();
     let sync = measure(&device::syncs(place(&args)?.path())?, time)?;
     push(&mut lines, &args, "disk: 4 KiB overwrite and fdatasync, one after the other".into(), sync, None);
+    let idle = idle(place(&args)?.path(), 1024, time * 2)?;
+    let median = |of: &Histogram<u64>| of.value_at_quantile(0.5) as f64 / 1e9;
+    for (what, of) in [("disk", &idle.sync), ("log", &idle.log), ("one node, applied", &idle.node)] {
+        let ratio = (median(of) / median(&idle.sync), "syncs of latency, median".to_owned());
+        push(&mut lines, &args, format!("idle, {what}: 1 producer x 1024 B"), 1.0 / median(of), Some(ratio));
+    }
     for bytes in [128, 1024] {
         let mut one = 0.0;
         for producers in [1, 8, 64] {
@@ -50,12 +58,10 @@ fn main() -> Result<()> {
     let (mut one, mut many) = (0.0, 0.0);
     for producers in [1, 8, 64] {
         let rate = measure(&engine_writes(place(&args)?.path(), producers, 1024)?, time)?;
-        let ratio = if producers == 1 {
+        if producers == 1 {
             one = rate;
-            (sync / rate, "syncs of latency a write".to_owned())
-        } else {
-            (rate / one, "of 1 producer".to_owned())
-        };
+        }
+        let ratio = (rate / one, "of 1 producer".to_owned());
         many = rate;
         push(&mut lines, &args, format!("one node, applied: {producers} producers x 1024 B"), rate, Some(ratio));
     }

@@ -34,6 +34,14 @@ impl Producers {
         })
     }
 
+    /// The first producer does one operation, on the caller's thread.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn once(&self) -> Result<()> {
+        (self.work)(0, 1)
+    }
+
     /// Does `operations` in all, shared among the producers, and says how long it took from the moment when all
     /// of them stood ready.
     ///

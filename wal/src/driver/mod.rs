@@ -59,13 +59,12 @@ impl Wal {
 
     fn start(&self) -> std::io::Result<()> {
         let (prepare_to, prepare_from) = channel::unbounded();
-        // Bounded by the queue of the log: who is told was accepted within `queue_bytes_max`.
-        let (notify_to, notify_from) = channel::unbounded();
+        let (notifier, notifications) = threads::notifier();
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
         self.spawn("wal-prepare", move || threads::prepare(&shared, io, &prepare_from))?;
-        self.spawn("wal-notify", move || threads::notify(&notify_from))?;
+        self.spawn("wal-notify", move || threads::notify(&notifications))?;
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
-        self.spawn("wal-write", move || threads::write(&shared, io, &prepare_to, &notify_to))
+        self.spawn("wal-write", move || threads::write(&shared, io, &prepare_to, &notifier))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -84,8 +83,9 @@ impl Wal {
         Ok(Pending { berth })
     }
 
-    /// Accepts entries in order, and calls `done` when they are durable or in doubt: once, on a thread of the log.
-    /// A call should be short, since later ones wait for it, and must not panic.
+    /// Accepts entries in order, and calls `done` when they are durable or in doubt: once, on a thread of the log, in
+    /// the order of submissions. A call should be short, since later ones and writes may wait for it, and must
+    /// neither panic nor wait for this log.
     ///
     /// # Errors
     /// [`SubmitError`]; then nothing of the submission was taken, and `done` is dropped without a call.

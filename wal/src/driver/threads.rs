@@ -1,11 +1,13 @@
 //! The three threads of a log, all owned and joined by [`super::Wal`]:
 //! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers;
-//! `wal-notify` wakes who waits and runs their calls, so that neither delays the next group.
+//! `wal-notify` wakes who waits and runs their calls where that would delay the next group.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 
 use super::pending::Waiter;
@@ -47,18 +49,51 @@ impl State {
     }
 }
 
-fn hand_over(told: Told, notify: &Sender<Told>) {
-    let inline = told.len() <= WAKE_INLINE_MAX && told.iter().all(|(w, _)| matches!(w, Waiter::Berth(_)));
-    if inline {
-        told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
-    } else if let Err(unsent) = notify.send(told) {
-        // The notifier is gone only if it panicked in somebody's call; nobody else must wait for ever.
-        unsent.0.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+/// The writer's way to `wal-notify`.
+pub(super) struct Notifier {
+    told: Sender<Told>,
+    /// Batches of waiters handed over and not yet told: only the writer adds, only the notifier takes away.
+    /// Release/Acquire: whoever sees 0 runs after the calls of all that were handed over.
+    outstanding: Arc<AtomicUsize>,
+}
+
+/// The other end: what `wal-notify` serves.
+pub(super) struct Notifications {
+    told: Receiver<Told>,
+    outstanding: Arc<AtomicUsize>,
+}
+
+/// Both ends. Bounded by the queue of the log: who is told was accepted within `queue_bytes_max`.
+pub(super) fn notifier() -> (Notifier, Notifications) {
+    let (sender, receiver) = channel::unbounded();
+    let outstanding = Arc::new(AtomicUsize::new(0));
+    (
+        Notifier { told: sender, outstanding: Arc::clone(&outstanding) },
+        Notifications { told: receiver, outstanding },
+    )
+}
+
+impl Notifier {
+    /// Tells them here when that delays nobody, since a hand-over costs a thread switch, which is a good part of a
+    /// sync: the log is idle and every earlier call has run (calls come in the order of tickets), or there are few
+    /// and none of them runs code of its own.
+    fn tell(&self, told: Told, idle: bool) {
+        let calls = told.iter().any(|(waiter, _)| matches!(waiter, Waiter::Call(_)));
+        let in_turn = idle && self.outstanding.load(Ordering::Acquire) == 0;
+        if told.len() <= WAKE_INLINE_MAX && (in_turn || !calls) {
+            told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+            return;
+        }
+        self.outstanding.fetch_add(1, Ordering::Relaxed);
+        if let Err(unsent) = self.told.send(told) {
+            // The notifier is gone only if it panicked in somebody's call; nobody else must wait for ever.
+            unsent.0.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+        }
     }
 }
 
 /// `wal-write`: the next I/O starts before the waiters of the last are woken.
-pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>, notify: &Sender<Told>) {
+pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>, notifier: &Notifier) {
     let mut state = shared.state.lock();
     loop {
         let told = state.told();
@@ -72,7 +107,7 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>
         }
         drop(state);
         if !told.is_empty() {
-            hand_over(told, notify);
+            notifier.tell(told, request.is_none());
         }
         match request {
             Some(request) if request.op.is_background() => {
@@ -117,8 +152,9 @@ pub(super) fn prepare(shared: &Shared, mut io: RealIo, requests: &Receiver<IoReq
 }
 
 /// `wal-notify`.
-pub(super) fn notify(told: &Receiver<Told>) {
-    for told in told {
+pub(super) fn notify(from: &Notifications) {
+    for told in &from.told {
         told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+        from.outstanding.fetch_sub(1, Ordering::Release);
     }
 }
