@@ -62,6 +62,29 @@ impl Limits {
         send_buffer_max: 32 << 20,
     };
 
+    /// The defaults, made large enough for messages of this many bytes.
+    ///
+    /// ```
+    /// use towline_net::Limits;
+    /// let limits = Limits::for_messages(100 << 20);
+    /// assert_eq!(limits.message_bytes_max, 100 << 20);
+    /// assert!(limits.validate().is_ok());
+    /// ```
+    #[must_use]
+    pub const fn for_messages(message_bytes_max: u64) -> Self {
+        let cost = message_bytes_max.saturating_add(MESSAGE_OVERHEAD);
+        // A MiB more than the shares in `broken_rule` ask, so that their rounding does not matter.
+        let stream = (cost / 7).saturating_mul(8).saturating_add(1 << 20);
+        let connection = (cost / 13).saturating_mul(16).saturating_add(1 << 20);
+        Self {
+            message_bytes_max,
+            stream_window: larger(stream, Self::DEFAULT.stream_window),
+            connection_window: larger(connection, Self::DEFAULT.connection_window),
+            send_buffer_max: larger(stream, Self::DEFAULT.send_buffer_max),
+            ..Self::DEFAULT
+        }
+    }
+
     /// Whether the bounds fit each other.
     ///
     /// # Errors
@@ -128,6 +151,10 @@ impl PeerLimits {
         }
         None
     }
+}
+
+const fn larger(a: u64, b: u64) -> u64 {
+    if a > b { a } else { b }
 }
 
 /// The part of a connection window that lanes other than Control may use.

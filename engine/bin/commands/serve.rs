@@ -48,10 +48,11 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         }
     };
     tell("listening", format!("listening on {address}"));
-    runtime.block_on(async {
+    let failure = runtime.block_on(async {
         tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+            _ = terminate.recv() => None,
+            _ = interrupt.recv() => None,
+            reason = server.failed() => Some(reason),
         }
     });
     tell("closing", "closing; once more means now".to_owned());
@@ -66,6 +67,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     });
     match closed {
         Some(Ok(Ok(result))) => {
+            if let Some(reason) = failure {
+                return Err(Failure::say(Exit::Failed, format!("the node has stopped: {reason}")));
+            }
             result?;
             tell("closed", "closed".to_owned());
             Ok(ExitCode::SUCCESS)
@@ -79,7 +83,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// A directory that does not open is a failure; one that is damaged or another's is not healthy.
 fn unhealthy(error: ServeError) -> Failure {
     let exit = match &error {
-        ServeError::Open(OpenError::RolledBack { .. }) => Exit::Unhealthy,
+        ServeError::Open(
+            OpenError::RolledBack { .. } | OpenError::PromiseLost { .. } | OpenError::PromiseInDoubt,
+        ) => Exit::Unhealthy,
         ServeError::Open(OpenError::Log(log)) if matches!(log.code(), "TW-1204" | "TW-1205" | "TW-1206") => {
             Exit::Unhealthy
         }

@@ -17,7 +17,6 @@ pub(super) const FOLLOWER: usize = 2;
 pub(super) const NODES: usize = 3;
 
 /// Small enough that the zero-filled segments of three nodes are quickly made.
-const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 /// How long anything may take that should take a second.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How often a state is looked for.
@@ -61,7 +60,7 @@ impl Cluster {
         for node in 0..NODES {
             let text = format!(
                 "cluster = \"{}\"\nnode_id = {}\ndata_dir = \"node-{}\"\nlisten = \"{}\"\n\n\
-                 [shard]\nleader = {}\n\n[log]\nsegment_bytes = {SEGMENT_BYTES}\n{voters}",
+                 [shard]\nleader = {}\n{voters}",
                 CLUSTER,
                 node + 1,
                 node + 1,

@@ -76,7 +76,7 @@ impl World {
 fn start(directory: &Path, listen: SocketAddr) -> ServerHandle {
     let text = format!(
         "cluster = \"0193aabb-ccdd-7eff-8000-010203040506\"\nnode_id = 1\ndata_dir = \"data\"\nlisten = \"{listen}\"\n\
-         [shard]\nleader = 1\n[[node]]\nid = 1\naddress = \"127.0.0.1:1\"\n[log]\nsegment_bytes = 4194304\n"
+         [shard]\nleader = 1\n[[node]]\nid = 1\naddress = \"127.0.0.1:1\"\n"
     );
     serve(&Config::parse(&directory.join("node.toml"), &text).unwrap()).unwrap()
 }

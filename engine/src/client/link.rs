@@ -2,6 +2,7 @@
 
 use crate::model::NodeId;
 use crate::model::codec;
+use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::{FailureClass, Response, ResponseBody, code};
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -11,7 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use towline_net::driver::{self, ConnectionHandle, EventSink};
-use towline_net::{ConnectionConfig, Event, Identity, Lane, Role, SendError, SendFlags, StreamId, StreamKind};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendError, SendFlags, StreamId, StreamKind};
 
 /// What became of a request.
 #[derive(Debug)]
@@ -57,7 +58,8 @@ impl Link {
     /// A sentence: it is collected for the caller who waits for any of several addresses.
     pub(super) async fn open(address: SocketAddr) -> Result<Self, String> {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
-        let config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
+        let mut config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
+        config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
         let routes = Arc::new(Routes {
             waiters: Mutex::new(Some(BTreeMap::new())),
             is_stale: AtomicBool::new(false),

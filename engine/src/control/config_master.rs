@@ -9,8 +9,8 @@ const FIRST_VERSION: u64 = 1024;
 ///
 /// A restart of the leader is a new term: it asks for an assignment newer than what it promised itself, and
 /// hears of newer promises by its peers' refusals, so that it ends above the highest term that any majority
-/// promised. Two files that name different leaders can't both win one epoch: a promise binds a voter to one
-/// leader.
+/// promised. Two files that name different leaders can't both win one epoch, as a promise binds a voter to one
+/// leader; but they outbid one another for ever, safely and at a slow pace, until the files are mended.
 ///
 /// ```
 /// use towline::control::ConfigMaster;
@@ -20,11 +20,12 @@ const FIRST_VERSION: u64 = 1024;
 /// };
 /// let voters = [1, 2, 3].map(NodeId::new);
 /// let mut master = ConfigMaster::new(ClusterId::new([7; 16]), shard, &voters);
-/// let first = master.assign(NodeId::new(1), Epoch::ZERO);
-/// let second = master.assign(NodeId::new(1), first.epoch);
+/// let first = master.assign(NodeId::new(1), Epoch::ZERO).ok_or("no epoch is left")?;
+/// let second = master.assign(NodeId::new(1), first.epoch).ok_or("no epoch is left")?;
 /// assert!(second.epoch > first.epoch);
 /// assert!(!master.accept_activation(first.epoch), "a newer assignment was made");
 /// assert!(master.accept_activation(second.epoch));
+/// # Ok::<(), &str>(())
 /// ```
 #[derive(Debug, Clone)]
 pub struct ConfigMaster {
@@ -55,13 +56,14 @@ impl ConfigMaster {
         LogId::new(xxhash_rust::xxh3::xxh3_128(&name))
     }
 
-    /// A new assignment to `leader`, newer than `promised` and than every earlier one of this master.
+    /// A new assignment to `leader`, newer than `promised` and than every earlier one of this master; none if there
+    /// is no newer epoch.
     ///
     /// The voters to fence are those of the last activated assignment: with a fixed set, always the same.
-    pub fn assign(&mut self, leader: NodeId, promised: Epoch) -> Assignment {
+    pub fn assign(&mut self, leader: NodeId, promised: Epoch) -> Option<Assignment> {
         let highest = promised.max(self.newest).max(Epoch { version: FIRST_VERSION, term: 0 });
-        self.newest = Epoch { version: highest.version, term: highest.term + 1 };
-        Assignment {
+        self.newest = Epoch { version: highest.version, term: highest.term.checked_add(1)? };
+        Some(Assignment {
             log: self.log,
             epoch: self.newest,
             leader,
@@ -69,7 +71,12 @@ impl ConfigMaster {
             learners: Vec::new(),
             fence: self.voters.clone(),
             shard: self.shard.clone(),
-        }
+        })
+    }
+
+    /// A peer promised this epoch: the next assignment is newer.
+    pub fn note_promised(&mut self, promised: Epoch) {
+        self.newest = self.newest.max(promised);
     }
 
     /// Whether the activation of this epoch is accepted: only while it is the newest assigned (I1, I3).

@@ -90,7 +90,7 @@ pub enum CodecError {
 /// # Errors
 /// [`CodecError::TooLarge`]: the body is over the kind's limit.
 pub fn encode<T: Enveloped>(value: &T) -> Result<Bytes, CodecError> {
-    let body = bincode::encode_to_vec(value, encoding()).map_err(|_| CodecError::Body { kind: T::KIND })?;
+    let body = bincode::encode_to_vec(value, encoding::<DECODE_BYTES_MAX>()).map_err(|_| CodecError::Body { kind: T::KIND })?;
     let too_large = CodecError::TooLarge { kind: T::KIND, limit: T::BYTES_MAX, value: body.len() };
     if body.len() > T::BYTES_MAX {
         return Err(too_large);
@@ -148,25 +148,32 @@ pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecErro
     if version != T::VERSION {
         return Err(CodecError::Version { kind, known: T::VERSION, found: version });
     }
-    let (value, used) = bincode::decode_from_slice::<T, _>(body, encoding()).map_err(|_| CodecError::Body { kind })?;
+    let decoded = if T::BYTES_MAX <= SMALL_BYTES_MAX {
+        bincode::decode_from_slice::<T, _>(body, encoding::<SMALL_DECODE_BYTES_MAX>())
+    } else {
+        bincode::decode_from_slice::<T, _>(body, encoding::<DECODE_BYTES_MAX>())
+    };
+    let (value, used) = decoded.map_err(|_| CodecError::Body { kind })?;
     if used != body.len() {
         return Err(CodecError::Body { kind });
     }
     Ok((value, rest))
 }
 
-/// The largest decode limit of any kind: bincode takes it as a constant, so [`Enveloped::BYTES_MAX`], which the
-/// envelope's length was compared with, is the tighter one for most.
+/// What decoding may allocate, by the length that a body announces inside: bincode takes it as a constant, so there
+/// is one for the kinds that are small and one for those that hold values.
 const DECODE_BYTES_MAX: usize = 64 * 1024 * 1024;
+const SMALL_BYTES_MAX: usize = 64 * 1024;
+const SMALL_DECODE_BYTES_MAX: usize = 1024 * 1024;
 
-type Encoding = bincode::config::Configuration<
+type Encoding<const LIMIT: usize> = bincode::config::Configuration<
     bincode::config::LittleEndian,
     bincode::config::Fixint,
-    bincode::config::Limit<DECODE_BYTES_MAX>,
+    bincode::config::Limit<LIMIT>,
 >;
 
-const fn encoding() -> Encoding {
-    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<DECODE_BYTES_MAX>()
+const fn encoding<const LIMIT: usize>() -> Encoding<LIMIT> {
+    bincode::config::standard().with_little_endian().with_fixed_int_encoding().with_limit::<LIMIT>()
 }
 
 fn checksum(header: &[u8], body: &[u8]) -> u32 {

@@ -39,6 +39,16 @@ pub const QUEUE_SLOTS_DEFAULT: usize = 16 * 1024;
 /// Bytes of sealed batches that are not yet applied here before the sequencer pauses: it bounds what a slow
 /// majority can cost the leader.
 pub const UNAPPLIED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes given to the log and not yet durable before a replica takes no more, of clients or of peers: a slow disk
+/// becomes waiting, never memory.
+pub const UNDURABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes that the log's queue of a node holds: what is not durable yet, and the largest step on top of it. So the
+/// log never refuses for want of room what a replica has already decided.
+pub const LOG_QUEUE_BYTES: usize = UNDURABLE_BYTES_MAX + MESSAGE_BYTES_MAX + 4 * 1024 * 1024;
+/// The smallest segment of a node's log: it holds a batch of the largest size, with what lies around it.
+pub const LOG_SEGMENT_BYTES_MIN: u64 = 48 * 1024 * 1024;
+/// Reads of the log that one peer may have waiting: one to catch up, and those of a conversation that began anew.
+pub const PEER_READS_MAX: usize = 8;
 /// Bytes sent to one follower and not yet durable there. More waits in the log, not in memory.
 pub const FOLLOWER_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 /// Bytes of recent batches that a leader keeps in memory for followers that are nearly caught up.
@@ -49,6 +59,8 @@ pub const CATCH_UP_READ_BYTES: usize = 1024 * 1024;
 const _: () = {
     assert!(KEY_BYTES_MAX + METADATA_BYTES_MAX + VALUE_BYTES_MAX < WRITE_BYTES_MAX);
     assert!(WRITE_BYTES_MAX < MESSAGE_BYTES_MAX);
+    // One batch, however large, and the message around it.
+    assert!(towline_wal::limits::BATCH_BYTES_MAX + 64 * 1024 <= MESSAGE_BYTES_MAX);
     assert!(BATCH_BYTES_TARGET <= WRITE_BYTES_MAX);
     assert!(BATCH_BYTES_TARGET <= FOLLOWER_WINDOW_BYTES);
     assert!(FOLLOWER_WINDOW_BYTES <= MESSAGE_BYTES_MAX);

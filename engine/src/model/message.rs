@@ -117,6 +117,9 @@ pub enum MessageError {
     /// More epochs than a summary may name.
     #[error("a log summary names {0} epochs, more than {EPOCHS_NAMED_MAX}")]
     Epochs(usize),
+    /// Its epochs are not in order, or the last is not the one in which the log ends.
+    #[error("a log summary contradicts itself")]
+    Summary,
 }
 
 #[derive(Encode, Decode, Clone, Copy)]
@@ -193,11 +196,23 @@ impl TryFrom<SummaryV1> for LogSummary {
             return Err(MessageError::Epochs(summary.epochs.len()));
         }
         let epochs = summary.epochs.into_iter().map(|(epoch, lsn)| (epoch.into(), Lsn::new(lsn))).collect();
-        Ok(Self { end: summary.end.into(), epochs })
+        let summary = Self { end: summary.end.into(), epochs };
+        let ascending = summary.epochs.is_sorted_by(|(a, a_start), (b, b_start)| a < b && a_start < b_start);
+        let ends = summary.epochs.last().is_none_or(|(e, start)| *e == summary.end.epoch && *start <= summary.end.lsn);
+        if ascending && ends { Ok(summary) } else { Err(MessageError::Summary) }
     }
 }
 
 impl Message {
+    /// The epoch and last LSN of the batches of an `Append`; none if it has none, or this is another message.
+    #[must_use]
+    pub fn appends(&self) -> Option<(Epoch, Lsn)> {
+        match self {
+            Self::Append { epoch, batches, .. } => batches.last().map(|last| (*epoch, last.last_lsn())),
+            _ => None,
+        }
+    }
+
     /// Its bytes. Batches are joined behind the envelope; a message without any is the envelope alone.
     ///
     /// # Errors

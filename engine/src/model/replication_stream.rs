@@ -92,15 +92,16 @@ impl ReplicationStream {
         Ok(Received::Greeting)
     }
 
-    /// Keeps what a message holds of the window until its batches are durable; returns what goes back at once.
-    pub fn charge(&mut self, message: &Message, charge: usize) -> usize {
-        if let Message::Append { epoch, batches, .. } = message
-            && let Some(last) = batches.last()
-        {
-            self.owed.push_back((*epoch, last.last_lsn(), charge));
-            return 0;
+    /// Takes account of a message that the replica was given: what it holds of the window is kept until its batches
+    /// are durable, if the log took any (`taken`: the epoch and last LSN); returns what goes back at once.
+    pub fn charge(&mut self, taken: Option<(Epoch, Lsn)>, charge: usize) -> usize {
+        match taken {
+            Some((epoch, last)) => {
+                self.owed.push_back((epoch, last, charge));
+                0
+            }
+            None => charge,
         }
-        charge
     }
 
     /// What goes back now: batches durable here, and batches of an epoch that is over.

@@ -1,12 +1,20 @@
-//! The applier's thread: committed batches into the state, outcomes to whoever waits for them, in bulk.
+//! Committed batches into the state, outcomes to whoever waits for them, in bulk.
+//!
+//! [`ApplyStage`] is used by one thread at a time: by the applier's own, and by the shard's while nothing else is
+//! going on (a hand-over costs more than a small write).
 
-use super::completion::{Completion, Written};
-use super::shard::Event;
+use super::completion::Completion;
+use super::completion::Written;
+use super::shard::{Event, Positions};
+use super::unapplied::{ApplyTask, Part};
+use crate::model::Lsn;
+use crate::model::LogPosition;
 use crate::model::limits::CATCH_UP_READ_BYTES;
-use crate::model::{LogPosition, Lsn};
-use crate::state::{Applier, ApplyError, RocksStore};
+use crate::state::{Applier, ApplyError, RocksWriter, StoreError};
 use crossbeam::channel::Receiver;
+use parking_lot::Mutex;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use towline_wal::{Batch, ReadError, Wal};
 
 /// What a task came to: the position applied, or why the shard stops.
@@ -22,75 +30,112 @@ pub(super) enum ApplierError {
     /// A committed batch can't be read from the log.
     #[error("a committed batch can't be read: {0}")]
     Read(#[from] ReadError),
+    /// The log has no batch where one was committed.
+    #[error("the log has no batch behind LSN {after} that ends at or before LSN {until}, which is committed")]
+    Missing { after: Lsn, until: Lsn },
 }
 
-/// A batch with those who wait for its records.
-pub(super) struct Part {
-    pub(super) batch: Batch,
-    pub(super) completions: Vec<Completion>,
-}
-
-/// One task of the applier.
-pub(super) enum ApplyTask {
-    /// Apply these batches.
-    Parts(Vec<Part>),
-    /// Read from the log behind `after`, and apply what ends at or before `until`.
-    Range { after: Lsn, until: Lsn },
-}
-
-/// The state that the applier writes and readers share.
-pub(super) type NodeState = Arc<RocksStore>;
-
-pub(super) struct ApplierThread {
-    pub(super) applier: Applier<NodeState>,
+/// The applier with what it needs: the one way into the state.
+pub(super) struct ApplyStage {
+    pub(super) applier: Applier<RocksWriter>,
     pub(super) wal: Arc<Wal>,
     pub(super) log: towline_wal::LogId,
-    pub(super) tasks: Receiver<ApplyTask>,
-    pub(super) events: super::Inbox,
+    pub(super) positions: Arc<Positions>,
 }
 
-impl ApplierThread {
-    /// Runs until the shard's thread hangs up; then flushes the state, so that the next open replays little.
-    pub(super) fn run(mut self) {
-        while let Ok(task) = self.tasks.recv() {
-            let result = match task {
-                ApplyTask::Parts(parts) => self.parts(parts),
-                ApplyTask::Range { after, until } => self.range(after, until),
-            };
-            self.events.send(Event::Applied(result.map(|()| self.applier.applied())));
-        }
-        if let Err(error) = self.applier.store().flush() {
-            tracing::warn!(%error, "the state was not flushed; the log replays it");
+/// What came of applying without waiting.
+pub(super) enum Attempt {
+    Done(Applied),
+    /// The state takes no writes for a moment: nothing was applied.
+    Stalled(Vec<Part>),
+}
+
+impl ApplyStage {
+    fn task(&mut self, task: ApplyTask) -> Applied {
+        match task {
+            ApplyTask::Parts(parts) => {
+                let applied = self.apply(&parts);
+                self.answer(parts, applied)
+            }
+            ApplyTask::Range { after, until } => self.range(after, until),
         }
     }
 
-    fn parts(&mut self, parts: Vec<Part>) -> Result<(), ApplierError> {
+    /// Applies these batches, unless the state would make the caller wait.
+    pub(super) fn attempt(&mut self, parts: Vec<Part>) -> Attempt {
+        self.applier.store_mut().set_waits(false);
+        let applied = self.apply(&parts);
+        self.applier.store_mut().set_waits(true);
+        match applied {
+            Err(ApplyError::Store(StoreError::Stalled)) => Attempt::Stalled(parts),
+            applied => Attempt::Done(self.answer(parts, applied)),
+        }
+    }
+
+    fn apply(&mut self, parts: &[Part]) -> Result<Vec<crate::state::Applied>, ApplyError> {
         let batches: Vec<Batch> = parts.iter().map(|part| part.batch.clone()).collect();
-        let outcomes = match self.applier.apply(&batches) {
+        self.applier.apply(&batches)
+    }
+
+    /// Everybody hears what became of their write; the position is seen by then, so that who reads after an answer
+    /// reads the write.
+    fn answer(&self, parts: Vec<Part>, applied: Result<Vec<crate::state::Applied>, ApplyError>) -> Applied {
+        let outcomes = match applied {
             Ok(outcomes) => outcomes,
             Err(error) => {
                 parts.into_iter().flat_map(|part| part.completions).for_each(Completion::unknown);
                 return Err(error.into());
             }
         };
+        let position = self.publish();
         let mut outcomes = outcomes.into_iter();
+        let mut answers = Vec::new();
         for part in parts {
             let epoch = part.batch.epoch();
             let count = part.batch.header().record_count as usize;
-            let mut completions = part.completions.into_iter();
-            for applied in outcomes.by_ref().take(count) {
-                if let (Some(completion), Some(outcome)) = (completions.next(), applied.outcome) {
-                    completion.written(Written { epoch, lsn: applied.lsn, outcome });
-                }
-            }
+            let outcomes = outcomes.by_ref().take(count);
+            answers.extend(part.completions.into_iter().zip(outcomes).filter_map(|(completion, applied)| {
+                let outcome = applied.outcome?;
+                Some((completion, Written { epoch, lsn: applied.lsn, outcome }))
+            }));
         }
-        Ok(())
+        Completion::written(answers);
+        Ok(position)
     }
 
-    fn range(&mut self, after: Lsn, until: Lsn) -> Result<(), ApplierError> {
+    fn range(&mut self, after: Lsn, until: Lsn) -> Applied {
         let mut batches = self.wal.read(self.log, after.next(), CATCH_UP_READ_BYTES)?;
         batches.retain(|batch| batch.last_lsn() <= until);
+        if batches.is_empty() {
+            return Err(ApplierError::Missing { after, until });
+        }
         self.applier.apply(&batches)?;
-        Ok(())
+        Ok(self.publish())
+    }
+
+    fn publish(&self) -> LogPosition {
+        let position = self.applier.applied();
+        self.positions.applied.store(position.lsn.get(), Ordering::Release);
+        position
+    }
+}
+
+pub(super) struct ApplierThread {
+    pub(super) stage: Arc<Mutex<ApplyStage>>,
+    pub(super) tasks: Receiver<ApplyTask>,
+    pub(super) events: super::Inbox,
+}
+
+impl ApplierThread {
+    /// Runs until the shard's thread hangs up; then flushes the state, so that the next open replays little.
+    pub(super) fn run(self) {
+        while let Ok(task) = self.tasks.recv() {
+            // Free: the shard's thread applies only while no task is out.
+            let applied = self.stage.lock().task(task);
+            self.events.send(Event::Applied(applied));
+        }
+        if let Err(error) = self.stage.lock().applier.store().shared().flush() {
+            tracing::warn!(%error, "the state was not flushed; the log replays it");
+        }
     }
 }

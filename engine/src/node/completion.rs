@@ -41,6 +41,20 @@ impl Drop for Callback {
 }
 
 impl Completion {
+    /// These writes are committed and applied here. All receipts are answered before the first who waits wakes.
+    pub(super) fn written(answers: Vec<(Self, Written)>) {
+        let mut callbacks = Vec::new();
+        let receipts = answers.into_iter().filter_map(|(completion, written)| match completion {
+            Self::Receipt(completer) => Some((completer, Ok(written))),
+            Self::Callback(callback) => {
+                callbacks.push((callback, written));
+                None
+            }
+        });
+        Completer::complete_all(receipts);
+        callbacks.into_iter().for_each(|(callback, written)| callback.call(Ok(written)));
+    }
+
     fn complete(self, result: Result<Written, WriteError>) {
         match self {
             Self::Receipt(completer) => completer.complete(result),
@@ -54,11 +68,6 @@ impl Completion {
         if let Self::Callback(mut callback) = self {
             callback.0 = None;
         }
-    }
-
-    /// The write is committed and applied here.
-    pub(super) fn written(self, written: Written) {
-        self.complete(Ok(written));
     }
 
     /// The write is in a log, and may or may not come to effect.

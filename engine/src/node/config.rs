@@ -26,7 +26,7 @@
 //! is started.
 
 use super::NAMESPACE_NAME;
-use crate::model::limits::{QUEUE_BYTES_DEFAULT, VOTERS_MAX};
+use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
 use crate::model::{ClusterId, NodeId};
 use serde::Deserialize;
@@ -35,7 +35,7 @@ use std::net::SocketAddr;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 use toml::Spanned;
-use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
+use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 
 /// Bytes of the submission queue below which one write of the largest size would not fit.
 const QUEUE_BYTES_MIN: u64 = 1024 * 1024;
@@ -292,7 +292,7 @@ impl Checker<'_> {
             return Err(self.wrong(raw.data_dir.span(), "data_dir", "a directory".into(), Quoted("")));
         }
         let beside = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
-        let segment = (SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_DEFAULT);
+        let segment = (LOG_SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_DEFAULT);
         let segment_bytes = self.bytes("log.segment_bytes", raw.log.segment_bytes.as_ref(), segment)?;
         if !segment_bytes.is_multiple_of(towline_wal::limits::BLOCK_BYTES) {
             let span = raw.log.segment_bytes.map_or(0..0, |value| value.span());

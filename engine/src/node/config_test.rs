@@ -18,7 +18,7 @@ id = 2
 address = "node-2.example:7402"
 
 [log]
-segment_bytes = 1_048_576
+segment_bytes = 134_217_728
 
 [limits]
 queue_bytes = 4_194_304
@@ -41,7 +41,7 @@ fn a_good_file_is_read_with_all_its_fields() {
     assert_eq!((config.node.get(), config.leader.get()), (2, 1));
     assert_eq!(config.data_dir, Path::new("etc/data/two"), "relative to the file");
     assert_eq!(config.nodes.len(), 2);
-    assert_eq!(config.log_options().segment_bytes, 1 << 20);
+    assert_eq!(config.log_options().segment_bytes, 128 << 20);
     assert_eq!(config.queue_bytes, 4 << 20);
 }
 
@@ -131,9 +131,9 @@ fn a_file_without_nodes_is_refused() {
 
 #[test]
 fn sizes_out_of_bounds_are_refused_with_the_bounds() {
-    let said = refused("1_048_576", "1");
-    assert!(said.contains("log.segment_bytes: expected 65536 to 1073741824 bytes, found 1"), "{said}");
-    let said = refused("1_048_576", "1_048_577");
+    let said = refused("134_217_728", "1");
+    assert!(said.contains("log.segment_bytes: expected 50331648 to 1073741824 bytes, found 1"), "{said}");
+    let said = refused("134_217_728", "1_048_577");
     assert!(said.contains("a multiple of 4096"), "{said}");
     let said = refused("4_194_304", "-1");
     assert!(said.starts_with("etc/node.toml:22:15: "), "{said}");

@@ -17,10 +17,12 @@
 
 mod applier;
 mod completion;
+mod health;
 mod identity;
 mod open;
 mod reader;
 mod shard;
+mod unapplied;
 
 #[cfg(feature = "cluster")]
 pub mod config;
@@ -34,17 +36,17 @@ mod server;
 use crate::model::request::{Direction, ServerStatus};
 use crate::model::{ClusterId, LogPosition, Lsn, NamespaceId, NodeId, Record, RecordError, ShardId};
 use crate::pipeline::{Receipt, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
-use crate::state::{self, StoreError, StreamRead};
-use applier::NodeState;
+use crate::state::{self, RocksStore, StoreError, StreamRead};
 use completion::Completion;
 use crossbeam::channel::Sender;
+use health::Health;
 use parking_lot::Mutex;
 use shard::{Event, Positions};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[cfg(feature = "cluster")]
 pub use config::Config;
@@ -60,6 +62,9 @@ pub const NAMESPACE: NamespaceId = NamespaceId::new(1);
 /// Its name.
 pub const NAMESPACE_NAME: &str = "default";
 
+/// How long closing waits for writes that can't finish; see [`NodeOptions::close_within`].
+pub const CLOSE_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
+
 /// How a node is opened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -74,10 +79,14 @@ pub struct NodeOptions {
     pub voters: Vec<NodeId>,
     /// Which of them leads.
     pub leader: NodeId,
-    /// The log's options.
+    /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
+    /// write.
     pub log: towline_wal::Options,
     /// Bytes of submissions that the queue holds.
     pub queue_bytes: usize,
+    /// How long [`Node::close`] waits for writes that can't finish, for want of a majority, before their callers hear
+    /// that the outcome is unknown.
+    pub close_within: Duration,
 }
 
 impl NodeOptions {
@@ -93,6 +102,7 @@ impl NodeOptions {
             leader: node,
             log: towline_wal::Options::default(),
             queue_bytes: crate::model::limits::QUEUE_BYTES_DEFAULT,
+            close_within: CLOSE_WITHIN_DEFAULT,
         }
     }
 }
@@ -115,10 +125,13 @@ impl NodeOptions {
 #[derive(Debug)]
 pub struct Node {
     identity: Identity,
+    leader: NodeId,
+    close_within: Duration,
     queue: Arc<SubmissionQueue<Completion>>,
     events: Inbox,
-    store: NodeState,
+    store: Arc<RocksStore>,
     positions: Arc<Positions>,
+    health: Health,
     wal: Arc<towline_wal::Wal>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -156,6 +169,9 @@ pub enum WriteRefused {
     /// The queue has no room, or is closed.
     #[error(transparent)]
     Submit(#[from] SubmitError),
+    /// Another node leads; this one will not take writes.
+    #[error("node {0} leads the shard: write there")]
+    NotLeader(NodeId),
 }
 
 /// Why a node could not be closed cleanly.
@@ -171,32 +187,26 @@ pub enum CloseError {
 }
 
 impl Node {
-    /// Submits a write, waiting for room in the queue. The receipt says when it is committed and applied here.
+    /// Submits a write, waiting for room in the queue. The receipt says when it is committed and applied here; while
+    /// a majority of the voters can't be reached, that is not soon.
     ///
     /// # Errors
-    /// The write is not legal, or the node is closing.
+    /// The write is not legal, another node leads, or the node is closing or has stopped.
     pub fn write(&self, record: &Record) -> Result<Receipt, WriteRefused> {
+        let prepared = self.prepare(record)?;
         let (receipt, completer) = Receipt::pair();
-        match self.submit(record, Completion::Receipt(completer), SubmitPolicy::Wait) {
-            Ok(()) => Ok(receipt),
-            Err((refused, _)) => Err(refused),
-        }
+        let submission = prepared.for_token(Completion::Receipt(completer));
+        self.queue.submit(submission, SubmitPolicy::Wait).map_err(|(error, _)| error)?;
+        Ok(receipt)
     }
 
-    /// As [`Node::write`], for any way of completing; who was to be told comes back if the write was not taken.
-    fn submit(
-        &self,
-        record: &Record,
-        completion: Completion,
-        policy: SubmitPolicy,
-    ) -> Result<(), (WriteRefused, Completion)> {
-        let encoded = state::check_record(record).and_then(|()| record.encode());
-        let bytes = match encoded {
-            Ok(bytes) => bytes,
-            Err(error) => return Err((error.into(), completion)),
-        };
-        let refused = self.queue.submit(Submission::record(bytes, completion), policy);
-        refused.map_err(|(error, submission)| (error.into(), submission.into_token()))
+    /// Checks and encodes a write: what can be said of it before it is queued.
+    fn prepare(&self, record: &Record) -> Result<Submission<()>, WriteRefused> {
+        if self.leader != self.identity.node {
+            return Err(WriteRefused::NotLeader(self.leader));
+        }
+        state::check_record(record)?;
+        Ok(Submission::record(record.encode()?, ()))
     }
 
     /// A key's version and value, as applied here.
@@ -251,13 +261,21 @@ impl Node {
         answer.recv_timeout(Duration::from_secs(2)).ok()
     }
 
+    /// Why the node has stopped by itself (its disk failed, say), if it has: it takes no more writes, and reads what
+    /// was applied until then. Close it and open it again.
+    #[must_use]
+    pub fn failure(&self) -> Option<String> {
+        self.health.failure()
+    }
+
     /// Whose directory this is.
     #[must_use]
     pub const fn identity(&self) -> &Identity {
         &self.identity
     }
 
-    /// Takes no more writes, finishes what was taken, and closes the log with a synced closing group.
+    /// Takes no more writes, finishes what was taken (for [`NodeOptions::close_within`] at the most), and closes the
+    /// log with a synced closing group.
     ///
     /// # Errors
     /// The log could not be closed cleanly, or a thread had panicked.
@@ -270,7 +288,9 @@ impl Node {
         if threads.is_empty() {
             return Ok(());
         }
-        self.events.send(Event::Close);
+        #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
+        let deadline = Instant::now() + self.close_within;
+        self.events.send(Event::Close(deadline));
         let mut panicked = None;
         for thread in threads {
             let name = thread.thread().name().unwrap_or("?").to_owned();

@@ -5,6 +5,7 @@
 
 use super::shard::{Event, PeerLink};
 use super::{Identity, Inbox, SHARD};
+use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream};
 use crate::state::check_batch;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
@@ -15,7 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use towline_net::driver::{self, ConnectionHandle, EventReceiver, EventSink};
 use towline_net::{
-    ConnectionConfig, Event as NetEvent, GoAwayCode, Lane, ResetCode, Role, SendFlags, StreamId, StreamKind,
+    ConnectionConfig, Event as NetEvent, GoAwayCode, Lane, Limits, ResetCode, Role, SendFlags, StreamId, StreamKind,
 };
 
 /// Events of one connection that wait for its task; the connection's credits bound their bytes.
@@ -44,6 +45,7 @@ impl Network {
         let nonce = *uuid::Uuid::now_v7().as_bytes();
         let mut config = ConnectionConfig::new(identity, nonce);
         config.expect_cluster = Some(*self.identity.cluster.as_bytes());
+        config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
         config
     }
 
@@ -151,11 +153,7 @@ impl Network {
                     tracing::error!(%peer, %error, "a batch can't be applied by this release: it is refused");
                     return false;
                 }
-                let settled = link.replication.lock().charge(&message, charge);
-                if settled > 0 {
-                    link.handle.consumed(link.stream, settled);
-                }
-                self.events.send(Event::Message(peer, link.session, message));
+                self.events.send(Event::Message(peer, link.session, message, charge));
                 true
             }
             Err(error) => {
@@ -213,6 +211,13 @@ impl PeerLink for NetPeer {
 
     fn send(&self, message: Bytes) -> bool {
         self.handle.try_send(self.stream, message, SendFlags::default()).is_ok()
+    }
+
+    fn charge(&self, taken: Option<(Epoch, Lsn)>, charge: usize) {
+        let settled = self.replication.lock().charge(taken, charge);
+        if settled > 0 {
+            self.handle.consumed(self.stream, settled);
+        }
     }
 
     fn settle(&self, promised: Epoch, durable: Lsn) {

@@ -10,6 +10,7 @@ use towline_wal::{LogId, Wal};
 /// Read batches behind a position, for a peer.
 pub(super) struct ReadTask {
     pub(super) peer: NodeId,
+    pub(super) session: u64,
     pub(super) purpose: ReadPurpose,
     pub(super) after: LogPosition,
     pub(super) bytes_max: usize,
@@ -25,7 +26,7 @@ pub(super) struct ReaderThread {
 impl ReaderThread {
     /// Runs until the shard's thread hangs up.
     pub(super) fn run(self) {
-        while let Ok(ReadTask { peer, purpose, after, bytes_max }) = self.tasks.recv() {
+        while let Ok(ReadTask { peer, session, purpose, after, bytes_max }) = self.tasks.recv() {
             let batches = match self.wal.read(self.log, after.lsn.next(), bytes_max) {
                 Ok(batches) => batches,
                 Err(error) => {
@@ -34,7 +35,7 @@ impl ReaderThread {
                     Vec::new()
                 }
             };
-            self.events.send(Event::LogRead { peer, purpose, after, batches });
+            self.events.send(Event::LogRead { peer, session, purpose, after, batches });
         }
     }
 }

@@ -4,7 +4,7 @@ use super::completion::{Callback, Completion};
 use super::config::Config;
 use super::failure;
 use super::peers::{EVENTS_WAITING, Greets, Network};
-use super::{CloseError, NAMESPACE_NAME, Node, NodeOptions, OpenError, WriteRefused};
+use super::{CloseError, NAMESPACE_NAME, Node, NodeOptions, OpenError};
 use crate::model::codec;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::runtime::Runtime;
+use tokio::sync::Semaphore;
 use towline_net::driver::{ConnectionHandle, EventReceiver, EventSink, Incoming, Listener, ListenerOptions};
 use towline_net::{Event as NetEvent, PeerHello, ResetCode, Role, SendFlags, StreamId, StreamKind};
 
@@ -28,6 +29,15 @@ const EVENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
+
+/// Reads that are worked on at a time, and of one client's: each may hold [`EVENTS_BYTES_MAX`] in memory, until its
+/// client took the answer.
+const READS_MAX: usize = 16;
+const READS_OF_A_CLIENT: usize = 4;
+/// How long a client may take to make room for an answer.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
+/// Records from this size on are prepared away from the threads that move bytes.
+const LARGE_RECORD_BYTES: usize = 16 * 1024;
 
 /// Why a server does not start.
 #[derive(Debug, thiserror::Error)]
@@ -70,6 +80,14 @@ impl ServerHandle {
         &self.node
     }
 
+    /// Waits until the node stops by itself, and says why. It serves nothing from then on: end the process, or shut
+    /// this down and serve anew.
+    pub async fn failed(&self) -> String {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.node.health.on_failure(move |reason| drop(tell.send(reason)));
+        told.await.unwrap_or_else(|_| "the node has stopped".to_owned())
+    }
+
     /// Ends it: no more requests, what was taken is finished, the log is closed.
     ///
     /// # Errors
@@ -110,6 +128,7 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         leader: config.leader,
         log: config.log_options(),
         queue_bytes: config.queue_bytes,
+        close_within: super::CLOSE_WITHIN_DEFAULT,
     })?);
     let network = Network {
         identity: *node.identity(),
@@ -126,6 +145,7 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         node: Arc::clone(&node),
         network,
         leader: config.leader,
+        reading: Arc::new(Semaphore::new(READS_MAX)),
     };
     runtime.spawn(server.accept(listener));
     Ok(ServerHandle { node, runtime, address })
@@ -137,6 +157,8 @@ struct Server {
     network: Network,
     peers: BTreeMap<NodeId, String>,
     leader: NodeId,
+    /// Reads that touch the disk at a time.
+    reading: Arc<Semaphore>,
 }
 
 impl Server {
@@ -180,6 +202,7 @@ impl Server {
 
     /// One client's connection, until it ends.
     async fn client(self, handle: ConnectionHandle, mut events: EventReceiver) {
+        let turns = Arc::new(Semaphore::new(READS_OF_A_CLIENT));
         while let Some(event) = events.recv().await {
             match event {
                 NetEvent::Opened { stream, kind, .. } if kind != StreamKind::Request => {
@@ -188,7 +211,7 @@ impl Server {
                 NetEvent::Message { stream, bytes, charge, .. } => {
                     let reply = Reply { handle: handle.clone(), stream, charge };
                     match codec::decode::<Request>(&bytes) {
-                        Ok(request) => self.request(request, reply).await,
+                        Ok(request) => self.request(request, reply, &turns).await,
                         Err(error) => {
                             tracing::warn!(%error, "a client's request can't be read: its connection is closed");
                             handle.close();
@@ -202,53 +225,74 @@ impl Server {
         }
     }
 
-    async fn request(&self, request: Request, reply: Reply) {
+    async fn request(&self, request: Request, reply: Reply, turns: &Arc<Semaphore>) {
         let id = request.id;
         if request.namespace != NAMESPACE_NAME {
             let failure = failure::unknown_namespace(&request.namespace);
             return reply.send(id, ResponseBody::Failed(failure));
         }
         match request.body {
-            RequestBody::Write { record } => self.write(id, &record, reply).await,
-            read => {
-                // Reads touch the disk: away from the threads that move bytes.
-                let node = Arc::clone(&self.node);
-                tokio::task::spawn_blocking(move || {
-                    let body = answer(&node, read).unwrap_or_else(ResponseBody::Failed);
-                    reply.send(id, body);
-                });
-            }
+            RequestBody::Write { record } => self.write(id, record, reply).await,
+            read => self.read(id, read, reply, turns).await,
         }
     }
 
-    async fn write(&self, id: u64, record: &[u8], reply: Reply) {
-        let mut bytes = Bytes::copy_from_slice(record);
-        let record = match Record::decode(&mut bytes) {
-            Ok(record) if bytes.is_empty() => record,
-            Ok(_) => return reply.send(id, ResponseBody::Failed(failure::bad_request("bytes follow the record"))),
-            Err(error) => {
-                return reply.send(id, ResponseBody::Failed(failure::bad_request(&error.to_string())));
-            }
+    async fn write(&self, id: u64, record: Vec<u8>, reply: Reply) {
+        let node = Arc::clone(&self.node);
+        let is_large = record.len() >= LARGE_RECORD_BYTES;
+        let prepare = move || node.prepare(&decode(record)?).map_err(|refused| failure::refused(&refused));
+        let prepared = if is_large {
+            // It is compressed on its way: not on a thread that moves bytes.
+            tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|_| Err(failure::closing()))
+        } else {
+            prepare()
+        };
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(failure) => return reply.send(id, ResponseBody::Failed(failure)),
         };
         let reply = Arc::new(reply);
-        loop {
+        let answer = Arc::clone(&reply);
+        let callback = Callback::new(move |result| answer.send(id, written(result)));
+        let mut submission = prepared.for_token(Completion::Callback(callback));
+        let failure = loop {
             if !self.node.is_serving() {
-                return reply.send(id, ResponseBody::Failed(failure::not_serving(&self.node, self.leader)));
+                break failure::not_serving(&self.node, self.leader);
             }
-            let answer = Arc::clone(&reply);
-            let callback = Callback::new(move |result| answer.send(id, written(result)));
-            match self.node.submit(&record, Completion::Callback(callback), SubmitPolicy::Fail) {
+            match self.node.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => return,
-                Err((refused, completion)) => {
-                    completion.forget();
-                    if !matches!(refused, WriteRefused::Submit(SubmitError::Busy)) {
-                        return reply.send(id, ResponseBody::Failed(failure::refused(&refused)));
-                    }
-                    tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+                Err((SubmitError::Busy, back)) if !reply.handle.is_closed() => submission = back,
+                Err((refused, back)) => {
+                    submission = back;
+                    break failure::refused(&refused.into());
                 }
             }
-        }
+            tokio::time::sleep(FULL_QUEUE_PAUSE).await;
+        };
+        submission.into_token().forget();
+        reply.send(id, ResponseBody::Failed(failure));
     }
+
+    /// Reads touch the disk: they are done away from the threads that move bytes, a few at a time.
+    async fn read(&self, id: u64, read: RequestBody, reply: Reply, turns: &Arc<Semaphore>) {
+        let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
+        let (node, reading) = (Arc::clone(&self.node), Arc::clone(&self.reading));
+        tokio::spawn(async move {
+            let body = match reading.acquire().await {
+                Ok(_permit) => tokio::task::spawn_blocking(move || answer(&node, read)).await,
+                Err(_) => Ok(Err(failure::closing())),
+            };
+            let body = body.unwrap_or_else(|_| Err(failure::closing()));
+            reply.send_in_turn(id, body.unwrap_or_else(ResponseBody::Failed)).await;
+            drop(turn);
+        });
+    }
+}
+
+fn decode(record: Vec<u8>) -> Result<Record, Failure> {
+    let mut bytes = Bytes::from(record);
+    let record = Record::decode(&mut bytes).map_err(|error| failure::bad_request(&error.to_string()))?;
+    if bytes.is_empty() { Ok(record) } else { Err(failure::bad_request("bytes follow the record")) }
 }
 
 fn written(result: Result<super::completion::Written, WriteError>) -> ResponseBody {
@@ -290,12 +334,28 @@ struct Reply {
 }
 
 impl Reply {
-    /// Sends the answer; the request's credit goes back with it. A client that reads none of its answers loses
-    /// its connection rather than cost memory.
+    /// Sends the answer of a write; the request's credit goes back with it. These are small: a client whose buffer
+    /// they fill reads none of them, and loses its connection rather than cost memory.
     fn send(&self, id: u64, body: ResponseBody) {
         let sent = codec::encode(&Response { id, body })
             .map(|bytes| self.handle.try_send(self.stream, bytes, SendFlags::default()));
-        if !matches!(sent, Ok(Ok(()))) {
+        self.done(id, matches!(sent, Ok(Ok(()))));
+    }
+
+    /// Sends the answer of a read, which may have to wait for room; the request's credit goes back with it.
+    async fn send_in_turn(&self, id: u64, body: ResponseBody) {
+        let sent = match codec::encode(&Response { id, body }) {
+            Ok(bytes) => {
+                let sending = self.handle.send(self.stream, bytes, SendFlags::default());
+                matches!(tokio::time::timeout(ANSWER_TIMEOUT, sending).await, Ok(Ok(())))
+            }
+            Err(_) => false,
+        };
+        self.done(id, sent);
+    }
+
+    fn done(&self, id: u64, sent: bool) {
+        if !sent {
             tracing::warn!(id, "an answer could not be sent: the client's connection is closed");
             self.handle.close();
         }

@@ -2,24 +2,35 @@
 //! decides nothing itself.
 //!
 //! It owns the sequencer and the replica. Everything reaches it as an [`Event`] in its inbox or as a submission in
-//! the queue, and it sleeps on both. What bounds the inbox: messages by the connections' credits, log completions
-//! by the log's own queue, the rest by being one at a time.
+//! the queue, and it sleeps on both. What bounds the inbox: messages by the connections' credits, which go back when
+//! a message was acted upon; log completions by the log's own queue; reads by a number a peer; the rest by being one
+//! at a time. While the log has no room for another step, what peers say is kept for later, in order.
 
-use super::applier::{Applied, ApplyTask, Part};
+use super::applier::{Applied, ApplyStage, Attempt};
 use super::completion::Completion;
+use super::health::Health;
+use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
-use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX};
+use crate::model::limits::{BATCH_BYTES_TARGET, PEER_READS_MAX, UNAPPLIED_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId};
 use crate::pipeline::{Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, LogWrite, Output, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender};
+use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use towline_wal::{Batch, Entry, HardStateKind, Wal, WalError};
+
+/// A batch of at most so many bytes is applied at once on this thread, if nothing else waits.
+const APPLY_AT_ONCE_BYTES: usize = 16 * 1024;
+/// How long a leader that was superseded waits before it asks for a newer epoch, at first and at the most: two
+/// that are configured to lead outbid one another, and must not do so in a busy loop.
+const REASSIGN_PAUSE: Duration = Duration::from_millis(50);
+const REASSIGN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// One thing that reached the shard's thread.
 pub(super) enum Event {
@@ -33,17 +44,19 @@ pub(super) enum Event {
     /// It is gone: that one, not a newer one.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
     PeerDown(NodeId, u64),
-    /// A message came on it; its records are known to decode.
+    /// A message came on it, with what it holds of the connection's window; its records are known to decode.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
-    Message(NodeId, u64, Message),
+    Message(NodeId, u64, Message, usize),
     /// Batches that were asked for were read.
-    LogRead { peer: NodeId, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
+    LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
     /// The applier is done with its task.
     Applied(Applied),
     /// Somebody wants to know how things are.
     Status(Sender<ServerStatus>),
-    /// Finish what is sealed, then end.
-    Close,
+    /// Finish what is sealed, then end; at this moment end whatever is not finished.
+    Close(Instant),
+    /// A thread of the node ended by a panic.
+    Panicked(&'static str),
 }
 
 /// A way to a peer. Its methods never wait.
@@ -52,18 +65,15 @@ pub(super) trait PeerLink: Send + Sync {
     fn session(&self) -> u64;
     /// Queues a message; false if the connection is closed or its buffer is full.
     fn send(&self, message: Bytes) -> bool;
+    /// A message was acted upon: what it holds of the window goes back, now or, if the log took batches of it (the
+    /// epoch and last LSN), with [`PeerLink::settle`].
+    fn charge(&self, taken: Option<(Epoch, Lsn)>, charge: usize);
     /// Batches up to here are durable, or the epoch moved on: credit goes back.
     fn settle(&self, promised: Epoch, durable: Lsn);
     /// Closes the connection.
     fn disconnect(&self, reason: &str);
     /// Bytes sent on it, framing included.
     fn bytes_sent(&self) -> u64;
-}
-
-/// A batch that is in the log and not applied, with the callers who wait for its records.
-struct Unapplied {
-    batch: Batch,
-    completions: Vec<Completion>,
 }
 
 /// What other threads may look at without asking.
@@ -84,26 +94,70 @@ pub(super) struct ShardThread {
     pub(super) queue: Arc<SubmissionQueue<Completion>>,
     pub(super) inbox: Receiver<Event>,
     pub(super) events: super::Inbox,
+    pub(super) stage: Arc<Mutex<ApplyStage>>,
     pub(super) applier: Sender<ApplyTask>,
     pub(super) reader: Sender<super::reader::ReadTask>,
     pub(super) positions: Arc<Positions>,
+    pub(super) health: Health,
     pub(super) applied: LogPosition,
     pub(super) state: ShardState,
 }
 
 /// What the thread keeps for itself.
-#[derive(Default)]
 pub(super) struct ShardState {
-    peers: BTreeMap<NodeId, Arc<dyn PeerLink>>,
-    unapplied: VecDeque<Unapplied>,
-    unapplied_bytes: usize,
+    peers: BTreeMap<NodeId, Peer>,
+    unapplied: Unapplied,
+    /// What was given to the log and is not durable: tickets and bytes, oldest first.
+    undurable: VecDeque<(Ticket, usize)>,
+    undurable_bytes: usize,
+    /// What peers said while the log had no room.
+    held: VecDeque<Event>,
+    /// Inputs that follow from the outputs of the present step: they come after all of those.
+    inputs: VecDeque<Input>,
+    stepping: bool,
     /// Who waits for the records of the batch that is being proposed.
     sealing: Vec<Completion>,
     applying: bool,
-    closing: bool,
-    failed: Option<WalError>,
+    /// When to ask for a newer epoch, and how long to wait the next time.
+    reassign: Option<Instant>,
+    reassign_pause: Duration,
+    closing: Option<Instant>,
+    failed: bool,
     bytes_sent_before: u64,
     batch_bytes: (u64, u64),
+}
+
+struct Peer {
+    link: Arc<dyn PeerLink>,
+    /// Reads of the log that wait for it.
+    reads: usize,
+}
+
+impl ShardState {
+    pub(super) fn new() -> Self {
+        Self {
+            peers: BTreeMap::new(),
+            unapplied: Unapplied::new(UNAPPLIED_BYTES_MAX),
+            undurable: VecDeque::new(),
+            undurable_bytes: 0,
+            held: VecDeque::new(),
+            inputs: VecDeque::new(),
+            stepping: false,
+            sealing: Vec::new(),
+            applying: false,
+            reassign: None,
+            reassign_pause: REASSIGN_PAUSE,
+            closing: None,
+            failed: false,
+            bytes_sent_before: 0,
+            batch_bytes: (0, 0),
+        }
+    }
+
+    /// Whether the log has room for the largest step: a replica's decision can't be taken back.
+    const fn has_room(&self) -> bool {
+        self.undurable_bytes <= UNDURABLE_BYTES_MAX
+    }
 }
 
 /// The log of one shard, as its replica looks at it.
@@ -142,91 +196,145 @@ impl ShardThread {
     /// Runs until closed.
     pub(super) fn run(mut self) {
         if self.leads {
-            self.assign(self.replica.promise().epoch);
+            self.assign();
         }
         loop {
-            let mut worked = false;
+            let mut worked = self.handle_held();
             while let Ok(event) = self.inbox.try_recv() {
                 worked = true;
                 self.handle(event);
             }
             worked |= self.seal();
-            self.apply();
+            worked |= self.apply();
             self.settle();
-            if self.state.closing && self.is_drained() {
+            if self.is_finished() {
                 break;
             }
             if !worked {
-                self.queue.wait();
+                self.queue.wait(self.next_deadline().map(|at| at.saturating_duration_since(now())));
+                self.look_at_the_clock();
             }
         }
         self.abandon();
     }
 
+    fn next_deadline(&self) -> Option<Instant> {
+        self.state.reassign.into_iter().chain(self.state.closing).min()
+    }
+
+    fn look_at_the_clock(&mut self) {
+        if self.state.reassign.is_some_and(|at| at <= now()) {
+            self.assign();
+        }
+    }
+
+    /// What peers said while the log had no room, now that it has some.
+    fn handle_held(&mut self) -> bool {
+        let mut worked = false;
+        while self.state.has_room() {
+            let Some(event) = self.state.held.pop_front() else { break };
+            worked = true;
+            self.handle_peer(event);
+        }
+        worked
+    }
+
     fn handle(&mut self, event: Event) {
         match event {
-            Event::Persisted(ticket) => self.step(Input::Persisted(ticket)),
-            Event::LogFailed(error) => self.fail(error),
+            Event::Persisted(ticket) => {
+                while let Some((_, bytes)) = self.state.undurable.pop_front_if(|(front, _)| *front <= ticket) {
+                    self.state.undurable_bytes -= bytes;
+                }
+                self.step(Input::Persisted(ticket));
+            }
+            Event::LogFailed(error) => self.fail(&format!("the log has stopped: {error}")),
+            Event::Applied(applied) => {
+                self.state.applying = false;
+                self.note_applied(applied);
+            }
+            Event::Status(reply) => {
+                // Whoever asked may be gone.
+                drop(reply.try_send(self.status()));
+            }
+            Event::Close(deadline) => {
+                self.state.closing = Some(deadline);
+                self.queue.close();
+            }
+            Event::Panicked(thread) => self.fail(&format!("the thread {thread} ended by a panic")),
+            of_a_peer if self.state.held.is_empty() && self.state.has_room() => self.handle_peer(of_a_peer),
+            of_a_peer => self.state.held.push_back(of_a_peer),
+        }
+    }
+
+    fn handle_peer(&mut self, event: Event) {
+        match event {
             Event::PeerUp(peer, link) => {
-                if let Some(old) = self.state.peers.insert(peer, link) {
-                    self.state.bytes_sent_before += old.bytes_sent();
-                    old.disconnect("a newer connection stands");
+                if let Some(old) = self.state.peers.insert(peer, Peer { link, reads: 0 }) {
+                    self.state.bytes_sent_before += old.link.bytes_sent();
+                    old.link.disconnect("a newer connection stands");
                     self.step(Input::PeerDown(peer));
                 }
                 self.step(Input::PeerUp(peer));
             }
             Event::PeerDown(peer, session) => {
-                if self.state.peers.get(&peer).is_some_and(|link| link.session() == session) {
+                if self.state.peers.get(&peer).is_some_and(|peer| peer.link.session() == session) {
                     self.forget_peer(peer);
                 }
             }
-            Event::Message(from, session, message) => {
-                if self.state.peers.get(&from).is_some_and(|link| link.session() == session) {
-                    self.step(Input::Message { from, message });
+            Event::Message(from, session, message, charge) => {
+                let Some(peer) = self.state.peers.get(&from) else { return };
+                let link = Arc::clone(&peer.link);
+                if link.session() != session {
+                    return;
                 }
+                let appends = message.appends();
+                self.step(Input::Message { from, message });
+                link.charge(appends.filter(|(epoch, last)| self.replica.took(*epoch, *last)), charge);
             }
-            Event::LogRead { peer, purpose, after, batches } => {
+            Event::LogRead { peer, session, purpose, after, batches } => {
+                let Some(found) = self.state.peers.get_mut(&peer).filter(|found| found.link.session() == session)
+                else {
+                    return;
+                };
+                found.reads -= 1;
                 self.step(Input::LogRead { peer, purpose, after, batches });
             }
-            Event::Applied(applied) => self.note_applied(applied),
-            Event::Status(reply) => {
-                // Whoever asked may be gone.
-                drop(reply.try_send(self.status()));
-            }
-            Event::Close => {
-                self.state.closing = true;
-                self.queue.close();
-            }
+            _ => {}
         }
     }
 
     fn forget_peer(&mut self, peer: NodeId) {
-        if let Some(link) = self.state.peers.remove(&peer) {
+        if let Some(Peer { link, .. }) = self.state.peers.remove(&peer) {
             self.state.bytes_sent_before += link.bytes_sent();
             self.step(Input::PeerDown(peer));
         }
     }
 
+    /// One step of the replica: all its outputs are executed, in order, before what follows from them is a step too.
     fn step(&mut self, input: Input) {
-        if self.state.failed.is_some() {
-            return; // The log acknowledges nothing more; nothing may be promised on top of it.
+        self.state.inputs.push_back(input);
+        if std::mem::replace(&mut self.state.stepping, true) {
+            return;
         }
-        let view = ShardLog { wal: &self.wal, log: self.log };
-        for output in self.replica.step(wall_micros(), input, &view) {
-            self.execute(output);
+        while let Some(input) = self.state.inputs.pop_front() {
+            if self.state.failed {
+                continue; // The log acknowledges nothing more; nothing may be promised on top of it.
+            }
+            let view = ShardLog { wal: &self.wal, log: self.log };
+            for output in self.replica.step(wall_micros(), input, &view) {
+                if !self.state.failed {
+                    self.execute(output);
+                }
+            }
         }
+        self.state.stepping = false;
     }
 
     fn execute(&mut self, output: Output) {
         match output {
             Output::Persist { ticket, write } => self.persist(ticket, write),
             Output::Send { to, message } => self.send(to, &message),
-            Output::ReadLog { peer, after, bytes_max, purpose } => {
-                let task = super::reader::ReadTask { peer, purpose, after, bytes_max };
-                if self.reader.send(task).is_err() {
-                    tracing::error!(node = %self.id, "the log's reader has ended");
-                }
-            }
+            Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
             Output::Commit(_) => {}
             Output::Activated(epoch) => {
                 if self.master.accept_activation(epoch) {
@@ -235,91 +343,109 @@ impl ShardThread {
             }
             Output::Serving(epoch) => {
                 tracing::info!(node = %self.id, %epoch, "serving");
+                self.state.reassign_pause = REASSIGN_PAUSE;
                 self.positions.serving.store(1, Ordering::Release);
             }
             Output::Superseded { promised } => {
                 tracing::warn!(node = %self.id, %promised, "a newer epoch was promised");
                 self.positions.serving.store(0, Ordering::Release);
-                self.doubt_uncommitted();
+                self.state.unapplied.doubt(self.replica.committed());
                 if self.leads {
-                    self.assign(promised);
+                    self.master.note_promised(promised);
+                    self.state.reassign = Some(now() + self.state.reassign_pause);
+                    self.state.reassign_pause = (self.state.reassign_pause * 2).min(REASSIGN_PAUSE_MAX);
                 }
             }
-            Output::Disconnect { peer, reason } => {
-                tracing::warn!(node = %self.id, %peer, %reason, "closing the connection");
-                if let Some(link) = self.state.peers.get(&peer) {
-                    link.disconnect(&reason.to_string());
-                }
-                self.forget_peer(peer);
-            }
+            Output::Disconnect { peer, reason } => self.disconnect(peer, &reason.to_string()),
         }
     }
 
-    fn assign(&mut self, promised: Epoch) {
-        let assignment = self.master.assign(self.id, promised);
-        self.step(Input::Assign(assignment));
+    /// Asks for an epoch newer than any that is known.
+    fn assign(&mut self) {
+        self.state.reassign = None;
+        match self.master.assign(self.id, self.replica.promise().epoch) {
+            Some(assignment) => self.step(Input::Assign(assignment)),
+            None => self.fail("there is no epoch above the one that was promised"),
+        }
+    }
+
+    fn read(&mut self, peer: NodeId, after: LogPosition, bytes_max: usize, purpose: ReadPurpose) {
+        let Some(found) = self.state.peers.get_mut(&peer) else { return };
+        if found.reads >= PEER_READS_MAX {
+            self.disconnect(peer, "it asks for more reads than it waits for");
+            return;
+        }
+        found.reads += 1;
+        let session = found.link.session();
+        if self.reader.send(super::reader::ReadTask { peer, session, purpose, after, bytes_max }).is_err() {
+            tracing::error!(node = %self.id, "the log's reader has ended");
+        }
+    }
+
+    fn disconnect(&mut self, peer: NodeId, reason: &str) {
+        tracing::warn!(node = %self.id, %peer, reason, "closing the connection");
+        if let Some(found) = self.state.peers.get(&peer) {
+            found.link.disconnect(reason);
+        }
+        self.forget_peer(peer);
     }
 
     fn persist(&mut self, ticket: Ticket, write: LogWrite) {
-        let entry = match write {
+        let (entry, bytes) = match write {
             LogWrite::Append(batch) => {
                 self.keep(batch.clone());
-                Entry::Batch(batch)
+                let bytes = batch.bytes().len();
+                (Entry::Batch(batch), bytes)
             }
             LogWrite::Truncate(to) => {
-                while let Some(last) = self.state.unapplied.pop_back_if(|last| last.batch.last_lsn() > to.lsn) {
-                    self.state.unapplied_bytes -= last.batch.bytes().len();
-                    last.completions.into_iter().for_each(Completion::unknown);
-                }
-                Entry::Truncate { log: self.log, to }
+                self.state.unapplied.truncate(to.lsn);
+                (Entry::Truncate { log: self.log, to }, 0)
             }
-            LogWrite::Promise(bytes) => Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes },
+            LogWrite::Settle => (Entry::Settle { log: self.log }, 0),
+            LogWrite::Promise(bytes) => {
+                (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0)
+            }
         };
         let events = self.events.clone();
         let done = move |result: Result<(), WalError>| match result {
             Ok(()) => events.send(Event::Persisted(ticket)),
             Err(error) => events.send(Event::LogFailed(error)),
         };
+        self.state.undurable.push_back((ticket, bytes));
+        self.state.undurable_bytes += bytes;
         if let Err(error) = self.wal.submit_with(vec![entry], done) {
-            tracing::error!(node = %self.id, %error, "the log refuses a write");
-            self.fail(WalError::from(error));
+            self.fail(&format!("the log takes no more: {error}"));
         }
     }
 
-    /// Keeps a batch for the applier, if there is room; else the applier reads it from the log.
+    /// Keeps a batch for the applier.
     fn keep(&mut self, batch: Batch) {
         let header = batch.header();
         self.state.batch_bytes.0 += u64::from(header.raw_len);
         self.state.batch_bytes.1 += batch.bytes().len() as u64;
         let completions = std::mem::take(&mut self.state.sealing);
-        let fits = self.state.unapplied_bytes + batch.bytes().len() <= UNAPPLIED_BYTES_MAX;
-        if fits || !completions.is_empty() {
-            self.state.unapplied_bytes += batch.bytes().len();
-            self.state.unapplied.push_back(Unapplied { batch, completions });
-        }
+        self.state.unapplied.push(batch, completions);
     }
 
     fn send(&mut self, to: NodeId, message: &Message) {
-        let sent = match message.encode() {
-            Ok(bytes) => self.state.peers.get(&to).is_none_or(|link| link.send(bytes)),
+        let reason = match message.encode() {
+            Ok(bytes) => match self.state.peers.get(&to) {
+                // It reads nothing: begin anew rather than hold more.
+                Some(peer) if !peer.link.send(bytes) => "its send buffer is full",
+                _ => return,
+            },
             Err(error) => {
                 tracing::error!(node = %self.id, peer = %to, %error, "a message does not fit its limits");
-                false
+                "a message for it can't be encoded"
             }
         };
-        if !sent {
-            // Its buffer is full, so it reads nothing: begin anew rather than hold more.
-            if let Some(link) = self.state.peers.get(&to) {
-                link.disconnect("its send buffer is full");
-            }
-            self.forget_peer(to);
-        }
+        self.disconnect(to, reason);
     }
 
-    /// Seals what waits in the queue, unless too much is sealed and not applied.
+    /// Seals what waits in the queue, unless too much is sealed and not applied, or not durable.
     fn seal(&mut self) -> bool {
         let mut worked = false;
-        while self.state.unapplied_bytes + BATCH_BYTES_TARGET <= UNAPPLIED_BYTES_MAX {
+        while self.state.unapplied.bytes() + BATCH_BYTES_TARGET <= UNAPPLIED_BYTES_MAX && self.state.has_room() {
             let Some((epoch, prev)) = self.replica.proposal_position() else { break };
             while self.sequencer.queued_bytes() < BATCH_BYTES_TARGET {
                 let Some(submission) = self.queue.pop() else { break };
@@ -335,104 +461,90 @@ impl ShardThread {
         worked
     }
 
-    /// Hands the applier everything that is committed and durable here; one task at a time, so that what gathers
-    /// meanwhile is applied in one write.
-    fn apply(&mut self) {
+    /// Applies everything that is committed and durable here; one task at a time, so that what gathers meanwhile is
+    /// applied in one write.
+    fn apply(&mut self) -> bool {
+        if self.state.applying || self.state.failed {
+            return false;
+        }
         let applicable = self.replica.applicable();
-        if self.state.applying || applicable <= self.applied.lsn {
-            return;
-        }
-        let mut parts = Vec::new();
-        let next = self.applied.lsn.next();
-        if self.state.unapplied.front().is_some_and(|first| first.batch.first_lsn() == next) {
-            let mut bytes = 0;
-            while bytes < BATCH_BYTES_TARGET * 4 {
-                let Some(first) = self.state.unapplied.pop_front_if(|first| first.batch.last_lsn() <= applicable)
-                else {
-                    break;
-                };
-                bytes += first.batch.bytes().len();
-                self.state.unapplied_bytes -= first.batch.bytes().len();
-                parts.push(Part { batch: first.batch, completions: first.completions });
+        match self.state.unapplied.take(self.applied.lsn, applicable, BATCH_BYTES_TARGET * 4) {
+            None => false,
+            Some(ApplyTask::Parts(parts)) if self.is_worth_no_hand_over(&parts) => {
+                let attempt = self.stage.lock().attempt(parts);
+                match attempt {
+                    Attempt::Done(applied) => self.note_applied(applied),
+                    Attempt::Stalled(parts) => self.hand_over(ApplyTask::Parts(parts)),
+                }
+                true
+            }
+            Some(task) => {
+                self.hand_over(task);
+                false
             }
         }
-        let task = if parts.is_empty() {
-            let until = self.state.unapplied.front().map_or(applicable, |first| first.batch.first_lsn().prev());
-            if until < next {
-                return;
-            }
-            ApplyTask::Range { after: self.applied.lsn, until: until.min(applicable) }
-        } else {
-            ApplyTask::Parts(parts)
-        };
+    }
+
+    fn is_worth_no_hand_over(&self, parts: &[Part]) -> bool {
+        let bytes: usize = parts.iter().map(|part| part.batch.bytes().len()).sum();
+        bytes <= APPLY_AT_ONCE_BYTES && self.inbox.is_empty() && self.queue.is_empty()
+    }
+
+    fn hand_over(&mut self, task: ApplyTask) {
+        // If the applier has ended, the reason for that is in the inbox, or will be.
         self.state.applying = self.applier.send(task).is_ok();
     }
 
     fn note_applied(&mut self, applied: Applied) {
-        self.state.applying = false;
         match applied {
             Ok(position) => {
                 self.applied = position;
-                self.positions.applied.store(position.lsn.get(), Ordering::Release);
-                while let Some(stale) =
-                    self.state.unapplied.pop_front_if(|first| first.batch.last_lsn() <= position.lsn)
-                {
-                    self.state.unapplied_bytes -= stale.batch.bytes().len();
-                    stale.completions.into_iter().for_each(Completion::unknown);
-                }
+                self.state.unapplied.forget(position.lsn);
             }
-            Err(error) => {
-                // Deterministic: the same on every replica. The shard stops; the log is kept.
-                tracing::error!(node = %self.id, %error, "apply stops this shard");
-                self.fail(WalError::Closed);
-            }
+            // Deterministic: the same on every replica. The shard stops; the log is kept.
+            Err(error) => self.fail(&format!("a committed batch can't be applied: {error}")),
         }
     }
 
     /// Credit for what is durable goes back to the peers.
     fn settle(&self) {
         let (promised, durable) = (self.replica.promise().epoch, self.replica.durable().lsn);
-        for link in self.state.peers.values() {
-            link.settle(promised, durable);
+        for peer in self.state.peers.values() {
+            peer.link.settle(promised, durable);
         }
     }
 
-    /// The log is poisoned or closed: nothing more is acknowledged, everybody who waits hears that the outcome is
-    /// unknown, and the process is to be reopened.
-    fn fail(&mut self, error: WalError) {
-        tracing::error!(node = %self.id, %error, "the log has stopped: reopen the node");
+    /// Nothing more is acknowledged, everybody who waits hears that the outcome is unknown, and the node is to be
+    /// reopened.
+    fn fail(&mut self, reason: &str) {
+        if std::mem::replace(&mut self.state.failed, true) {
+            return;
+        }
+        tracing::error!(node = %self.id, reason, "the node has stopped: reopen it");
         self.positions.serving.store(0, Ordering::Release);
         self.queue.close();
-        self.state.closing = true;
-        self.state.failed = Some(error);
         self.abandon();
+        self.health.fail(reason);
     }
 
-    /// Sealed writes that may or may not be lost: their callers are told just that.
-    fn doubt_uncommitted(&mut self) {
-        let committed = self.replica.committed();
-        for unapplied in &mut self.state.unapplied {
-            if unapplied.batch.last_lsn() > committed {
-                std::mem::take(&mut unapplied.completions).into_iter().for_each(Completion::unknown);
-            }
+    fn is_finished(&self) -> bool {
+        if self.state.failed {
+            // Status and closing are still answered.
+            return self.state.closing.is_some();
         }
-    }
-
-    fn is_drained(&self) -> bool {
-        let nothing_applicable = self.replica.applicable() <= self.applied.lsn && !self.state.applying;
-        let nobody_waits = self.state.unapplied.iter().all(|unapplied| unapplied.completions.is_empty());
+        let Some(deadline) = self.state.closing else { return false };
+        let nothing_applicable = self.replica.applicable() <= self.applied.lsn;
+        let nobody_waits = self.state.unapplied.nobody_waits();
         let nothing_queued = self.queue.is_empty() && self.sequencer.queued_bytes() == 0;
-        self.state.failed.is_some()
-            || (nothing_applicable && nobody_waits && nothing_queued)
-            || self.replica.phase() != Some(Phase::Serving) && !self.state.applying
+        let drained = nothing_applicable && nobody_waits && nothing_queued;
+        let leads = self.replica.phase() == Some(Phase::Serving);
+        !self.state.applying && (drained || !leads) || deadline <= now()
     }
 
     /// Whatever still waits ends now: queued writes were not sealed, sealed ones are in doubt.
     fn abandon(&mut self) {
-        for unapplied in self.state.unapplied.drain(..) {
-            unapplied.completions.into_iter().for_each(Completion::unknown);
-        }
-        self.state.unapplied_bytes = 0;
+        self.state.unapplied.doubt(Lsn::ZERO);
+        std::mem::take(&mut self.state.sealing).into_iter().for_each(Completion::unknown);
         self.sequencer.drain().into_iter().for_each(Completion::closed);
         while let Some(submission) = self.queue.pop() {
             submission.into_token().closed();
@@ -441,11 +553,11 @@ impl ShardThread {
 
     fn status(&self) -> ServerStatus {
         let promise = self.replica.promise();
-        let sent: u64 = self.state.peers.values().map(|link| link.bytes_sent()).sum();
+        let sent: u64 = self.state.peers.values().map(|peer| peer.link.bytes_sent()).sum();
         ServerStatus {
             node: self.id,
             leader: promise.leader,
-            serving: self.replica.phase() == Some(Phase::Serving) && self.state.failed.is_none(),
+            serving: self.replica.phase() == Some(Phase::Serving) && !self.state.failed,
             epoch: (promise.epoch.version, promise.epoch.term),
             end: self.replica.end().lsn.get(),
             durable: self.replica.durable().lsn.get(),
@@ -469,4 +581,10 @@ impl ShardThread {
 fn wall_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Paces; decides nothing (P5).
+#[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
+fn now() -> Instant {
+    Instant::now()
 }

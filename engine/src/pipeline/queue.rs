@@ -150,7 +150,7 @@ impl<T> SubmissionQueue<T> {
         // is held from here until we sleep, so its call comes after that.
         self.waiting.fetch_add(1, Ordering::SeqCst);
         let mut result = Err((SubmitError::Busy, submission));
-        // Called under the lock, before each sleep and when the time is over: true means not yet.
+        // Called under the lock, before each sleep: true means not yet.
         let mut try_in_turn = |line: &mut VecDeque<Arc<Condvar>>| {
             let is_first = line.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
             if is_first || self.is_closed() {
@@ -163,7 +163,7 @@ impl<T> SubmissionQueue<T> {
         };
         match timeout {
             Some(timeout) => {
-                // Timed out or not: `result` says what came of it.
+                // Timed out or not: `result` says what the last look came to, which was at the last call.
                 let _timed_out = turn.wait_while_for(&mut line, &mut try_in_turn, timeout);
             }
             None => turn.wait_while(&mut line, &mut try_in_turn),
@@ -178,9 +178,17 @@ impl<T> SubmissionQueue<T> {
     }
 
     fn try_submit(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
-        match self.reserve(&submission) {
-            Ok(()) => self.push_reserved(submission),
-            Err(why) => Err((why, submission)),
+        let mut submission = submission;
+        loop {
+            if let Err(why) = self.reserve(&submission) {
+                return Err((why, submission));
+            }
+            match self.push_reserved(submission) {
+                // The bytes that were reserved in between may be what kept another one out, who now waits for the
+                // call that a `pop` makes. So this one does not give up while there may be none.
+                Err((SubmitError::Busy, back)) if !self.ring.is_full() => submission = back,
+                done => return done,
+            }
         }
     }
 
@@ -235,9 +243,9 @@ impl<T> SubmissionQueue<T> {
         Some(submission)
     }
 
-    /// Sleeps until there is work: a submission, or somebody called [`SubmissionQueue::wake`]. For the consumer,
-    /// which must look at everything that it serves after each return.
-    pub fn wait(&self) {
+    /// Sleeps until there is work (a submission, or somebody called [`SubmissionQueue::wake`]), or for about
+    /// `timeout`. For the consumer, which must look at everything that it serves after each return.
+    pub fn wait(&self, timeout: Option<Duration>) {
         let backoff = Backoff::new();
         loop {
             // Rule 3: take the mark; whoever gives work after this sets it again.
@@ -254,7 +262,13 @@ impl<T> SubmissionQueue<T> {
                 continue; // Who woke us before this line did not know whom to unpark.
             }
             drop(consumer);
-            std::thread::park();
+            match timeout {
+                None => std::thread::park(),
+                Some(timeout) => {
+                    std::thread::park_timeout(timeout);
+                    return;
+                }
+            }
         }
     }
 

@@ -86,7 +86,7 @@ fn many_producers_and_a_sleeping_consumer_lose_nothing_and_keep_each_producers_o
                 assert!(before.is_none_or(|before| before + 1 == token % EACH), "in order, none missing");
                 taken += 1;
             }
-            None => queue.wait(),
+            None => queue.wait(None),
         }
     }
     producers.into_iter().for_each(|producer| producer.join().unwrap());

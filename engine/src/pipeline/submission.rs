@@ -44,6 +44,12 @@ impl<T> Submission<T> {
         Self { content, token }
     }
 
+    /// The same submission, for somebody else who waits.
+    #[must_use]
+    pub fn for_token<U>(self, token: U) -> Submission<U> {
+        Submission { content: self.content, token }
+    }
+
     /// Bytes that it holds: what the queue's budget counts.
     #[must_use]
     pub const fn bytes(&self) -> usize {

@@ -1,7 +1,7 @@
 //! What a follower accepts, and what it says.
 
 use super::{DisconnectReason, LogView, LogWrite, Output, Promise, Purpose, ReadPurpose, Replica, Verdict};
-use crate::model::limits::APPEND_BATCHES_MAX;
+use crate::model::limits::{APPEND_BATCHES_MAX, CATCH_UP_READ_BYTES};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId};
 use towline_wal::Batch;
@@ -35,6 +35,11 @@ impl Replica {
 
     /// I3: promises to accept nothing older than `epoch`, if nothing newer was promised.
     fn fenced(&mut self, from: NodeId, epoch: Epoch, leader: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+        if epoch.term == u32::MAX {
+            // Nobody could ever lead after it.
+            out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ImpossibleEpoch });
+            return;
+        }
         let verdict = if leader == from { self.promise.verdict(epoch, leader) } else { Verdict::Refused };
         match verdict {
             Verdict::Refused => {
@@ -55,15 +60,18 @@ impl Replica {
     /// though the promise is said only when it is durable.
     pub(super) fn make_promise(&mut self, promise: Promise, out: &mut Vec<Output>) {
         assert!(promise.epoch > self.promise.epoch, "I3: promises only rise");
-        if self.leadership.take().is_some() {
-            out.push(Output::Superseded { promised: promise.epoch });
-        }
+        let led = self.leadership.take().is_some();
         self.promise = promise;
         self.matched = Lsn::ZERO;
+        self.told_since_doubt = None;
         match promise.encode() {
             // DURABLE: said only after this is synced (attacked by `a_promise_is_said_only_when_it_is_durable`).
             Ok(bytes) => self.persist(LogWrite::Promise(bytes), Purpose::Promise(promise), out),
             Err(error) => unreachable!("a promise has a fixed size: {error}"),
+        }
+        if led {
+            // Behind the promise: what this leads to must come after it, in the log too.
+            out.push(Output::Superseded { promised: promise.epoch });
         }
     }
 
@@ -112,7 +120,8 @@ impl Replica {
         }
         let mut last = prev;
         for batch in batches {
-            if !batch.follows(&last) && !planted(Mutant::SkipChainCheck) {
+            let fits = batch.follows(&last) && batch.log() == self.log_id && batch.epoch() <= epoch;
+            if !fits && !planted(Mutant::SkipChainCheck) {
                 let reason = DisconnectReason::BrokenChain;
                 out.push(Output::Disconnect { peer: from, reason });
                 return;
@@ -123,13 +132,20 @@ impl Replica {
                 continue; // Already here, byte for byte: the chain says so.
             }
             if before.lsn < self.end.lsn {
+                if before.lsn < self.committed {
+                    // I2: one of the two holds what never was; neither may overwrite the other.
+                    out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ContradictsCommitted });
+                    return;
+                }
                 self.truncate(before, out); // A suffix that lost.
             }
             self.append(batch, out);
         }
         self.matched = self.matched.max(last.lsn);
+        self.told_since_doubt.get_or_insert(commit);
         self.learn_commit(commit.min(self.matched), out);
-        let nothing_to_sync = self.under_way.is_empty();
+        self.settle_doubt(out);
+        let nothing_to_sync = self.under_way.iter().all(|(_, purpose)| matches!(purpose, Purpose::Settle));
         if nothing_to_sync || planted(Mutant::AcknowledgeBeforeSync) {
             self.acknowledge(out);
         }
@@ -168,7 +184,8 @@ impl Replica {
             out.push(Output::Send { to: from, message });
         } else if self.position_at(after.lsn, log) == Some(after) {
             let purpose = ReadPurpose::Fetch(epoch);
-            out.push(Output::ReadLog { peer: from, after, bytes_max: bytes_max as usize, purpose });
+            let bytes_max = (bytes_max as usize).min(CATCH_UP_READ_BYTES);
+            out.push(Output::ReadLog { peer: from, after, bytes_max, purpose });
         } else {
             out.push(Output::Send { to: from, message: Message::Fetched { epoch, after, batches: Vec::new() } });
         }

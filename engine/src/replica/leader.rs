@@ -135,6 +135,7 @@ impl Replica {
         let boundary = self.boundary_at_or_before(summary.end.lsn, log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
         let Some(progress) = leadership.progress.get_mut(&from) else { return };
+        progress.lower_durable(summary.end.lsn, suspect);
         leadership.promises.insert(from, PromisedLog { log: summary, suspect });
         if leadership.start.is_some() {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
@@ -162,6 +163,10 @@ impl Replica {
         }
         let common = self.boundary_at_or_before(adopt::common_point(&ours, &theirs), log);
         if common.lsn < self.end.lsn {
+            if common.lsn < self.committed {
+                out.push(Output::Disconnect { peer: source, reason: DisconnectReason::ContradictsCommitted });
+                return;
+            }
             self.truncate(common, out);
         }
         let message = Message::Fetch {
@@ -199,7 +204,7 @@ impl Replica {
             if self.end.lsn >= target.lsn {
                 break;
             }
-            if !batch.follows(&self.end) {
+            if !batch.follows(&self.end) || batch.log() != self.log_id || batch.epoch() >= epoch {
                 out.push(Output::Disconnect { peer: from, reason: DisconnectReason::BrokenChain });
                 return;
             }

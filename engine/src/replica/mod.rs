@@ -53,7 +53,10 @@ pub struct Replica {
     committed: Lsn,
     /// Up to here the log equals that of the promised epoch's leader, as checked in this life.
     matched: Lsn,
+    /// From here on the log may lack what it once held, durably.
     suspect: Option<Lsn>,
+    /// The first commit position that the promised epoch's leader told this replica.
+    told_since_doubt: Option<Lsn>,
     leadership: Option<Box<Leadership>>,
     connected: std::collections::BTreeSet<NodeId>,
     next_ticket: u64,
@@ -68,6 +71,8 @@ enum Purpose {
     Extend(LogPosition),
     /// Nothing more to say.
     Truncate,
+    /// Nothing more to say.
+    Settle,
     /// The promise can be said.
     Promise(Promise),
 }
@@ -89,6 +94,7 @@ impl Replica {
             committed: committed.min(end.lsn),
             matched: Lsn::ZERO,
             suspect: log.suspect(),
+            told_since_doubt: None,
             leadership: None,
             connected: std::collections::BTreeSet::new(),
             next_ticket: 0,
@@ -144,6 +150,12 @@ impl Replica {
     #[must_use]
     pub fn applicable(&self) -> Lsn {
         self.committed.min(self.durable.lsn)
+    }
+
+    /// Whether the log took an `Append` of this epoch whose batches end at `last`.
+    #[must_use]
+    pub fn took(&self, epoch: Epoch, last: Lsn) -> bool {
+        epoch == self.promise.epoch && last <= self.matched
     }
 
     /// How far this replica leads, if it does.
@@ -233,22 +245,40 @@ impl Replica {
             }
             self.under_way.pop_front();
             match purpose {
-                Purpose::Extend(position) => self.extended(position, log, out),
-                Purpose::Truncate => {}
+                Purpose::Extend(position) => self.extended(position, log),
+                Purpose::Truncate | Purpose::Settle => {}
                 Purpose::Promise(promise) if promise == self.promise => self.promised(now_micros, log, out),
                 Purpose::Promise(_) => {} // A newer one was made meanwhile; it will be said.
             }
         }
+        self.settle_doubt(out);
         self.after_durable(log, out);
     }
 
     /// A batch is durable. It may have been truncated since: then the end is another.
-    fn extended(&mut self, position: LogPosition, log: &dyn LogView, _out: &mut [Output]) {
+    fn extended(&mut self, position: LogPosition, log: &dyn LogView) {
         if position.lsn > self.durable.lsn && self.position_at(position.lsn, log) == Some(position) {
             self.durable = position;
         }
-        if self.suspect.is_some_and(|from| from <= self.durable.lsn && from <= self.matched) {
+    }
+
+    /// Ends the doubt about this log once it certainly holds, durably, everything that it may have lost and that
+    /// counted for something.
+    ///
+    /// What it acknowledged in earlier epochs is in the log that the promised epoch's leader adopted, so before that
+    /// epoch's start. What it acknowledged in this epoch counted for no more than the leader had committed when it
+    /// heard of the doubt, and the first commit position that it told since is no less. A leader itself has adopted.
+    fn settle_doubt(&mut self, out: &mut Vec<Output>) {
+        if self.suspect.is_none() || self.durable.epoch != self.promise.epoch {
+            return;
+        }
+        let whole = match &self.leadership {
+            Some(leadership) => leadership.is_feeding(),
+            None => self.told_since_doubt.is_some_and(|told| told <= self.durable.lsn.min(self.matched)),
+        };
+        if whole {
             self.suspect = None;
+            self.persist(LogWrite::Settle, Purpose::Settle, out);
         }
     }
 

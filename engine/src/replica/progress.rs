@@ -39,6 +39,12 @@ impl Progress {
         *self = Self { durable: self.durable, ..Self::new(connected) };
     }
 
+    /// The follower said how its log ends, and from where it may have lost something: what it said before about
+    /// more than that no longer counts.
+    pub(super) fn lower_durable(&mut self, end: Lsn, suspect: Option<Lsn>) {
+        self.durable = self.durable.min(end).min(suspect.map_or(end, Lsn::prev));
+    }
+
     /// Sending begins (again) behind this position.
     pub(super) fn restart_at(&mut self, position: LogPosition) {
         self.sent = Some(position);

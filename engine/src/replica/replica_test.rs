@@ -15,6 +15,7 @@ struct TestLog {
     id: LogId,
     batches: Vec<Batch>,
     durable: usize,
+    suspect: Option<Lsn>,
 }
 
 impl TestLog {
@@ -46,7 +47,7 @@ impl LogView for TestLog {
         epochs
     }
     fn suspect(&self) -> Option<Lsn> {
-        None
+        self.suspect
     }
 }
 
@@ -63,7 +64,7 @@ struct Node {
 
 impl Node {
     fn new(id: NodeId, log: LogId) -> Self {
-        let log = TestLog { id: log, batches: Vec::new(), durable: 0 };
+        let log = TestLog { id: log, batches: Vec::new(), durable: 0, suspect: None };
         let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log);
         Self {
             replica,
@@ -100,6 +101,7 @@ impl Node {
                             self.log.durable = self.log.durable.min(self.log.batches.len());
                         }
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
+                        LogWrite::Settle => self.log.suspect = None,
                     }
                     self.unsynced.push(ticket);
                 }
@@ -170,7 +172,7 @@ impl World {
 
     fn assign(&mut self, leader: NodeId) -> Assignment {
         let promised = self.nodes.values().map(|node| node.replica.promise().epoch).max().unwrap();
-        let assignment = self.master.assign(leader, promised);
+        let assignment = self.master.assign(leader, promised).unwrap();
         self.node(leader).step(Input::Assign(assignment.clone()));
         assignment
     }
@@ -339,8 +341,8 @@ fn nothing_commits_before_the_activation_is_accepted() {
 fn a_leader_that_two_configuration_files_claim_wins_one_majority_only() {
     let mut world = World::new();
     let mut other = world.master.clone();
-    let ours = world.master.assign(A, Epoch::ZERO);
-    let theirs = other.assign(B, Epoch::ZERO);
+    let ours = world.master.assign(A, Epoch::ZERO).unwrap();
+    let theirs = other.assign(B, Epoch::ZERO).unwrap();
     assert_eq!(ours.epoch, theirs.epoch);
     world.node(A).step(Input::Assign(ours));
     world.node(B).step(Input::Assign(theirs));
@@ -375,4 +377,125 @@ fn an_acknowledgement_of_what_was_never_sent_closes_the_connection() {
     world.node(A).step(Input::Message { from: B, message });
     assert!(world.node(A).said.iter().any(|said| said.contains("ImpossibleAcknowledgement")));
     assert_eq!(world.committed(A), 1);
+}
+
+/// A driver acts on each output before it looks at the next: what a supersession leads to must not reach the log
+/// before the promise that caused it.
+#[test]
+fn i3_a_newer_promise_goes_to_the_log_before_the_supersession_is_told() {
+    let mut world = World::new();
+    let epoch = world.elect(A);
+    let newer = Epoch { term: epoch.term + 1, ..epoch };
+    let node = world.node(A);
+    let message = Message::Fence { epoch: newer, leader: B };
+    let outputs = node.replica.step(1, Input::Message { from: B, message }, &node.log);
+    let at = |wanted: fn(&Output) -> bool| outputs.iter().position(wanted).unwrap();
+    let persist = at(|output| matches!(output, Output::Persist { write: LogWrite::Promise(_), .. }));
+    assert!(persist < at(|output| matches!(output, Output::Superseded { .. })));
+}
+
+/// A follower that lost a suffix which it had acknowledged, and opened again with the rest.
+fn lose_suffix(world: &mut World, id: NodeId, kept: usize) {
+    let node = world.node(id);
+    node.log.batches.truncate(kept);
+    node.log.durable = kept;
+    node.log.suspect = Some(node.log.end().lsn.next());
+    node.crash(id);
+}
+
+#[test]
+fn i1_the_doubt_about_a_log_ends_only_when_all_that_it_may_have_lost_is_back() {
+    let mut world = World::new();
+    world.elect(A);
+    for text in ["one", "two", "three"] {
+        world.propose(A, text);
+    }
+    world.settle();
+    world.cut(A, C);
+    lose_suffix(&mut world, C, 2);
+    world.connect(A, C);
+    // The first of the two lost batches comes back, and the connection is gone.
+    world.deliver();
+    let append = world.node(A).log.batches[2].clone();
+    let (epoch, prev) = (world.node(A).replica.promise().epoch, world.node(A).log.position(2));
+    world.cut(A, C);
+    lose_suffix(&mut world, C, 2);
+    let message = Message::Append { epoch, prev, commit: Lsn::new(4), batches: vec![append] };
+    world.node(C).step(Input::Message { from: A, message });
+    world.node(C).sync();
+    assert_eq!(world.node(C).log.end().lsn, Lsn::new(3));
+    assert!(world.node(C).log.suspect.is_some(), "LSN 4 is committed, was acknowledged here, and is missing");
+    world.connect(A, C);
+    world.settle();
+    assert_eq!(world.node(C).log.suspect, None, "everything is back");
+}
+
+#[test]
+fn i1_the_doubt_about_a_log_outlives_an_epoch_whose_start_it_does_not_hold() {
+    let mut world = World::new();
+    world.elect(A);
+    world.propose(A, "one");
+    world.settle();
+    world.cut(A, C);
+    world.cut(B, C);
+    lose_suffix(&mut world, C, 0);
+    world.elect(B);
+    assert!(world.node(C).log.suspect.is_some());
+    world.connect(B, C);
+    world.settle();
+    assert_eq!(world.node(C).log.suspect, None, "it holds the start of B's epoch, behind all that could be lost");
+}
+
+#[test]
+fn i1_a_leader_counts_no_acknowledgement_of_what_its_follower_lost_since() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, B);
+    world.propose(A, "one");
+    world.deliver();
+    world.node(C).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 1, "A's own disk is slow: one of three has it");
+    world.cut(A, C);
+    lose_suffix(&mut world, C, 1);
+    world.connect(A, C);
+    // The promise is said again; what A sends after it is not synced.
+    world.deliver();
+    world.node(A).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 1, "C lost it: only A has it");
+    world.node(C).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 2);
+}
+
+#[test]
+fn a_peer_that_asks_for_the_last_of_all_epochs_or_for_another_history_loses_its_connection() {
+    let mut world = World::new();
+    let epoch = world.elect(A);
+    world.propose(A, "one");
+    world.settle();
+    let last = Epoch { term: u32::MAX, ..epoch };
+    world.node(B).step(Input::Message { from: C, message: Message::Fence { epoch: last, leader: C } });
+    assert!(world.node(B).said.iter().any(|said| said.contains("ImpossibleEpoch")), "{:?}", world.node(B).said);
+    // A's own history, but for the committed batch: B keeps what is committed.
+    let (log, prev) = (world.node(B).log.id, world.node(B).log.position(1));
+    let block = Block::encode(Bytes::from_static(b"another"), 1, Compression::Never);
+    let other = BatchBuilder::new(log, BatchKind::Data, epoch, prev, 1).block(block.clone()).seal().unwrap();
+    let message = Message::Append { epoch, prev, commit: Lsn::ZERO, batches: vec![other] };
+    world.node(B).step(Input::Message { from: A, message });
+    assert!(world.node(B).said.iter().any(|said| said.contains("ContradictsCommitted")), "{:?}", world.node(B).said);
+    let end = world.node(B).log.end();
+    // And a batch of an epoch above the message's, or of another log, breaks the chain.
+    let above = Epoch { term: epoch.term + 1, ..epoch };
+    for batch in [
+        BatchBuilder::new(log, BatchKind::Data, above, end, 1).block(block.clone()).seal().unwrap(),
+        BatchBuilder::new(LogId::new(77), BatchKind::Data, epoch, end, 1).block(block.clone()).seal().unwrap(),
+    ] {
+        world.node(B).said.clear();
+        let message = Message::Append { epoch, prev: end, commit: Lsn::ZERO, batches: vec![batch] };
+        world.node(B).step(Input::Message { from: A, message });
+        assert!(world.node(B).said.iter().any(|said| said.contains("BrokenChain")), "{:?}", world.node(B).said);
+    }
+    assert_eq!(world.node(B).log.end(), end);
 }

@@ -19,7 +19,8 @@ pub trait LogView {
     fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition>;
     /// Each epoch in the log with its first LSN, ascending.
     fn epochs(&self) -> Vec<(Epoch, Lsn)>;
-    /// From where the log may lack what was once durable: an uncertain cut at open, or damage.
+    /// From where the log may lack what was once durable (an uncertain cut at an open, or damage), until
+    /// [`LogWrite::Settle`].
     fn suspect(&self) -> Option<Lsn>;
 }
 
@@ -121,6 +122,12 @@ pub enum DisconnectReason {
     /// It has no batches where it promised some.
     #[error("it lacks batches that it promised")]
     MissingBatches,
+    /// Its history lacks what is known to be committed here.
+    #[error("its history contradicts what is committed here: one of the two disks is not what it was")]
+    ContradictsCommitted,
+    /// It asks for a promise after which there could be no other.
+    #[error("it names the last of all epochs")]
+    ImpossibleEpoch,
 }
 
 /// What batches read from the log are for.
@@ -147,4 +154,6 @@ pub enum LogWrite {
     Truncate(LogPosition),
     /// Keep this promise (hard state).
     Promise(Bytes),
+    /// The log lacks nothing any more: forget that it may ([`LogView::suspect`]).
+    Settle,
 }

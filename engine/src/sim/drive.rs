@@ -14,15 +14,27 @@ use towline_wal::io::{IoFailure, IoOp, IoRequest, execute};
 use towline_wal::{Entry, HardStateKind};
 
 impl World {
-    /// Feeds one input to a node's replica and does what it says.
+    /// Feeds one input to a node's replica and does what it says: all of it, in order, before what follows from it
+    /// is an input too, to this node or to another.
     pub(super) fn step(&mut self, id: NodeId, input: Input) -> Result<(), Violation> {
-        let micros = u64::try_from(self.agenda.now().as_micros()).unwrap_or(u64::MAX);
-        let log = self.log;
-        let Some(running) = &mut self.node(id).running else { return Ok(()) };
-        let outputs = running.replica.step(micros, input, &Self::view(&running.log, log));
-        for output in outputs {
-            self.execute(id, output)?;
+        let life = self.node(id).life;
+        self.inputs.push_back((id, life, input));
+        if std::mem::replace(&mut self.stepping, true) {
+            return Ok(());
         }
+        while let Some((id, life, input)) = self.inputs.pop_front() {
+            let micros = u64::try_from(self.agenda.now().as_micros()).unwrap_or(u64::MAX);
+            let log = self.log;
+            if !self.is_alive(id, life) {
+                continue;
+            }
+            let Some(running) = &mut self.node(id).running else { continue };
+            let outputs = running.replica.step(micros, input, &Self::view(&running.log, log));
+            for output in outputs {
+                self.execute(id, output)?;
+            }
+        }
+        self.stepping = false;
         Ok(())
     }
 
@@ -37,6 +49,7 @@ impl World {
                         self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
                         Entry::Truncate { log, to }
                     }
+                    LogWrite::Settle => Entry::Settle { log },
                     LogWrite::Promise(bytes) => Entry::HardState { log, kind: HardStateKind::Promise, bytes },
                 };
                 let Some(running) = &mut self.node(id).running else { return Ok(()) };
@@ -75,6 +88,10 @@ impl World {
             }
             Output::Superseded { promised } => {
                 self.forget_unanswered(id, true)?;
+                if self.leader == id && self.chance.per_mille(300) {
+                    // As a control plane that answers at once: in the step right behind this one.
+                    return self.assign_now(id, promised);
+                }
                 let life = self.node(id).life;
                 let delay = Duration::from_micros(self.chance.latency(5_000));
                 self.agenda.schedule(delay, Event::Assign { node: id, life, promised });

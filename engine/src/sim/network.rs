@@ -29,6 +29,7 @@ impl World {
             role: Role::Node,
         };
         let mut config = ConnectionConfig::new(identity, nonce);
+        config.limits = towline_net::Limits::for_messages(crate::model::limits::MESSAGE_BYTES_MAX as u64);
         config.expect_cluster = Some(*self.cluster.as_bytes());
         match Connection::new(side, config, self.agenda.now()) {
             Ok(connection) => connection,
@@ -189,9 +190,16 @@ impl World {
                 self.step(id, Input::PeerUp(from))
             }
             Ok(Received::Message(message)) if Self::decodable(&message) => {
-                let settled = peer.replication.charge(&message, charge);
-                peer.connection.consumed(stream, settled);
-                self.step(id, Input::Message { from, message })
+                let link = peer.link;
+                let appended = message.appends();
+                self.step(id, Input::Message { from, message })?;
+                let Some(running) = &mut self.node(id).running else { return Ok(()) };
+                let taken = appended.filter(|(epoch, last)| running.replica.took(*epoch, *last));
+                if let Some(peer) = running.peers.get_mut(&from).filter(|peer| peer.link == link) {
+                    let settled = peer.replication.charge(taken, charge);
+                    peer.connection.consumed(stream, settled);
+                }
+                Ok(())
             }
             Ok(Received::Message(message)) => {
                 Err(Violation::new("I2", format!("node {id} got an undecodable batch from node {from}: {message:?}")))

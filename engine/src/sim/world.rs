@@ -9,6 +9,7 @@ use super::node::{ShardLog, SimNode};
 use crate::control::ConfigMaster;
 use crate::model::{ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId};
 use crate::replica::{Input, Phase};
+use std::collections::VecDeque;
 use crate::state::MemStore;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -73,6 +74,9 @@ pub(super) struct World {
     pub(super) corruption_next: bool,
     pub(super) trace_hash: u64,
     pub(super) story: Option<Vec<String>>,
+    /// Inputs that follow from the step that is being executed.
+    pub(super) inputs: VecDeque<(NodeId, u64, Input)>,
+    pub(super) stepping: bool,
 }
 
 /// Runs one seed to its end.
@@ -126,6 +130,8 @@ impl World {
             corruption_next: false,
             trace_hash: 0,
             story: tell.then(Vec::new),
+            inputs: VecDeque::new(),
+            stepping: false,
             chance,
         }
     }
@@ -383,7 +389,13 @@ impl World {
         if !self.is_alive(node, life) || self.leader != node {
             return Ok(());
         }
-        let assignment = self.master.assign(node, promised);
+        self.assign_now(node, promised)
+    }
+
+    pub(super) fn assign_now(&mut self, node: NodeId, promised: Epoch) -> Result<(), Violation> {
+        let Some(assignment) = self.master.assign(node, promised) else {
+            return Err(Violation::new("I3", "there is no newer epoch".to_owned()));
+        };
         self.tell(|| format!("the control plane assigns epoch {} to node {node}", assignment.epoch));
         self.step(node, Input::Assign(assignment))
     }

@@ -23,5 +23,5 @@ pub use digest::{digest, digest_at};
 pub use memory_store::MemStore;
 pub use read::{StreamRead, get_value, read_stream};
 #[cfg(feature = "node")]
-pub use rocks::{RocksOptions, RocksSnapshot, RocksStore};
+pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksWriter};
 pub use store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};

@@ -61,6 +61,7 @@ pub enum Order {
 /// | TW-5203 | damage | the log is intact: rebuild the state from it, or from a copy |
 /// | TW-5204 | operator | this release is too old for the directory: install the newer one |
 /// | TW-5205 | damage | as TW-5203 |
+/// | TW-5206 | retry | flushes and compactions have to catch up first |
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -106,6 +107,9 @@ pub enum StoreError {
         /// Its length.
         bytes: usize,
     },
+    /// The backend would make the writer wait, who asked not to. Nothing was written.
+    #[error("the state takes no writes for a moment: flushes and compactions have to catch up")]
+    Stalled,
 }
 
 impl StoreError {
@@ -118,6 +122,7 @@ impl StoreError {
             Self::Damaged { .. } => 5203,
             Self::Newer { .. } => 5204,
             Self::Entry { .. } => 5205,
+            Self::Stalled => 5206,
         }
     }
 
@@ -127,6 +132,7 @@ impl StoreError {
         match self {
             Self::Open { .. } | Self::Backend { .. } | Self::Newer { .. } => FailureClass::Operator,
             Self::Damaged { .. } | Self::Entry { .. } => FailureClass::Damage,
+            Self::Stalled => FailureClass::Retry,
         }
     }
 }

@@ -137,9 +137,9 @@ impl LogCore {
         }
     }
 
-    /// What this open dropped goes into its first group.
+    /// What this open dropped, or found damaged, goes into its first group.
     pub(crate) fn record_cuts(&mut self) {
-        for cut in &self.cuts {
+        for cut in self.cuts() {
             let item = Item::Record(Record::Cut { log: cut.log, from: cut.from });
             self.queue_bytes += item.weight();
             self.queue.push_back(Queued { item, ticket: None });

@@ -56,7 +56,7 @@ pub(crate) struct LogState {
     pub(crate) durable: LogPosition,
     pub(crate) hard: BTreeMap<HardStateKind, Bytes>,
     pub(crate) damaged: Vec<DamagedSlot>,
-    /// First LSN of an uncertain suffix that was dropped at an open, until something is accepted there.
+    /// First LSN of what may be missing, until the log's owner settled it.
     pub(crate) cut: Option<Lsn>,
 }
 
@@ -106,16 +106,11 @@ impl LogState {
     }
 
     pub(crate) fn push(&mut self, slot: Slot) {
-        if self.cut.is_some_and(|from| slot.last >= from) {
-            self.cut = None;
-        }
         self.slots.push(slot);
     }
 
     pub(crate) fn truncate(&mut self, to: LogPosition) {
         while self.slots.pop_if(|slot| slot.last > to.lsn).is_some() {}
-        // Who truncates has decided what the history is: what may have been behind is void.
-        self.cut.take_if(|from| *from > to.lsn);
         for mark in [&mut self.written, &mut self.durable] {
             if mark.lsn > to.lsn {
                 *mark = to;

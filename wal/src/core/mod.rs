@@ -80,6 +80,11 @@ pub enum Entry {
         /// What; at most [`limits::HARD_STATE_BYTES_MAX`] bytes.
         bytes: Bytes,
     },
+    /// Ends the log's [`Cut`]: its owner has everything again that may have been missing, from elsewhere, durably.
+    Settle {
+        /// The log.
+        log: LogId,
+    },
 }
 
 /// Numbers a submission. Completions come in the order of tickets.
@@ -104,9 +109,11 @@ pub struct Completion {
     pub result: Result<(), WalError>,
 }
 
-/// A suffix of a log that an open dropped without proof that it had never been acknowledged.
+/// From here on, records of a log may be missing that were once acknowledged: an open dropped a suffix without proof
+/// that it never was, or found damage.
 ///
-/// Who promises something about this log's end must say so: there may have been records from `from` on.
+/// Who promises something about this log must say so. Only the log's owner can know when it has everything again
+/// (it may be fed batch by batch, and crash in between), so a cut stands until it says [`Entry::Settle`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cut {
@@ -176,7 +183,6 @@ pub struct LogCore {
     /// Feeds salts; seeded by the directory's entropy at the open.
     salts: u64,
     index: Index,
-    cuts: Vec<Cut>,
     life: Life,
     // submit
     queue: VecDeque<Queued>,
@@ -299,14 +305,12 @@ pub(crate) struct Recovered {
 
 impl LogCore {
     pub(crate) fn new(from: Recovered) -> Self {
-        let cuts = from.index.iter().filter_map(|(log, s)| s.cut.map(|cut| Cut { log, from: cut })).collect();
         let mut core = Self {
             options: from.options,
             directory: from.directory,
             incarnation: from.incarnation,
             salts: from.entropy,
             index: from.index,
-            cuts,
             life: Life::Running,
             queue: VecDeque::new(),
             queue_bytes: 0,

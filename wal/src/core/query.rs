@@ -137,10 +137,11 @@ impl LogCore {
         self.index.iter().map(|(log, _)| log).collect()
     }
 
-    /// Suffixes that an open dropped without proof, and where neither a batch nor a truncation was accepted since.
+    /// The logs from which something may be missing, and from where: what an open dropped without proof that it was
+    /// never acknowledged, or found damaged, in this life or an earlier one; until [`Entry::Settle`](super::Entry::Settle).
     #[must_use]
-    pub fn cuts(&self) -> &[Cut] {
-        &self.cuts
+    pub fn cuts(&self) -> Vec<Cut> {
+        self.index.iter().filter_map(|(log, state)| state.cut.map(|from| Cut { log, from })).collect()
     }
 
     /// Ranges of the log that were durable and can't be read.

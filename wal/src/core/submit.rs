@@ -86,7 +86,7 @@ impl LogCore {
         for entry in entries {
             let log = match entry {
                 Entry::Batch(batch) => batch.log(),
-                Entry::Truncate { log, .. } | Entry::HardState { log, .. } => *log,
+                Entry::Truncate { log, .. } | Entry::HardState { log, .. } | Entry::Settle { log } => *log,
             };
             let known = self.index.get(log);
             let state = staged.entry(log).or_insert_with(|| {
@@ -97,6 +97,7 @@ impl LogCore {
                 Entry::Batch(batch) => self.validate_batch(known, state, batch)?,
                 Entry::Truncate { log, to } => validate_truncate(*log, known, state, to)?,
                 Entry::HardState { bytes, .. } => too_large(bytes.len(), HARD_STATE_BYTES_MAX)?,
+                Entry::Settle { .. } => {}
             }
         }
         if self.index.len() + new_logs > LOGS_MAX {
@@ -141,20 +142,19 @@ impl LogCore {
                     offset: 0,
                     len: u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX),
                 });
-                let log = batch.log();
-                if !self.cuts.is_empty() {
-                    self.cuts.retain(|cut| cut.log != log || at.lsn < cut.from);
-                }
                 Item::Batch { batch, before }
             }
             Entry::Truncate { log, to } => {
                 self.index.log(log).truncate(to);
-                self.cuts.retain(|cut| cut.log != log || cut.from <= to.lsn);
                 Item::Record(Record::Truncate { log, to })
             }
             Entry::HardState { log, kind, bytes } => {
                 self.index.log(log).hard.insert(kind, bytes.clone());
                 Item::Record(Record::HardState { log, kind, bytes })
+            }
+            Entry::Settle { log } => {
+                self.index.log(log).cut = None;
+                Item::Record(Record::Settled { log })
             }
         }
     }
@@ -189,6 +189,7 @@ fn weight(entry: &Entry) -> usize {
     match entry {
         Entry::Batch(batch) => batch.bytes().len() + crate::format::record::BATCH_RECORD_BYTES,
         Entry::Truncate { .. } => 56,
+        Entry::Settle { .. } => 24,
         Entry::HardState { bytes, .. } => bytes.len() + 32,
     }
 }

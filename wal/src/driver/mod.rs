@@ -232,7 +232,7 @@ impl Wal {
     /// See [`LogCore::cuts`].
     #[must_use]
     pub fn cuts(&self) -> Vec<Cut> {
-        self.state().core.cuts().to_vec()
+        self.state().core.cuts()
     }
 
     /// See [`LogCore::damaged`].

@@ -69,9 +69,6 @@ impl Footer {
     /// Takes a batch that was written to the segment, behind `before`.
     pub(crate) fn batch(&mut self, entry: BatchEntry, before: LogPosition) {
         self.growth = self.growth.saturating_add(FOOTER_BYTES_PER_BATCH);
-        // Something was accepted where a suffix was in doubt: that doubt is over, also if the batch is cut off later.
-        let over = |r: &Record| matches!(r, Record::Cut { log, from } if *log == entry.log && *from <= entry.last);
-        self.records.retain(|record| !over(record));
         let log = self.logs.entry(entry.log).or_insert_with(|| FooterLog { before, batches: Vec::new() });
         log.batches.push(entry);
     }
@@ -81,8 +78,6 @@ impl Footer {
         match record {
             Record::Batch(_) | Record::Closing { .. } | Record::Mention { .. } => return,
             Record::Truncate { log, to } => {
-                let over = |r: &Record| matches!(r, Record::Cut { log: l, from } if l == log && *from > to.lsn);
-                self.records.retain(|record| !over(record));
                 if let Some(state) = self.logs.get_mut(log) {
                     while state.batches.pop_if(|entry| entry.last > to.lsn).is_some() {}
                     if !state.batches.is_empty() {
@@ -98,6 +93,10 @@ impl Footer {
             Record::HardState { log, kind, .. } => {
                 let same = |r: &Record| matches!(r, Record::HardState { log: l, kind: k, .. } if l == log && k == kind);
                 self.records.retain(|r| !same(r));
+            }
+            Record::Settled { log } => {
+                let over = |r: &Record| matches!(r, Record::Cut { log: l, .. } | Record::Settled { log: l } if l == log);
+                self.records.retain(|r| !over(r));
             }
             Record::Anchor { .. } | Record::Cut { .. } | Record::Retirement { .. } => {}
         }

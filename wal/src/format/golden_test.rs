@@ -172,6 +172,15 @@ fn local_records_are_the_golden_ones() {
     assert_eq!(decode_records(&stored).unwrap(), records());
 }
 
+/// A kind that came after the others: their bytes stay as they were.
+#[test]
+fn a_settled_record_is_the_golden_one() {
+    let mut fresh = Vec::new();
+    Record::Settled { log: LOG }.encode(&mut fresh);
+    let stored = check("record-settled.bin", &fresh);
+    assert_eq!(decode_records(&stored).unwrap(), [Record::Settled { log: LOG }]);
+}
+
 #[test]
 fn a_group_is_the_golden_one() {
     let (header, fresh) = group();

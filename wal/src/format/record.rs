@@ -14,6 +14,7 @@
 //! | 8 | retirement | segment 8 |
 //! | 9 | closing | incarnation 8 |
 //! | 10 | mention of a hard state (only where a directory is repeated) | log 16, kind 1, zero 7 |
+//! | 11 | settled: the log's cut is over | log 16 |
 //!
 //! A position is: log 16, LSN 8, epoch.version 8, epoch.term 4, zero 4, chain 8.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
@@ -88,6 +89,7 @@ pub(crate) enum Record {
     Retirement { segment: u64 },
     Closing { incarnation: u64 },
     Mention { log: LogId, kind: HardStateKind },
+    Settled { log: LogId },
 }
 
 /// Bytes that are no record of this build.
@@ -118,6 +120,7 @@ impl Record {
             Self::Retirement { .. } => 8,
             Self::Closing { .. } => 9,
             Self::Mention { .. } => 10,
+            Self::Settled { .. } => 11,
         }
     }
 
@@ -131,7 +134,8 @@ impl Record {
             | Self::Reset { log, .. }
             | Self::HardState { log, .. }
             | Self::Cut { log, .. }
-            | Self::Mention { log, .. } => Some(*log),
+            | Self::Mention { log, .. }
+            | Self::Settled { log } => Some(*log),
             Self::Retirement { .. } | Self::Closing { .. } => None,
         }
     }
@@ -141,7 +145,7 @@ impl Record {
         let body = match self {
             Self::Batch(_) => 64,
             Self::Truncate { .. } | Self::Anchor { .. } | Self::Reset { .. } => 48,
-            Self::Remove { .. } => 16,
+            Self::Remove { .. } | Self::Settled { .. } => 16,
             Self::HardState { bytes, .. } => bytes.len().saturating_add(24),
             Self::Cut { .. } | Self::Mention { .. } => 24,
             Self::Retirement { .. } | Self::Closing { .. } => 8,
@@ -171,7 +175,7 @@ impl Record {
                 out.put_u128(log.as_u128());
                 put_position(out, at);
             }
-            Self::Remove { log } => out.put_u128(log.as_u128()),
+            Self::Remove { log } | Self::Settled { log } => out.put_u128(log.as_u128()),
             Self::HardState { log, kind, bytes } => {
                 out.put_u128(log.as_u128());
                 out.put_u8(kind.code());
@@ -196,7 +200,7 @@ impl Record {
     fn decode(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
         let (kind, version, zero, len) = (fields.u8()?, fields.u8()?, fields.u16()?, fields.u32()?);
         let mut body = Fields::new(fields.bytes(usize::try_from(len).map_err(|_| Short)?)?);
-        if version != VERSION || !(1..=10).contains(&kind) {
+        if version != VERSION || !(1..=11).contains(&kind) {
             return Err(RecordError::Newer { found: version.max(2) });
         }
         let record = Self::decode_body(kind, &mut body)?;
@@ -227,6 +231,7 @@ impl Record {
                 Self::HardState { log, kind, bytes: Bytes::copy_from_slice(f.bytes(len)?) }
             }
             7 => Self::Cut { log, from: Lsn::new(f.u64()?) },
+            11 => Self::Settled { log },
             _ => {
                 let kind = HardStateKind::from_code(f.u8()?).ok_or(RecordError::Newer { found: 2 })?;
                 if !f.zeroes(7)? {
@@ -305,6 +310,7 @@ mod tests {
             Record::Retirement { segment: 5 },
             Record::Closing { incarnation: 6 },
             Record::Mention { log, kind: HardStateKind::Owner },
+            Record::Settled { log },
         ]
     }
 
@@ -324,7 +330,7 @@ mod tests {
         let mut bytes = Vec::new();
         Record::Retirement { segment: 5 }.encode(&mut bytes);
         assert_eq!(decode_records(&bytes[..15]), Err(RecordError::Malformed));
-        bytes[0] = 11;
+        bytes[0] = 12;
         assert_eq!(decode_records(&bytes), Err(RecordError::Newer { found: 2 }));
     }
 }

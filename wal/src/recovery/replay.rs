@@ -243,6 +243,7 @@ impl Replay {
                 let state = self.index.log(*log);
                 state.cut = Some(state.cut.map_or(*from, |cut| cut.min(*from)));
             }
+            Record::Settled { log } => self.index.log(*log).cut = None,
             Record::Batch(_) | Record::Retirement { .. } | Record::Closing { .. } | Record::Mention { .. } => {}
         }
         if gather {
@@ -273,6 +274,12 @@ impl Replay {
             let state = self.index.log(log);
             let from = state.end().lsn.next();
             state.cut = Some(state.cut.map_or(from, |cut| cut.min(from)));
+        }
+        for (_, state) in self.index.iter_mut() {
+            // Also when the damage is truncated away: what was there is still missing.
+            for range in &state.damaged {
+                state.cut = Some(state.cut.map_or(range.first, |cut| cut.min(range.first)));
+            }
         }
         for (log, state) in self.index.iter() {
             self.report.batches += u64::try_from(state.slots.len()).unwrap_or(u64::MAX);

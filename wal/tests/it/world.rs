@@ -60,6 +60,7 @@ impl Model {
                 self.logs.entry(*log).or_default().retain(|batch| batch.last_lsn() <= to.lsn);
             }
             Entry::HardState { log, kind, bytes } => drop(self.hard.insert((*log, *kind), bytes.clone())),
+            Entry::Settle { .. } => {}
             _ => unreachable!("no other entries are made here"),
         }
     }
@@ -234,6 +235,15 @@ impl World {
             self.append(log, 1, bytes).unwrap();
             self.run();
         }
+    }
+
+    /// Appends until the log is in another segment; the LSN of its end.
+    pub(crate) fn append_synced_to_the_next_segment(&mut self, log: LogId) -> Lsn {
+        let before = self.core.stats().active_segment;
+        while self.core.stats().active_segment == before {
+            self.append_synced(log, 1, 5000);
+        }
+        self.core.end(log).lsn
     }
 
     pub(crate) fn lsns(&mut self, of: LogId) -> Vec<u64> {

@@ -2,8 +2,8 @@
 //!
 //! The node's log is the log: every write here goes without RocksDB's, and what a crash takes away is replayed
 //! from the position that the last finished flush holds ([`RocksStore::persisted_applied`]). Flushes are atomic
-//! across families, so that position is never ahead of the entries, nor behind them. The two types to know are
-//! [`RocksStore`] and [`RocksSnapshot`], its content at one moment.
+//! across families, so that position is never ahead of the entries, nor behind them. The types to know are
+//! [`RocksStore`], [`RocksWriter`], its one writer, and [`RocksSnapshot`], its content at one moment.
 
 mod options;
 #[cfg(test)]
@@ -22,8 +22,7 @@ use std::sync::Arc;
 
 /// The families of all shards of a node, in one RocksDB.
 ///
-/// Reads go on while one writer commits: `Arc<RocksStore>` is a [`Store`] too, and is shared between the applier
-/// and the readers.
+/// Reads go on while one writer commits: a [`RocksWriter`] shares the store with its readers.
 ///
 /// ```
 /// use towline::state::{ChangeSet, Family, RocksStore, Store, View};
@@ -39,6 +38,35 @@ use std::sync::Arc;
 pub struct RocksStore {
     db: DB,
     writes: WriteOptions,
+    /// As `writes`, but fails where those would wait.
+    writes_now: WriteOptions,
+}
+
+/// The writer of a [`RocksStore`] that others read meanwhile.
+#[derive(Debug)]
+pub struct RocksWriter {
+    store: Arc<RocksStore>,
+    waits: bool,
+}
+
+impl RocksWriter {
+    /// The writer of this store. There must be one only: what it computes from the state, it writes.
+    #[must_use]
+    pub const fn new(store: Arc<RocksStore>) -> Self {
+        Self { store, waits: true }
+    }
+
+    /// Whether a commit waits while flushes and compactions have to catch up (it does, until told otherwise), or
+    /// fails with [`StoreError::Stalled`].
+    pub const fn set_waits(&mut self, waits: bool) {
+        self.waits = waits;
+    }
+
+    /// The store, to read or flush it.
+    #[must_use]
+    pub const fn shared(&self) -> &Arc<RocksStore> {
+        &self.store
+    }
 }
 
 /// The content of a [`RocksStore`] at one moment, however much is written meanwhile.
@@ -77,10 +105,14 @@ impl RocksStore {
                 ErrorKind::Corruption => StoreError::Damaged { what: "opening", reason: error.into_string() },
                 _ => refused(error.into_string()),
             })?;
-        let mut writes = WriteOptions::default();
-        // Otherwise each write would go to two logs, and RocksDB's replay would not stop where ours begins.
-        writes.disable_wal(true);
-        Ok(Self { db, writes })
+        let options = |no_slowdown| {
+            let mut options = WriteOptions::default();
+            // Otherwise each write would go to two logs, and RocksDB's replay would not stop where ours begins.
+            options.disable_wal(true);
+            options.set_no_slowdown(no_slowdown);
+            options
+        };
+        Ok(Self { db, writes: options(false), writes_now: options(true) })
     }
 
     /// Writes everything committed so far to files, and waits until they are durable.
@@ -123,7 +155,7 @@ impl RocksStore {
         self.db.cf_handle(family.name()).ok_or_else(missing)
     }
 
-    fn commit_shared(&self, changes: &ChangeSet) -> Result<(), StoreError> {
+    fn commit_shared(&self, changes: &ChangeSet, options: &WriteOptions) -> Result<(), StoreError> {
         let mut batch = WriteBatch::default();
         for (family, start, end) in changes.ranges() {
             batch.delete_range_cf(self.family(family)?, start, end);
@@ -135,7 +167,10 @@ impl RocksStore {
                 None => batch.delete_cf(handle, key),
             }
         }
-        self.db.write_opt(batch, &self.writes).map_err(|error| backend("writing", error))
+        self.db.write_opt(batch, options).map_err(|error| match error.kind() {
+            ErrorKind::Incomplete => StoreError::Stalled,
+            _ => backend("writing", error),
+        })
     }
 }
 
@@ -178,13 +213,24 @@ impl View for RocksSnapshot<'_> {
 
 impl Store for RocksStore {
     fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
-        self.commit_shared(&changes)
+        self.commit_shared(&changes, &self.writes)
     }
 }
 
-impl Store for Arc<RocksStore> {
+impl View for RocksWriter {
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        self.store.get(family, key)
+    }
+
+    fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+        self.store.scan(family, from, order, visit)
+    }
+}
+
+impl Store for RocksWriter {
     fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
-        self.commit_shared(&changes)
+        let options = if self.waits { &self.store.writes } else { &self.store.writes_now };
+        self.store.commit_shared(&changes, options)
     }
 }
 

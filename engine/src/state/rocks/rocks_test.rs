@@ -1,6 +1,6 @@
 //! RocksDB keeps what memory keeps, flushes all families at once, and tells what a flush holds.
 
-use super::{RocksOptions, RocksStore, View};
+use super::{RocksOptions, RocksStore, RocksWriter, View};
 use crate::model::{LogPosition, Lsn, Operation, Record};
 use crate::state::apply_test::{LOG, any_records, batches, open, run, shard};
 use crate::state::{Applier, ChangeSet, Family, Order, Store, StoreError, digest, digest_at};
@@ -18,8 +18,8 @@ fn image(of: &Path, to: &Path) {
     }
 }
 
-fn rocks(directory: &Path) -> Applier<Arc<RocksStore>> {
-    Applier::open(Arc::new(RocksStore::open(directory).unwrap()), shard(), LOG).unwrap()
+fn rocks(directory: &Path) -> Applier<RocksWriter> {
+    Applier::open(RocksWriter::new(Arc::new(RocksStore::open(directory).unwrap())), shard(), LOG).unwrap()
 }
 
 fn entries<V: View>(view: &V, family: Family, from: &[u8], order: Order) -> Vec<(Vec<u8>, Vec<u8>)> {
@@ -51,7 +51,7 @@ proptest! {
                 prop_assert_eq!(entries(disk, family, from, order), entries(memory, family, from, order));
             }
         }
-        prop_assert_eq!(digest(&disk.store().snapshot()).unwrap(), digest(memory.store()).unwrap());
+        prop_assert_eq!(digest(&disk.store().shared().snapshot()).unwrap(), digest(memory.store()).unwrap());
     }
 
     #[test]
@@ -67,18 +67,18 @@ proptest! {
         for (index, batch) in log.iter().enumerate().take(kill_at + 1) {
             applier.apply(std::slice::from_ref(batch)).unwrap();
             if index == flush_at {
-                applier.store().flush().unwrap();
+                applier.store().shared().flush().unwrap();
                 flushed = Some(applier.applied());
             }
         }
-        prop_assert_eq!(applier.store().persisted_applied(shard().shard).unwrap(), flushed);
+        prop_assert_eq!(applier.store().shared().persisted_applied(shard().shard).unwrap(), flushed);
         image(&before, &after);
         let again = rocks(&after);
         let from = flushed.unwrap_or_else(|| LogPosition::origin(LOG));
         prop_assert_eq!(again.applied(), from, "all families are of one position");
         let again = run(again, &log, &[2]);
         let straight = run(open(Default::default()), &log, &[1]);
-        let (at, found) = digest_at(&again.store().snapshot(), shard().shard).unwrap();
+        let (at, found) = digest_at(&again.store().shared().snapshot(), shard().shard).unwrap();
         prop_assert_eq!((at, found), (straight.applied(), digest(straight.store()).unwrap()), "I4");
     }
 }
@@ -90,7 +90,7 @@ fn a_flush_that_rocksdb_makes_by_itself_holds_all_families_of_one_position() {
     // Memory runs full of values, so that it is their family that wants a flush.
     let options = RocksOptions { unflushed_bytes: 256 << 10, ..RocksOptions::default() };
     let store = Arc::new(RocksStore::open_with(&before, &options).unwrap());
-    let mut applier = Applier::open(Arc::clone(&store), shard(), LOG).unwrap();
+    let mut applier = Applier::open(RocksWriter::new(Arc::clone(&store)), shard(), LOG).unwrap();
     let record = |number: usize| {
         let key = bytes::Bytes::from(format!("{number:06}"));
         Record::of(vec![Operation::Put { key, value: vec![7; 16 << 10].into() }])
@@ -121,7 +121,7 @@ fn a_snapshot_shows_one_moment_whatever_is_written_meanwhile() {
     store.commit(put(b"1")).unwrap();
     let shared = Arc::new(store);
     let snapshot = shared.snapshot();
-    let mut writer = Arc::clone(&shared);
+    let mut writer = RocksWriter::new(Arc::clone(&shared));
     writer.commit(put(b"2")).unwrap();
     assert_eq!(snapshot.get(Family::Values, b"k").unwrap(), Some(b"1".to_vec()));
     assert_eq!(entries(&snapshot, Family::Values, b"", Order::Ascending).len(), 1);

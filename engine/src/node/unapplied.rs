@@ -1,0 +1,111 @@
+//! The batches at the end of the log that are not applied yet, in memory, with the callers who wait for them.
+
+use super::completion::Completion;
+use crate::model::Lsn;
+use std::collections::VecDeque;
+use towline_wal::Batch;
+
+/// A batch with those who wait for its records.
+pub(super) struct Part {
+    pub(super) batch: Batch,
+    pub(super) completions: Vec<Completion>,
+}
+
+/// What to apply next.
+pub(super) enum ApplyTask {
+    /// These batches, which follow what is applied.
+    Parts(Vec<Part>),
+    /// What lies behind `after` in the log, and ends at or before `until`; nobody waits for it here.
+    Range { after: Lsn, until: Lsn },
+}
+
+/// A suffix of the log: its batches follow one another, and the last one is the log's last.
+///
+/// So whatever is applied and not in here lies before the first batch of this, and is read from the log. It is
+/// bounded by forgetting its oldest batches, except those that somebody waits for: their number is bounded by the
+/// sealing of batches, which pauses.
+pub(super) struct Unapplied {
+    parts: VecDeque<Part>,
+    bytes: usize,
+    bytes_max: usize,
+}
+
+impl Unapplied {
+    pub(super) const fn new(bytes_max: usize) -> Self {
+        Self { parts: VecDeque::new(), bytes: 0, bytes_max }
+    }
+
+    /// Bytes of the batches in here.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The log's new last batch.
+    pub(super) fn push(&mut self, batch: Batch, completions: Vec<Completion>) {
+        if let Some(last) = self.parts.back() {
+            assert_eq!(last.batch.last_lsn().next(), batch.first_lsn(), "batches reach the log in order");
+        }
+        self.bytes += batch.bytes().len();
+        self.parts.push_back(Part { batch, completions });
+        while self.bytes > self.bytes_max && self.parts.len() > 1 {
+            if self.pop_front_if(|first| first.completions.is_empty()).is_none() {
+                break;
+            }
+        }
+    }
+
+    /// The log ends at `to` now: who waited for what was behind it can't know what becomes of that.
+    pub(super) fn truncate(&mut self, to: Lsn) {
+        while let Some(last) = self.parts.pop_back_if(|last| last.batch.last_lsn() > to) {
+            self.bytes -= last.batch.bytes().len();
+            last.completions.into_iter().for_each(Completion::unknown);
+        }
+    }
+
+    /// What to apply behind `applied`, up to `applicable` and about `bytes_max` bytes; none if there is nothing.
+    pub(super) fn take(&mut self, applied: Lsn, applicable: Lsn, bytes_max: usize) -> Option<ApplyTask> {
+        let next = applied.next();
+        let first = self.parts.front().map(|first| first.batch.first_lsn());
+        if first != Some(next) {
+            let until = first.map_or(applicable, |first| applicable.min(first.prev()));
+            return (until >= next).then_some(ApplyTask::Range { after: applied, until });
+        }
+        let mut parts = Vec::new();
+        let mut bytes = 0;
+        while bytes < bytes_max {
+            let Some(part) = self.pop_front_if(|first| first.batch.last_lsn() <= applicable) else { break };
+            bytes += part.batch.bytes().len();
+            parts.push(part);
+        }
+        (!parts.is_empty()).then_some(ApplyTask::Parts(parts))
+    }
+
+    /// Everything up to `applied` is applied: what of it is still in here was read from the log.
+    pub(super) fn forget(&mut self, applied: Lsn) {
+        while let Some(stale) = self.pop_front_if(|first| first.batch.last_lsn() <= applied) {
+            stale.completions.into_iter().for_each(Completion::unknown);
+        }
+    }
+
+    /// Whoever waits for something behind `committed` hears that it may or may not come to effect.
+    pub(super) fn doubt(&mut self, committed: Lsn) {
+        for part in self.parts.iter_mut().filter(|part| part.batch.last_lsn() > committed) {
+            std::mem::take(&mut part.completions).into_iter().for_each(Completion::unknown);
+        }
+    }
+
+    /// Whether nobody waits.
+    pub(super) fn nobody_waits(&self) -> bool {
+        self.parts.iter().all(|part| part.completions.is_empty())
+    }
+
+    fn pop_front_if(&mut self, fits: impl FnOnce(&Part) -> bool) -> Option<Part> {
+        let part = self.parts.pop_front_if(|first| fits(first))?;
+        self.bytes -= part.batch.bytes().len();
+        Some(part)
+    }
+}
+
+#[cfg(test)]
+#[path = "unapplied_test.rs"]
+mod tests;

@@ -1,0 +1,107 @@
+use super::*;
+use crate::model::{Epoch, LogId, LogPosition};
+use crate::pipeline::{Receipt, WriteError};
+use bytes::Bytes;
+use proptest::prelude::*;
+use std::time::Duration;
+use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+
+const LOG: LogId = LogId::new(1);
+
+fn batch(prev: LogPosition, bytes: usize) -> Batch {
+    let block = Block::encode(Bytes::from(vec![7; bytes]), 2, Compression::Never);
+    BatchBuilder::new(LOG, BatchKind::Data, Epoch::new(1, 1), prev, 0).block(block).seal().unwrap()
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Push { bytes: usize },
+    Truncate { back: usize },
+    /// So many more of the log's batches are committed and durable, and one task is taken and done.
+    Apply { more: usize, bytes_max: usize },
+}
+
+fn any_step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        5 => (1_usize..400).prop_map(|bytes| Step::Push { bytes }),
+        1 => (0_usize..4).prop_map(|back| Step::Truncate { back }),
+        3 => (0_usize..6, 1_usize..600).prop_map(|(more, bytes_max)| Step::Apply { more, bytes_max }),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    /// A follower far behind: whatever was forgotten, each task begins where the last one ended, and none is missing.
+    #[test]
+    fn tasks_follow_one_another_without_a_gap_however_little_fits(
+        steps in prop::collection::vec(any_step(), 1..120), bytes_max in 1_usize..2_000,
+    ) {
+        let mut unapplied = Unapplied::new(bytes_max);
+        let mut log: Vec<Batch> = Vec::new();
+        let (mut applied, mut applicable) = (0_usize, 0_usize);
+        let end = |log: &[Batch], count: usize| {
+            count.checked_sub(1).map_or_else(|| LogPosition::origin(LOG), |last| log[last].position())
+        };
+        for step in steps.into_iter().chain([Step::Apply { more: usize::MAX, bytes_max: 100 }; 1]) {
+            match step {
+                Step::Push { bytes } => {
+                    let batch = batch(end(&log, log.len()), bytes);
+                    unapplied.push(batch.clone(), Vec::new());
+                    log.push(batch);
+                    let one = log.last().unwrap().bytes().len();
+                    prop_assert!(unapplied.bytes() <= bytes_max.max(one), "{} bytes", unapplied.bytes());
+                }
+                Step::Truncate { back } => {
+                    log.truncate(log.len().saturating_sub(back).max(applicable));
+                    unapplied.truncate(end(&log, log.len()).lsn);
+                }
+                Step::Apply { more, bytes_max } => {
+                    applicable = applicable.saturating_add(more).min(log.len());
+                    let upto = end(&log, applicable).lsn;
+                    match unapplied.take(end(&log, applied).lsn, upto, bytes_max) {
+                        Some(ApplyTask::Parts(parts)) => for part in parts {
+                            prop_assert_eq!(&part.batch, &log[applied]);
+                            applied += 1;
+                        }
+                        Some(ApplyTask::Range { after, until }) => {
+                            prop_assert_eq!(after, end(&log, applied).lsn);
+                            prop_assert!(until <= upto && until > after);
+                            applied = log.iter().filter(|batch| batch.last_lsn() <= until).count();
+                            prop_assert_eq!(end(&log, applied).lsn, until, "a boundary");
+                        }
+                        None => prop_assert_eq!(applied, applicable, "something is left to apply"),
+                    }
+                    unapplied.forget(end(&log, applied).lsn);
+                }
+            }
+            prop_assert!(applied <= applicable);
+        }
+    }
+}
+
+#[test]
+fn a_batch_that_somebody_waits_for_is_not_forgotten() {
+    let mut unapplied = Unapplied::new(1);
+    let first = batch(LogPosition::origin(LOG), 10);
+    let (receipt, completer) = Receipt::pair();
+    unapplied.push(first.clone(), vec![Completion::Receipt(completer)]);
+    unapplied.push(batch(first.position(), 10), Vec::new());
+    assert!(!unapplied.nobody_waits());
+    assert_eq!(receipt.wait_for(Duration::ZERO), Ok(None));
+    assert!(matches!(unapplied.take(Lsn::ZERO, first.last_lsn(), 1), Some(ApplyTask::Parts(parts)) if parts.len() == 1));
+}
+
+#[test]
+fn whoever_waits_for_a_suffix_that_lost_hears_that_it_is_unknown() {
+    let mut unapplied = Unapplied::new(1000);
+    let first = batch(LogPosition::origin(LOG), 10);
+    let (kept, completer) = Receipt::pair();
+    unapplied.push(first.clone(), vec![Completion::Receipt(completer)]);
+    let (lost, completer) = Receipt::pair();
+    unapplied.push(batch(first.position(), 10), vec![Completion::Receipt(completer)]);
+    unapplied.truncate(first.last_lsn());
+    assert_eq!(lost.wait_for(Duration::ZERO), Err(WriteError::Unknown));
+    assert_eq!(kept.wait_for(Duration::ZERO), Ok(None));
+    unapplied.doubt(Lsn::ZERO);
+    assert_eq!(kept.wait_for(Duration::ZERO), Err(WriteError::Unknown));
+}
