@@ -5,7 +5,7 @@ use anyhow::Result;
 use clap::Parser;
 use comfy_table::{CellAlignment, Table};
 use hdrhistogram::Histogram;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use towline_bench::idle::idle;
 use towline_bench::producers::{Producers, engine_writes, log_appends};
@@ -20,6 +20,9 @@ struct Args {
     /// Where the files are put, and removed again; it decides which disk is measured.
     #[arg(long, default_value = ".")]
     directory: PathBuf,
+    /// Measure only the lines whose name contains this, as in `--only "log: 64"`.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Print JSON, a line each.
     #[arg(long)]
     json: bool,
@@ -36,42 +39,68 @@ fn main() -> Result<()> {
     let args = Args::parse();
     let time = Duration::from_secs(args.seconds);
     let mut lines = Vec::new();
-    let sync = measure(&device::syncs(place(&args)?.path())?, time)?;
-    push(&mut lines, &args, "disk: 4 KiB overwrite and fdatasync, one after the other".into(), sync, None);
-    let idle = idle(place(&args)?.path(), 1024, time * 2)?;
+    let sync = "disk: 4 KiB overwrite and fdatasync, one after the other";
+    if args.wants(sync) {
+        let rate = measure(&device::syncs(place(&args)?.path())?, time)?;
+        push(&mut lines, &args, sync.into(), rate, None);
+    }
     let median = |of: &Histogram<u64>| of.value_at_quantile(0.5) as f64 / 1e9;
-    for (what, of) in [("disk", &idle.sync), ("log", &idle.log), ("one node, applied", &idle.node)] {
-        let ratio = (median(of) / median(&idle.sync), "syncs of latency, median".to_owned());
-        push(&mut lines, &args, format!("idle, {what}: 1 producer x 1024 B"), 1.0 / median(of), Some(ratio));
+    let idle_line = |what| format!("idle, {what}: 1 producer x 1024 B");
+    let idle_lines = ["disk", "log", "one node, applied"].map(idle_line);
+    if idle_lines.iter().any(|line| args.wants(line)) {
+        let found = idle(place(&args)?.path(), 1024, time * 2)?;
+        for (line, of) in idle_lines.into_iter().zip([&found.sync, &found.log, &found.node]) {
+            let ratio = (median(of) / median(&found.sync), "syncs of latency, median".to_owned());
+            push(&mut lines, &args, line, 1.0 / median(of), Some(ratio));
+        }
     }
     for bytes in [128, 1024] {
-        let mut one = 0.0;
-        for producers in [1, 8, 64] {
-            let rate = measure(&log_appends(place(&args)?.path(), producers, bytes)?, time)?;
-            if producers == 1 {
-                one = rate;
-            }
-            let ratio = (rate / one, "of 1 producer".to_owned());
-            push(&mut lines, &args, format!("log: {producers} producers x {bytes} B"), rate, Some(ratio));
-        }
+        series(&mut lines, &args, "log", bytes, |directory, producers| log_appends(directory, producers, bytes))?;
     }
-    let (mut one, mut many) = (0.0, 0.0);
-    for producers in [1, 8, 64] {
-        let rate = measure(&engine_writes(place(&args)?.path(), producers, 1024)?, time)?;
-        if producers == 1 {
-            one = rate;
-        }
-        let ratio = (rate / one, "of 1 producer".to_owned());
-        many = rate;
-        push(&mut lines, &args, format!("one node, applied: {producers} producers x 1024 B"), rate, Some(ratio));
+    let node = |directory: &Path, producers| engine_writes(directory, producers, 1024);
+    let many = series(&mut lines, &args, "one node, applied", 1024, node)?;
+    let three = "three nodes on this disk: 64 producers x 1024 B";
+    if args.wants(three) {
+        let rate = measure(&cluster::writes(place(&args)?.path(), 64, 1024)?, time)?;
+        let ratio = many.map(|many| (rate / many, "of one node".to_owned()));
+        push(&mut lines, &args, three.into(), rate, ratio);
     }
-    let rate = measure(&cluster::writes(place(&args)?.path(), 64, 1024)?, time)?;
-    let ratio = (rate / many, "of one node".to_owned());
-    push(&mut lines, &args, "three nodes on this disk: 64 producers x 1024 B".into(), rate, Some(ratio));
     if !args.json {
         print(&lines);
     }
     Ok(())
+}
+
+impl Args {
+    fn wants(&self, line: &str) -> bool {
+        self.only.as_ref().is_none_or(|part| line.contains(part.as_str()))
+    }
+}
+
+/// One, eight and 64 producers; the rate of the last.
+fn series(
+    lines: &mut Vec<Line>,
+    args: &Args,
+    of: &str,
+    bytes: usize,
+    make: impl Fn(&Path, u64) -> Result<Producers>,
+) -> Result<Option<f64>> {
+    let time = Duration::from_secs(args.seconds);
+    let (mut one, mut last) = (None, None);
+    for producers in [1, 8, 64] {
+        let line = format!("{of}: {producers} producers x {bytes} B");
+        if !args.wants(&line) {
+            continue;
+        }
+        let rate = measure(&make(place(args)?.path(), producers)?, time)?;
+        if producers == 1 {
+            one = Some(rate);
+        }
+        last = Some(rate);
+        let ratio = one.map(|one| (rate / one, "of 1 producer".to_owned()));
+        push(lines, args, line, rate, ratio);
+    }
+    Ok(last)
 }
 
 /// A directory of its own for each line, on the disk asked for.

@@ -106,6 +106,15 @@ pub trait Io {
     /// No room, or the medium can't write.
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure>;
 
+    /// Writes zeroes over the whole file's first `len` bytes, which are whole blocks: a segment being prepared, that
+    /// nobody reads soon.
+    ///
+    /// # Errors
+    /// No room, or the medium can't write.
+    fn write_zeroes(&mut self, name: &str, len: u64) -> Result<(), IoFailure> {
+        fill_by_writes(self, name, len)
+    }
+
     /// Makes the file's bytes and length durable (fdatasync).
     ///
     /// # Errors
@@ -271,11 +280,15 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
 
 /// Bytes of zeroes per write when a segment is filled.
 const FILL_BYTES: usize = 1 << 20;
-static ZEROES: [u8; FILL_BYTES] = [0; FILL_BYTES];
+static ZEROES: Aligned = Aligned([0; FILL_BYTES]);
+
+/// Aligned as devices want it of memory that they read by themselves.
+#[repr(align(4096))]
+struct Aligned([u8; FILL_BYTES]);
 
 /// `len` zeroes, at most a filling's worth, without a copy.
 pub(crate) fn zeroes(len: usize) -> Bytes {
-    Bytes::from_static(ZEROES.get(..len).unwrap_or(&ZEROES))
+    Bytes::from_static(ZEROES.0.get(..len).unwrap_or(&ZEROES.0))
 }
 
 /// Fills before naming: a segment that has its name has its room. Real zeroes, since the first write to an
@@ -300,6 +313,10 @@ fn create_segment(io: &mut dyn Io, segment: u64, bytes: u64) -> Result<(), IoFai
 
 pub(crate) fn fill(io: &mut dyn Io, name: &str, bytes: u64) -> Result<(), IoFailure> {
     debug_assert_eq!(bytes % BLOCK_BYTES, 0, "segments are whole blocks");
+    io.write_zeroes(name, bytes)
+}
+
+fn fill_by_writes<T: Io + ?Sized>(io: &mut T, name: &str, bytes: u64) -> Result<(), IoFailure> {
     let mut at = 0;
     while at < bytes {
         let len = usize::try_from(bytes - at).map_or(FILL_BYTES, |rest| rest.min(FILL_BYTES));
