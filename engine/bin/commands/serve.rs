@@ -83,9 +83,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
 /// A directory that does not open is a failure; one that is damaged or another's is not healthy.
 fn unhealthy(error: ServeError) -> Failure {
     let exit = match &error {
-        ServeError::Open(
-            OpenError::RolledBack { .. } | OpenError::PromiseLost { .. } | OpenError::PromiseInDoubt,
-        ) => Exit::Unhealthy,
+        ServeError::Open(OpenError::RolledBack { .. } | OpenError::PromiseLost { .. } | OpenError::PromiseInDoubt) => {
+            Exit::Unhealthy
+        }
         ServeError::Open(OpenError::Log(log)) if matches!(log.code(), "TW-1204" | "TW-1205" | "TW-1206") => {
             Exit::Unhealthy
         }

@@ -90,7 +90,8 @@ pub enum CodecError {
 /// # Errors
 /// [`CodecError::TooLarge`]: the body is over the kind's limit.
 pub fn encode<T: Enveloped>(value: &T) -> Result<Bytes, CodecError> {
-    let body = bincode::encode_to_vec(value, encoding::<DECODE_BYTES_MAX>()).map_err(|_| CodecError::Body { kind: T::KIND })?;
+    let body = bincode::encode_to_vec(value, encoding::<DECODE_BYTES_MAX>())
+        .map_err(|_| CodecError::Body { kind: T::KIND })?;
     let too_large = CodecError::TooLarge { kind: T::KIND, limit: T::BYTES_MAX, value: body.len() };
     if body.len() > T::BYTES_MAX {
         return Err(too_large);

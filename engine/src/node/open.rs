@@ -70,8 +70,10 @@ pub enum OpenError {
     )]
     PromiseInDoubt,
     /// The segments of the log are too small for the largest write.
-    #[error("the log's segments of {segment_bytes} bytes hold no batch of {needed} bytes, the largest write: make a \
-             log with larger ones")]
+    #[error(
+        "the log's segments of {segment_bytes} bytes hold no batch of {needed} bytes, the largest write: make a \
+             log with larger ones"
+    )]
     SegmentsTooSmall {
         /// Bytes of a segment, as the log was made.
         segment_bytes: u64,
@@ -182,7 +184,8 @@ fn start(
         applied,
         state: ShardState::new(),
     };
-    let watch = |thread| Watch { thread, events: events.clone(), positions: Arc::clone(&positions), health: health.clone() };
+    let watch =
+        |thread| Watch { thread, events: events.clone(), positions: Arc::clone(&positions), health: health.clone() };
     let threads = vec![
         spawn(watch(SHARD_THREAD), move || shard_thread.run())?,
         spawn(watch("towline-apply"), move || apply_thread.run())?,
@@ -238,4 +241,44 @@ fn spawn(watch: Watch, body: impl FnOnce() + Send + 'static) -> Result<JoinHandl
         body();
     };
     builder.spawn(watched).map_err(OpenError::Thread)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::completion::Completion;
+    use crate::pipeline::{Receipt, Submission, SubmitPolicy, WriteError};
+
+    /// A thread that panics on purpose, with everything that a node's threads are watched by.
+    fn panic_in(
+        thread: &'static str,
+    ) -> (Health, Arc<SubmissionQueue<Completion>>, crossbeam::channel::Receiver<Event>) {
+        let queue = Arc::new(SubmissionQueue::new(4, 1024));
+        let (events, inbox) = unbounded();
+        let events = Inbox { events, queue: Arc::clone(&queue) };
+        let positions = Arc::new(Positions { applied: AtomicU64::new(0), serving: AtomicU64::new(1) });
+        let health = Health::default();
+        let (receipt, completer) = Receipt::pair();
+        queue.submit(Submission::record("x".into(), Completion::Receipt(completer)), SubmitPolicy::Fail).ok().unwrap();
+        let watch = Watch { thread, events, positions: Arc::clone(&positions), health: health.clone() };
+        let joined = spawn(watch, || std::panic::panic_any("on purpose")).unwrap().join();
+        assert!(joined.is_err() && queue.is_closed() && positions.serving.load(Ordering::Acquire) == 0);
+        if thread == SHARD_THREAD {
+            assert_eq!(receipt.wait(), Err(WriteError::Closed), "nobody waits for ever");
+        }
+        (health, queue, inbox)
+    }
+
+    #[test]
+    fn a_panic_of_the_shards_thread_stops_the_node_and_is_told() {
+        let (health, ..) = panic_in(SHARD_THREAD);
+        assert!(health.failure().unwrap().contains(SHARD_THREAD));
+    }
+
+    #[test]
+    fn a_panic_of_another_thread_is_told_to_the_shards() {
+        let (_, queue, inbox) = panic_in("towline-apply");
+        assert!(matches!(inbox.try_recv(), Ok(Event::Panicked("towline-apply"))));
+        assert!(queue.pop().is_some(), "what was queued is left to the shard's thread");
+    }
 }

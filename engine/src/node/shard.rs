@@ -402,9 +402,7 @@ impl ShardThread {
                 (Entry::Truncate { log: self.log, to }, 0)
             }
             LogWrite::Settle => (Entry::Settle { log: self.log }, 0),
-            LogWrite::Promise(bytes) => {
-                (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0)
-            }
+            LogWrite::Promise(bytes) => (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0),
         };
         let events = self.events.clone();
         let done = move |result: Result<(), WalError>| match result {

@@ -15,10 +15,17 @@ fn batch(prev: LogPosition, bytes: usize) -> Batch {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Push { bytes: usize },
-    Truncate { back: usize },
+    Push {
+        bytes: usize,
+    },
+    Truncate {
+        back: usize,
+    },
     /// So many more of the log's batches are committed and durable, and one task is taken and done.
-    Apply { more: usize, bytes_max: usize },
+    Apply {
+        more: usize,
+        bytes_max: usize,
+    },
 }
 
 fn any_step() -> impl Strategy<Value = Step> {
@@ -88,7 +95,9 @@ fn a_batch_that_somebody_waits_for_is_not_forgotten() {
     unapplied.push(batch(first.position(), 10), Vec::new());
     assert!(!unapplied.nobody_waits());
     assert_eq!(receipt.wait_for(Duration::ZERO), Ok(None));
-    assert!(matches!(unapplied.take(Lsn::ZERO, first.last_lsn(), 1), Some(ApplyTask::Parts(parts)) if parts.len() == 1));
+    assert!(
+        matches!(unapplied.take(Lsn::ZERO, first.last_lsn(), 1), Some(ApplyTask::Parts(parts)) if parts.len() == 1)
+    );
 }
 
 #[test]

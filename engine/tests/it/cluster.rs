@@ -4,8 +4,10 @@ use bytes::Bytes;
 use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use towline::model::{Expect, Operation, Outcome, Record};
-use towline::node::{Config, ServerHandle, serve};
+use towline::model::limits::{VALUE_BYTES_MAX, WRITE_BYTES_MAX};
+use towline::model::{Expect, NodeId, Operation, Outcome, Record};
+use towline::node::{Config, ServerHandle, WriteRefused, serve};
+use towline::pipeline::WriteError;
 use towline_wal::inspect;
 
 const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
@@ -130,4 +132,53 @@ fn a_write_waits_for_a_majority_and_goes_on_when_it_is_back() {
     cluster.start(1);
     assert!(receipt.wait_for(PATIENCE).unwrap().is_some());
     (0..2).for_each(|index| cluster.stop(index));
+}
+
+/// Bytes that do not shrink.
+fn noise(seed: u64, bytes: usize) -> Bytes {
+    let mut state = seed | 1;
+    let step = |_| {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[4]
+    };
+    (0..bytes).map(step).collect::<Vec<u8>>().into()
+}
+
+#[test]
+fn a_write_of_the_largest_size_is_replicated_and_does_not_stop_those_behind_it() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    let put = |key: &'static str, value| Operation::Put { key: Bytes::from_static(key.as_bytes()), value };
+    let rest = WRITE_BYTES_MAX - VALUE_BYTES_MAX - 1024;
+    let record = Record::of(vec![put("a", noise(1, VALUE_BYTES_MAX)), put("b", noise(2, rest))]);
+    let receipts: Vec<_> = (0..3).map(|_| cluster.server(0).node().write(&record).unwrap()).collect();
+    for receipt in receipts {
+        assert!(receipt.wait_for(PATIENCE).unwrap().is_some(), "an answer in time");
+    }
+    (0..10).for_each(|number| cluster.write(number));
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("everybody applied everything", || (0..3).all(|index| cluster.applied(index) == end));
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+#[test]
+fn a_follower_takes_no_writes_and_says_who_does() {
+    let mut cluster = Cluster::new();
+    let record = Record::of(vec![Operation::Delete { key: Bytes::from_static(b"k") }]);
+    let refused = cluster.server(1).node().write(&record).map(drop).unwrap_err();
+    assert!(matches!(refused, WriteRefused::NotLeader(leader) if leader == NodeId::new(1)), "{refused}");
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+#[test]
+fn a_leader_that_lost_its_majority_closes_all_the_same_and_says_that_the_outcome_is_unknown() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    (1..3).for_each(|index| cluster.stop(index));
+    let record = Record::of(vec![Operation::Delete { key: Bytes::from_static(b"k") }]);
+    let receipt = cluster.server(0).node().write(&record).unwrap();
+    cluster.stop(0);
+    assert_eq!(receipt.wait_for(Duration::ZERO), Err(WriteError::Unknown));
 }

@@ -3,9 +3,11 @@
 use bytes::Bytes;
 use std::path::Path;
 use std::time::Duration;
+use towline::control::ConfigMaster;
 use towline::model::request::Direction;
-use towline::model::{ClusterId, Expect, NodeId, Operation, Outcome, Record, Rejection};
-use towline::node::{Node, NodeOptions, OpenError};
+use towline::model::{ClusterId, Epoch, Expect, LogPosition, NodeId, Operation, Outcome, Record, Rejection};
+use towline::node::{Node, NodeOptions, OpenError, SHARD};
+use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Wal};
 
 fn open(directory: &Path) -> Node {
     Node::open(NodeOptions::alone(directory)).unwrap()
@@ -147,4 +149,54 @@ fn a_page_of_a_stream_never_holds_events_newer_than_the_version_that_it_tells() 
         }
     });
     node.close().unwrap();
+}
+
+/// More than the log's queue and the bound on what is not applied hold at one time.
+#[test]
+fn large_writes_wait_for_a_slow_disk_and_stop_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = NodeOptions::alone(directory.path());
+    options.queue_bytes = 512 << 20;
+    options.log.queue_bytes_max = 1;
+    let node = Node::open(options).unwrap();
+    // Small enough to be sealed apart, and not alike, so that they do not shrink.
+    let value = |number: u8| {
+        Bytes::from_iter((0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0] ^ number))
+    };
+    let put = |number: u8| Record::of(vec![Operation::Put { key: vec![number].into(), value: value(number) }]);
+    let receipts: Vec<_> = (0..40).map(|number| node.write(&put(number)).unwrap()).collect();
+    for receipt in receipts {
+        assert!(receipt.wait_for(Duration::from_secs(60)).unwrap().is_some(), "an answer in time");
+    }
+    assert_eq!(node.failure(), None);
+    assert_eq!(node.get(&[39]).unwrap().unwrap().1, value(39));
+    node.close().unwrap();
+}
+
+#[test]
+fn a_log_whose_segments_hold_no_write_of_the_largest_size_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = NodeOptions::alone(directory.path());
+    options.log.segment_bytes = 1 << 20;
+    let refused = Node::open(options).map(drop);
+    assert!(matches!(refused, Err(OpenError::SegmentsTooSmall { segment_bytes: 1_048_576, .. })), "{refused:?}");
+}
+
+#[test]
+fn i3_a_log_that_is_ahead_of_its_promise_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let cluster = node.identity().cluster;
+    node.write(&append("s", Expect::Any, "x")).unwrap().wait().unwrap();
+    node.close().unwrap();
+    // As if the disk had lost the newest promise and kept what followed it.
+    let (wal, _) = Wal::open(directory.path().join("wal"), NodeOptions::alone(directory.path()).log).unwrap();
+    let log = ConfigMaster::lineage(cluster, SHARD);
+    let end: LogPosition = wal.end(log);
+    let later = Epoch { term: end.epoch.term + 1, ..end.epoch };
+    let block = Block::encode(Bytes::from_static(b"x"), 1, Compression::Never);
+    wal.append(BatchBuilder::new(log, BatchKind::Data, later, end, 0).block(block).seal().unwrap()).unwrap();
+    wal.close().unwrap();
+    let refused = Node::open(NodeOptions::alone(directory.path())).map(drop);
+    assert!(matches!(refused, Err(OpenError::PromiseLost { found, .. }) if found == later), "{refused:?}");
 }

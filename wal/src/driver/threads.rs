@@ -67,10 +67,7 @@ pub(super) struct Notifications {
 pub(super) fn notifier() -> (Notifier, Notifications) {
     let (sender, receiver) = channel::unbounded();
     let outstanding = Arc::new(AtomicUsize::new(0));
-    (
-        Notifier { told: sender, outstanding: Arc::clone(&outstanding) },
-        Notifications { told: receiver, outstanding },
-    )
+    (Notifier { told: sender, outstanding: Arc::clone(&outstanding) }, Notifications { told: receiver, outstanding })
 }
 
 impl Notifier {

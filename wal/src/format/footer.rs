@@ -95,7 +95,8 @@ impl Footer {
                 self.records.retain(|r| !same(r));
             }
             Record::Settled { log } => {
-                let over = |r: &Record| matches!(r, Record::Cut { log: l, .. } | Record::Settled { log: l } if l == log);
+                let over =
+                    |r: &Record| matches!(r, Record::Cut { log: l, .. } | Record::Settled { log: l } if l == log);
                 self.records.retain(|r| !over(r));
             }
             Record::Anchor { .. } | Record::Cut { .. } | Record::Retirement { .. } => {}
