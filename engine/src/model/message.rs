@@ -35,7 +35,8 @@ pub enum Message {
     Promise {
         /// The epoch promised.
         epoch: Epoch,
-        /// The log as it is durable now.
+        /// The log, with what is still on its way to the disk: a new leader that takes that over makes it durable
+        /// itself.
         log: LogSummary,
         /// From where the log may lack what was once durable (an uncertain cut, or damage).
         suspect: Option<Lsn>,

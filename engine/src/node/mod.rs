@@ -20,6 +20,7 @@ mod completion;
 mod health;
 mod identity;
 mod open;
+mod outputs;
 mod reader;
 mod shard;
 mod unapplied;

@@ -11,11 +11,11 @@ use super::completion::Completion;
 use super::health::Health;
 use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
-use crate::model::limits::{BATCH_BYTES_TARGET, PEER_READS_MAX, UNAPPLIED_BYTES_MAX, UNDURABLE_BYTES_MAX};
+use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX, UNDURABLE_BYTES_MAX};
 use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId};
 use crate::pipeline::{Sequencer, SubmissionQueue};
-use crate::replica::{Input, LogView, LogWrite, Output, Phase, ReadPurpose, Replica, Ticket};
+use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -23,14 +23,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use towline_wal::{Batch, Entry, HardStateKind, Wal, WalError};
+use towline_wal::{Batch, Wal, WalError};
 
 /// A batch of at most so many bytes is applied at once on this thread, if nothing else waits.
 const APPLY_AT_ONCE_BYTES: usize = 16 * 1024;
 /// How long a leader that was superseded waits before it asks for a newer epoch, at first and at the most: two
 /// that are configured to lead outbid one another, and must not do so in a busy loop.
-const REASSIGN_PAUSE: Duration = Duration::from_millis(50);
-const REASSIGN_PAUSE_MAX: Duration = Duration::from_secs(5);
+pub(super) const REASSIGN_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const REASSIGN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
 /// One thing that reached the shard's thread.
 pub(super) enum Event {
@@ -59,7 +59,7 @@ pub(super) enum Event {
     Panicked(&'static str),
 }
 
-/// A way to a peer. Its methods never wait.
+/// A way to a peer. Its methods wait for no socket.
 pub(super) trait PeerLink: Send + Sync {
     /// Which connection this is: rises with each.
     fn session(&self) -> u64;
@@ -105,32 +105,32 @@ pub(super) struct ShardThread {
 
 /// What the thread keeps for itself.
 pub(super) struct ShardState {
-    peers: BTreeMap<NodeId, Peer>,
-    unapplied: Unapplied,
+    pub(super) peers: BTreeMap<NodeId, Peer>,
+    pub(super) unapplied: Unapplied,
     /// What was given to the log and is not durable: tickets and bytes, oldest first.
-    undurable: VecDeque<(Ticket, usize)>,
-    undurable_bytes: usize,
+    pub(super) undurable: VecDeque<(Ticket, usize)>,
+    pub(super) undurable_bytes: usize,
     /// What peers said while the log had no room.
     held: VecDeque<Event>,
     /// Inputs that follow from the outputs of the present step: they come after all of those.
-    inputs: VecDeque<Input>,
-    stepping: bool,
+    pub(super) inputs: VecDeque<Input>,
+    pub(super) stepping: bool,
     /// Who waits for the records of the batch that is being proposed.
-    sealing: Vec<Completion>,
+    pub(super) sealing: Vec<Completion>,
     applying: bool,
     /// When to ask for a newer epoch, and how long to wait the next time.
-    reassign: Option<Instant>,
-    reassign_pause: Duration,
+    pub(super) reassign: Option<Instant>,
+    pub(super) reassign_pause: Duration,
     closing: Option<Instant>,
-    failed: bool,
+    pub(super) failed: bool,
     bytes_sent_before: u64,
-    batch_bytes: (u64, u64),
+    pub(super) batch_bytes: (u64, u64),
 }
 
-struct Peer {
-    link: Arc<dyn PeerLink>,
+pub(super) struct Peer {
+    pub(super) link: Arc<dyn PeerLink>,
     /// Reads of the log that wait for it.
-    reads: usize,
+    pub(super) reads: usize,
 }
 
 impl ShardState {
@@ -207,6 +207,8 @@ impl ShardThread {
             worked |= self.seal();
             worked |= self.apply();
             self.settle();
+            // The chain of positions, which no floor below sees whole.
+            assert!(self.applied.lsn <= self.replica.applicable(), "applied ≤ min(committed, durable)");
             if self.is_finished() {
                 break;
             }
@@ -277,7 +279,8 @@ impl ShardThread {
                 self.step(Input::PeerUp(peer));
             }
             Event::PeerDown(peer, session) => {
-                if self.state.peers.get(&peer).is_some_and(|peer| peer.link.session() == session) {
+                let is_the_one = self.state.peers.get(&peer).is_some_and(|peer| peer.link.session() == session);
+                if is_the_one {
                     self.forget_peer(peer);
                 }
             }
@@ -303,141 +306,11 @@ impl ShardThread {
         }
     }
 
-    fn forget_peer(&mut self, peer: NodeId) {
+    pub(super) fn forget_peer(&mut self, peer: NodeId) {
         if let Some(Peer { link, .. }) = self.state.peers.remove(&peer) {
             self.state.bytes_sent_before += link.bytes_sent();
             self.step(Input::PeerDown(peer));
         }
-    }
-
-    /// One step of the replica: all its outputs are executed, in order, before what follows from them is a step too.
-    fn step(&mut self, input: Input) {
-        self.state.inputs.push_back(input);
-        if std::mem::replace(&mut self.state.stepping, true) {
-            return;
-        }
-        while let Some(input) = self.state.inputs.pop_front() {
-            if self.state.failed {
-                continue; // The log acknowledges nothing more; nothing may be promised on top of it.
-            }
-            let view = ShardLog { wal: &self.wal, log: self.log };
-            for output in self.replica.step(wall_micros(), input, &view) {
-                if !self.state.failed {
-                    self.execute(output);
-                }
-            }
-        }
-        self.state.stepping = false;
-    }
-
-    fn execute(&mut self, output: Output) {
-        match output {
-            Output::Persist { ticket, write } => self.persist(ticket, write),
-            Output::Send { to, message } => self.send(to, &message),
-            Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
-            Output::Commit(_) => {}
-            Output::Activated(epoch) => {
-                if self.master.accept_activation(epoch) {
-                    self.step(Input::ActivationAccepted(epoch));
-                }
-            }
-            Output::Serving(epoch) => {
-                tracing::info!(node = %self.id, %epoch, "serving");
-                self.state.reassign_pause = REASSIGN_PAUSE;
-                self.positions.serving.store(1, Ordering::Release);
-            }
-            Output::Superseded { promised } => {
-                tracing::warn!(node = %self.id, %promised, "a newer epoch was promised");
-                self.positions.serving.store(0, Ordering::Release);
-                self.state.unapplied.doubt(self.replica.committed());
-                if self.leads {
-                    self.master.note_promised(promised);
-                    self.state.reassign = Some(now() + self.state.reassign_pause);
-                    self.state.reassign_pause = (self.state.reassign_pause * 2).min(REASSIGN_PAUSE_MAX);
-                }
-            }
-            Output::Disconnect { peer, reason } => self.disconnect(peer, &reason.to_string()),
-        }
-    }
-
-    /// Asks for an epoch newer than any that is known.
-    fn assign(&mut self) {
-        self.state.reassign = None;
-        match self.master.assign(self.id, self.replica.promise().epoch) {
-            Some(assignment) => self.step(Input::Assign(assignment)),
-            None => self.fail("there is no epoch above the one that was promised"),
-        }
-    }
-
-    fn read(&mut self, peer: NodeId, after: LogPosition, bytes_max: usize, purpose: ReadPurpose) {
-        let Some(found) = self.state.peers.get_mut(&peer) else { return };
-        if found.reads >= PEER_READS_MAX {
-            self.disconnect(peer, "it asks for more reads than it waits for");
-            return;
-        }
-        found.reads += 1;
-        let session = found.link.session();
-        if self.reader.send(super::reader::ReadTask { peer, session, purpose, after, bytes_max }).is_err() {
-            tracing::error!(node = %self.id, "the log's reader has ended");
-        }
-    }
-
-    fn disconnect(&mut self, peer: NodeId, reason: &str) {
-        tracing::warn!(node = %self.id, %peer, reason, "closing the connection");
-        if let Some(found) = self.state.peers.get(&peer) {
-            found.link.disconnect(reason);
-        }
-        self.forget_peer(peer);
-    }
-
-    fn persist(&mut self, ticket: Ticket, write: LogWrite) {
-        let (entry, bytes) = match write {
-            LogWrite::Append(batch) => {
-                self.keep(batch.clone());
-                let bytes = batch.bytes().len();
-                (Entry::Batch(batch), bytes)
-            }
-            LogWrite::Truncate(to) => {
-                self.state.unapplied.truncate(to.lsn);
-                (Entry::Truncate { log: self.log, to }, 0)
-            }
-            LogWrite::Settle => (Entry::Settle { log: self.log }, 0),
-            LogWrite::Promise(bytes) => (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0),
-        };
-        let events = self.events.clone();
-        let done = move |result: Result<(), WalError>| match result {
-            Ok(()) => events.send(Event::Persisted(ticket)),
-            Err(error) => events.send(Event::LogFailed(error)),
-        };
-        self.state.undurable.push_back((ticket, bytes));
-        self.state.undurable_bytes += bytes;
-        if let Err(error) = self.wal.submit_with(vec![entry], done) {
-            self.fail(&format!("the log takes no more: {error}"));
-        }
-    }
-
-    /// Keeps a batch for the applier.
-    fn keep(&mut self, batch: Batch) {
-        let header = batch.header();
-        self.state.batch_bytes.0 += u64::from(header.raw_len);
-        self.state.batch_bytes.1 += batch.bytes().len() as u64;
-        let completions = std::mem::take(&mut self.state.sealing);
-        self.state.unapplied.push(batch, completions);
-    }
-
-    fn send(&mut self, to: NodeId, message: &Message) {
-        let reason = match message.encode() {
-            Ok(bytes) => match self.state.peers.get(&to) {
-                // It reads nothing: begin anew rather than hold more.
-                Some(peer) if !peer.link.send(bytes) => "its send buffer is full",
-                _ => return,
-            },
-            Err(error) => {
-                tracing::error!(node = %self.id, peer = %to, %error, "a message does not fit its limits");
-                "a message for it can't be encoded"
-            }
-        };
-        self.disconnect(to, reason);
     }
 
     /// Seals what waits in the queue, unless too much is sealed and not applied, or not durable.
@@ -514,7 +387,7 @@ impl ShardThread {
 
     /// Nothing more is acknowledged, everybody who waits hears that the outcome is unknown, and the node is to be
     /// reopened.
-    fn fail(&mut self, reason: &str) {
+    pub(super) fn fail(&mut self, reason: &str) {
         if std::mem::replace(&mut self.state.failed, true) {
             return;
         }
@@ -576,13 +449,13 @@ impl ShardThread {
 
 /// Stamps batches; decides nothing (P5).
 #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
-fn wall_micros() -> u64 {
+pub(super) fn wall_micros() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Paces; decides nothing (P5).
 #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
-fn now() -> Instant {
+pub(super) fn now() -> Instant {
     Instant::now()
 }

@@ -32,7 +32,8 @@ impl Replica {
             }
             let batches = from_tail(&leadership.tail, prev.lsn, progress.window());
             let Some(last) = batches.last().map(Batch::position) else {
-                // Not in memory, so durable here, so readable.
+                // Not in memory: from the log, as far as it is written there. What was adopted a moment ago may not
+                // be; then nothing comes, and it is fed when it is durable.
                 progress.note_reading(true);
                 let bytes_max = CATCH_UP_READ_BYTES.min(progress.window());
                 out.push(Output::ReadLog { peer, after: prev, bytes_max, purpose: ReadPurpose::CatchUp });

@@ -439,8 +439,16 @@ fn i1_the_doubt_about_a_log_outlives_an_epoch_whose_start_it_does_not_hold() {
     world.cut(A, C);
     world.cut(B, C);
     lose_suffix(&mut world, C, 0);
-    world.elect(B);
-    assert!(world.node(C).log.suspect.is_some());
+    let epoch = world.elect(B);
+    // The new leader's first words, before it knows what is committed; then the connection is gone.
+    let (first, prev) = (world.node(B).log.batches[0].clone(), world.node(B).log.position(0));
+    world.node(C).step(Input::Message { from: B, message: Message::Fence { epoch, leader: B } });
+    world.node(C).sync();
+    let message = Message::Append { epoch, prev, commit: Lsn::ZERO, batches: vec![first] };
+    world.node(C).step(Input::Message { from: B, message });
+    world.node(C).sync();
+    assert_eq!(world.node(C).log.end().lsn, Lsn::new(1));
+    assert!(world.node(C).log.suspect.is_some(), "what an earlier epoch committed is not back");
     world.connect(B, C);
     world.settle();
     assert_eq!(world.node(C).log.suspect, None, "it holds the start of B's epoch, behind all that could be lost");
@@ -490,7 +498,7 @@ fn a_peer_that_asks_for_the_last_of_all_epochs_or_for_another_history_loses_its_
     let above = Epoch { term: epoch.term + 1, ..epoch };
     for batch in [
         BatchBuilder::new(log, BatchKind::Data, above, end, 1).block(block.clone()).seal().unwrap(),
-        BatchBuilder::new(LogId::new(77), BatchKind::Data, epoch, end, 1).block(block.clone()).seal().unwrap(),
+        BatchBuilder::new(LogId::new(77), BatchKind::Data, epoch, end, 1).block(block).seal().unwrap(),
     ] {
         world.node(B).said.clear();
         let message = Message::Append { epoch, prev: end, commit: Lsn::ZERO, batches: vec![batch] };

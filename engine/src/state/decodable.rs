@@ -1,7 +1,7 @@
 //! What is in a batch, and the proof that this release can apply it.
 //!
-//! A leader asks before it seals, a follower before it acknowledges: so what can't be applied never commits, and
-//! never stops every replica at the same LSN (fault N11).
+//! A leader's node asks of each record when it is submitted, a follower's of each batch before its replica sees it:
+//! so what can't be applied never commits, and never stops every replica at the same LSN (fault N11).
 
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use towline::model::limits::{VALUE_BYTES_MAX, WRITE_BYTES_MAX};
-use towline::model::{Expect, NodeId, Operation, Outcome, Record};
+use towline::model::{ClusterId, Expect, NodeId, Operation, Outcome, Record};
 use towline::node::{Config, ServerHandle, WriteRefused, serve};
 use towline::pipeline::WriteError;
 use towline_wal::inspect;
@@ -13,7 +13,7 @@ use towline_wal::inspect;
 const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Cluster {
+pub(crate) struct Cluster {
     directory: tempfile::TempDir,
     ports: Vec<u16>,
     servers: Vec<Option<ServerHandle>>,
@@ -21,14 +21,29 @@ struct Cluster {
 
 impl Cluster {
     fn new() -> Self {
+        let mut cluster = Self::without(2);
+        cluster.start(2);
+        cluster
+    }
+
+    /// A cluster of three, one of which is not started.
+    pub(crate) fn without(missing: usize) -> Self {
         // Held together while they are chosen, so that they differ.
         let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
         let ports = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         drop(held);
         let mut cluster =
             Self { directory: tempfile::tempdir().unwrap(), ports, servers: (0..3).map(|_| None).collect() };
-        (0..3).for_each(|index| cluster.start(index));
+        (0..3).filter(|index| *index != missing).for_each(|index| cluster.start(index));
         cluster
+    }
+
+    pub(crate) fn id(&self) -> ClusterId {
+        self.config(0).cluster
+    }
+
+    pub(crate) fn port(&self, index: usize) -> u16 {
+        self.ports[index]
     }
 
     fn config(&self, index: usize) -> Config {
@@ -44,16 +59,16 @@ impl Cluster {
         Config::parse(&self.directory.path().join("node.toml"), &text).unwrap()
     }
 
-    fn start(&mut self, index: usize) {
+    pub(crate) fn start(&mut self, index: usize) {
         let config = self.config(index);
         self.servers[index] = Some(serve(&config).unwrap());
     }
 
-    fn stop(&mut self, index: usize) {
+    pub(crate) fn stop(&mut self, index: usize) {
         self.servers[index].take().unwrap().shutdown().unwrap();
     }
 
-    fn server(&self, index: usize) -> &ServerHandle {
+    pub(crate) fn server(&self, index: usize) -> &ServerHandle {
         self.servers[index].as_ref().unwrap()
     }
 
@@ -79,7 +94,7 @@ impl Cluster {
 }
 
 #[expect(clippy::disallowed_methods, reason = "a test waits for real servers")]
-fn until(what: &str, holds: impl Fn() -> bool) {
+pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
     let start = Instant::now();
     while !holds() {
         assert!(start.elapsed() < PATIENCE, "not in time: {what}");

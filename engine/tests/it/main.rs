@@ -5,3 +5,4 @@
 
 mod cluster;
 mod embedded;
+mod stopped_follower;

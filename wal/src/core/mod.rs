@@ -87,6 +87,16 @@ pub enum Entry {
     },
 }
 
+/// What becomes of a submission for which a full disk has no certain room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// It is refused with [`SubmitError::DiskFull`](crate::SubmitError::DiskFull): what is accepted becomes durable.
+    Refuse,
+    /// It is accepted, and waits until there is room: for who has decided already, and stops by itself at some bound.
+    Wait,
+}
+
 /// Numbers a submission. Completions come in the order of tickets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(crate) u64);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::index::LogState;
-use super::{Entry, Item, Life, LogCore, Queued, Slot, Ticket};
+use super::{Entry, Item, Life, LogCore, Queued, Slot, Ticket, WhenFull};
 use crate::error::SubmitError;
 use crate::format::batch::Batch;
 use crate::format::ids::{LogId, LogPosition};
@@ -30,7 +30,15 @@ impl LogCore {
     /// # Errors
     /// [`SubmitError`]; then nothing of the submission was taken.
     pub fn submit(&mut self, entries: Vec<Entry>) -> Result<Ticket, SubmitError> {
-        self.admit(&entries)?;
+        self.submit_when(entries, WhenFull::Refuse)
+    }
+
+    /// As [`LogCore::submit`], saying what happens on a full disk.
+    ///
+    /// # Errors
+    /// As [`LogCore::submit`].
+    pub fn submit_when(&mut self, entries: Vec<Entry>, full: WhenFull) -> Result<Ticket, SubmitError> {
+        self.admit(&entries, full)?;
         self.validate(&entries)?;
         let ticket = self.ticket();
         let last = entries.len() - 1;
@@ -45,7 +53,7 @@ impl LogCore {
     }
 
     /// Whether the log as a whole takes more.
-    fn admit(&mut self, entries: &[Entry]) -> Result<(), SubmitError> {
+    fn admit(&mut self, entries: &[Entry], full: WhenFull) -> Result<(), SubmitError> {
         match &self.life {
             Life::Running if self.closing.is_none() => {}
             Life::Running | Life::Closed => return Err(SubmitError::Closed),
@@ -62,7 +70,9 @@ impl LogCore {
         }
         if self.no_room && !self.has_room_for(weight, entries.len()) {
             self.retry_preparation = true;
-            return Err(SubmitError::DiskFull);
+            if full == WhenFull::Refuse {
+                return Err(SubmitError::DiskFull);
+            }
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use bytes::Bytes;
 use crossbeam::channel;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::core::{Cut, Entry, LogCore, Options, Stats, Ticket};
+use crate::core::{Cut, Entry, LogCore, Options, Stats, Ticket, WhenFull};
 use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
@@ -79,7 +79,7 @@ impl Wal {
     /// [`SubmitError`]; then nothing of the submission was taken.
     pub fn submit(&self, entries: Vec<Entry>) -> Result<Pending, SubmitError> {
         let berth = Arc::new(Berth::default());
-        self.submit_to(entries, Waiter::Berth(Arc::clone(&berth)))?;
+        self.submit_to(entries, WhenFull::Refuse, Waiter::Berth(Arc::clone(&berth)))?;
         Ok(Pending { berth })
     }
 
@@ -92,17 +92,18 @@ impl Wal {
     pub fn submit_with(
         &self,
         entries: Vec<Entry>,
+        full: WhenFull,
         done: impl FnOnce(Result<(), WalError>) + Send + 'static,
     ) -> Result<(), SubmitError> {
-        self.submit_to(entries, Waiter::Call(Box::new(done)))
+        self.submit_to(entries, full, Waiter::Call(Box::new(done)))
     }
 
-    fn submit_to(&self, entries: Vec<Entry>, waiter: Waiter) -> Result<(), SubmitError> {
+    fn submit_to(&self, entries: Vec<Entry>, full: WhenFull, waiter: Waiter) -> Result<(), SubmitError> {
         let mut state = self.state();
         if state.stopping {
             return Err(SubmitError::Closed);
         }
-        let ticket = state.core.submit(entries);
+        let ticket = state.core.submit_when(entries, full);
         if let Ok(ticket) = ticket {
             state.waiters.push_back((ticket, waiter));
         }

@@ -5,6 +5,7 @@ use towline_wal::io::Io;
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{
     Chain, Entry, Epoch, HardStateKind, LogPosition, Lsn, OpenError, Options, ReadError, SubmitError, WalError,
+    WhenFull,
 };
 
 use crate::world::{Chance, SEGMENT, World, batch, end_lsn, log, options};
@@ -106,6 +107,32 @@ fn a_full_disk_refuses_and_reads_and_goes_on_when_there_is_room() {
     world.run();
     world.append_synced(log(1), 3, 4000);
     assert!(world.lsns(log(1)).len() >= accepted + 3);
+}
+
+#[test]
+fn what_may_wait_on_a_full_disk_is_durable_when_there_is_room() {
+    let mut world = World::new();
+    world.run();
+    let used = world.disk.used();
+    world.disk.set_space(Some(used));
+    while world.append(log(1), 1, 4000).is_ok() {
+        world.run();
+    }
+    let mut waiting = 0;
+    for _ in 0..20 {
+        let end = world.core.end(log(1));
+        let entry = Entry::Batch(batch(log(1), end, end.epoch, 1, 9000));
+        let ticket = world.core.submit_when(vec![entry.clone()], WhenFull::Wait).unwrap();
+        world.submitted.push((ticket, entry));
+        world.run();
+        waiting = world.submitted.len() - world.acknowledged_entries();
+    }
+    assert!(world.core.poisoned().is_none() && waiting > 0, "they wait");
+    assert_eq!(world.append(log(1), 1, 4000), Err(SubmitError::DiskFull), "others are still refused");
+    world.disk.set_space(None);
+    world.core.retry_preparation();
+    world.run();
+    assert_eq!(world.acknowledged_entries(), world.submitted.len());
 }
 
 #[test]

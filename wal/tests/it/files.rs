@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
 
-use towline_wal::{Entry, Epoch, LogPosition, Lsn, OpenError, Options, SubmitError, Wal, inspect};
+use towline_wal::{Entry, Epoch, LogPosition, Lsn, OpenError, Options, SubmitError, Wal, WhenFull, inspect};
 
 use crate::world::{batch, log};
 
@@ -61,7 +61,8 @@ fn a_call_is_made_once_and_in_order_when_its_submission_is_durable() {
         let next = batch(log(1), end, Epoch::new(1, 1), 1, 10);
         end = next.position();
         let to = to.clone();
-        wal.submit_with(vec![Entry::Batch(next)], move |result| to.send((i, result)).unwrap()).unwrap();
+        wal.submit_with(vec![Entry::Batch(next)], WhenFull::Refuse, move |result| to.send((i, result)).unwrap())
+            .unwrap();
     }
     drop(to);
     let told: Vec<_> = from.iter().collect();

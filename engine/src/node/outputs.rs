@@ -1,0 +1,141 @@
+//! What a replica's outputs mean on real threads: each is carried out, in order; none is decided here.
+
+use super::reader::ReadTask;
+use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, ShardLog, ShardThread, now, wall_micros};
+use crate::model::limits::PEER_READS_MAX;
+use crate::model::{LogPosition, Message, NodeId};
+use crate::replica::{Input, LogWrite, Output, ReadPurpose, Ticket};
+use std::sync::atomic::Ordering;
+use towline_wal::{Batch, Entry, HardStateKind, WalError, WhenFull};
+
+impl ShardThread {
+    /// One step of the replica: all its outputs are executed, in order, before what follows from them is a step too.
+    pub(super) fn step(&mut self, input: Input) {
+        self.state.inputs.push_back(input);
+        if std::mem::replace(&mut self.state.stepping, true) {
+            return;
+        }
+        while let Some(input) = self.state.inputs.pop_front() {
+            if self.state.failed {
+                continue; // The log acknowledges nothing more; nothing may be promised on top of it.
+            }
+            let view = ShardLog { wal: &self.wal, log: self.log };
+            for output in self.replica.step(wall_micros(), input, &view) {
+                if !self.state.failed {
+                    self.execute(output);
+                }
+            }
+        }
+        self.state.stepping = false;
+    }
+
+    fn execute(&mut self, output: Output) {
+        match output {
+            Output::Persist { ticket, write } => self.persist(ticket, write),
+            Output::Send { to, message } => self.send(to, &message),
+            Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
+            Output::Commit(_) => {}
+            Output::Activated(epoch) => {
+                if self.master.accept_activation(epoch) {
+                    self.step(Input::ActivationAccepted(epoch));
+                }
+            }
+            Output::Serving(epoch) => {
+                tracing::info!(node = %self.id, %epoch, "serving");
+                self.state.reassign_pause = REASSIGN_PAUSE;
+                self.positions.serving.store(1, Ordering::Release);
+            }
+            Output::Superseded { promised } => {
+                tracing::warn!(node = %self.id, %promised, "a newer epoch was promised");
+                self.positions.serving.store(0, Ordering::Release);
+                self.state.unapplied.doubt(self.replica.committed());
+                if self.leads {
+                    self.master.note_promised(promised);
+                    self.state.reassign = Some(now() + self.state.reassign_pause);
+                    self.state.reassign_pause = (self.state.reassign_pause * 2).min(REASSIGN_PAUSE_MAX);
+                }
+            }
+            Output::Disconnect { peer, reason } => self.disconnect(peer, &reason.to_string()),
+        }
+    }
+
+    /// Asks for an epoch newer than any that is known.
+    pub(super) fn assign(&mut self) {
+        self.state.reassign = None;
+        match self.master.assign(self.id, self.replica.promise().epoch) {
+            Some(assignment) => self.step(Input::Assign(assignment)),
+            None => self.fail("there is no epoch above the one that was promised"),
+        }
+    }
+
+    fn read(&mut self, peer: NodeId, after: LogPosition, bytes_max: usize, purpose: ReadPurpose) {
+        let Some(found) = self.state.peers.get_mut(&peer) else { return };
+        if found.reads >= PEER_READS_MAX {
+            self.disconnect(peer, "it asks for more reads than it waits for");
+            return;
+        }
+        found.reads += 1;
+        let session = found.link.session();
+        if self.reader.send(ReadTask { peer, session, purpose, after, bytes_max }).is_err() {
+            tracing::error!(node = %self.id, "the log's reader has ended");
+        }
+    }
+
+    fn disconnect(&mut self, peer: NodeId, reason: &str) {
+        tracing::warn!(node = %self.id, %peer, reason, "closing the connection");
+        if let Some(found) = self.state.peers.get(&peer) {
+            found.link.disconnect(reason);
+        }
+        self.forget_peer(peer);
+    }
+
+    fn persist(&mut self, ticket: Ticket, write: LogWrite) {
+        let (entry, bytes) = match write {
+            LogWrite::Append(batch) => {
+                self.keep(batch.clone());
+                let bytes = batch.bytes().len();
+                (Entry::Batch(batch), bytes)
+            }
+            LogWrite::Truncate(to) => {
+                self.state.unapplied.truncate(to.lsn);
+                (Entry::Truncate { log: self.log, to }, 0)
+            }
+            LogWrite::Settle => (Entry::Settle { log: self.log }, 0),
+            LogWrite::Promise(bytes) => (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0),
+        };
+        let events = self.events.clone();
+        let done = move |result: Result<(), WalError>| match result {
+            Ok(()) => events.send(Event::Persisted(ticket)),
+            Err(error) => events.send(Event::LogFailed(error)),
+        };
+        self.state.undurable.push_back((ticket, bytes));
+        self.state.undurable_bytes += bytes;
+        if let Err(error) = self.wal.submit_with(vec![entry], WhenFull::Wait, done) {
+            self.fail(&format!("the log takes no more: {error}"));
+        }
+    }
+
+    /// Keeps a batch for the applier.
+    fn keep(&mut self, batch: Batch) {
+        let header = batch.header();
+        self.state.batch_bytes.0 += u64::from(header.raw_len);
+        self.state.batch_bytes.1 += batch.bytes().len() as u64;
+        let completions = std::mem::take(&mut self.state.sealing);
+        self.state.unapplied.push(batch, completions);
+    }
+
+    fn send(&mut self, to: NodeId, message: &Message) {
+        let reason = match message.encode() {
+            Ok(bytes) => match self.state.peers.get(&to) {
+                // It reads nothing: begin anew rather than hold more.
+                Some(peer) if !peer.link.send(bytes) => "its send buffer is full",
+                _ => return,
+            },
+            Err(error) => {
+                tracing::error!(node = %self.id, peer = %to, %error, "a message does not fit its limits");
+                "a message for it can't be encoded"
+            }
+        };
+        self.disconnect(to, reason);
+    }
+}
