@@ -117,8 +117,7 @@ impl Rows {
         self.rows += 1;
         let number = self.rows;
         let wrong = |why: String| Err(RowError::Row { path: self.path.clone(), line, number, why });
-        // Quotes come in pairs, the escaped ones too; an odd number at the end of the file is one never closed.
-        if self.reader.get_ref().is_at_end() && raw.iter().filter(|byte| **byte == b'"').count() % 2 == 1 {
+        if self.reader.get_ref().is_at_end() && has_open_quote(&raw) {
             return wrong("opens a quote that is never closed".into());
         }
         if record.len() != self.columns {
@@ -134,13 +133,23 @@ impl Rows {
         Ok(Some(Row { number, line, key: Bytes::copy_from_slice(key), raw }))
     }
 
+    fn unread(&self, error: csv::Error) -> RowError {
+        let path = self.path.clone();
+        let source = match error.into_kind() {
+            csv::ErrorKind::Io(source) => source,
+            other => io::Error::other(format!("{other:?}")),
+        };
+        if source.kind() != io::ErrorKind::FileTooLarge {
+            return RowError::Read { path, source };
+        }
+        let why = format!("is longer than {VALUE_BYTES_MAX} bytes: perhaps it opens a quote that is never closed");
+        RowError::Row { path, line: self.lines + 1, number: self.rows + 1, why }
+    }
+
     /// The next record, its bytes, and the line it begins in.
     fn record(&mut self) -> Result<Option<(ByteRecord, Bytes, u64)>, RowError> {
         let mut record = ByteRecord::new();
-        let is_there = self
-            .reader
-            .read_byte_record(&mut record)
-            .map_err(|error| RowError::Read { path: self.path.clone(), source: error.into() })?;
+        let is_there = self.reader.read_byte_record(&mut record).map_err(|error| self.unread(error))?;
         if !is_there {
             return Ok(None);
         }
@@ -159,6 +168,22 @@ impl Rows {
         let raw = bytes.slice(leading..bytes.len() - trailing);
         Ok(Some((record, raw, line)))
     }
+}
+
+/// Whether a row ends inside a quoted field. Only a quote at a field's beginning opens one.
+fn has_open_quote(raw: &[u8]) -> bool {
+    let (mut is_quoted, mut is_start) = (false, true);
+    let mut bytes = raw.iter().peekable();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' if is_start => is_quoted = true,
+            // Doubled, it is one that belongs to the field.
+            b'"' if is_quoted && bytes.next_if(|next| **next == b'"').is_none() => is_quoted = false,
+            _ => {}
+        }
+        is_start = !is_quoted && *byte == b',';
+    }
+    is_quoted
 }
 
 /// A source that keeps what was read from it until it is taken.
@@ -192,6 +217,10 @@ impl Kept {
 
 impl Read for Kept {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        // A row that was never ended must not be kept for ever.
+        if self.bytes.len() - self.taken > VALUE_BYTES_MAX + 2 * BUFFER_BYTES {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         let length = self.source.read(buffer)?;
         self.has_ended |= length == 0 && !buffer.is_empty();
         self.bytes.extend_from_slice(buffer.get(..length).unwrap_or_default());
@@ -285,6 +314,18 @@ mod tests {
     fn a_quote_that_is_never_closed_is_refused_where_it_begins() {
         let said = refused("day,plane\n1,N1\n2,\"N2\n3,N3\n");
         assert_eq!(said, "flights.csv:3: row 2 opens a quote that is never closed");
+    }
+
+    #[test]
+    fn a_quote_inside_a_field_opens_nothing() {
+        assert_eq!(raw("size,plane\n1,N1\n5\",N2\"x"), ["1,N1", "5\",N2\"x"]);
+        assert_eq!(raw("size,plane\n\"a\"\"\",N1"), ["\"a\"\"\",N1"]);
+    }
+
+    #[test]
+    fn a_row_that_never_ends_is_refused_before_it_is_all_in_memory() {
+        let text = format!("day,plane\n1,N1\n2,\"{}", "x\n".repeat(VALUE_BYTES_MAX));
+        assert!(refused(&text).starts_with("flights.csv:3: row 2 is longer than 16777216 bytes"));
     }
 
     #[test]

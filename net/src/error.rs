@@ -104,6 +104,9 @@ pub enum ConnectionError {
     /// Nothing heard for too long.
     #[error("nothing heard from the peer in time")]
     IdleTimeout,
+    /// The peer took nothing of what waits for it, for too long.
+    #[error("the peer took nothing of what waits for it in time")]
+    StallTimeout,
     /// The peer belongs to another cluster.
     #[error("the peer belongs to another cluster")]
     WrongCluster,
@@ -188,6 +191,7 @@ impl ConnectionError {
             Self::StreamsExceeded { .. } => 3010,
             Self::HelloTimeout => 3011,
             Self::IdleTimeout => 3012,
+            Self::StallTimeout => 3025,
             Self::WrongCluster => 3013,
             Self::WrongNode { .. } => 3014,
             Self::VersionMismatch { .. } => 3015,
@@ -227,6 +231,7 @@ impl ConnectionError {
             },
             Self::HelloTimeout
             | Self::IdleTimeout
+            | Self::StallTimeout
             | Self::Busy
             | Self::TransportEnded
             | Self::ClosedByPeer { .. }

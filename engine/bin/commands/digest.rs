@@ -5,6 +5,8 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output, hex, table};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
+use towline::client::{ClientError, StateDigest};
+use towline::model::request::ServerStatus;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -17,16 +19,21 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let output = Output::new(args.format);
     let (mut rows, mut by_position) = (Vec::new(), BTreeMap::new());
+    let (mut differ, mut failed) = (None, None);
     for address in &args.servers.addr {
-        let client = args.servers.one(address).await?;
-        let (status, at) = (client.status().await?, client.digest().await?);
+        let (status, at) = match ask(&args.servers, address).await {
+            Ok(answers) => answers,
+            Err(error) => {
+                failed = Some(Failure::new(Exit::Failed, error));
+                continue;
+            }
+        };
         let (node, epoch, digest) = (status.node.get(), at.epoch.to_string(), hex(&at.digest));
         let first = by_position.entry(at.applied).or_insert_with(|| (node, digest.clone()));
         if first.1 != digest {
             let other = first.0;
-            let sentence =
-                format!("nodes {other} and {node} differ at position {}: one of them is damaged", at.applied);
-            return Err(Failure::say(Exit::Unhealthy, sentence));
+            differ =
+                Some(format!("nodes {other} and {node} differ at position {}: one of them is damaged", at.applied));
         }
         output.object(|| {
             serde_json::json!({
@@ -35,6 +42,15 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         })?;
         rows.push(vec![node.to_string(), epoch, at.applied.to_string(), digest]);
     }
+    // What was found is told first, whatever it means.
     output.text(|| table(&["node", "epoch", "applied", "digest"], rows))?;
-    Ok(ExitCode::SUCCESS)
+    if let Some(sentence) = differ {
+        return Err(Failure::say(Exit::Unhealthy, sentence));
+    }
+    failed.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+async fn ask(servers: &Servers, address: &str) -> Result<(ServerStatus, StateDigest), ClientError> {
+    let client = servers.one(address).await?;
+    Ok((client.status().await?, client.digest().await?))
 }

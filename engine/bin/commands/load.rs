@@ -36,7 +36,7 @@ pub(crate) struct Args {
     #[arg(long, default_value_t = 0, value_name = "N")]
     skip_rows: u64,
     /// How long to look for a leader that is away, in seconds
-    #[arg(long, default_value_t = 60, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 60, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     patience: u64,
     /// Show no progress
     #[arg(long)]
@@ -93,7 +93,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
 fn client_options(args: &Args) -> ClientOptions {
     // Reads of tails have places beside the appends.
     let in_flight_max = args.in_flight as usize + 256;
-    let connect_timeout = Duration::from_secs(args.patience.max(1));
+    let connect_timeout = Duration::from_secs(args.patience);
     ClientOptions { in_flight_max, connect_timeout, ..args.servers.options(Route::Leader) }
 }
 

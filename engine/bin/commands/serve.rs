@@ -3,6 +3,7 @@
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output};
 use crate::parent;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -29,16 +30,35 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let output = Output::new(args.format);
     let config = Config::read(&args.config).map_err(|error| Failure::new(Exit::Usage, error))?;
     tell(args);
+    raise_file_limit();
     if args.with_parent {
         parent::end_with_standard_input()?;
     }
-    // The signals are caught before anything is opened: one that comes during recovery waits for its end.
+    // The signals are caught before anything is opened.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (mut terminate, mut interrupt) = {
         let _entered = runtime.enter();
         (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?)
     };
-    let server = serve(&config).map_err(unhealthy)?;
+    let (opened, mut opening) = tokio::sync::oneshot::channel();
+    let path = config.clone();
+    std::thread::Builder::new().name("towline-open".into()).spawn(move || drop(opened.send(serve(&path))))?;
+    // A recovery may take its time: the first signal closes what it opens, the second ends the process.
+    let mut told = false;
+    let server = runtime.block_on(async {
+        loop {
+            tokio::select! {
+                server = &mut opening => return server.ok(),
+                _ = terminate.recv() => {}
+                _ = interrupt.recv() => {}
+            }
+            if std::mem::replace(&mut told, true) {
+                std::process::exit(Exit::Failed as i32);
+            }
+        }
+    });
+    let ended = || Failure::say(Exit::Failed, "the node ended by a panic while it opened");
+    let server = server.ok_or_else(ended)?.map_err(unhealthy)?;
     let (node, address) = (config.node.get(), server.address());
     // Nobody may listen to what a server says: that is no reason to end.
     let tell = |event: &str, sentence: String| {
@@ -49,6 +69,9 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
     };
     tell("listening", format!("listening on {address}"));
     let failure = runtime.block_on(async {
+        if told {
+            return None;
+        }
         tokio::select! {
             _ = terminate.recv() => None,
             _ = interrupt.recv() => None,
@@ -77,6 +100,15 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode, Failure> {
         Some(_) => Err(Failure::say(Exit::Failed, "the node ended by a panic while it closed")),
         // Nothing acknowledged is lost by that: the next open recovers, as after a power cut.
         None => std::process::exit(Exit::Failed as i32),
+    }
+}
+
+/// As many open files as the system lets this process have: connections must not take those of the state.
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, ..limit };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, files = ?limit.current, "the limit on open files stays as it is");
     }
 }
 

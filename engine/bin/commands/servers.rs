@@ -18,13 +18,13 @@ pub(crate) struct Servers {
     #[arg(long, default_value = "default", value_name = "NAME")]
     pub(crate) namespace: String,
     /// How long to wait for a server, in seconds
-    #[arg(long, default_value_t = 10, value_name = "SECONDS")]
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
 }
 
 impl Servers {
     pub(crate) fn options(&self, route: Route) -> ClientOptions {
-        let timeout = Duration::from_secs(self.timeout.max(1));
+        let timeout = Duration::from_secs(self.timeout);
         ClientOptions {
             namespace: self.namespace.clone(),
             route,

@@ -82,7 +82,14 @@ fn log_directory(named: &Path) -> PathBuf {
 }
 
 fn damaged(directory: &Path, error: impl Into<anyhow::Error>) -> Failure {
-    let exit = if directory.is_dir() { Exit::Unhealthy } else { Exit::Failed };
+    // A directory without anything of a log in it is none: a wrong path, not damage.
+    let is_log = std::fs::read_dir(directory).is_ok_and(|entries| {
+        entries.flatten().any(|entry| {
+            let name = entry.file_name();
+            name == "MANIFEST" || name.to_string_lossy().ends_with(".seg")
+        })
+    });
+    let exit = if is_log { Exit::Unhealthy } else { Exit::Failed };
     Failure::new(exit, error.into().context(directory.display().to_string()))
 }
 

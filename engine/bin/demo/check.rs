@@ -68,7 +68,7 @@ async fn compare_stream(client: &Client, stream: &[u8], rows: &[(u64, Bytes)], f
             let Some((row, raw)) = expected.next() else {
                 bail!("stream {name} has an event {} that is no row of the file", event.version);
             };
-            let origin = Origin { file: *file, row: *row };
+            let origin = Origin { file: *file, row: *row, skipped: 0 };
             if event.version != from || event.value != raw[..] || Origin::decode(&event.metadata) != Some(origin) {
                 bail!("event {} of stream {name} is not row {row} of the file", event.version);
             }

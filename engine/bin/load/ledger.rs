@@ -159,7 +159,7 @@ mod tests {
     fn ledger(streams: &[(&'static str, u64, u64)]) -> Ledger {
         let mut ledger = Ledger::default();
         for (key, head, last_row) in streams {
-            ledger.begin(Bytes::from(*key), Tail { head: *head, last_row: *last_row });
+            ledger.begin(Bytes::from(*key), Tail { head: *head, last_row: *last_row, skipped: 0 });
         }
         ledger
     }
@@ -217,7 +217,7 @@ mod tests {
         assert_eq!(ledger.resolve(&A, Fate::Unknown), (0, Next::Read));
         assert_eq!(ledger.offer(row(2, "a")), Some(Next::Nothing));
         // It had arrived.
-        let (found, next) = ledger.reread(&A, Tail { head: 1, last_row: 1 });
+        let (found, next) = ledger.reread(&A, Tail { head: 1, last_row: 1, skipped: 0 });
         assert_eq!((found, sent(next)), (1, (1, vec![2])));
     }
 
@@ -231,7 +231,7 @@ mod tests {
         assert_eq!((found, sent(next)), (0, (0, vec![1, 2])));
         // Now the first attempt arrives: the second finds the stream at version 1, and is rejected.
         assert_eq!(ledger.resolve(&A, Fate::NotStored), (0, Next::Read));
-        let (found, next) = ledger.reread(&A, Tail { head: 1, last_row: 1 });
+        let (found, next) = ledger.reread(&A, Tail { head: 1, last_row: 1, skipped: 0 });
         assert_eq!((found, sent(next)), (1, (1, vec![2])));
     }
 
@@ -242,7 +242,7 @@ mod tests {
             ledger.offer(row(number, "a"));
         }
         ledger.resolve(&A, Fate::NotStored);
-        let (found, next) = ledger.reread(&A, Tail { head: 3, last_row: 3 });
+        let (found, next) = ledger.reread(&A, Tail { head: 3, last_row: 3, skipped: 0 });
         assert_eq!((found, sent(next)), (3, (3, vec![4])));
         assert_eq!(ledger.unsettled(), 1);
     }

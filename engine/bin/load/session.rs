@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 use towline::client::{Client, ClientError, WriteError};
 use towline::model::request::FailureClass;
 use towline::model::{Operation, Outcome, Record};
@@ -95,6 +95,20 @@ pub(crate) enum Ended {
     /// The file is not the one that was surveyed.
     #[error("{} changed while it was loaded", .0.display())]
     Changed(PathBuf),
+    /// Rows of this file are stored by a load that left out more or fewer of its first rows: which of them are there
+    /// can't be told from the last one.
+    #[error(
+        "stream {stream:?} holds rows of this file that were loaded with --skip-rows {stored}, not {wanted}: \
+         repeat that load with the same number"
+    )]
+    SkippedOtherwise {
+        /// The stream.
+        stream: String,
+        /// The number of the load that stored them.
+        stored: u64,
+        /// The number of this one.
+        wanted: u64,
+    },
     /// It was told to.
     #[error("interrupted")]
     Interrupted,
@@ -115,7 +129,7 @@ pub(crate) async fn load(
     counters: &Arc<Counters>,
 ) -> Result<Summary, Ended> {
     let latency = Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, 3)?;
-    let ledger = read_tails(client, survey).await?;
+    let ledger = read_tails(client, survey, options.skip_rows).await?;
     let session = Session {
         client: client.clone(),
         options,
@@ -126,6 +140,7 @@ pub(crate) async fn load(
         events: JoinSet::new(),
         ready: Vec::new(),
         rereads: 0,
+        reads: Vec::new(),
         pace: Pace::new(options.rate),
         started: Instant::now(),
         last_read: 0,
@@ -138,7 +153,7 @@ pub(crate) async fn load(
 }
 
 /// How every stream of the file stands.
-async fn read_tails(client: &Client, survey: &Survey) -> Result<Ledger, ClientError> {
+async fn read_tails(client: &Client, survey: &Survey, skip_rows: u64) -> Result<Ledger, Ended> {
     let (mut ledger, mut reads) = (Ledger::default(), JoinSet::new());
     let mut streams = survey.streams.iter();
     loop {
@@ -152,7 +167,14 @@ async fn read_tails(client: &Client, survey: &Survey) -> Result<Ledger, ClientEr
             });
         }
         match reads.join_next().await {
-            Some(Ok((stream, tail))) => ledger.begin(stream, tail?),
+            Some(Ok((stream, tail))) => {
+                let tail = tail?;
+                if tail.last_row > 0 && tail.skipped != skip_rows {
+                    let stream = String::from_utf8_lossy(&stream).into_owned();
+                    return Err(Ended::SkippedOtherwise { stream, stored: tail.skipped, wanted: skip_rows });
+                }
+                ledger.begin(stream, tail);
+            }
             Some(Err(panic)) => std::panic::resume_unwind(panic.into_panic()),
             None => return Ok(ledger),
         }
@@ -178,6 +200,7 @@ struct Session<'a> {
     ready: Vec<Write>,
     /// Streams being read.
     rereads: usize,
+    reads: Vec<AbortHandle>,
     pace: Pace,
     started: Instant,
     last_read: u64,
@@ -273,7 +296,7 @@ impl Session<'_> {
         let append = |(place, (row, raw)): (usize, &(u64, Bytes))| Operation::Append {
             stream: write.stream.clone(),
             expect: write.expect(place),
-            metadata: Origin { file: self.file, row: *row }.encode(),
+            metadata: Origin { file: self.file, row: *row, skipped: self.options.skip_rows }.encode(),
             value: raw.clone(),
         };
         let record = Record::of(write.rows.iter().enumerate().map(append).collect());
@@ -299,18 +322,24 @@ impl Session<'_> {
             Next::Read => {
                 self.rereads += 1;
                 let (client, stream, file) = (self.client.clone(), stream.clone(), self.file);
-                self.events.spawn(async move {
+                self.reads.retain(|read| !read.is_finished());
+                let read = self.events.spawn(async move {
                     tokio::time::sleep(REFUSED_PAUSE).await;
                     let tail = read_tail(&client, &stream, &file).await;
                     Event::Tail { stream, tail }
                 });
+                self.reads.push(read);
             }
         }
     }
 
     fn lose(&mut self, why: Ended) {
         self.is_lost = true;
-        self.ended.get_or_insert(why);
+        self.reads.drain(..).for_each(|read| read.abort());
+        // A broken row is found again by the load that goes on; only that one knows what is stored before it.
+        if matches!(self.ended, None | Some(Ended::Row(_))) {
+            self.ended = Some(why);
+        }
     }
 
     fn on_joined(&mut self, event: Result<Event, tokio::task::JoinError>) {
@@ -331,6 +360,7 @@ impl Session<'_> {
                     Err(error) => self.lose(error.into()),
                 }
             }
+            Err(cancelled) if cancelled.is_cancelled() => self.rereads -= 1,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }

@@ -14,6 +14,7 @@ struct World {
     address: SocketAddr,
     server: Option<ServerHandle>,
     runtime: tokio::runtime::Runtime,
+    skip_rows: u64,
 }
 
 impl World {
@@ -22,7 +23,7 @@ impl World {
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let server = start(directory.path(), any);
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        Self { address: server.address(), server: Some(server), directory, runtime }
+        Self { address: server.address(), server: Some(server), directory, runtime, skip_rows: 0 }
     }
 
     fn file(&self, text: &str) -> PathBuf {
@@ -45,6 +46,18 @@ impl World {
         self.runtime.block_on(Client::connect([self.address.to_string()], options)).unwrap()
     }
 
+    fn options(&self, path: &Path, rate: Option<f64>) -> LoadOptions {
+        let (path, key_column, skip_rows) = (path.to_owned(), "key".to_owned(), self.skip_rows);
+        LoadOptions { path, key_column, rate, in_flight_max: 256, skip_rows }
+    }
+
+    /// Loads a file that may be refused before anything is sent.
+    fn try_load(&self, path: &Path) -> Result<Summary, Ended> {
+        let (surveyed, client) = (survey(path, "key").unwrap(), self.client());
+        let options = self.options(path, None);
+        self.runtime.block_on(load(&client, &options, &surveyed, &Arc::default()))
+    }
+
     /// Loads a file at this rate; `meanwhile` runs beside it.
     fn load(
         &mut self,
@@ -54,8 +67,7 @@ impl World {
     ) -> (Summary, Arc<Counters>) {
         let surveyed = survey(path, "key").unwrap();
         let counters = Arc::new(Counters::default());
-        let options =
-            LoadOptions { path: path.to_owned(), key_column: "key".to_owned(), rate, in_flight_max: 256, skip_rows: 0 };
+        let options = self.options(path, rate);
         let (client, shared) = (self.client(), Arc::clone(&counters));
         let running = self.runtime.spawn(async move { load(&client, &options, &surveyed, &shared).await });
         meanwhile(self, &counters);
@@ -190,4 +202,19 @@ fn rows_go_behind_what_others_wrote_to_the_stream() {
     let (summary, _) = world.load(&path, None, |_, _| ());
     assert_eq!(summary.position, 2);
     assert_eq!(world.streams(["k0".to_owned()]), [["of others", "k0,1", "k0,2"]]);
+}
+
+#[test]
+fn a_load_that_left_rows_out_is_not_taken_for_a_whole_one() {
+    let mut world = World::new();
+    let path = world.file("key,n\nk0,1\nk1,2\nk0,3\nk1,4\nk0,5\n");
+    world.skip_rows = 2;
+    let (summary, _) = world.load(&path, None, |_, _| ());
+    assert_eq!(summary.position, 5);
+    let (again, counters) = world.load(&path, None, |_, _| ());
+    assert!(again.ended.is_none() && counters.sent.load(Ordering::Relaxed) == 0, "it may be repeated");
+    world.skip_rows = 0;
+    let refused = world.try_load(&path).unwrap_err().to_string();
+    assert!(refused.contains("--skip-rows 2, not 0"), "{refused}");
+    assert_eq!(world.streams(names(2)), [vec!["k0,3", "k0,5"], vec!["k1,4"]]);
 }

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use towline_net::driver::{EventSink, Listener, ListenerOptions};
 use towline_net::{ConnectionConfig, Event, Identity, Role, SendFlags};
@@ -291,5 +291,32 @@ fn a_follower_can_be_asked_by_name() {
         let any = ClientOptions { route: Route::Any, ..options() };
         let client = Client::connect([follower], any).await.unwrap();
         assert_eq!(client.status().await.unwrap().node, NodeId::new(2));
+    });
+}
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what is tested is how long many calls wait together")]
+fn calls_that_wait_for_one_server_share_the_attempt_to_find_it() {
+    run(async {
+        let looks = AtomicU64::new(0);
+        // It leads once, hangs up, and leads no more.
+        let leader = server(1, move |request| match request.body {
+            RequestBody::Status => one(request.id, status(1, 1, looks.fetch_add(1, Ordering::Relaxed) == 0)),
+            _ => Reaction::HangUp,
+        })
+        .await;
+        let wait = Duration::from_millis(500);
+        let client = Client::connect([leader], ClientOptions { connect_timeout: wait, ..options() }).await.unwrap();
+        assert!(client.write(&put()).await.unwrap().await.is_err(), "it hangs up");
+        let begun = std::time::Instant::now();
+        let mut calls = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let client = client.clone();
+            calls.spawn(async move { client.get(b"k").await });
+        }
+        while let Some(call) = calls.join_next().await {
+            assert!(matches!(call.unwrap(), Err(ClientError::Unreachable { .. })));
+        }
+        assert!(begun.elapsed() < wait * 8, "{:?} for 16 calls that may wait {wait:?}", begun.elapsed());
     });
 }

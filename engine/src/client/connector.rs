@@ -15,6 +15,8 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// How long one address may take to connect and to say how it is.
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
+/// Longer than anybody waits: a deadline must be a time that there is.
+pub(super) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The pauses between two rounds over all addresses: jittered, and rising to this.
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
@@ -24,7 +26,7 @@ pub(super) async fn connect(addresses: &[String], options: &ClientOptions) -> Re
     if addresses.is_empty() {
         return Err(ClientError::NoAddress);
     }
-    let deadline = Instant::now() + options.connect_timeout;
+    let deadline = Instant::now() + options.connect_timeout.min(WAIT_MAX);
     let mut pauses = ExponentialBuilder::new()
         .with_min_delay(PAUSE_MIN)
         .with_max_delay(PAUSE_MAX)
@@ -99,7 +101,8 @@ async fn status(link: &Link, options: &ClientOptions) -> Result<ServerStatus, St
     let place = Arc::new(Semaphore::new(1)).acquire_owned().await.map_err(|error| error.to_string())?;
     let namespace = options.namespace.clone();
     let request = |id| codec::encode(&Request { id, deadline_ms: 0, namespace, body: RequestBody::Status });
-    let answer = link.send(place, request).await.map_err(|failure| format!("{failure:?}"))?;
+    let answer =
+        link.send(place, Instant::now() + ADDRESS_TIMEOUT, request).await.map_err(|failure| format!("{failure:?}"))?;
     match answer.await {
         Ok(Answer::Body(ResponseBody::Status(status))) => Ok(status),
         Ok(Answer::Body(ResponseBody::Failed(failure))) => Err(failure.message),

@@ -20,7 +20,8 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection to a cluster. Clones share it.
 ///
-/// Everything it does is bounded: by [`ClientOptions::in_flight_max`] requests at a time, and each by a deadline.
+/// Everything it does is bounded: by [`ClientOptions::in_flight_max`] requests at a time, each by
+/// [`ClientOptions::request_timeout`] and, where a server has to be found first, [`ClientOptions::connect_timeout`].
 /// It needs a tokio runtime with time and I/O enabled.
 #[derive(Debug, Clone)]
 pub struct Client {
@@ -32,10 +33,17 @@ struct Shared {
     addresses: Vec<String>,
     options: ClientOptions,
     /// The connection in use. The lock is held while a new one is made, so that one is made and not many.
-    link: Mutex<Option<Arc<Link>>>,
+    link: Mutex<Current>,
     places: Arc<Semaphore>,
     connects: AtomicU64,
     bytes_received: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    link: Option<Arc<Link>>,
+    /// When the last attempt to find a server failed, and how: the answer for all who waited for it.
+    failed: Option<(Instant, ClientError)>,
 }
 
 /// A key's value, as applied on the server that answered.
@@ -100,7 +108,7 @@ impl Client {
             shared: Arc::new(Shared {
                 addresses: addresses.into_iter().map(Into::into).collect(),
                 options,
-                link: Mutex::new(None),
+                link: Mutex::new(Current::default()),
                 places: Arc::new(Semaphore::new(places)),
                 connects: AtomicU64::new(0),
                 bytes_received: AtomicU64::new(0),
@@ -120,7 +128,7 @@ impl Client {
     /// It was not sent and has no effect.
     pub async fn write(&self, record: &Record) -> Result<WriteReceipt, ClientError> {
         let record = record.encode()?.to_vec();
-        let timeout = self.shared.options.request_timeout;
+        let timeout = self.shared.options.request_timeout.min(connector::WAIT_MAX);
         let deadline = Instant::now() + timeout;
         loop {
             let place = self.place(deadline).await?;
@@ -197,7 +205,7 @@ impl Client {
 
     /// The node that is connected now, if one is.
     pub async fn node(&self) -> Option<NodeId> {
-        self.shared.link.lock().await.as_ref().map(|link| link.node())
+        self.shared.link.lock().await.link.as_ref().map(|link| link.node())
     }
 
     /// Figures.
@@ -213,7 +221,7 @@ impl Client {
     /// A read: asked again after a lost connection or a 'not now', until its deadline.
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
         let waited = self.shared.options.request_timeout;
-        let deadline = Instant::now() + waited;
+        let deadline = Instant::now() + waited.min(connector::WAIT_MAX);
         loop {
             let error = match self.ask_once(body.clone(), deadline).await {
                 Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
@@ -263,30 +271,41 @@ impl Client {
         let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
         let namespace = self.shared.options.namespace.clone();
         let request = move |id| codec::encode(&Request { id, deadline_ms, namespace, body });
-        // No deadline on the wait for room in the send buffer: the connection ends when its peer stays silent.
-        link.send(place, request).await.map_err(|failure| match failure {
+        link.send(place, deadline, request).await.map_err(|failure| match failure {
             SendFailure::Codec(CodecError::TooLarge { limit, value, .. }) => {
                 ClientError::TooLarge(format!("it has {value} bytes, {limit} are possible"))
             }
             SendFailure::Codec(error) => error.into(),
             SendFailure::TooLong(error) => ClientError::TooLarge(error.to_string()),
             SendFailure::ConnectionLost => ClientError::ConnectionLost,
+            SendFailure::NoRoom => ClientError::Deadline { waited: self.shared.options.request_timeout },
         })
     }
 
     /// The connection in use, or a new one.
     async fn link(&self) -> Result<Arc<Link>, ClientError> {
+        let asked = Instant::now();
         let mut current = self.shared.link.lock().await;
-        if let Some(link) = current.as_ref().filter(|link| link.is_usable()) {
+        if let Some(link) = current.link.as_ref().filter(|link| link.is_usable()) {
             return Ok(Arc::clone(link));
         }
+        // Otherwise calls that wait for the same attempt would each make one more, one after the other.
+        if let Some((_, error)) = current.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(error.clone());
+        }
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
-        if let Some(old) = current.take() {
+        if let Some(old) = current.link.take() {
             self.shared.bytes_received.fetch_add(old.bytes_received(), Ordering::Relaxed);
         }
-        let link = Arc::new(connector::connect(&self.shared.addresses, &self.shared.options).await?);
+        let link = match connector::connect(&self.shared.addresses, &self.shared.options).await {
+            Ok(link) => Arc::new(link),
+            Err(error) => {
+                current.failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
+        };
         self.shared.connects.fetch_add(1, Ordering::Relaxed);
-        *current = Some(Arc::clone(&link));
+        current.link = Some(Arc::clone(&link));
         Ok(link)
     }
 }

@@ -11,6 +11,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::time::{Instant, timeout_at};
 use towline_net::driver::{self, ConnectionHandle, EventSink};
 use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendError, SendFlags, StreamId, StreamKind};
 
@@ -94,10 +95,11 @@ impl Link {
     /// Cancellation: the request was sent, or was not; the caller can't tell, and must take a write for unknown.
     ///
     /// # Errors
-    /// It was certainly not sent.
+    /// It was certainly not sent; [`SendFailure::NoRoom`] if there was no room until `deadline`.
     pub(super) async fn send(
         &self,
         place: OwnedSemaphorePermit,
+        deadline: Instant,
         encode: impl FnOnce(u64) -> Result<Bytes, codec::CodecError>,
     ) -> Result<oneshot::Receiver<Answer>, SendFailure> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
@@ -108,15 +110,17 @@ impl Link {
             Some(waiters) => drop(waiters.insert(id, Waiter { answer, _place: place })),
             None => return Err(SendFailure::ConnectionLost),
         }
-        match self.handle.send(self.stream, bytes, SendFlags::default()).await {
-            Ok(()) => Ok(receiver),
-            Err(error) => {
+        // Out of time, the transport has queued nothing.
+        match timeout_at(deadline, self.handle.send(self.stream, bytes, SendFlags::default())).await {
+            Ok(Ok(())) => Ok(receiver),
+            failed => {
                 if let Some(waiters) = self.routes.waiters.lock().as_mut() {
                     waiters.remove(&id);
                 }
-                Err(match error {
-                    SendError::TooLong { .. } => SendFailure::TooLong(error),
-                    _ => SendFailure::ConnectionLost,
+                Err(match failed {
+                    Ok(Err(error @ SendError::TooLong { .. })) => SendFailure::TooLong(error),
+                    Ok(_) => SendFailure::ConnectionLost,
+                    Err(_) => SendFailure::NoRoom,
                 })
             }
         }
@@ -138,6 +142,8 @@ pub(super) enum SendFailure {
     TooLong(SendError),
     /// There is no connection any more.
     ConnectionLost,
+    /// The server took too little of what was sent before it.
+    NoRoom,
 }
 
 impl Routes {

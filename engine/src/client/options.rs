@@ -15,7 +15,7 @@ pub struct ClientOptions {
     pub namespace: String,
     /// Whom requests go to.
     pub route: Route,
-    /// How long one request may take, from the call to its answer. A write past it is unknown, not failed.
+    /// How long one request may take once a server was found. A write past it is unknown, not failed.
     pub request_timeout: Duration,
     /// How long a lost (or not yet found) server is looked for before a call fails.
     pub connect_timeout: Duration,

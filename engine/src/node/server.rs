@@ -20,7 +20,9 @@ use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
 use towline_net::driver::{ConnectionHandle, EventReceiver, EventSink, Incoming, Listener, ListenerOptions};
-use towline_net::{Event as NetEvent, PeerHello, ResetCode, Role, SendFlags, StreamId, StreamKind};
+use towline_net::{
+    Event as NetEvent, GoAwayCode, PeerHello, ResetCode, Role, SendError, SendFlags, StreamId, StreamKind,
+};
 
 /// Events that one read of a stream returns at the most, whatever the client asks.
 const EVENTS_MAX: usize = 10_000;
@@ -30,6 +32,11 @@ const EVENTS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
 
+/// Connections at the most, and of these the places that clients can't take.
+const CONNECTIONS_MAX: usize = 4096;
+const PEERS_PLACES: usize = 64;
+/// Open files of the state (its bound is 1,024), the log, and the process itself, with room to spare.
+const FILES_OF_THE_NODE: usize = 1024 + 256;
 /// Reads that are worked on at a time, and of one client's: each may hold [`EVENTS_BYTES_MAX`] in memory, until its
 /// client took the answer.
 const READS_MAX: usize = 16;
@@ -110,11 +117,13 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
+    let connections = connections_max();
     // Listen first: a port in use must not cost a recovery, and creates nothing.
     let listening = runtime.block_on(async {
         let unresolved = || io::Error::new(io::ErrorKind::NotFound, "the address does not resolve");
         let address = tokio::net::lookup_host(&config.listen).await?.next().ok_or_else(unresolved)?;
-        Listener::bind(address, ListenerOptions::default()).await
+        let options = ListenerOptions { connections_max: connections, ..ListenerOptions::default() };
+        Listener::bind(address, options).await
     });
     let failed = |source| ServeError::Listen { address: config.listen.clone(), source };
     let listener = listening.map_err(failed)?;
@@ -146,9 +155,18 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         network,
         leader: config.leader,
         reading: Arc::new(Semaphore::new(READS_MAX)),
+        clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
     };
     runtime.spawn(server.accept(listener));
     Ok(ServerHandle { node, runtime, address })
+}
+
+/// How many connections are taken: what the limit on open files leaves beside the log and the state, which must not
+/// fail for want of one.
+fn connections_max() -> usize {
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX);
+    let left = usize::try_from(files).unwrap_or(usize::MAX).saturating_sub(FILES_OF_THE_NODE);
+    left.clamp(2 * PEERS_PLACES, CONNECTIONS_MAX)
 }
 
 #[derive(Debug, Clone)]
@@ -159,6 +177,8 @@ struct Server {
     leader: NodeId,
     /// Reads that touch the disk at a time.
     reading: Arc<Semaphore>,
+    /// Places for clients: fewer than there are connections, so that the other nodes always find one.
+    clients: Arc<Semaphore>,
 }
 
 impl Server {
@@ -192,7 +212,14 @@ impl Server {
             Role::Node if self.peers.contains_key(&peer) && peer < self.node.identity().node => {
                 self.network.session(peer, handle, events, Greets::Back).await;
             }
-            Role::Client => self.client(handle, events).await,
+            Role::Client => match Arc::clone(&self.clients).try_acquire_owned() {
+                Ok(_place) => self.client(handle, events).await,
+                Err(_) => {
+                    tracing::warn!("a client was turned away: there are too many");
+                    handle.go_away(GoAwayCode::SHUTDOWN);
+                    handle.close();
+                }
+            },
             role => {
                 tracing::warn!(%peer, ?role, "a connection of nobody who is expected here was closed");
                 handle.close();
@@ -200,44 +227,72 @@ impl Server {
         }
     }
 
-    /// One client's connection, until it ends.
+    /// One client's connection, until it ends. Its writes are taken in order; its reads wait for none of them.
     async fn client(self, handle: ConnectionHandle, mut events: EventReceiver) {
         let turns = Arc::new(Semaphore::new(READS_OF_A_CLIENT));
+        // Bounded by the connection's credit, which goes back with each answer.
+        let (writes, waiting) = tokio::sync::mpsc::unbounded_channel();
+        tokio::spawn(self.clone().write_in_order(waiting));
+        let mut streams: BTreeMap<StreamId, Arc<Half>> = BTreeMap::new();
         while let Some(event) = events.recv().await {
             match event {
-                NetEvent::Opened { stream, kind, .. } if kind != StreamKind::Request => {
-                    handle.reset(stream, ResetCode::REFUSED);
+                NetEvent::Opened { stream, kind: StreamKind::Request, .. } => {
+                    streams.insert(stream, Arc::new(Half { handle: handle.clone(), stream }));
                 }
+                NetEvent::Opened { stream, .. } => handle.reset(stream, ResetCode::REFUSED),
                 NetEvent::Message { stream, bytes, charge, .. } => {
-                    let reply = Reply { handle: handle.clone(), stream, charge };
+                    let Some(half) = streams.get(&stream).map(Arc::clone) else {
+                        handle.consumed(stream, charge);
+                        continue;
+                    };
+                    let reply = Reply { half, charge };
                     match codec::decode::<Request>(&bytes) {
-                        Ok(request) => self.request(request, reply, &turns).await,
+                        Ok(request) => self.request(request, reply, &turns, &writes).await,
                         Err(error) => {
                             tracing::warn!(%error, "a client's request can't be read: its connection is closed");
                             handle.close();
                         }
                     }
                 }
-                NetEvent::Finished { stream } => handle.finish(stream),
+                // Our half ends with the last answer that is still to come on it.
+                NetEvent::Finished { stream } | NetEvent::Reset { stream, .. } => drop(streams.remove(&stream)),
                 NetEvent::Closed { .. } => break,
                 _ => {}
             }
         }
     }
 
-    async fn request(&self, request: Request, reply: Reply, turns: &Arc<Semaphore>) {
-        let id = request.id;
-        if request.namespace != NAMESPACE_NAME {
-            let failure = failure::unknown_namespace(&request.namespace);
+    async fn request(
+        &self,
+        request: Request,
+        reply: Reply,
+        turns: &Arc<Semaphore>,
+        writes: &tokio::sync::mpsc::UnboundedSender<WaitingWrite>,
+    ) {
+        let Request { id, deadline_ms, namespace, body } = request;
+        if namespace != NAMESPACE_NAME {
+            let failure = failure::unknown_namespace(&namespace);
             return reply.send(id, ResponseBody::Failed(failure));
         }
-        match request.body {
-            RequestBody::Write { record } => self.write(id, record, reply).await,
+        match body {
+            RequestBody::Write { record } => {
+                let within = Duration::from_millis(u64::from(deadline_ms));
+                let deadline = (deadline_ms > 0).then(|| tokio::time::Instant::now() + within);
+                // Closed only when this connection's task is ended, and the connection with it.
+                drop(writes.send(WaitingWrite { id, record, deadline, reply }));
+            }
             read => self.read(id, read, reply, turns).await,
         }
     }
 
-    async fn write(&self, id: u64, record: Vec<u8>, reply: Reply) {
+    async fn write_in_order(self, mut waiting: tokio::sync::mpsc::UnboundedReceiver<WaitingWrite>) {
+        while let Some(write) = waiting.recv().await {
+            self.write(write).await;
+        }
+    }
+
+    async fn write(&self, write: WaitingWrite) {
+        let WaitingWrite { id, record, deadline, reply } = write;
         let node = Arc::clone(&self.node);
         let is_large = record.len() >= LARGE_RECORD_BYTES;
         let prepare = move || node.prepare(&decode(record)?).map_err(|refused| failure::refused(&refused));
@@ -259,13 +314,16 @@ impl Server {
             if !self.node.is_serving() {
                 break failure::not_serving(&self.node, self.leader);
             }
-            match self.node.queue.submit(submission, SubmitPolicy::Fail) {
+            let refused = match self.node.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => return,
-                Err((SubmitError::Busy, back)) if !reply.handle.is_closed() => submission = back,
                 Err((refused, back)) => {
                     submission = back;
-                    break failure::refused(&refused.into());
+                    refused
                 }
+            };
+            let is_late = deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now());
+            if refused != SubmitError::Busy || is_late || reply.half.handle.is_closed() {
+                break failure::refused(&refused.into());
             }
             tokio::time::sleep(FULL_QUEUE_PAUSE).await;
         };
@@ -326,10 +384,30 @@ fn answer(node: &Node, read: RequestBody) -> Result<ResponseBody, Failure> {
     }
 }
 
-/// Where an answer goes.
-struct Reply {
+/// A write that waits for its turn in the queue.
+struct WaitingWrite {
+    id: u64,
+    record: Vec<u8>,
+    /// The client gives up then: not submitted by that time, it has no effect.
+    deadline: Option<tokio::time::Instant>,
+    reply: Reply,
+}
+
+/// Our half of a client's stream; finished when nobody has anything to say on it any more.
+struct Half {
     handle: ConnectionHandle,
     stream: StreamId,
+}
+
+impl Drop for Half {
+    fn drop(&mut self) {
+        self.handle.finish(self.stream);
+    }
+}
+
+/// Where an answer goes.
+struct Reply {
+    half: Arc<Half>,
     charge: usize,
 }
 
@@ -337,28 +415,32 @@ impl Reply {
     /// Sends the answer of a write; the request's credit goes back with it. These are small: a client whose buffer
     /// they fill reads none of them, and loses its connection rather than cost memory.
     fn send(&self, id: u64, body: ResponseBody) {
+        let half = &self.half;
         let sent = codec::encode(&Response { id, body })
-            .map(|bytes| self.handle.try_send(self.stream, bytes, SendFlags::default()));
-        self.done(id, matches!(sent, Ok(Ok(()))));
+            .map(|bytes| half.handle.try_send(half.stream, bytes, SendFlags::default()));
+        self.done(id, matches!(sent, Ok(Ok(()) | Err(SendError::StreamClosed))));
     }
 
     /// Sends the answer of a read, which may have to wait for room; the request's credit goes back with it.
     async fn send_in_turn(&self, id: u64, body: ResponseBody) {
+        let half = &self.half;
         let sent = match codec::encode(&Response { id, body }) {
             Ok(bytes) => {
-                let sending = self.handle.send(self.stream, bytes, SendFlags::default());
-                matches!(tokio::time::timeout(ANSWER_TIMEOUT, sending).await, Ok(Ok(())))
+                let sending = half.handle.send(half.stream, bytes, SendFlags::default());
+                matches!(tokio::time::timeout(ANSWER_TIMEOUT, sending).await, Ok(Ok(()) | Err(SendError::StreamClosed)))
             }
             Err(_) => false,
         };
         self.done(id, sent);
     }
 
+    /// An answer on a stream that the client has reset is wanted by nobody; what else could not be sent ends the
+    /// connection, since its client would wait for it.
     fn done(&self, id: u64, sent: bool) {
         if !sent {
             tracing::warn!(id, "an answer could not be sent: the client's connection is closed");
-            self.handle.close();
+            self.half.handle.close();
         }
-        self.handle.consumed(self.stream, self.charge);
+        self.half.handle.consumed(self.half.stream, self.charge);
     }
 }

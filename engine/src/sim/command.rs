@@ -15,7 +15,7 @@ const REPEATED: u64 = 100;
 #[derive(Debug, Clone, Parser)]
 pub struct Args {
     /// How many seeds to run.
-    #[arg(long, default_value_t = 200)]
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
     /// The first seed.
     #[arg(long, default_value_t = 1)]

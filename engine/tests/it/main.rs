@@ -5,4 +5,5 @@
 
 mod cluster;
 mod embedded;
+mod requests;
 mod stopped_follower;

@@ -39,12 +39,12 @@ impl Stopped {
                 let stream = Mutex::new(ReplicationStream::new(SHARD, log));
                 let count = Arc::clone(&count);
                 let sink = EventSink::callback_with_handle(move |handle, event| match event {
-                    Event::Opened { stream: opened, .. } => say(&handle, opened, stream.lock().greeting().unwrap()),
+                    Event::Opened { stream: opened, .. } => say(handle, opened, stream.lock().greeting().unwrap()),
                     Event::Message { stream: on, bytes, .. } => {
                         if let Ok(Received::Message(Message::Fence { epoch, .. })) = stream.lock().receive(&bytes) {
                             let summary = LogSummary { end: LogPosition::origin(log), epochs: Vec::new() };
                             let promise = Message::Promise { epoch, log: summary, suspect: None, committed: Lsn::ZERO };
-                            say(&handle, on, promise.encode().unwrap());
+                            say(handle, on, promise.encode().unwrap());
                         }
                         count.fetch_add(bytes.len(), Ordering::Relaxed);
                     }

@@ -37,6 +37,8 @@ pub struct ConnectionConfig {
     pub ping_interval: Duration,
     /// How long a peer may be silent. Three ping intervals find a half-open connection (N5).
     pub idle_timeout: Duration,
+    /// How long messages may wait for a peer that takes none of them, though it answers pings: what waits is memory.
+    pub stall_timeout: Duration,
     /// How long a peer may take for its Hello (N15).
     pub hello_timeout: Duration,
     /// 16 fresh random bytes: they tie frames to this session.
@@ -45,7 +47,7 @@ pub struct ConnectionConfig {
 
 impl ConnectionConfig {
     /// The defaults: version 1, no features, [`Limits::DEFAULT`], a ping each second, three seconds of silence, five
-    /// for the handshake.
+    /// for the handshake, 30 for a peer that takes nothing.
     #[must_use]
     pub const fn new(identity: Identity, nonce: [u8; 16]) -> Self {
         Self {
@@ -58,6 +60,7 @@ impl ConnectionConfig {
             limits: Limits::DEFAULT,
             ping_interval: Duration::from_secs(1),
             idle_timeout: Duration::from_secs(3),
+            stall_timeout: Duration::from_secs(30),
             hello_timeout: Duration::from_secs(5),
             nonce,
         }
@@ -96,8 +99,8 @@ impl ConnectionConfig {
         if missing != 0 {
             return Err(ConfigError::Features { missing });
         }
-        if self.ping_interval.is_zero() || self.hello_timeout.is_zero() {
-            return Err(ConfigError::Times { rule: "0 < ping_interval and 0 < hello_timeout" });
+        if self.ping_interval.is_zero() || self.hello_timeout.is_zero() || self.stall_timeout.is_zero() {
+            return Err(ConfigError::Times { rule: "0 < ping_interval, hello_timeout and stall_timeout" });
         }
         if self.idle_timeout <= self.ping_interval {
             return Err(ConfigError::Times { rule: "ping_interval < idle_timeout" });

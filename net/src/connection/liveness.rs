@@ -15,6 +15,8 @@ pub(super) struct Liveness {
     /// The Ping that has no Pong yet; at most one, so a slow path is not filled with them.
     outstanding: Option<(u64, Option<Duration>)>,
     last_token: u64,
+    /// Since when, as far as was looked, messages wait and none of their bytes went.
+    stalled_since: Option<Duration>,
     pub(super) rtt: Option<RttEstimate>,
 }
 
@@ -26,12 +28,18 @@ impl Liveness {
             ping_due: now.saturating_add(config.ping_interval),
             outstanding: None,
             last_token: 0,
+            stalled_since: None,
             rtt: None,
         }
     }
 
     pub(super) fn heard(&mut self, now: Duration) {
         self.last_heard = self.last_heard.max(now);
+    }
+
+    /// Bytes of a message went on their way.
+    pub(super) const fn progressed(&mut self) {
+        self.stalled_since = None;
     }
 
     pub(super) fn on_ping_sent(&mut self, now: Duration, token: u64) {
@@ -55,6 +63,7 @@ impl Liveness {
 impl Connection {
     /// Lets time pass. Harmless when called too often.
     pub fn tick(&mut self, now: Duration) {
+        self.look_for_a_stall(now);
         match self.phase {
             Phase::Greeting if now >= self.liveness.hello_deadline => self.fail(ConnectionError::HelloTimeout),
             Phase::Ready if now >= self.silence_deadline() => self.fail(ConnectionError::IdleTimeout),
@@ -66,6 +75,17 @@ impl Connection {
                 self.outbound.ping = Some(token);
             }
             _ => {}
+        }
+    }
+
+    fn look_for_a_stall(&mut self, now: Duration) {
+        if self.phase != Phase::Ready || self.queued_bytes() == 0 {
+            self.liveness.stalled_since = None;
+            return;
+        }
+        let since = *self.liveness.stalled_since.get_or_insert(now);
+        if now >= since.saturating_add(self.config.stall_timeout) {
+            self.fail(ConnectionError::StallTimeout);
         }
     }
 

@@ -148,7 +148,9 @@ impl Connection {
     }
 
     fn next_data(&mut self) -> Option<Frame> {
-        Lane::ALL.into_iter().find_map(|lane| self.next_in_lane(lane))
+        let frame = Lane::ALL.into_iter().find_map(|lane| self.next_in_lane(lane))?;
+        self.liveness.progressed();
+        Some(frame)
     }
 
     /// The next frame of a lane, by turns.

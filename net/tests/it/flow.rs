@@ -1,5 +1,7 @@
 //! Credits: what a receiver may be made to hold, and that nobody waits for ever.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use towline_net::frame::{FrameFlags, FrameKind};
 use towline_net::{Connection, ConnectionError, Event, Lane, SendError, StreamId, StreamKind};
@@ -193,10 +195,7 @@ impl Hostile {
         payload: &[u8],
     ) -> Result<(), ConnectionError> {
         self.sequence += 1;
-        acceptor.receive(
-            std::time::Duration::ZERO,
-            &frame(session_seed(), self.sequence, kind, lane, flags, stream, payload),
-        )
+        acceptor.receive(Duration::ZERO, &frame(session_seed(), self.sequence, kind, lane, flags, stream, payload))
     }
 }
 
@@ -294,4 +293,49 @@ fn consumption_of_more_than_was_delivered_grants_nothing() {
     world.settle();
     let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| world.acceptor.consumed(stream, 1 << 30)));
     assert_eq!(caught.is_err(), cfg!(debug_assertions));
+}
+
+/// A peer that answers pings and takes nothing holds what waits for it, but not for ever.
+#[test]
+fn a_peer_that_takes_nothing_for_too_long_loses_its_connection_though_it_answers_pings() {
+    let mut world = World::ready();
+    let stream = world.dialer.open(StreamKind::Request, Lane::Request).unwrap();
+    for _ in 0..40 {
+        world.dialer.send(stream, vec![0; 1_000].into(), plain()).unwrap();
+    }
+    let mut closed_at = None;
+    for second in 0..60 {
+        world.now = Duration::from_secs(second);
+        world.dialer.tick(world.now);
+        world.acceptor.tick(world.now);
+        world.settle();
+        if world.dialer.is_closed() {
+            closed_at = Some(second);
+            break;
+        }
+    }
+    assert!(matches!(closed_at, Some(29..=32)), "closed after {closed_at:?} s");
+    let ended = events(&mut world.dialer)
+        .into_iter()
+        .any(|event| matches!(event, Event::Closed { reason: ConnectionError::StallTimeout, .. }));
+    assert!(ended);
+}
+
+#[test]
+fn a_peer_that_takes_a_little_now_and_then_keeps_its_connection() {
+    let mut world = World::ready();
+    let stream = world.dialer.open(StreamKind::Request, Lane::Request).unwrap();
+    for _ in 0..100 {
+        world.dialer.send(stream, vec![0; 1_000].into(), plain()).unwrap();
+    }
+    for second in 0..200 {
+        world.now = Duration::from_secs(second);
+        world.dialer.tick(world.now);
+        world.acceptor.tick(world.now);
+        if second % 20 == 0 {
+            consume(&mut world.acceptor);
+        }
+        world.settle();
+    }
+    assert!(!world.dialer.is_closed());
 }
