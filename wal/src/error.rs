@@ -211,7 +211,7 @@ impl ReadError {
     }
 }
 
-/// The directory was not opened. Nothing in it was changed.
+/// The directory was not opened. Nothing in it was changed, unless it is `Io`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -199,9 +199,11 @@ impl LogCore {
             return;
         };
         let waiting: Vec<Ticket> = self.queue.drain(..).filter_map(|queued| queued.ticket).collect();
-        for ticket in waiting.into_iter().chain([closing]) {
-            self.complete(ticket, Err(SubmitError::DiskFull.into()));
+        for ticket in waiting {
+            // Accepted, and perhaps durable in part: in doubt, not refused.
+            self.complete(ticket, Err(WalError::Closed));
         }
+        self.complete(closing, Err(SubmitError::DiskFull.into()));
         self.queue_bytes = 0;
         self.life = Life::Closed;
     }

@@ -101,7 +101,8 @@ impl LogCore {
     /// Prepares segments ahead, in the background, so that rotation waits for none.
     pub(crate) fn poll_preparation(&mut self) -> Option<IoRequest> {
         let ahead = usize::try_from(self.options.segments_ahead.max(1)).unwrap_or(1);
-        let wanted = self.ready.len() < ahead && !matches!(self.life, super::Life::Closed);
+        let wanted =
+            (self.ready.len() < ahead || !self.next_segment_is_ready()) && !matches!(self.life, super::Life::Closed);
         if self.preparing.is_some() || !wanted || (self.no_room && !self.retry_preparation) {
             return None;
         }

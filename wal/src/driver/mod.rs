@@ -33,6 +33,8 @@ pub struct Wal {
     shared: Arc<Shared>,
     io: RealIo,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What closing came to. Held while it is going on.
+    closed: Mutex<Option<Result<(), WalError>>>,
 }
 
 impl fmt::Debug for Wal {
@@ -51,7 +53,7 @@ impl Wal {
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let state = State { core, waiters: VecDeque::new(), stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
-        let wal = Self { shared, io, threads: Mutex::new(Vec::new()) };
+        let wal = Self { shared, io, threads: Mutex::new(Vec::new()), closed: Mutex::new(None) };
         // If a thread can't be started, dropping `wal` stops the others.
         wal.start().map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
         Ok((wal, report))
@@ -141,23 +143,25 @@ impl Wal {
     }
 
     /// Ends the log in good order: what was accepted becomes durable, then a closing group, then the threads end
-    /// and the directory's lock is free. A second call does nothing.
+    /// and the directory's lock is free. A second call waits for that, and says the same.
     ///
     /// # Errors
     /// [`WalError`]: the log could not write its end. It is closed all the same.
     pub fn close(&self) -> Result<(), WalError> {
+        let mut closed = self.closed.lock();
+        if let Some(result) = &*closed {
+            return result.clone();
+        }
         let berth = Arc::new(Berth::default());
         {
             let mut state = self.state();
-            if state.stopping {
-                return Ok(());
-            }
             let ticket = state.core.begin_close();
             state.waiters.push_back((ticket, Waiter::Berth(Arc::clone(&berth))));
         }
         self.shared.work.notify_one();
         let result = Pending { berth }.wait();
         self.stop();
+        *closed = Some(result.clone());
         result
     }
 
@@ -166,8 +170,11 @@ impl Wal {
         self.shared.work.notify_one();
         let threads = std::mem::take(&mut *self.threads.lock());
         for thread in threads {
-            // A panic was reported by the thread that had it; the log is closed either way.
-            drop(thread.join());
+            // One of them may be the one that drops the log, in somebody's call: it ends by itself.
+            if thread.thread().id() != std::thread::current().id() {
+                // A panic was reported by the thread that had it; the log is closed either way.
+                drop(thread.join());
+            }
         }
         self.io.unlock();
     }

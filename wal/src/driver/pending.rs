@@ -1,5 +1,6 @@
 //! Who waits for a submission: a thread on a place of its own, or a call.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::{Condvar, Mutex};
@@ -57,7 +58,8 @@ impl Waiter {
                 *berth.result.lock() = Some(result);
                 berth.done.notify_one();
             }
-            Self::Call(call) => call(result),
+            // A panic in it was reported by the panic hook; it is not this log's, whose thread must go on.
+            Self::Call(call) => drop(catch_unwind(AssertUnwindSafe(|| call(result)))),
         }
     }
 }

@@ -71,7 +71,7 @@ pub(super) fn notifier() -> (Notifier, Notifications) {
 }
 
 impl Notifier {
-    /// Tells them here when that delays nobody, since a hand-over costs a thread switch, which is a good part of a
+    /// Tells them here when that delays hardly anybody, since a hand-over costs a thread switch, which is a good part of a
     /// sync: the log is idle and every earlier call has run (calls come in the order of tickets), or there are few
     /// and none of them runs code of its own.
     fn tell(&self, told: Told, idle: bool) {
@@ -81,15 +81,19 @@ impl Notifier {
             told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
             return;
         }
+        self.hand_over(told);
+    }
+
+    fn hand_over(&self, told: Told) {
         self.outstanding.fetch_add(1, Ordering::Relaxed);
         if let Err(unsent) = self.told.send(told) {
-            // The notifier is gone only if it panicked in somebody's call; nobody else must wait for ever.
+            // It lives as long as this end does; should it not, nobody must wait for ever.
             unsent.0.into_iter().for_each(|(waiter, result)| waiter.tell(result));
         }
     }
 }
 
-/// `wal-write`: the next I/O starts before the waiters of the last are woken.
+/// `wal-write`: the next I/O is chosen before the waiters of the last are told, and starts right after.
 pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>, notifier: &Notifier) {
     let mut state = shared.state.lock();
     loop {
@@ -123,7 +127,8 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>
     }
     let left = std::mem::take(&mut state.waiters);
     drop(state);
-    left.into_iter().for_each(|(_, waiter)| waiter.tell(Err(WalError::Closed)));
+    // Behind all that were handed over: answers come in the order of tickets to the end.
+    notifier.hand_over(left.into_iter().map(|(_, waiter)| (waiter, Err(WalError::Closed))).collect());
 }
 
 /// `wal-prepare`.

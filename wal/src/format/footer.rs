@@ -212,11 +212,16 @@ fn log_fields(f: &mut Fields<'_>) -> Result<Option<(LogId, FooterLog)>, Short> {
     let (first, last) = (Lsn::new(f.u64()?), Lsn::new(f.u64()?));
     let (before_chain, last_chain) = (Chain::new(f.u64()?), Chain::new(f.u64()?));
     let epoch = Epoch { version: f.u64()?, term: f.u32()? };
-    let (epoch_count, offset_count, _zero) = (f.u32()?, f.u32()?, f.u32()?);
+    let (epoch_count, offset_count, zero) = (f.u32()?, f.u32()?, f.u32()?);
+    if zero != 0 {
+        return Ok(None);
+    }
     let mut epochs = Vec::new();
     for _ in 0..epoch_count {
         let epoch = Epoch { version: f.u64()?, term: f.u32()? };
-        f.u32()?;
+        if f.u32()? != 0 {
+            return Ok(None);
+        }
         epochs.push((epoch, Lsn::new(f.u64()?)));
     }
     let mut batches = Vec::new();

@@ -103,6 +103,31 @@ impl RealIo {
     }
 }
 
+/// Makes a directory and those above it that are missing, each durable in its parent before anything is put inside;
+/// otherwise a power cut could take a log whose files were all synced. One that is there and holds nothing may be of a
+/// process that did not live to sync it.
+fn create_durably(dir: &Path) -> std::io::Result<()> {
+    let made = match std::fs::read_dir(dir) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
+        Err(error) => return Err(error),
+    };
+    if !made || dir.as_os_str().is_empty() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    if !dir.is_dir() {
+        if !parent.is_dir() {
+            create_durably(parent)?;
+        }
+        match DirBuilder::new().mode(0o700).create(dir) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+    }
+    File::open(parent)?.sync_all()
+}
+
 const LOCK: &str = "LOCK";
 /// What opens a file past the page cache, where there is such a thing.
 #[cfg(target_os = "linux")]
@@ -113,7 +138,7 @@ const DIRECT: OFlags = OFlags::empty();
 impl Io for RealIo {
     fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
         let failed = |operation| move |e: std::io::Error| IoFailure::from_error(&e, operation, LOCK);
-        DirBuilder::new().recursive(true).mode(0o700).create(self.dir()).map_err(failed("create the directory of"))?;
+        create_durably(self.dir()).map_err(failed("create the directory of"))?;
         let mut file = self.private_file(LOCK, false).map_err(failed("open"))?;
         match file.try_lock() {
             Ok(()) => {}

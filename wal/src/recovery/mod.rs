@@ -51,6 +51,9 @@ impl LogCore {
             fill(io, &name, manifest.segment_bytes)?;
             io.sync_data(&name)?;
         }
+        // DURABLE: names that an earlier process made and did not live to sync, before anything is acknowledged in such a
+        // file (attacked by `a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is`).
+        io.sync_dir()?;
         let (mut core, mut report) = Self::from_survey(survey, options, io.entropy());
         core.open_life(io)?;
         report.created = created;
@@ -98,13 +101,18 @@ impl LogCore {
             let request = self.poll_preparation();
             run(self, request)?;
         }
-        let request = self.poll_write();
-        run(self, request)?;
         // DURABLE: the cuts and the incarnation, before anybody is served; otherwise a second crash would forget
         // what this open dropped, and two lives could have one number (attacked by
         // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`, which opens each state twice).
-        let request = self.poll_sync();
-        run(self, request)
+        loop {
+            let write = self.poll_write();
+            if write.is_none() {
+                return Ok(());
+            }
+            run(self, write)?;
+            let sync = self.poll_sync();
+            run(self, sync)?;
+        }
     }
 }
 

@@ -10,7 +10,7 @@ use crate::error::OpenError;
 use crate::format::batch::Batch;
 use crate::format::footer::Footer;
 use crate::format::ids::{LogId, LogPosition, Lsn};
-use crate::format::record::{BatchEntry, Record};
+use crate::format::record::{BatchEntry, HardStateKind, Record};
 use crate::io::{Io, read_exact, segment_name};
 
 /// A group that is lost: the next one repeats what it held.
@@ -51,7 +51,13 @@ impl Replay {
         self.footer = Footer::default();
         for item in items {
             match item {
-                Scanned::Gap { last } => self.lose(Lost { number: last, segment }),
+                Scanned::Gap { first, last } => {
+                    if first < last {
+                        // The next group names the last of them only.
+                        self.doubt_hard_states();
+                    }
+                    self.lose(Lost { number: last, segment });
+                }
                 Scanned::Group(group) => self.group(io, segment, *group)?,
             }
         }
@@ -63,7 +69,7 @@ impl Replay {
         self.incarnation(header.incarnation, segment, header.offset)?;
         self.report.groups += 1;
         self.clean = header.flags.closing;
-        self.restore_lost(io, header.number, &group.repeated);
+        self.restore_lost(io, segment, header.number, &group.repeated);
         let Some(own) = group.own else {
             self.lose(Lost { number: header.number, segment });
             return Ok(());
@@ -85,23 +91,46 @@ impl Replay {
         self.lost = None;
     }
 
+    /// Whether a lost group waits to be named by the next one.
+    pub(crate) const fn has_lost(&self) -> bool {
+        self.lost.is_some()
+    }
+
+    /// Something was lost of which nothing is known: any log's hard states may have been in it, and what is known of
+    /// them may be older. One that is found later is certain again.
+    pub(crate) fn doubt_hard_states(&mut self) {
+        for (log, _) in self.index.iter() {
+            for kind in HardStateKind::ALL {
+                if !self.report.doubtful_hard_states.contains(&(log, kind)) {
+                    self.report.doubtful_hard_states.push((log, kind));
+                }
+            }
+        }
+    }
+
     fn lose(&mut self, lost: Lost) {
+        if self.lost.is_some() {
+            self.doubt_hard_states();
+        }
         self.lose_unknown();
         self.lost = Some(lost);
         self.last_own = Vec::new();
     }
 
     /// The lost group's directory, as the group behind it repeats it: its batches may be intact all the same.
-    fn restore_lost(&mut self, io: &mut dyn Io, number: u64, repeated: &[Record]) {
-        let Some(lost) = self.lost.take().filter(|lost| lost.number + 1 == number) else {
+    fn restore_lost(&mut self, io: &mut dyn Io, segment: u64, number: u64, repeated: &[Record]) {
+        let Some(lost) = self.lost.take() else { return };
+        if lost.number + 1 != number {
+            self.doubt_hard_states();
             return;
-        };
+        }
         for record in repeated {
             match record {
                 Record::Mention { log, kind } => self.report.doubtful_hard_states.push((*log, *kind)),
                 Record::Batch(entry) => {
                     let batch = read_entry(io, lost.segment, entry);
-                    self.batch(entry, lost.segment, batch.as_ref(), true);
+                    // In the lost group's segment, so not in the footer of the one that is being read.
+                    self.batch(entry, lost.segment, batch.as_ref(), lost.segment == segment);
                 }
                 other => self.record(other, true),
             }
@@ -270,6 +299,9 @@ impl Replay {
 
     /// Everything is replayed: turns what is still in doubt into cuts, and completes the report.
     pub(crate) fn finish(&mut self) {
+        if self.lost.take().is_some() {
+            self.doubt_hard_states();
+        }
         for log in std::mem::take(&mut self.suspects) {
             let state = self.index.log(log);
             let from = state.end().lsn.next();

@@ -78,7 +78,8 @@ pub struct OpenReport {
 }
 
 impl OpenReport {
-    /// Whether anything that had been durable is not there, or might not be.
+    /// Whether everything that is known to have been durable is there. (A cut, by itself, is no proof that anything is
+    /// missing.)
     #[must_use]
     pub fn is_intact(&self) -> bool {
         self.damaged.is_empty() && self.segments_missing.is_empty() && self.doubtful_hard_states.is_empty()

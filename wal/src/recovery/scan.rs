@@ -6,7 +6,7 @@ use bytes::Bytes;
 use super::report::Finding;
 use super::table::{GroupEvidence, GroupRow, GroupSeen, group_row};
 use crate::error::OpenError;
-use crate::format::batch::Batch;
+use crate::format::batch::{BATCH_VERSION, Batch, BatchError};
 use crate::format::group::{BatchesSum, GROUP_VERSION, GroupHeader, HeaderSeen, Place, front_len};
 use crate::format::layout::is_zero;
 use crate::format::record::{BatchEntry, Record, RecordError};
@@ -20,7 +20,7 @@ pub(crate) enum Scanned {
     /// A group, of which some batches may be bad.
     Group(Box<ScannedGroup>),
     /// Groups that had been durable and are not there.
-    Gap { last: u64 },
+    Gap { first: u64, last: u64 },
 }
 
 #[derive(Debug)]
@@ -57,6 +57,8 @@ pub(crate) struct ScanResult {
 /// A segment in memory. Blocks that can't be read are filled with a pattern that is no group and not blank.
 pub(crate) struct Image {
     bytes: Bytes,
+    /// Why some of it could not be read, if so.
+    unreadable: Option<IoFailure>,
 }
 
 const UNREADABLE: u8 = 0xEE;
@@ -68,6 +70,7 @@ impl Image {
         let len = usize::try_from(io.len(&name)?.min(bytes_max)).unwrap_or(0);
         let block = usize::try_from(BLOCK_BYTES).unwrap_or(4096);
         let mut bytes = vec![0; len];
+        let mut unreadable = None;
         for (i, chunk) in bytes.chunks_mut(block.saturating_mul(256)).enumerate() {
             let start = i.saturating_mul(block).saturating_mul(256);
             if io.read_at(&name, as_u64(start), chunk).is_ok_and(|n| n == chunk.len()) {
@@ -76,12 +79,31 @@ impl Image {
             // Again by 4 KiB: one bad sector must not take its neighbours with it.
             for (j, small) in chunk.chunks_mut(block).enumerate() {
                 let at = start.saturating_add(j.saturating_mul(block));
-                if !io.read_at(&name, as_u64(at), small).is_ok_and(|n| n == small.len()) {
-                    small.fill(UNREADABLE);
+                match io.read_at(&name, as_u64(at), small) {
+                    Ok(n) if n == small.len() => {}
+                    Ok(_) => small.fill(UNREADABLE),
+                    Err(failure) => {
+                        unreadable = Some(failure);
+                        small.fill(UNREADABLE);
+                    }
                 }
             }
         }
-        Ok(Self { bytes: Bytes::from(bytes) })
+        Ok(Self { bytes: Bytes::from(bytes), unreadable })
+    }
+
+    /// Why some of it could not be read, if so.
+    pub(crate) fn unreadable(&self) -> Option<IoFailure> {
+        self.unreadable.clone()
+    }
+
+    /// Headers of groups that say of themselves that they belong where they are, of whichever activation.
+    pub(crate) fn own_groups(&self, segment: u64) -> impl Iterator<Item = GroupHeader> {
+        let places = (as_u64(SEGMENT_HEADER_BYTES)..as_u64(self.bytes.len())).step_by(SEGMENT_HEADER_BYTES);
+        places.filter_map(move |offset| match GroupHeader::decode(&self.at(offset, GROUP_HEADER_BYTES)?) {
+            HeaderSeen::Valid(header) if header.segment == segment && header.offset == offset => Some(header),
+            _ => None,
+        })
     }
 
     pub(crate) fn is_blank(&self) -> bool {
@@ -172,19 +194,23 @@ impl Scan<'_> {
             let dropped =
                 self.later.as_ref().map_or(0, |later| later.iter().filter(|h| h.number > self.expect).count());
             self.result.groups_dropped = as_u64(dropped);
+            if dropped > 0 {
+                // They may have been of other logs.
+                self.result.cut_records = None;
+            }
             return None;
         }
         let (at, expect) = (self.at, self.expect);
         let next = self.later.iter().flatten().find(|h| h.offset > at && h.number > expect).copied();
         match next {
             Some(header) => {
-                self.result.scanned.push(Scanned::Gap { last: header.number.saturating_sub(1) });
+                self.result.scanned.push(Scanned::Gap { first: expect, last: header.number.saturating_sub(1) });
                 (self.at, self.expect) = (header.offset, header.number);
             }
             None => {
                 // Proven from outside, and nothing good is left in this segment.
                 let last = self.bound.last_group.unwrap_or(self.expect);
-                self.result.scanned.push(Scanned::Gap { last });
+                self.result.scanned.push(Scanned::Gap { first: expect, last });
                 (self.result.last_group, self.expect) = (last, last.saturating_add(1));
                 return None;
             }
@@ -252,7 +278,11 @@ impl Scan<'_> {
             let stored = self.image.at(at, usize::try_from(entry.len).unwrap_or(usize::MAX)).unwrap_or_default();
             sum.add(&stored);
             let here = u64::from(entry.offset) == at;
-            batches.push(Batch::decode(stored).ok().filter(|batch| here && is_entry(batch, entry)));
+            let batch = match Batch::decode(stored) {
+                Err(BatchError::Version { found }) => return Err(self.newer_batch(found)),
+                decoded => decoded.ok(),
+            };
+            batches.push(batch.filter(|batch| here && is_entry(batch, entry)));
             at = at.saturating_add(u64::from(entry.len));
         }
         let whole = batches.iter().all(Option::is_some);
@@ -262,6 +292,10 @@ impl Scan<'_> {
             batches.fill(None);
         }
         Ok((ScannedGroup { header, own: Some(own), repeated, batches }, good))
+    }
+
+    fn newer_batch(&self, found: u8) -> OpenError {
+        OpenError::NewerFormat { file: segment_name(self.segment.number), found, known: BATCH_VERSION }
     }
 
     fn newer(&self, found: u8) -> OpenError {
@@ -320,7 +354,7 @@ mod tests {
         group.splice(..GROUP_HEADER_BYTES, header.encode());
         let mut bytes = segment().encode();
         bytes.extend(group);
-        Image { bytes: Bytes::from(bytes) }
+        Image { bytes: Bytes::from(bytes), unreadable: None }
     }
 
     #[test]

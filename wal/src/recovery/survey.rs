@@ -13,7 +13,7 @@ use crate::format::manifest::{MANIFEST_BYTES, MANIFEST_NAME, MANIFEST_UNREADY_NA
 use crate::format::manifest::{Manifest, ManifestFault};
 use crate::format::record::repeat_records;
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
-use crate::io::{Io, is_unready_name, read_exact, segment_name, segment_number};
+use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
 use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
 
 /// Whether the reader may make the files settle before it reads: only their owner may.
@@ -35,6 +35,11 @@ pub(crate) struct Survey {
     pub(crate) ready: BTreeSet<u64>,
     /// The one of them that a crash left with bytes of an activation that never counted.
     pub(crate) dirty: Option<u64>,
+    /// The group in it that claims most to be durable. If it is right, the segment counts, and its header and its first
+    /// group are lost.
+    claim: Option<GroupHeader>,
+    /// Why some of it could not be read, if so.
+    unreadable: Option<IoFailure>,
     /// Files that a crash left half made.
     pub(crate) leftovers: Vec<String>,
     pub(crate) end: LogFilesEnd,
@@ -90,6 +95,8 @@ pub(crate) fn survey(io: &mut dyn Io, manifest: Manifest, reader: Reader) -> Res
         live: BTreeSet::new(),
         ready: BTreeSet::new(),
         dirty: None,
+        claim: None,
+        unreadable: None,
         leftovers,
         end: LogFilesEnd::default(),
         repeat: Vec::new(),
@@ -154,6 +161,9 @@ impl Survey {
             if header.is_none() {
                 copy = read_footer(io, number, &self.manifest).map(|(header, _)| header);
                 first = first_group(io, number);
+                if sealed && copy.is_none() && first.is_none() {
+                    first = Image::read(io, number, self.manifest.segment_bytes)?.own_groups(number).next();
+                }
             }
             let evidence = SegmentEvidence { seen: state, sealed, copy: copy.is_some(), groups: first.is_some() };
             let header = match segment_row(&evidence) {
@@ -184,8 +194,13 @@ impl Survey {
             number,
             first_group: group.number,
             salt: group.salt,
-            // The group before was durable when this segment was activated; where it ended, its own segment tells.
-            predecessor: LogFilesEnd { segment: number - 1, group: group.number - 1, offset: 0 },
+            predecessor: if group.offset == u64::from(len_u32(SEGMENT_HEADER_BYTES)) {
+                // The group before was durable when this segment was activated; where it ended, its own segment tells.
+                LogFilesEnd { segment: number.saturating_sub(1), group: group.number.saturating_sub(1), offset: 0 }
+            } else {
+                // Which group was the first, the segment before tells by its end.
+                LogFilesEnd::default()
+            },
             incarnation: group.incarnation,
             segment_bytes: self.manifest.segment_bytes,
             live: Vec::new(),
@@ -195,16 +210,20 @@ impl Survey {
 
     fn free(&mut self, io: &mut dyn Io, number: u64) -> Result<(), OpenError> {
         let name = segment_name(number);
-        if io.len(&name)? != self.manifest.segment_bytes {
+        let whole = io.len(&name)? == self.manifest.segment_bytes;
+        // Only the next in line can have been written to, by an activation.
+        if self.ready.is_empty() && self.claim.is_none() {
+            let image = Image::read(io, number, self.manifest.segment_bytes)?;
+            self.claim = image.own_groups(number).max_by_key(|group| group.durable_through);
+            self.unreadable = image.unreadable();
+            // An activation that a crash undid leaves torn bytes, which would later look like a torn tail.
+            self.dirty = (whole && !image.is_blank()).then_some(number);
+        }
+        if whole {
+            self.ready.insert(number);
+        } else {
             self.leftovers.push(name);
-            return Ok(());
         }
-        // Only the next in line can have been written to, by an activation that a crash undid. Its torn bytes would
-        // later look like a torn tail of the new life.
-        if self.ready.is_empty() && !Image::read(io, number, self.manifest.segment_bytes)?.is_blank() {
-            self.dirty = Some(number);
-        }
-        self.ready.insert(number);
         Ok(())
     }
 
@@ -221,6 +240,13 @@ impl Survey {
             }
             self.replay.report.segments_missing.push(number);
         }
+        // Segments are made in their order: one that is ready proves that those before it had been there.
+        if let (Some(ready), Some(last)) = (self.ready.first(), self.live.last())
+            && *ready > last + 1
+            && !self.leftovers.contains(&segment_name(last + 1))
+        {
+            return Err(OpenError::Missing { segment: last + 1 });
+        }
         self.replay.report.segments_missing.sort_unstable();
         let missing = self.replay.report.segments_missing.clone();
         for number in missing {
@@ -235,15 +261,21 @@ impl Survey {
         let numbers: Vec<u64> = self.live.iter().copied().collect();
         self.replay.report.segments = u64::try_from(self.headers.len()).unwrap_or(u64::MAX);
         for number in numbers {
-            let Some(header) = self.headers.get(&number).cloned() else {
+            let Some(mut header) = self.headers.get(&number).cloned() else {
                 self.replay.lose_unknown();
+                self.replay.doubt_hard_states();
                 continue;
             };
+            if header.predecessor == LogFilesEnd::default() {
+                header.first_group = self.end.group + 1;
+            }
+            let begins_a_life = header.incarnation > self.replay.incarnation && self.replay.incarnation > 0;
             self.replay.incarnation(header.incarnation, number, 0)?;
             let next = self.headers.range(number + 1..).next().map(|(_, header)| header.predecessor);
             let bound = Bound { last_group: next.filter(|end| end.segment == number).map(|end| end.group) };
             let sealed = next.is_some();
-            let footer = if sealed { read_footer(io, number, &self.manifest) } else { None };
+            // A lost group is named by the next one itself; a footer does not repeat that.
+            let footer = if sealed && !self.replay.has_lost() { read_footer(io, number, &self.manifest) } else { None };
             let whole = |f: &Footer| bound.last_group.is_none_or(|last| last == f.last_group);
             if let Some((copy, footer)) = footer.filter(|(copy, f)| copy.salt == header.salt && whole(f)) {
                 self.replay.report.segments_by_footer += 1;
@@ -255,14 +287,45 @@ impl Survey {
             let image = Image::read(io, number, self.manifest.segment_bytes)?;
             let result = scan(&image, &header, bound)?;
             drop(image);
-            self.take_scan(io, header, result)?;
+            self.take_scan(io, header, result, begins_a_life)?;
+        }
+        if let Some(claim) = self.claim.filter(|claim| claim.durable_through > self.end.group) {
+            self.take_claimed(io, &claim)?;
+        } else if let Some(failure) = self.unreadable.take() {
+            // What can't be read may hold what was acknowledged: it is not written over.
+            return Err(OpenError::Io(failure));
         }
         self.repeat = repeat_records(&self.replay.last_own);
         Ok(())
     }
 
-    fn take_scan(&mut self, io: &mut dyn Io, header: SegmentHeader, result: ScanResult) -> Result<(), OpenError> {
+    /// The segment that seemed free holds groups that were durable.
+    fn take_claimed(&mut self, io: &mut dyn Io, claim: &GroupHeader) -> Result<(), OpenError> {
+        let number = claim.segment;
+        self.ready.remove(&number);
+        self.leftovers.retain(|name| *name != segment_name(number));
+        self.dirty = None;
+        let header =
+            SegmentHeader { first_group: self.end.group + 1, predecessor: self.end, ..self.rebuilt(number, claim) };
+        self.headers.insert(number, header.clone());
+        self.live.insert(number);
+        self.replay.report.headers_rebuilt += 1;
+        self.replay.report.segments += 1;
+        let image = Image::read(io, number, self.manifest.segment_bytes)?;
+        let result = scan(&image, &header, Bound { last_group: None })?;
+        self.take_scan(io, header, result, false)
+    }
+
+    fn take_scan(
+        &mut self,
+        io: &mut dyn Io,
+        header: SegmentHeader,
+        mut result: ScanResult,
+        begins_a_life: bool,
+    ) -> Result<(), OpenError> {
         let number = header.number;
+        // A life's first group names what its open dropped: without it, that is known no more.
+        result.cut |= begins_a_life && result.last_group < header.first_group;
         self.replay.scanned(io, number, result.scanned)?;
         let damaged = result.findings.iter().any(|finding| !finding.row.is_end());
         self.replay.report.findings.extend(result.findings);

@@ -111,7 +111,8 @@ pub(crate) struct SegmentEvidence {
     pub(crate) sealed: bool,
     /// The copy beside the footer is good.
     pub(crate) copy: bool,
-    /// A group at the first place says which segment and activation it is of.
+    /// A group says which segment and activation it is of: at the first place, or, in a sealed segment, at any. (In one
+    /// that seems free, a later group is proof only if it says that groups of this segment were durable.)
     pub(crate) groups: bool,
 }
 
@@ -120,7 +121,7 @@ pub(crate) struct SegmentEvidence {
 pub(crate) enum SegmentRow {
     /// Use it.
     Use,
-    /// Sealed, and the copy is good: use the copy.
+    /// The copy is good: use the copy.
     UseCopy,
     /// Rebuild it from the groups, which carry the activation's salt.
     Rebuild,
@@ -138,10 +139,10 @@ fn segment_holds(row: SegmentRow, e: &SegmentEvidence) -> bool {
     let valid = e.seen == SegmentSeen::Valid;
     match row {
         SegmentRow::Use => valid,
-        SegmentRow::UseCopy => !valid && e.sealed && e.copy,
-        SegmentRow::Rebuild => !valid && e.groups && !(e.sealed && e.copy),
+        SegmentRow::UseCopy => !valid && e.copy,
+        SegmentRow::Rebuild => !valid && e.groups && !e.copy,
         SegmentRow::Damaged => !valid && e.sealed && !e.copy && !e.groups,
-        SegmentRow::Free => !valid && !e.sealed && !e.groups,
+        SegmentRow::Free => !valid && !e.sealed && !e.copy && !e.groups,
     }
 }
 

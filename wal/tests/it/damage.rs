@@ -8,10 +8,10 @@ use towline_wal::{Entry, Epoch, GroupRow, HardStateKind, Lsn, OpenError, Options
 
 use crate::world::{Chance, World, batch, log, options};
 
-const SEG: &str = "0000000000000001.seg";
+pub(crate) const SEG: &str = "0000000000000001.seg";
 
 /// A log with batches 1 to `n`, each in a group of its own, on a disk whose process died.
-fn disk_with(n: u64) -> (VirtualDisk, Vec<GroupView>) {
+pub(crate) fn disk_with(n: u64) -> (VirtualDisk, Vec<GroupView>) {
     let mut world = World::new();
     world.run();
     world.append_synced(log(1), n, 100);
@@ -21,31 +21,31 @@ fn disk_with(n: u64) -> (VirtualDisk, Vec<GroupView>) {
 }
 
 /// The group that holds LSN `lsn` of the log that [`disk_with`] makes: the first group is the opening one.
-fn group_of(groups: &[GroupView], lsn: usize) -> &GroupView {
+pub(crate) fn group_of(groups: &[GroupView], lsn: usize) -> &GroupView {
     &groups[lsn]
 }
 
-fn rows(world: &World) -> Vec<GroupRow> {
+pub(crate) fn rows(world: &World) -> Vec<GroupRow> {
     world.report.findings.iter().map(|finding| finding.row).collect()
 }
 
-fn flip(disk: &mut VirtualDisk, file: &str, byte: u64) {
+pub(crate) fn flip(disk: &mut VirtualDisk, file: &str, byte: u64) {
     assert!(disk.flip_bit(file, byte * 8 + 3));
 }
 
-fn overwrite(disk: &mut VirtualDisk, file: &str, at: u64, bytes: Vec<u8>) {
+pub(crate) fn overwrite(disk: &mut VirtualDisk, file: &str, at: u64, bytes: Vec<u8>) {
     disk.write_at(file, at, &[Bytes::from(bytes)]).unwrap();
     disk.sync_data(file).unwrap();
 }
 
-fn read(disk: &mut VirtualDisk, file: &str, at: u64, len: usize) -> Vec<u8> {
+pub(crate) fn read(disk: &mut VirtualDisk, file: &str, at: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     disk.read_at(file, at, &mut bytes).unwrap();
     bytes
 }
 
 /// Which LSNs of log 1 can be read, one by one.
-fn readable(world: &mut World, to: u64) -> Vec<u64> {
+pub(crate) fn readable(world: &mut World, to: u64) -> Vec<u64> {
     let mut lsns = Vec::new();
     for lsn in 1..=to {
         let plan = world.core.plan_read(log(1), Lsn::new(lsn), 0).unwrap_or_default();
@@ -248,7 +248,7 @@ fn bytes_of_an_earlier_use_of_a_file_are_never_taken_for_new() {
 }
 
 /// A log over several segments, on a disk whose process died.
-fn long_disk() -> (VirtualDisk, u64) {
+pub(crate) fn long_disk() -> (VirtualDisk, u64) {
     let mut world = World::new();
     world.append_synced(log(1), 40, 4000);
     world.append_synced(log(2), 1, 10);

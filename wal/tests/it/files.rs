@@ -125,3 +125,51 @@ fn a_directory_that_is_not_a_log_is_said_to_be_none() {
     assert!(matches!(inspect::inspect(dir.path()), Err(OpenError::Manifest { .. })));
     assert!(matches!(inspect::inspect(dir.path().join("missing")), Err(OpenError::Manifest { .. })));
 }
+
+#[test]
+fn a_panic_in_a_call_is_not_the_logs() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    for n in 0..20 {
+        let next = batch(log(n), LogPosition::origin(log(n)), Epoch::new(1, 1), 1, 10);
+        wal.submit_with(vec![Entry::Batch(next)], WhenFull::Refuse, |_| panic!("the caller's")).unwrap();
+    }
+    append(&wal, 99, 10);
+    std::panic::set_hook(hook);
+    wal.close().unwrap();
+}
+
+#[test]
+fn a_call_may_be_the_last_to_hold_the_log() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let wal = Arc::new(wal);
+    let (to, from) = mpsc::channel();
+    let (go, gone) = mpsc::channel::<()>();
+    let next = batch(log(1), LogPosition::origin(log(1)), Epoch::new(1, 1), 1, 10);
+    let held = Arc::clone(&wal);
+    let call = move |result| {
+        gone.recv().unwrap();
+        drop(held);
+        to.send(result).unwrap();
+    };
+    wal.submit_with(vec![Entry::Batch(next)], WhenFull::Refuse, call).unwrap();
+    drop(wal);
+    go.send(()).unwrap();
+    assert_eq!(from.recv().unwrap(), Ok(()));
+}
+
+#[test]
+fn every_close_says_what_the_first_came_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let results: Vec<_> = std::thread::scope(|scope| {
+        let closing: Vec<_> =
+            (0..4).map(|_| scope.spawn(|| (wal.close(), Wal::open(dir.path(), small()).is_ok()))).collect();
+        closing.into_iter().map(|thread| thread.join().unwrap()).collect()
+    });
+    assert!(results.iter().all(|(closed, _)| closed.is_ok()));
+    assert!(results.iter().any(|(_, opened)| *opened), "after a close returns, the lock is free");
+}

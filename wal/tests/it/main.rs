@@ -6,4 +6,5 @@ mod damage;
 mod faults;
 mod files;
 mod flips;
+mod losses;
 mod world;

@@ -206,6 +206,7 @@ impl World {
         loop {
             while self.take() {}
             if self.flying.is_empty() {
+                self.settle_completions();
                 return;
             }
             self.finish(0);

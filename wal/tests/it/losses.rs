@@ -1,0 +1,225 @@
+//! More than one thing lost at once, or the one thing that would have told of it (rows D1, D5, D17 to D22b).
+
+use bytes::Bytes;
+use towline_wal::inspect::inspect_io;
+use towline_wal::io::{Io, IoOp, segment_name};
+use towline_wal::vdisk::{CrashKind, VirtualDisk};
+use towline_wal::{Entry, GroupRow, HardStateKind, LogCore, OpenError, Options, WalError, WhenFull};
+
+use crate::damage::{SEG, disk_with, flip, group_of, long_disk, overwrite, read, readable, rows};
+use crate::world::{Chance, SEGMENT, World, batch, log, options};
+
+const FIRST_GROUP_AT: u64 = 4096;
+
+fn vow(bytes: &'static [u8]) -> Entry {
+    Entry::HardState { log: log(5), kind: HardStateKind::Promise, bytes: Bytes::from_static(bytes) }
+}
+
+#[test]
+fn a_segment_whose_first_blocks_rot_is_not_taken_for_a_free_one() {
+    for unreadable in [false, true] {
+        let (mut disk, groups) = disk_with(4);
+        assert_eq!(groups[1].offset, FIRST_GROUP_AT + 4096);
+        if unreadable {
+            disk.fail_reads(SEG, 0..8192, u64::MAX);
+        } else {
+            overwrite(&mut disk, SEG, 0, vec![0; 8192]);
+        }
+        let mut world = World::open(disk, &options()).unwrap();
+        assert_eq!((world.report.headers_rebuilt, world.report.segments), (1, 1), "{:?}", world.report);
+        // The opening group is gone, and the next one says that it held nothing of log 1.
+        assert_eq!(readable(&mut world, 4), [1, 2, 3, 4]);
+        world.append_synced_to_the_next_segment(log(2));
+        let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+        assert_eq!(readable(&mut world, 4), [1, 2, 3, 4], "and nothing was written over them");
+    }
+}
+
+#[test]
+fn what_cannot_be_read_and_may_be_acknowledged_is_not_written_over() {
+    let (mut disk, _) = disk_with(0);
+    disk.fail_reads(SEG, 0..SEGMENT, u64::MAX);
+    let before = disk.stats().writes;
+    let refused = LogCore::recover(&mut disk, &options());
+    assert!(matches!(refused, Err(OpenError::Io(_))), "{:?}", refused.err());
+    assert_eq!(disk.stats().writes, before, "nothing was written");
+}
+
+#[test]
+fn a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is() {
+    let mut world = World::new();
+    world.run();
+    // A process made the next but one, and died before it synced the directory.
+    let mut disk = world.disk;
+    disk.kill_process();
+    disk.create(&segment_name(3)).unwrap();
+    overwrite(&mut disk, &segment_name(3), 0, vec![0; usize::try_from(SEGMENT).unwrap()]);
+    world = World::open(disk, &options()).unwrap();
+    while world.core.stats().active_segment < 3 {
+        world.append(log(1), 1, 5000).unwrap();
+        // All but the preparation of further segments, which would sync the directory.
+        loop {
+            while world.take() {}
+            let written = world.flying.iter().position(|r| !matches!(r.op, IoOp::CreateSegment { .. }));
+            let Some(i) = written else { break };
+            world.finish(i);
+        }
+    }
+    let acknowledged = world.acknowledged_entries();
+    assert_eq!(acknowledged, world.submitted.len());
+    let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(world.lsns(log(1)).len(), acknowledged);
+}
+
+#[test]
+fn groups_that_nothing_names_leave_every_promise_in_doubt() {
+    let mut world = World::new();
+    world.run();
+    for promise in [vow(b"6"), vow(b"7")] {
+        world.submit(vec![promise]).unwrap();
+        world.run();
+    }
+    world.append_synced(log(1), 3, 100);
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let mut disk = world.disk;
+    let groups = inspect_io(&mut disk.clone()).unwrap().segments.remove(0).groups;
+    // The second promise's and the one behind it, which repeats it.
+    flip(&mut disk, SEG, groups[2].offset + 40);
+    flip(&mut disk, SEG, groups[3].offset + 40);
+    let world = World::open(disk, &options()).unwrap();
+    assert_eq!(world.core.hard_state(log(5), HardStateKind::Promise).as_deref(), Some(&b"6"[..]));
+    assert!(world.report.doubtful_hard_states.contains(&(log(5), HardStateKind::Promise)), "{:?}", world.report);
+    assert!(!world.report.is_intact());
+}
+
+#[test]
+fn a_missing_segment_leaves_every_promise_in_doubt() {
+    let mut world = World::new();
+    world.submit(vec![vow(b"6")]).unwrap();
+    world.append_synced(log(1), 40, 4000);
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let mut disk = world.disk;
+    disk.remove(&segment_name(2)).unwrap();
+    disk.sync_dir().unwrap();
+    let world = World::open(disk, &options()).unwrap();
+    assert!(world.report.doubtful_hard_states.contains(&(log(5), HardStateKind::Promise)), "{:?}", world.report);
+}
+
+#[test]
+fn a_batch_of_a_later_format_refuses_and_changes_nothing() {
+    let (mut disk, groups) = disk_with(3);
+    let at = group_of(&groups, 3).batches[0].offset;
+    let mut header = read(&mut disk, SEG, at, 96);
+    header[4] = 2;
+    let crc = crc32fast::hash(&header[..92]);
+    header[92..].copy_from_slice(&crc.to_le_bytes());
+    overwrite(&mut disk, SEG, at, header);
+    let before = disk.stats().writes;
+    let refused = LogCore::recover(&mut disk, &options()).unwrap_err();
+    assert!(matches!(&refused, OpenError::NewerFormat { file, found: 2, known: 1 } if file == SEG), "{refused}");
+    assert_eq!(disk.stats().writes, before, "nothing was written");
+}
+
+#[test]
+fn a_hole_between_the_last_segment_and_one_that_is_ready_refuses() {
+    let (mut disk, last) = long_disk();
+    disk.remove(&segment_name(last)).unwrap();
+    let refused = LogCore::recover(&mut disk, &options()).unwrap_err();
+    assert_eq!(refused, OpenError::Missing { segment: last });
+}
+
+#[test]
+fn a_half_made_segment_before_a_ready_one_is_made_anew() {
+    let options = Options { segments_ahead: 2, ..options() };
+    let mut world = World::open(VirtualDisk::new(), &options).unwrap();
+    world.run();
+    world.append_synced(log(1), 1, 100);
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    world.disk.create(&segment_name(2)).unwrap();
+    overwrite(&mut world.disk, &segment_name(2), 0, vec![0; 8192]);
+    world.disk.sync_dir().unwrap();
+    let mut world = World::open(world.disk, &options).unwrap();
+    world.append_synced(log(1), 40, 4000);
+    assert_eq!(world.lsns(log(1)).len(), 41);
+    let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(world.lsns(log(1)).len(), 41);
+}
+
+#[test]
+fn a_lost_last_group_is_restored_from_the_next_segment_and_stays_where_it_is() {
+    let (mut disk, last) = long_disk();
+    let before = last - 1;
+    let groups = inspect_io(&mut disk.clone()).unwrap().segments.remove(usize::try_from(before - 1).unwrap()).groups;
+    flip(&mut disk, &segment_name(before), 65530);
+    flip(&mut disk, &segment_name(before), groups.last().unwrap().offset + 40);
+    let mut world = World::open(disk, &options()).unwrap();
+    assert_eq!(rows(&world), [GroupRow::G4]);
+    assert_eq!(readable(&mut world, 40).len(), 40, "{:?}", world.report);
+    // Known by name from now on: the next segments' footers must not say that they have it.
+    for _ in 0..3 {
+        world.append_synced_to_the_next_segment(log(2));
+    }
+    let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(readable(&mut world, 40).len(), 40, "{:?}", world.report);
+    // The next segment has a footer now, and still it is asked for what it repeats.
+    assert!(world.report.damaged.is_empty(), "{:?}", world.report);
+}
+
+#[test]
+fn a_life_whose_first_group_is_gone_leaves_its_logs_in_doubt() {
+    let (mut disk, groups) = disk_with(3);
+    flip(&mut disk, SEG, group_of(&groups, 3).batches[0].offset + 120);
+    let mut world = World::open(disk, &options()).unwrap();
+    assert_eq!(world.core.cuts().len(), 1);
+    // The header of the life's first segment stays, the group that names the cut is gone.
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    overwrite(&mut world.disk, &segment_name(2), FIRST_GROUP_AT, vec![0; 4096]);
+    let world = World::open(world.disk, &options()).unwrap();
+    assert_eq!(world.core.cuts().len(), 1, "{:?}", world.report);
+}
+
+#[test]
+fn groups_dropped_behind_a_torn_one_leave_their_logs_in_doubt_too() {
+    let options = Options { groups_in_flight: 3, ..options() };
+    let mut world = World::open(VirtualDisk::new(), &options).unwrap();
+    for n in [1, 2] {
+        world.append_synced(log(n), 1, 100);
+    }
+    for n in [1, 2] {
+        world.append(log(n), 1, 100).unwrap();
+        while world.take() {}
+        let written = world.flying.iter().position(|r| matches!(r.op, IoOp::Write { .. }));
+        world.finish(written.unwrap());
+    }
+    world.disk.crash(CrashKind::KeepAll, &mut |_| 0);
+    let mut disk = world.disk;
+    let groups = inspect_io(&mut disk.clone()).unwrap().segments.remove(0).groups;
+    flip(&mut disk, SEG, groups[3].batches[0].offset + 120);
+    let world = World::open(disk, &options).unwrap();
+    assert_eq!((rows(&world), world.report.groups_dropped), (vec![GroupRow::G3], 1));
+    let cut: Vec<_> = world.core.cuts().iter().map(|cut| cut.log).collect();
+    assert_eq!(cut, [log(1), log(2)]);
+}
+
+#[test]
+fn a_full_disk_does_not_keep_a_log_from_closing_and_says_what_is_in_doubt() {
+    let mut world = World::new();
+    world.run();
+    let used = world.disk.used();
+    world.disk.set_space(Some(used));
+    while world.append(log(1), 1, 4000).is_ok() {
+        world.run();
+    }
+    let mut waiting = None;
+    for _ in 0..20 {
+        let end = world.core.end(log(1));
+        let entry = Entry::Batch(batch(log(1), end, end.epoch, 1, 9000));
+        waiting = world.core.submit_when(vec![entry], WhenFull::Wait).ok().or(waiting);
+        world.run();
+    }
+    let closing = world.core.begin_close();
+    world.run();
+    let told = |ticket| world.failed.iter().find(|(failed, _)| *failed == ticket).map(|(_, error)| error.clone());
+    assert_eq!(told(waiting.unwrap()), Some(WalError::Closed), "accepted, so not refused");
+    assert!(matches!(told(closing), Some(WalError::Refused(_))), "{:?}", told(closing));
+}
