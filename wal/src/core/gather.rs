@@ -76,6 +76,11 @@ impl LogCore {
         Some(self.build(&gathering))
     }
 
+    /// Whether something waits to be written, the opening group included.
+    pub(crate) fn has_unwritten(&self) -> bool {
+        self.opening || !self.queue.is_empty()
+    }
+
     fn gather(&self) -> Option<Gathering> {
         let mut g = Gathering { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
         let batches_max = self.options.group_bytes_max.min(self.batch_bytes_max());

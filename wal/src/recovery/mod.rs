@@ -97,22 +97,24 @@ impl LogCore {
             core.on_io(request.id, result);
             core.poisoned().map_or(Ok(()), |failure| Err(OpenError::Io(failure.clone())))
         };
-        if !self.next_segment_is_ready() {
-            let request = self.poll_preparation();
-            run(self, request)?;
-        }
         // DURABLE: the cuts and the incarnation, before anybody is served; otherwise a second crash would forget
         // what this open dropped, and two lives could have one number (attacked by
         // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`, which opens each state twice).
-        loop {
+        while self.has_unwritten() {
             let write = self.poll_write();
-            if write.is_none() {
-                return Ok(());
+            if write.is_some() {
+                run(self, write)?;
+                let sync = self.poll_sync();
+                run(self, sync)?;
+                continue;
             }
-            run(self, write)?;
-            let sync = self.poll_sync();
-            run(self, sync)?;
+            let Some(preparation) = self.poll_preparation() else {
+                // No room. Nothing is accepted before there is; then they are written first.
+                return Ok(());
+            };
+            run(self, Some(preparation))?;
         }
+        Ok(())
     }
 }
 

@@ -69,11 +69,12 @@ impl Replay {
         self.incarnation(header.incarnation, segment, header.offset)?;
         self.report.groups += 1;
         self.clean = header.flags.closing;
-        self.restore_lost(io, segment, header.number, &group.repeated);
         let Some(own) = group.own else {
+            // What it repeated of the group before is gone with it.
             self.lose(Lost { number: header.number, segment });
             return Ok(());
         };
+        self.restore_lost(io, segment, header.number, &group.repeated);
         let mut batches = group.batches.into_iter();
         for record in &own {
             match record {

@@ -73,6 +73,13 @@ fn a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is() {
 
 #[test]
 fn groups_that_nothing_names_leave_every_promise_in_doubt() {
+    // Byte 40: the header; byte 130: the directories.
+    for byte in [40, 130] {
+        lose_a_promise_and_what_repeats_it(byte);
+    }
+}
+
+fn lose_a_promise_and_what_repeats_it(byte: u64) {
     let mut world = World::new();
     world.run();
     for promise in [vow(b"6"), vow(b"7")] {
@@ -84,8 +91,8 @@ fn groups_that_nothing_names_leave_every_promise_in_doubt() {
     let mut disk = world.disk;
     let groups = inspect_io(&mut disk.clone()).unwrap().segments.remove(0).groups;
     // The second promise's and the one behind it, which repeats it.
-    flip(&mut disk, SEG, groups[2].offset + 40);
-    flip(&mut disk, SEG, groups[3].offset + 40);
+    flip(&mut disk, SEG, groups[2].offset + byte);
+    flip(&mut disk, SEG, groups[3].offset + byte);
     let world = World::open(disk, &options()).unwrap();
     assert_eq!(world.core.hard_state(log(5), HardStateKind::Promise).as_deref(), Some(&b"6"[..]));
     assert!(world.report.doubtful_hard_states.contains(&(log(5), HardStateKind::Promise)), "{:?}", world.report);
@@ -138,7 +145,7 @@ fn a_half_made_segment_before_a_ready_one_is_made_anew() {
     world.disk.create(&segment_name(2)).unwrap();
     overwrite(&mut world.disk, &segment_name(2), 0, vec![0; 8192]);
     world.disk.sync_dir().unwrap();
-    let mut world = World::open(world.disk, &options).unwrap();
+    let mut world = World::open(world.disk, &crate::world::options()).unwrap();
     world.append_synced(log(1), 40, 4000);
     assert_eq!(world.lsns(log(1)).len(), 41);
     let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
@@ -176,6 +183,24 @@ fn a_life_whose_first_group_is_gone_leaves_its_logs_in_doubt() {
     overwrite(&mut world.disk, &segment_name(2), FIRST_GROUP_AT, vec![0; 4096]);
     let world = World::open(world.disk, &options()).unwrap();
     assert_eq!(world.core.cuts().len(), 1, "{:?}", world.report);
+}
+
+#[test]
+fn an_open_that_drops_the_tails_of_many_logs_remembers_each() {
+    let mut world = World::new();
+    for n in 0..600 {
+        world.append(log(n), 1, 10).unwrap();
+        world.run();
+    }
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let mut disk = world.disk;
+    let last = inspect_io(&mut disk.clone()).unwrap().segments.pop().unwrap();
+    flip(&mut disk, &segment_name(last.number), last.groups.last().unwrap().offset + 40);
+    let world = World::open(disk, &options()).unwrap();
+    assert_eq!(world.core.cuts().len(), 599, "any of them may have been in it");
+    // They are more than one group holds, and nobody is served before all are durable.
+    let world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(world.core.cuts().len(), 599);
 }
 
 #[test]
