@@ -3,7 +3,8 @@
 use super::{Input, LogView, LogWrite, Output, Phase, Promise, Replica, Ticket};
 use crate::control::ConfigMaster;
 use crate::model::{
-    Assignment, ClusterId, Epoch, LogId, LogPosition, Lsn, Message, NamespaceId, NodeId, ShardDescriptor, ShardId,
+    Assignment, ClusterId, Epoch, LogId, LogPosition, LogSummary, Lsn, Message, NamespaceId, NodeId, ShardDescriptor,
+    ShardId,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -506,4 +507,60 @@ fn a_peer_that_asks_for_the_last_of_all_epochs_or_for_another_history_loses_its_
         assert!(world.node(B).said.iter().any(|said| said.contains("BrokenChain")), "{:?}", world.node(B).said);
     }
     assert_eq!(world.node(B).log.end(), end);
+}
+
+/// A leader that begins a new epoch while it knows less than `B`'s summary says, with its fetch sent.
+fn adopting(world: &mut World, theirs: LogSummary) -> Epoch {
+    let epoch = world.assign(A).epoch;
+    world.node(A).sync();
+    world.node(A).sent.clear();
+    let message = Message::Promise { epoch, log: theirs, suspect: None, committed: Lsn::ZERO };
+    world.node(A).step(Input::Message { from: B, message });
+    epoch
+}
+
+#[test]
+fn a_leader_takes_over_no_batch_of_another_log_or_of_its_own_epoch() {
+    let batch_of = |log: LogId, epoch: Epoch, prev: LogPosition| {
+        let block = Block::encode(Bytes::from_static(b"two"), 1, Compression::Never);
+        BatchBuilder::new(log, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap()
+    };
+    for wrong in ["log", "epoch", "nothing"] {
+        let mut world = World::new();
+        let old = world.elect(A);
+        let (log, end) = (world.node(A).log.id, world.node(A).log.end());
+        let longer = batch_of(log, old, end).position();
+        let summary = LogSummary { end: longer, epochs: vec![(old, Lsn::FIRST)] };
+        let epoch = adopting(&mut world, summary);
+        let batch = match wrong {
+            "log" => batch_of(LogId::new(77), old, end),
+            "epoch" => batch_of(log, epoch, end),
+            _ => batch_of(log, old, end),
+        };
+        let message = Message::Fetched { epoch, after: end, batches: vec![batch] };
+        world.node(A).step(Input::Message { from: B, message });
+        let said = world.node(A).said.iter().any(|said| said.contains("BrokenChain"));
+        assert_eq!(said, wrong != "nothing", "{wrong}: {:?}", world.node(A).said);
+        assert_eq!(world.node(A).log.batches.len() > 1, wrong == "nothing", "{wrong}");
+    }
+}
+
+#[test]
+fn i2_a_leader_drops_nothing_committed_for_a_log_that_contradicts_it() {
+    let mut world = World::new();
+    let old = world.elect(A);
+    world.propose(A, "one");
+    world.settle();
+    assert_eq!(world.committed(A), 2);
+    let end = world.node(A).log.end();
+    // A history that left A's before the committed write, in an epoch between.
+    let between = Epoch { term: old.term + 1, ..old };
+    world.master.assign(A, old).unwrap();
+    let theirs = LogSummary {
+        end: LogPosition { epoch: between, lsn: Lsn::new(5), chain: end.chain },
+        epochs: vec![(old, Lsn::FIRST), (between, Lsn::new(2))],
+    };
+    adopting(&mut world, theirs);
+    assert!(world.node(A).said.iter().any(|said| said.contains("ContradictsCommitted")), "{:?}", world.node(A).said);
+    assert_eq!(world.node(A).log.end(), end);
 }
