@@ -69,8 +69,10 @@ async fn compare_stream(client: &Client, stream: &[u8], rows: &[(u64, Bytes)], f
                 bail!("stream {name} has an event {} that is no row of the file", event.version);
             };
             let origin = Origin { file: *file, row: *row, skipped: 0 };
-            if event.version != from || event.value != raw[..] || Origin::decode(&event.metadata) != Some(origin) {
-                bail!("event {} of stream {name} is not row {row} of the file", event.version);
+            let found = Origin::decode(&event.metadata);
+            if event.version != from || event.value != raw[..] || found != Some(origin) {
+                let is = found.map_or_else(|| "no row of any file".to_owned(), |found| format!("row {}", found.row));
+                bail!("event {} of stream {name} should be row {row} of the file, and is {is}", event.version);
             }
             from += 1;
         }

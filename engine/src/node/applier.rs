@@ -4,9 +4,8 @@
 //! going on (a hand-over costs more than a small write).
 
 use super::completion::Completion;
-use super::completion::Written;
 use super::shard::{Event, Positions};
-use super::unapplied::{ApplyTask, Part};
+use super::unapplied::{ApplyTask, Part, answers};
 use crate::model::LogPosition;
 use crate::model::Lsn;
 use crate::model::limits::CATCH_UP_READ_BYTES;
@@ -88,18 +87,7 @@ impl ApplyStage {
             }
         };
         let position = self.publish();
-        let mut outcomes = outcomes.into_iter();
-        let mut answers = Vec::new();
-        for part in parts {
-            let epoch = part.batch.epoch();
-            let count = part.batch.header().record_count as usize;
-            let outcomes = outcomes.by_ref().take(count);
-            answers.extend(part.completions.into_iter().zip(outcomes).filter_map(|(completion, applied)| {
-                let outcome = applied.outcome?;
-                Some((completion, Written { epoch, lsn: applied.lsn, outcome }))
-            }));
-        }
-        Completion::written(answers);
+        Completion::written(answers(parts, outcomes));
         Ok(position)
     }
 

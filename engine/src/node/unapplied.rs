@@ -1,7 +1,8 @@
 //! The batches at the end of the log that are not applied yet, in memory, with the callers who wait for them.
 
-use super::completion::Completion;
+use super::completion::{Completion, Written};
 use crate::model::Lsn;
+use crate::state::Applied;
 use std::collections::VecDeque;
 use towline_wal::Batch;
 
@@ -104,6 +105,25 @@ impl Unapplied {
         self.bytes -= part.batch.bytes().len();
         Some(part)
     }
+}
+
+/// Whoever waits, with what became of just their record. Of many batches nobody waits: the LSN tells which outcome is
+/// whose, not the place in the list. A record without an outcome leaves its writer in doubt.
+pub(super) fn answers(parts: Vec<Part>, outcomes: Vec<Applied>) -> Vec<(Completion, Written)> {
+    let mut outcomes = outcomes.into_iter().peekable();
+    let mut answers = Vec::new();
+    for Part { batch, completions } in parts {
+        let (epoch, mut lsn) = (batch.epoch(), batch.first_lsn());
+        for completion in completions {
+            while outcomes.next_if(|applied| applied.lsn < lsn).is_some() {}
+            match outcomes.next_if(|applied| applied.lsn == lsn).and_then(|applied| applied.outcome) {
+                Some(outcome) => answers.push((completion, Written { epoch, lsn, outcome })),
+                None => completion.unknown(),
+            }
+            lsn = lsn.next();
+        }
+    }
+    answers
 }
 
 #[cfg(test)]

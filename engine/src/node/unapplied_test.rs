@@ -1,5 +1,5 @@
 use super::*;
-use crate::model::{Epoch, LogId, LogPosition};
+use crate::model::{Epoch, LogId, LogPosition, Outcome, Rejection};
 use crate::pipeline::{Receipt, WriteError};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -113,4 +113,51 @@ fn whoever_waits_for_a_suffix_that_lost_hears_that_it_is_unknown() {
     assert_eq!(kept.wait_for(Duration::ZERO), Ok(None));
     unapplied.doubt(Lsn::ZERO);
     assert_eq!(kept.wait_for(Duration::ZERO), Err(WriteError::Unknown));
+}
+
+/// What becomes of a record of these tests: decided by its LSN, so that another record's answer is seen to be wrong.
+fn outcome_of(lsn: Lsn) -> Outcome {
+    match lsn.get() % 3 {
+        0 => Outcome::Rejected(Rejection::StreamVersion { index: 0, actual: lsn.get() }),
+        _ => Outcome::Applied { version: lsn.get() },
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    /// I6: a new leader applies what it took over, of which nobody waits, together with the first writes of its own.
+    #[test]
+    fn who_waits_hears_of_their_own_record_and_of_no_other(
+        batches in prop::collection::vec((any::<bool>(), any::<bool>()), 1..20), skipped in 0_usize..3,
+    ) {
+        let (mut parts, mut outcomes, mut waiting) = (Vec::new(), Vec::new(), Vec::new());
+        let mut end = LogPosition::origin(LOG);
+        for (has_waiters, is_control) in batches {
+            let batch = batch(end, 10);
+            end = batch.position();
+            let mut completions = Vec::new();
+            for lsn in (batch.first_lsn().get()..=batch.last_lsn().get()).map(Lsn::new) {
+                let outcome = (!is_control).then(|| outcome_of(lsn));
+                outcomes.push(Applied { lsn, outcome });
+                if has_waiters {
+                    let (receipt, completer) = Receipt::pair();
+                    completions.push(Completion::Receipt(completer));
+                    waiting.push((lsn, outcome, receipt));
+                }
+            }
+            parts.push(Part { batch, completions });
+        }
+        // Batches that were applied already have no outcome.
+        let skipped = (skipped * 2).min(outcomes.len());
+        outcomes.drain(..skipped);
+        let first = outcomes.first().map(|applied| applied.lsn);
+        Completion::written(answers(parts, outcomes));
+        for (lsn, outcome, receipt) in waiting {
+            let told = receipt.wait();
+            match outcome.filter(|_| first.is_some_and(|first| lsn >= first)) {
+                Some(outcome) => prop_assert_eq!(told, Ok(Written { epoch: Epoch::new(1, 1), lsn, outcome })),
+                None => prop_assert_eq!(told, Err(WriteError::Unknown)),
+            }
+        }
+    }
 }

@@ -57,6 +57,40 @@ fn an_expected_version_is_held_to_and_the_reason_comes_back() {
 }
 
 #[test]
+fn i6_each_write_hears_its_own_outcome_also_beside_batches_of_which_nobody_waits() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let receipts: Vec<_> = (0..20_000).map(|_| node.write(&append("t", Expect::Any, "old")).unwrap()).collect();
+    for receipt in receipts {
+        receipt.wait().unwrap();
+    }
+    node.close().unwrap();
+    // A crash loses what the state had not flushed: all of it, say. While the log is replayed, the node leads already,
+    // and the start of its epoch is applied together with the first writes of its own.
+    std::fs::remove_dir_all(directory.path().join("state")).unwrap();
+    {
+        let node = open(directory.path());
+        let writes = (0..200).map(|number| {
+            let expect = if number % 3 == 0 { Expect::Version(7) } else { Expect::Any };
+            node.write(&append("s", expect, "a")).unwrap()
+        });
+        let receipts: Vec<_> = writes.collect();
+        let mut version = 0;
+        for (number, receipt) in receipts.into_iter().enumerate() {
+            let told = receipt.wait().unwrap().outcome;
+            if number % 3 == 0 && version != 7 {
+                let rejection = Rejection::StreamVersion { index: 0, actual: version };
+                assert_eq!(told, Outcome::Rejected(rejection), "write {number}");
+            } else {
+                version += 1;
+                assert_eq!(told, Outcome::Applied { version }, "write {number}");
+            }
+        }
+        node.close().unwrap();
+    }
+}
+
+#[test]
 fn many_producers_are_each_answered_once_and_everything_is_there() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
