@@ -87,6 +87,17 @@ pub enum Entry {
     },
 }
 
+impl Entry {
+    /// Bytes of the batch, if it is one.
+    #[must_use]
+    pub const fn batch_bytes(&self) -> usize {
+        match self {
+            Self::Batch(batch) => batch.bytes().len(),
+            Self::Truncate { .. } | Self::HardState { .. } | Self::Settle { .. } => 0,
+        }
+    }
+}
+
 /// What becomes of a submission for which a full disk has no certain room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]

@@ -6,7 +6,7 @@ use super::index::LogState;
 use super::{Entry, Item, Life, LogCore, Queued, Slot, Ticket, WhenFull};
 use crate::error::SubmitError;
 use crate::format::batch::Batch;
-use crate::format::ids::{LogId, LogPosition};
+use crate::format::ids::{LogId, LogPosition, Lsn};
 use crate::format::record::Record;
 use crate::limits::{BLOCK_BYTES, HARD_STATE_BYTES_MAX, LOGS_MAX};
 
@@ -91,6 +91,12 @@ impl LogCore {
     }
 
     fn validate(&self, entries: &[Entry]) -> Result<(), SubmitError> {
+        if let [Entry::Batch(batch)] = entries {
+            // As below, for what nearly every submission is.
+            let (known, end) = (self.index.get(batch.log()), self.index.end(batch.log()));
+            self.validate_batch(known, end.lsn, end, batch)?;
+            return self.validate_logs(usize::from(known.is_none()));
+        }
         let mut staged = BTreeMap::new();
         let mut new_logs = 0;
         for entry in entries {
@@ -104,23 +110,36 @@ impl LogCore {
                 Staged { base: self.index.end(log), added: Vec::new() }
             });
             match entry {
-                Entry::Batch(batch) => self.validate_batch(known, state, batch)?,
+                Entry::Batch(batch) => {
+                    self.validate_batch(known, state.base.lsn, state.end(), batch)?;
+                    state.added.push(batch.position());
+                }
                 Entry::Truncate { log, to } => validate_truncate(*log, known, state, to)?,
                 Entry::HardState { bytes, .. } => too_large(bytes.len(), HARD_STATE_BYTES_MAX)?,
                 Entry::Settle { .. } => {}
             }
         }
-        if self.index.len() + new_logs > LOGS_MAX {
+        self.validate_logs(new_logs)
+    }
+
+    fn validate_logs(&self, new: usize) -> Result<(), SubmitError> {
+        if self.index.len() + new > LOGS_MAX {
             return Err(SubmitError::TooManyLogs { logs_max: LOGS_MAX });
         }
         Ok(())
     }
 
-    fn validate_batch(&self, log: Option<&LogState>, staged: &mut Staged, batch: &Batch) -> Result<(), SubmitError> {
+    /// Whether a batch continues its log, of which the history up to `base` is left, and which ends at `end`.
+    fn validate_batch(
+        &self,
+        log: Option<&LogState>,
+        base: Lsn,
+        end: LogPosition,
+        batch: &Batch,
+    ) -> Result<(), SubmitError> {
         too_large(batch.bytes().len(), self.batch_bytes_max())?;
-        let end = staged.end();
         // Damage is outlived by a truncation below it, in this submission too.
-        if let Some(range) = log.and_then(|log| log.damaged.iter().find(|range| range.first <= staged.base.lsn)) {
+        if let Some(range) = log.and_then(|log| log.damaged.iter().find(|range| range.first <= base)) {
             return Err(SubmitError::Damaged { log: batch.log(), from: range.first });
         }
         if !batch.follows(&end) {
@@ -132,7 +151,6 @@ impl LogCore {
                 why: why_not(batch, &end),
             });
         }
-        staged.added.push(batch.position());
         Ok(())
     }
 

@@ -3,7 +3,6 @@
 mod pending;
 mod threads;
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
 use crate::io::{IoFailure, RealIo};
 use crate::recovery::report::OpenReport;
-use pending::{Berth, Waiter};
+use pending::Waiters;
 use threads::{Shared, State};
 
 pub use pending::Pending;
@@ -51,7 +50,8 @@ impl Wal {
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport), OpenError> {
         let mut io = RealIo::new(dir.as_ref());
         let (core, report) = LogCore::recover(&mut io, &options)?;
-        let state = State { core, waiters: VecDeque::new(), stopping: false };
+        let waiters = Waiters::new(options.group_bytes_max);
+        let state = State { core, waiters, stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
         let wal = Self { shared, io, threads: Mutex::new(Vec::new()), closed: Mutex::new(None) };
         // If a thread can't be started, dropping `wal` stops the others.
@@ -80,9 +80,8 @@ impl Wal {
     /// # Errors
     /// [`SubmitError`]; then nothing of the submission was taken.
     pub fn submit(&self, entries: Vec<Entry>) -> Result<Pending, SubmitError> {
-        let berth = Arc::new(Berth::default());
-        self.submit_to(entries, WhenFull::Refuse, Waiter::Berth(Arc::clone(&berth)))?;
-        Ok(Pending { berth })
+        let bytes = entries.iter().map(Entry::batch_bytes).sum();
+        self.submit_to(entries, WhenFull::Refuse, |waiters, ticket| waiters.join(ticket, bytes))
     }
 
     /// Accepts entries in order, and calls `done` when they are durable or in doubt: once, on a thread of the log, in
@@ -97,21 +96,24 @@ impl Wal {
         full: WhenFull,
         done: impl FnOnce(Result<(), WalError>) + Send + 'static,
     ) -> Result<(), SubmitError> {
-        self.submit_to(entries, full, Waiter::Call(Box::new(done)))
+        let done = Box::new(done);
+        self.submit_to(entries, full, |waiters, ticket| waiters.call(ticket, done))
     }
 
-    fn submit_to(&self, entries: Vec<Entry>, full: WhenFull, waiter: Waiter) -> Result<(), SubmitError> {
+    fn submit_to<T>(
+        &self,
+        entries: Vec<Entry>,
+        full: WhenFull,
+        wait: impl FnOnce(&mut Waiters, Ticket) -> T,
+    ) -> Result<T, SubmitError> {
         let mut state = self.state();
         if state.stopping {
             return Err(SubmitError::Closed);
         }
-        let ticket = state.core.submit_when(entries, full);
-        if let Ok(ticket) = ticket {
-            state.waiters.push_back((ticket, waiter));
-        }
+        let waiting = state.core.submit_when(entries, full).map(|ticket| wait(&mut state.waiters, ticket));
         drop(state);
         self.shared.work.notify_one();
-        ticket.map(|_: Ticket| ())
+        waiting
     }
 
     /// Appends one batch and waits until it is durable.
@@ -152,14 +154,14 @@ impl Wal {
         if let Some(result) = &*closed {
             return result.clone();
         }
-        let berth = Arc::new(Berth::default());
-        {
+        let pending = {
             let mut state = self.state();
             let ticket = state.core.begin_close();
-            state.waiters.push_back((ticket, Waiter::Berth(Arc::clone(&berth))));
-        }
+            state.waiters.begin_next();
+            state.waiters.join(ticket, 0)
+        };
         self.shared.work.notify_one();
-        let result = Pending { berth }.wait();
+        let result = pending.wait();
         self.stop();
         *closed = Some(result.clone());
         result
@@ -169,12 +171,14 @@ impl Wal {
         self.state().stopping = true;
         self.shared.work.notify_one();
         let threads = std::mem::take(&mut *self.threads.lock());
+        // If one of them drops the log, in somebody's call, they end when that call has, and the lock goes with the last.
+        let own = std::thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == own) {
+            return;
+        }
         for thread in threads {
-            // One of them may be the one that drops the log, in somebody's call: it ends by itself.
-            if thread.thread().id() != std::thread::current().id() {
-                // A panic was reported by the thread that had it; the log is closed either way.
-                drop(thread.join());
-            }
+            // A panic was reported by the thread that had it; the log is closed either way.
+            drop(thread.join());
         }
         self.io.unlock();
     }

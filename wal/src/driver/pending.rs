@@ -1,25 +1,64 @@
-//! Who waits for a submission: a thread on a place of its own, or a call.
+//! Who waits for submissions: threads and tasks at an event that they share, or calls.
 
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use crate::core::{Completion, Ticket};
 use crate::error::WalError;
 
-/// Where one waiter sleeps. Each has its own, so that a completed group wakes its waiters without a lock that all
-/// of them would queue for.
+/// Nobody sleeps on the event.
+const PENDING: u32 = 0;
+/// Somebody does, or is about to.
+const SLEPT_ON: u32 = 1;
+const DONE: u32 = 2;
+
+/// What all who wait for one group sleep on: however many they are, one call to the system wakes them.
 #[derive(Debug, Default)]
-pub(super) struct Berth {
-    result: Mutex<Option<Result<(), WalError>>>,
-    done: Condvar,
+pub(super) struct Event {
+    /// Release/Acquire: whoever sees `DONE` sees the result.
+    state: AtomicU32,
+    result: OnceLock<Result<(), WalError>>,
+    wakers: Mutex<Vec<Waker>>,
 }
 
-/// An accepted submission. Dropping it does not take the submission back.
+impl Event {
+    fn set(&self, result: Result<(), WalError>) {
+        let first = self.result.set(result).is_ok();
+        debug_assert!(first, "an event happens once");
+        if self.state.swap(DONE, Ordering::AcqRel) == SLEPT_ON {
+            atomic_wait::wake_all(&raw const self.state);
+        }
+        // Whoever registers after this sees that it is done.
+        std::mem::take(&mut *self.wakers.lock()).into_iter().for_each(Waker::wake);
+    }
+
+    fn is_done(&self) -> bool {
+        self.state.load(Ordering::Acquire) == DONE
+    }
+
+    fn wait(&self) {
+        while self.state.compare_exchange(PENDING, SLEPT_ON, Ordering::Acquire, Ordering::Acquire) != Err(DONE) {
+            atomic_wait::wait(&self.state, SLEPT_ON);
+        }
+    }
+
+    fn result(&self) -> Result<(), WalError> {
+        // Set before anybody can see that it is done.
+        self.result.get().cloned().unwrap_or(Err(WalError::Closed))
+    }
+}
+
+/// An accepted submission: wait for it, or await it. Dropping it does not take the submission back.
 #[derive(Debug)]
 #[must_use = "until it is waited for, nobody knows whether the submission is durable"]
 pub struct Pending {
-    pub(super) berth: Arc<Berth>,
+    event: Arc<Event>,
 }
 
 impl Pending {
@@ -29,37 +68,125 @@ impl Pending {
     /// # Errors
     /// [`WalError`]: whether it is durable is unknown until the log is reopened.
     pub fn wait(self) -> Result<(), WalError> {
-        let mut result = self.berth.result.lock();
-        loop {
-            if let Some(result) = result.take() {
-                return result;
-            }
-            self.berth.done.wait(&mut result);
-        }
+        self.event.wait();
+        self.event.result()
     }
 
     /// Whether waiting would return at once.
     #[must_use]
     pub fn is_done(&self) -> bool {
-        self.berth.result.lock().is_some()
+        self.event.is_done()
     }
 }
 
-/// What to do when a submission completes.
+impl Future for Pending {
+    type Output = Result<(), WalError>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut wakers = self.event.wakers.lock();
+        if self.event.is_done() {
+            return Poll::Ready(self.event.result());
+        }
+        if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
+            wakers.push(context.waker().clone());
+        }
+        Poll::Pending
+    }
+}
+
+/// Called once, with what became of a submission.
+pub(super) type Call = Box<dyn FnOnce(Result<(), WalError>) + Send>;
+
+/// What to do when submissions complete.
 pub(super) enum Waiter {
-    Berth(Arc<Berth>),
-    Call(Box<dyn FnOnce(Result<(), WalError>) + Send>),
+    Event(Arc<Event>),
+    Call(Call),
 }
 
 impl Waiter {
     pub(super) fn tell(self, result: Result<(), WalError>) {
         match self {
-            Self::Berth(berth) => {
-                *berth.result.lock() = Some(result);
-                berth.done.notify_one();
-            }
+            Self::Event(event) => event.set(result),
             // A panic in it was reported by the panic hook; it is not this log's, whose thread must go on.
             Self::Call(call) => drop(catch_unwind(AssertUnwindSafe(|| call(result)))),
         }
     }
 }
+
+/// All who wait, in the order of tickets, which is that of completions.
+pub(super) struct Waiters {
+    waiting: VecDeque<Waiting>,
+    /// Bytes of submissions that share an event at the most: those of a group, or the first of them would wait for the
+    /// groups of the others.
+    event_bytes_max: usize,
+}
+
+struct Waiting {
+    /// The last submission that it stands for; all between the one before and this.
+    last: Ticket,
+    waiter: Waiter,
+    /// Bytes of the submissions that share the event.
+    bytes: usize,
+    /// Whether further submissions may share the event.
+    is_open: bool,
+    /// What became of one of them that has completed.
+    failed: Option<WalError>,
+}
+
+impl Waiters {
+    pub(super) const fn new(event_bytes_max: usize) -> Self {
+        Self { waiting: VecDeque::new(), event_bytes_max }
+    }
+
+    /// A submission of so many bytes that somebody waits for.
+    pub(super) fn join(&mut self, ticket: Ticket, bytes: usize) -> Pending {
+        if let Some(Waiting { last, waiter: Waiter::Event(event), bytes: shared, is_open: true, .. }) =
+            self.waiting.back_mut()
+            && *shared + bytes <= self.event_bytes_max
+        {
+            (*last, *shared) = (ticket, *shared + bytes);
+            return Pending { event: Arc::clone(event) };
+        }
+        let event = Arc::new(Event::default());
+        self.push(ticket, Waiter::Event(Arc::clone(&event)), bytes, true);
+        Pending { event }
+    }
+
+    /// A submission that ends with a call.
+    pub(super) fn call(&mut self, ticket: Ticket, call: Call) {
+        self.push(ticket, Waiter::Call(call), 0, false);
+    }
+
+    fn push(&mut self, last: Ticket, waiter: Waiter, bytes: usize, is_open: bool) {
+        self.waiting.push_back(Waiting { last, waiter, bytes, is_open, failed: None });
+    }
+
+    /// A group was built of what waits: what comes now belongs to a later one.
+    pub(super) fn begin_next(&mut self) {
+        if let Some(back) = self.waiting.back_mut() {
+            back.is_open = false;
+        }
+    }
+
+    /// Who is to be told of this completion, if it is the last that they wait for.
+    pub(super) fn complete(&mut self, completion: Completion) -> Option<(Waiter, Result<(), WalError>)> {
+        let front = self.waiting.front_mut()?;
+        debug_assert!(completion.ticket <= front.last, "every submission has a waiter, and completes in order");
+        if completion.ticket < front.last {
+            // Who shares an event shares the doubt.
+            front.failed = front.failed.take().or_else(|| completion.result.err());
+            return None;
+        }
+        let Waiting { waiter, failed, .. } = self.waiting.pop_front()?;
+        Some((waiter, failed.map_or(completion.result, Err)))
+    }
+
+    /// All that are left, when nothing completes any more.
+    pub(super) fn drain(&mut self) -> impl Iterator<Item = Waiter> {
+        self.waiting.drain(..).map(|waiting| waiting.waiter)
+    }
+}
+
+#[cfg(test)]
+#[path = "pending_test.rs"]
+mod tests;

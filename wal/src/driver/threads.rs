@@ -2,7 +2,6 @@
 //! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers;
 //! `wal-notify` wakes who waits and runs their calls where that would delay the next group.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -10,10 +9,10 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 
-use super::pending::Waiter;
-use crate::core::{LogCore, Ticket};
+use super::pending::{Waiter, Waiters};
+use crate::core::LogCore;
 use crate::error::WalError;
-use crate::io::{IoRequest, RealIo, execute};
+use crate::io::{IoOp, IoRequest, RealIo, execute};
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
@@ -23,8 +22,7 @@ pub(super) struct Shared {
 
 pub(super) struct State {
     pub(super) core: LogCore,
-    /// Who waits, in the order of tickets, which is that of completions.
-    pub(super) waiters: VecDeque<(Ticket, Waiter)>,
+    pub(super) waiters: Waiters,
     pub(super) stopping: bool,
 }
 
@@ -40,12 +38,17 @@ impl State {
     fn told(&mut self) -> Told {
         let mut told = Vec::new();
         while let Some(completion) = self.core.poll_completion() {
-            while let Some((ticket, waiter)) = self.waiters.pop_front_if(|(ticket, _)| *ticket <= completion.ticket) {
-                debug_assert_eq!(ticket, completion.ticket, "every ticket has a waiter and completes in order");
-                told.push((waiter, completion.result.clone()));
-            }
+            told.extend(self.waiters.complete(completion));
         }
         told
+    }
+
+    fn poll_io(&mut self) -> Option<IoRequest> {
+        let request = self.core.poll_io()?;
+        if matches!(request.op, IoOp::Write { .. }) {
+            self.waiters.begin_next();
+        }
+        Some(request)
     }
 }
 
@@ -93,42 +96,44 @@ impl Notifier {
     }
 }
 
-/// `wal-write`: the next I/O is chosen before the waiters of the last are told, and starts right after.
+/// `wal-write`. The waiters of a group are told before the next one is built: who submits again at once goes with it.
+/// The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
 pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>, notifier: &Notifier) {
     let mut state = shared.state.lock();
     loop {
         let told = state.told();
-        let request = state.core.poll_io();
-        if told.is_empty() && request.is_none() {
+        if !told.is_empty() {
+            let idle = !state.core.has_unwritten();
+            drop(state);
+            notifier.tell(told, idle);
+            state = shared.state.lock();
+        }
+        let Some(request) = state.poll_io() else {
             if state.stopping {
                 break;
             }
             shared.work.wait(&mut state);
             continue;
-        }
+        };
         drop(state);
-        if !told.is_empty() {
-            notifier.tell(told, request.is_none());
-        }
         match request {
-            Some(request) if request.op.is_background() => {
+            request if request.op.is_background() => {
                 // The channel has no bound of its own: the core asks for one preparation at a time, and for one
                 // footer a segment. It is closed only when this thread is done.
                 drop(prepare.send(request));
                 state = shared.state.lock();
             }
-            Some(request) => {
+            request => {
                 let result = execute(&mut io, &request);
                 state = shared.state.lock();
                 state.core.on_io(request.id, result);
             }
-            None => state = shared.state.lock(),
         }
     }
-    let left = std::mem::take(&mut state.waiters);
+    let left: Told = state.waiters.drain().map(|waiter| (waiter, Err(WalError::Closed))).collect();
     drop(state);
     // Behind all that were handed over: answers come in the order of tickets to the end.
-    notifier.hand_over(left.into_iter().map(|(_, waiter)| (waiter, Err(WalError::Closed))).collect());
+    notifier.hand_over(left);
 }
 
 /// `wal-prepare`.

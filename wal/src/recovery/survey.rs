@@ -40,6 +40,9 @@ pub(crate) struct Survey {
     claim: Option<GroupHeader>,
     /// Why some of it could not be read, if so.
     unreadable: Option<IoFailure>,
+    /// Segments that were never activated and lack their room: they are made anew in their place, and until then their
+    /// names tell that nothing is missing there.
+    unfit: BTreeSet<u64>,
     /// Files that a crash left half made.
     pub(crate) leftovers: Vec<String>,
     pub(crate) end: LogFilesEnd,
@@ -96,6 +99,7 @@ pub(crate) fn survey(io: &mut dyn Io, manifest: Manifest, reader: Reader) -> Res
         ready: BTreeSet::new(),
         dirty: None,
         claim: None,
+        unfit: BTreeSet::new(),
         unreadable: None,
         leftovers,
         end: LogFilesEnd::default(),
@@ -222,7 +226,7 @@ impl Survey {
         if whole {
             self.ready.insert(number);
         } else {
-            self.leftovers.push(name);
+            self.unfit.insert(number);
         }
         Ok(())
     }
@@ -243,7 +247,7 @@ impl Survey {
         // Segments are made in their order: one that is ready proves that those before it had been there.
         if let (Some(ready), Some(last)) = (self.ready.first(), self.live.last())
             && *ready > last + 1
-            && !self.leftovers.contains(&segment_name(last + 1))
+            && !self.unfit.contains(&(last + 1))
         {
             return Err(OpenError::Missing { segment: last + 1 });
         }
@@ -303,7 +307,7 @@ impl Survey {
     fn take_claimed(&mut self, io: &mut dyn Io, claim: &GroupHeader) -> Result<(), OpenError> {
         let number = claim.segment;
         self.ready.remove(&number);
-        self.leftovers.retain(|name| *name != segment_name(number));
+        self.unfit.remove(&number);
         self.dirty = None;
         let header =
             SegmentHeader { first_group: self.end.group + 1, predecessor: self.end, ..self.rebuilt(number, claim) };

@@ -145,7 +145,15 @@ fn a_half_made_segment_before_a_ready_one_is_made_anew() {
     world.disk.create(&segment_name(2)).unwrap();
     overwrite(&mut world.disk, &segment_name(2), 0, vec![0; 8192]);
     world.disk.sync_dir().unwrap();
+    // Without room it stays as it is, and no open makes a hole of it.
+    let used = world.disk.used();
+    world.disk.set_space(Some(used));
     let mut world = World::open(world.disk, &crate::world::options()).unwrap();
+    assert!(!world.report.writable && world.append(log(1), 1, 100).is_err());
+    let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    world.disk.set_space(None);
+    world.core.retry_preparation();
+    world.run();
     world.append_synced(log(1), 40, 4000);
     assert_eq!(world.lsns(log(1)).len(), 41);
     let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
