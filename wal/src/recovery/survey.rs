@@ -14,7 +14,7 @@ use crate::format::manifest::{Manifest, ManifestFault};
 use crate::format::record::repeat_records;
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
 use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
-use crate::limits::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
+use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
 
 /// Whether the reader may make the files settle before it reads: only their owner may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +71,8 @@ pub(crate) fn read_manifest(io: &mut dyn Io, expected: Option<[u8; 16]>) -> Resu
             return Err(OpenError::NewerFormat { file: MANIFEST_NAME.to_owned(), found, known: MANIFEST_VERSION });
         }
     };
-    if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&manifest.segment_bytes) {
+    let in_bounds = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&manifest.segment_bytes);
+    if !in_bounds || !manifest.segment_bytes.is_multiple_of(BLOCK_BYTES) {
         return Err(OpenError::Manifest { why: "names a segment size out of bounds" });
     }
     match expected.filter(|expected| *expected != manifest.directory) {
@@ -153,9 +154,10 @@ fn headers(
 impl Survey {
     /// The table of segment headers, for each segment.
     fn judge_headers(&mut self, io: &mut dyn Io, seen: BTreeMap<u64, HeaderSeen>) -> Result<(), OpenError> {
-        let last = seen.iter().rev().find(|(_, seen)| seen.is_ok()).map_or(0, |(number, _)| *number);
-        for (number, seen) in seen {
-            let sealed = number < last;
+        let mut free = BTreeSet::new();
+        // From the newest on: one that was activated proves that those before it had been.
+        for (number, seen) in seen.into_iter().rev() {
+            let sealed = !self.live.is_empty();
             let (state, header) = match seen {
                 Ok(header) => (SegmentSeen::Valid, Some(header)),
                 Err(state) => (state, None),
@@ -176,7 +178,7 @@ impl Survey {
                 SegmentRow::Rebuild => first.map(|group| self.rebuilt(number, &group)),
                 SegmentRow::Damaged => None,
                 SegmentRow::Free => {
-                    self.free(io, number)?;
+                    free.insert(number);
                     continue;
                 }
             };
@@ -189,7 +191,7 @@ impl Survey {
             }
             self.live.insert(number);
         }
-        Ok(())
+        free.into_iter().try_for_each(|number| self.free(io, number))
     }
 
     fn rebuilt(&self, number: u64, group: &GroupHeader) -> SegmentHeader {
@@ -245,11 +247,11 @@ impl Survey {
             self.replay.report.segments_missing.push(number);
         }
         // Segments are made in their order: one that is ready proves that those before it had been there.
-        if let (Some(ready), Some(last)) = (self.ready.first(), self.live.last())
-            && *ready > last + 1
-            && !self.unfit.contains(&(last + 1))
-        {
-            return Err(OpenError::Missing { segment: last + 1 });
+        let made: BTreeSet<u64> = self.ready.union(&self.unfit).copied().collect();
+        for (made, expected) in made.into_iter().zip(self.live.last().map_or(1, |last| last + 1)..) {
+            if made != expected {
+                return Err(OpenError::Missing { segment: expected });
+            }
         }
         self.replay.report.segments_missing.sort_unstable();
         let missing = self.replay.report.segments_missing.clone();
@@ -273,6 +275,7 @@ impl Survey {
             if header.predecessor == LogFilesEnd::default() {
                 header.first_group = self.end.group + 1;
             }
+            self.judge_hole(&header)?;
             let begins_a_life = header.incarnation > self.replay.incarnation && self.replay.incarnation > 0;
             self.replay.incarnation(header.incarnation, number, 0)?;
             let next = self.headers.range(number + 1..).next().map(|(_, header)| header.predecessor);
@@ -300,6 +303,25 @@ impl Survey {
             return Err(OpenError::Io(failure));
         }
         self.repeat = repeat_records(&self.replay.last_own);
+        Ok(())
+    }
+
+    /// A header that was rebuilt does not say which segments are live. A hole in the numbers of groups does.
+    fn judge_hole(&mut self, header: &SegmentHeader) -> Result<(), OpenError> {
+        if !header.live.is_empty() || header.first_group <= self.end.group + 1 {
+            return Ok(());
+        }
+        self.replay.lose_unknown();
+        self.replay.doubt_hard_states();
+        for number in self.end.segment + 1..header.number {
+            if self.headers.contains_key(&number) || self.replay.report.segments_missing.contains(&number) {
+                continue;
+            }
+            if self.replay.report.segments_missing.len() >= SEGMENTS_MISSING_MAX {
+                return Err(OpenError::Missing { segment: number });
+            }
+            self.replay.report.segments_missing.push(number);
+        }
         Ok(())
     }
 

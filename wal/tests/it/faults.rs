@@ -322,6 +322,18 @@ fn a_missing_or_damaged_manifest_a_foreign_or_newer_one_refuses_and_changes_noth
     disk.write_at("MANIFEST", 0, &[Bytes::from(newer)]).unwrap();
     assert!(matches!(World::open(disk, &options()), Err(OpenError::NewerFormat { found: 2, .. })));
 
+    // A sound manifest, of a size that no segment has.
+    for bytes in [4096_u64, (64 << 10) + 1, 1 << 40] {
+        let mut odd = vec![0; 64];
+        let mut disk = good.clone();
+        disk.read_at("MANIFEST", 0, &mut odd).unwrap();
+        odd[24..32].copy_from_slice(&bytes.to_le_bytes());
+        let crc = crc32(&odd[..60]).to_le_bytes();
+        odd[60..].copy_from_slice(&crc);
+        disk.write_at("MANIFEST", 0, &[Bytes::from(odd)]).unwrap();
+        assert!(matches!(World::open(disk, &options()), Err(OpenError::Manifest { .. })), "{bytes}");
+    }
+
     // A segment of another directory under our name.
     let mut other = World::new().disk;
     let mut header = vec![0; 4096];

@@ -256,3 +256,29 @@ fn a_full_disk_does_not_keep_a_log_from_closing_and_says_what_is_in_doubt() {
     assert_eq!(told(waiting.unwrap()), Some(WalError::Closed), "accepted, so not refused");
     assert!(matches!(told(closing), Some(WalError::Refused(_))), "{:?}", told(closing));
 }
+
+#[test]
+fn segments_missing_below_a_last_one_whose_header_is_lost_too_are_not_passed_over() {
+    let (mut disk, last) = long_disk();
+    for number in 2..last {
+        disk.remove(&segment_name(number)).unwrap();
+    }
+    flip(&mut disk, &segment_name(last), 30);
+    let world = World::open(disk, &options()).unwrap();
+    assert_eq!(world.report.headers_rebuilt, 1);
+    assert_eq!(world.report.segments_missing, (2..last).collect::<Vec<_>>());
+    assert!(world.core.cuts().iter().any(|cut| cut.log == log(1)), "{:?}", world.report);
+}
+
+#[test]
+fn a_segment_is_sealed_also_by_one_whose_header_is_rebuilt() {
+    let (mut disk, last) = long_disk();
+    // Cut to nothing, below a segment that was activated though its header is lost: once durable, so not free.
+    disk.create(&segment_name(last - 1)).unwrap();
+    disk.sync_dir().unwrap();
+    flip(&mut disk, &segment_name(last), 30);
+    let world = World::open(disk, &options()).unwrap();
+    assert_eq!(world.report.segments_missing, [last - 1]);
+    let world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(world.report.segments_missing, [last - 1]);
+}
