@@ -69,7 +69,8 @@ pub struct OpenReport {
     pub cuts: Vec<Cut>,
     /// Ranges that can't be read.
     pub damaged: Vec<DamagedRange>,
-    /// Hard states that stood in a damaged group: what is known may be older than what was promised.
+    /// Hard states that stood in a damaged group, or may have stood in one of which nothing is known: what is known may be
+    /// older than what was promised.
     pub doubtful_hard_states: Vec<(LogId, HardStateKind)>,
     /// Truncations whose record was lost, and which the batches behind them prove.
     pub truncations_implied: u64,
