@@ -79,6 +79,18 @@ pub enum SubmitError {
     /// The log is closing.
     #[error("the log is closed")]
     Closed,
+    /// A log that is not here can't be released or removed.
+    #[error("log {log} is not here")]
+    UnknownLog {
+        /// The log.
+        log: LogId,
+    },
+    /// A release or a removal is the last that one submission says of a log.
+    #[error("more is said of log {log} behind its release or removal in one submission")]
+    NotLast {
+        /// The log.
+        log: LogId,
+    },
     /// A range of this log is damaged and its tail with it: it takes no batches until it is repaired.
     #[error("log {log} is damaged from LSN {from}, and takes nothing until that is repaired")]
     Damaged {
@@ -104,6 +116,8 @@ impl SubmitError {
             Self::Poisoned(_) => "TW-1008",
             Self::Closed => "TW-1009",
             Self::Damaged { .. } => "TW-1010",
+            Self::UnknownLog { .. } => "TW-1011",
+            Self::NotLast { .. } => "TW-1012",
         }
     }
 
@@ -111,9 +125,12 @@ impl SubmitError {
     #[must_use]
     pub const fn class(&self) -> FaultClass {
         match self {
-            Self::DoesNotFollow { .. } | Self::NotABoundary { .. } | Self::TooLarge { .. } | Self::Empty => {
-                FaultClass::FixRequest
-            }
+            Self::DoesNotFollow { .. }
+            | Self::NotABoundary { .. }
+            | Self::TooLarge { .. }
+            | Self::UnknownLog { .. }
+            | Self::NotLast { .. }
+            | Self::Empty => FaultClass::FixRequest,
             Self::Busy { .. } => FaultClass::Retry,
             Self::TooManyLogs { .. } | Self::DiskFull => FaultClass::Operator,
             Self::Poisoned(_) | Self::Closed => FaultClass::Reopen,
@@ -187,6 +204,12 @@ pub enum ReadError {
     /// The medium can't read at the moment.
     #[error(transparent)]
     Io(#[from] IoFailure),
+    /// Only the segment's footer knows where the batches lie: load its index first. [`crate::Wal`] does that by itself.
+    #[error("the index of segment {segment} is not in memory")]
+    NotLoaded {
+        /// The segment's number.
+        segment: u64,
+    },
 }
 
 impl ReadError {
@@ -197,6 +220,7 @@ impl ReadError {
             Self::Corrupt { .. } => "TW-1101",
             Self::Released { .. } => "TW-1102",
             Self::Io(_) => "TW-1103",
+            Self::NotLoaded { .. } => "TW-1104",
         }
     }
 
@@ -206,7 +230,7 @@ impl ReadError {
         match self {
             Self::Corrupt { .. } => FaultClass::Damage,
             Self::Released { .. } => FaultClass::FixRequest,
-            Self::Io(_) => FaultClass::Retry,
+            Self::Io(_) | Self::NotLoaded { .. } => FaultClass::Retry,
         }
     }
 }

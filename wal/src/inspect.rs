@@ -15,15 +15,16 @@
 
 use std::path::Path;
 
-use crate::core::Extent;
+use crate::core::{Extent, Slot};
 use crate::error::{OpenError, ReadError};
 use crate::format::batch::{Batch, BatchHeader};
 use crate::format::ids::{Epoch, LogId, Lsn};
 use crate::format::record::Record;
 use crate::io::{Io, RealIo, segment_name};
+use crate::limits::INDEX_BYTES_DEFAULT;
 use crate::recovery::report::{DamagedRange, Finding, OpenReport};
-use crate::recovery::scan::{Bound, Image, Scanned, ScannedGroup, scan};
-use crate::recovery::survey::{Reader, Survey, read_footer, read_manifest, survey};
+use crate::recovery::scan::{Image, Scanned, ScannedGroup, scan};
+use crate::recovery::survey::{Reader, Survey, read_manifest, read_summary, survey};
 
 /// A directory's content, as it stands in the files, truncated batches included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,8 +78,8 @@ pub struct GroupView {
     pub closing: bool,
     /// Its batches.
     pub batches: Vec<BatchView>,
-    /// Its other records: truncations, hard states and so on.
-    pub records: usize,
+    /// Its other records in words, in their order: truncations, hard states and so on.
+    pub records: Vec<String>,
 }
 
 /// One batch.
@@ -125,7 +126,8 @@ fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
     let Some(manifest) = read_manifest(io, None)? else {
         return Err(OpenError::Manifest { why: "is missing: this is not the directory of a log" });
     };
-    survey(io, manifest, Reader::Guest)
+    let batches_max = INDEX_BYTES_DEFAULT / size_of::<Slot>();
+    survey(io, manifest, Reader::Guest, u64::try_from(batches_max).unwrap_or(u64::MAX))
 }
 
 /// Reads a directory.
@@ -144,9 +146,7 @@ pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
     let survey = look(io)?;
     let mut segments = Vec::new();
     for (number, header) in &survey.headers {
-        let next = survey.headers.range(number + 1..).next().map(|(_, header)| header.predecessor);
-        let bound = Bound { last_group: next.filter(|end| end.segment == *number).map(|end| end.group) };
-        let result = scan(&Image::read(io, *number, header.segment_bytes)?, header, bound)?;
+        let result = scan(&Image::read(io, *number, header.segment_bytes)?, header, survey.bound(*number))?;
         let groups = result.scanned.iter().filter_map(|item| match item {
             Scanned::Group(group) => Some(group_view(group)),
             Scanned::Gap { .. } => None,
@@ -156,7 +156,7 @@ pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
             file: segment_name(*number),
             incarnation: header.incarnation,
             first_group: header.first_group,
-            footer: read_footer(io, *number, &survey.manifest).is_some(),
+            footer: read_summary(io, *number, &survey.manifest).is_some(),
             groups: groups.collect(),
             findings: result.findings,
         });
@@ -191,7 +191,7 @@ fn group_view(group: &ScannedGroup) -> GroupView {
         bytes: u64::from(group.header.total_len),
         durable_through: group.header.durable_through,
         closing: group.header.flags.closing,
-        records: own.len() - batches.len(),
+        records: own.iter().filter(|record| !matches!(record, Record::Batch(_))).map(Record::to_string).collect(),
         batches,
     }
 }
@@ -211,17 +211,21 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport, OpenError> {
 pub fn verify_io(io: &mut dyn Io) -> Result<VerifyReport, OpenError> {
     let survey = look(io)?;
     let (mut batches_good, mut batches_bad) = (0, Vec::new());
-    for extent in extents(&survey, None) {
-        match extent.read(io) {
-            Ok(_) => batches_good += 1,
-            Err(_) if survey.replay.report.damaged.iter().any(|d| d.log == extent.log && d.first <= extent.first) => {}
-            Err(_) => batches_bad.push(DamagedRange {
-                log: extent.log,
-                first: extent.first,
-                last: extent.last,
-                file: segment_name(extent.segment),
-                offset: extent.offset,
-            }),
+    let segments: Vec<u64> = survey.replay.segments.iter().map(|(number, _)| number).collect();
+    for segment in segments {
+        for extent in extents(&survey, io, segment, None) {
+            match extent.read(io) {
+                Ok(_) => batches_good += 1,
+                Err(_)
+                    if survey.replay.report.damaged.iter().any(|d| d.log == extent.log && d.first <= extent.first) => {}
+                Err(_) => batches_bad.push(DamagedRange {
+                    log: extent.log,
+                    first: extent.first,
+                    last: extent.last,
+                    file: segment_name(extent.segment),
+                    offset: extent.offset,
+                }),
+            }
         }
     }
     Ok(VerifyReport { report: survey.replay.report, batches_good, batches_bad })
@@ -234,8 +238,13 @@ pub fn verify_io(io: &mut dyn Io) -> Result<VerifyReport, OpenError> {
 pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectError> {
     let io = &mut RealIo::read_only(dir.as_ref());
     let survey = look(io)?;
-    let read: Result<Vec<Batch>, ReadError> = extents(&survey, Some(log)).map(|extent| extent.read(io)).collect();
-    Ok(read?)
+    let mut batches = Vec::new();
+    for (segment, _) in survey.replay.segments.iter() {
+        for extent in extents(&survey, io, segment, Some(log)) {
+            batches.push(extent.read(io)?);
+        }
+    }
+    Ok(batches)
 }
 
 /// The logs of a directory with their first and last LSN and the number of batches.
@@ -243,11 +252,15 @@ pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectE
 /// # Errors
 /// [`OpenError`], as an open would say it.
 pub fn logs(dir: impl AsRef<Path>) -> Result<Vec<(LogId, Lsn, Lsn, usize)>, OpenError> {
-    let survey = look(&mut RealIo::read_only(dir.as_ref()))?;
-    let view = |(log, state): (LogId, &crate::core::index::LogState)| {
-        (log, state.start.lsn.next(), state.end().lsn, state.slots.len())
-    };
-    Ok(survey.replay.index.iter().map(view).collect())
+    let io = &mut RealIo::read_only(dir.as_ref());
+    let survey = look(io)?;
+    let mut logs = Vec::new();
+    for (log, state) in survey.replay.index.iter() {
+        let folded = state.runs.iter().map(|run| extents(&survey, io, run.segment, Some(log)).len());
+        let batches = folded.sum::<usize>() + state.slots.len();
+        logs.push((log, state.start.lsn.next(), state.end().lsn, batches));
+    }
+    Ok(logs)
 }
 
 /// Why batches can't be had from outside.
@@ -262,7 +275,23 @@ pub enum InspectError {
     Read(#[from] ReadError),
 }
 
-fn extents(survey: &Survey, only: Option<LogId>) -> impl Iterator<Item = Extent> {
-    let logs = survey.replay.index.iter().filter(move |(log, _)| only.is_none_or(|only| only == *log));
-    logs.flat_map(|(log, state)| state.slots.iter().map(move |slot| Extent::of(log, slot)))
+/// Where a segment holds batches that are still their logs', in the order of the file.
+fn extents(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) -> Vec<Extent> {
+    let logs = || survey.replay.index.iter().filter(|(log, _)| only.is_none_or(|only| only == *log));
+    let folded = logs().any(|(_, state)| state.runs.iter().any(|run| run.segment == segment));
+    let index = if folded { survey.replay.index_request(segment).map(|request| request.load(io)) } else { None };
+    let mut extents = Vec::new();
+    for (log, state) in logs() {
+        let run = state.runs.iter().find(|run| run.segment == segment);
+        let entries = index.as_ref().and_then(|index| index.logs().get(&log)).filter(|_| run.is_some());
+        let within = entries
+            .into_iter()
+            .flatten()
+            .filter(|entry| run.is_some_and(|run| entry.last >= run.first && entry.last <= run.end.lsn));
+        extents.extend(within.map(|entry| Extent::entry(log, segment, entry)));
+        let slots = state.slots.iter().filter(|slot| slot.segment == segment);
+        extents.extend(slots.map(|slot| Extent::of(log, slot)));
+    }
+    extents.sort_by_key(|extent| extent.offset);
+    extents
 }

@@ -37,7 +37,9 @@ mod error;
 mod format;
 mod recovery;
 
-pub use crate::core::{Completion, Cut, Entry, Extent, LogCore, Options, Stats, Ticket, WhenFull};
+pub use crate::core::{
+    Completion, Cut, Entry, Extent, IndexRequest, LogCore, Options, SegmentIndex, Stats, Ticket, WhenFull,
+};
 pub use crate::driver::{Pending, Wal};
 pub use crate::error::{FaultClass, OpenError, ReadError, SubmitError, WalError};
 pub use crate::format::batch::{BATCH_VERSION, Batch, BatchBuilder, BatchError, BatchHeader, BatchKind};

@@ -92,6 +92,20 @@ pub const FOOTER_BYTES_MAX: usize = 16 << 20;
 /// Numbers of segments, groups and incarnations: a file that says more is not ours, and one more never overflows.
 pub const NUMBERS_MAX: u64 = 1 << 62;
 
+/// Bytes of index in memory: half a million batches. Of older ones a log keeps one entry a segment.
+pub const INDEX_BYTES_DEFAULT: usize = 32 << 20;
+
+/// Bytes of loaded indexes of older segments: the last few that readers asked for.
+pub const INDEX_CACHE_BYTES_DEFAULT: usize = 16 << 20;
+
+/// Bytes of hard states and the like that one pass writes again, so that the segments that had them can be retired: no
+/// more than a group's directory, since writers wait behind them.
+pub const RELOCATION_BYTES_MAX: usize = GROUP_DIRECTORY_BYTES_MAX;
+
+/// Ranges of live segments beyond which no hole is made among them: a header holds [`LIVE_RANGES_MAX`], and what
+/// becomes a hole by compaction must fit too.
+pub const LIVE_RANGES_KEPT_MAX: usize = 160;
+
 /// Missing segments that an open lists before it refuses: a directory that lost more has no log to speak of.
 pub const SEGMENTS_MISSING_MAX: usize = 1024;
 

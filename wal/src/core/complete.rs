@@ -26,7 +26,13 @@ impl LogCore {
         }
         if self.syncing.as_ref().is_some_and(|syncing| syncing.id == id) {
             self.on_synced();
-        } else if !self.sealing.remove(&id) {
+        } else if let Some(segment) = self.sealing.remove(&id) {
+            if let Some(segment) = self.segments.get_mut(segment) {
+                segment.has_footer = true;
+            }
+            self.reclaim_due = true;
+            self.fold();
+        } else {
             self.on_written(id);
         }
     }
@@ -63,7 +69,7 @@ impl LogCore {
                 continue;
             };
             // Not there: a truncation was accepted in the mean time.
-            if let Some(at) = state.position_at(*lsn).filter(|at| at.chain == *chain)
+            if let Some(at) = state.slot_end_at(*lsn).filter(|at| at.chain == *chain)
                 && at.lsn > state.written.lsn
             {
                 state.written = at;
@@ -90,11 +96,14 @@ impl LogCore {
             let Some(state) = self.index.get_mut(log) else {
                 continue;
             };
-            if let Some(at) = state.position_at(lsn).filter(|at| at.chain == chain)
+            if let Some(at) = state.slot_end_at(lsn).filter(|at| at.chain == chain)
                 && at.lsn > state.durable.lsn
             {
                 state.durable = at;
             }
+        }
+        for segment in group.retires {
+            self.on_retired(segment);
         }
         if group.closing {
             self.life = Life::Closed;
@@ -140,7 +149,7 @@ impl LogCore {
     /// What this open dropped, or found damaged, goes into its first group.
     pub(crate) fn record_cuts(&mut self) {
         for cut in self.cuts() {
-            let item = Item::Record(Record::Cut { log: cut.log, from: cut.from });
+            let item = Item::Record { record: Record::Cut { log: cut.log, from: cut.from }, kills_from: None };
             self.queue_bytes += item.weight();
             self.queue.push_back(Queued { item, ticket: None });
         }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{InFlight, Item, Life, LogCore, Ticket};
+use super::{Content, InFlight, Item, Life, LogCore, Ticket};
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::group::{GroupFlags, GroupIdentity, Place, encode_group, front_len};
@@ -68,6 +68,7 @@ impl LogCore {
         if full || self.in_flight.back().is_some_and(|group| group.writing.is_some()) {
             return None;
         }
+        self.reclaim();
         let gathering = self.gather()?;
         if !self.fits(&gathering) && !self.rotate(&gathering) {
             self.give_up_closing();
@@ -94,10 +95,7 @@ impl LogCore {
             g.entries += 1;
             g.directory_len += directory_len;
             g.batches_len += batch_len;
-            g.footer_growth += match &queued.item {
-                Item::Batch { .. } => crate::format::footer::FOOTER_BYTES_PER_BATCH,
-                Item::Record(record) => record.encoded_len(),
-            };
+            g.footer_growth += queued.item.footer_growth();
         }
         // The closing group is one of its own, behind everything and synced like any other.
         if g.entries == 0 && !self.opening && self.closing.is_some() && matches!(self.life, Life::Running) {
@@ -141,6 +139,11 @@ impl LogCore {
         self.stats.batch_bytes += u64::from(header.batches_len);
         self.in_flight.push_back(group);
         // A new segment's header goes out with its first group, in one write.
+        if active.content == Content::OldBytes {
+            // What is behind the group must not look like a torn one. The block holds nothing, and the next group goes over
+            // it; the room of the footer is always left.
+            slices.push(crate::io::zeroes(usize::try_from(BLOCK_BYTES).unwrap_or(0)));
+        }
         let fresh = offset == u64::from(len_u32(SEGMENT_HEADER_BYTES));
         if fresh {
             slices.insert(0, Bytes::from(active.header.encode()));
@@ -162,6 +165,7 @@ impl LogCore {
             writing: Some(id),
             batches: Vec::new(),
             tickets: Vec::new(),
+            retires: Vec::new(),
             weight: 0,
             closing: gathering.closing,
         };
@@ -171,19 +175,27 @@ impl LogCore {
             laid.group.tickets.extend(queued.ticket);
             let (batch, before) = match queued.item {
                 Item::Batch { batch, before } => (batch, before),
-                Item::Record(record) => {
+                Item::Record { record, kills_from } => {
                     active.footer.record(&record);
+                    if let Record::Retirement { segment } = record {
+                        laid.group.retires.push(segment);
+                    }
+                    if let Some(from) = kills_from {
+                        self.segments.kill(segment, from);
+                    }
+                    if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
+                        state.place_record(&record, segment);
+                    }
                     laid.own.push(record);
                     continue;
                 }
+                Item::Barrier => continue,
             };
             let entry = entry_at(&batch, at);
             // A truncation may have overtaken the batch in memory; on disk it follows it.
-            if let Some(state) = self.index.get_mut(entry.log).filter(|state| state.has(&entry.position())) {
-                let i = state.slot_at(entry.last);
-                if let Some(slot) = state.slots.get_mut(i) {
-                    (slot.segment, slot.offset) = (segment, at);
-                }
+            let placed = self.index.get_mut(entry.log).and_then(|state| state.place(&entry.position(), segment, at));
+            if let Some(before) = placed {
+                self.segments.moved(before, segment, u64::from(entry.len));
             }
             active.footer.batch(entry, before);
             laid.own.push(Record::Batch(entry));

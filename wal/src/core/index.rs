@@ -1,14 +1,16 @@
 //! What the log holds, in memory: per log its batches in order, its hard states, its damage.
 //!
-//! One entry a batch, 56 bytes. [`Index`] is changed by the same operations when entries are submitted and when
-//! a directory is read back.
+//! One [`Slot`] a batch for what is recent, 56 bytes; one [`Run`] for all batches of a log in a sealed segment whose footer
+//! knows the rest. [`Index`] is changed by the same operations when entries are submitted and when a directory is
+//! read back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
 
+use super::segment_index::{IndexCache, IndexEntry};
 use crate::format::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
-use crate::format::record::{BatchEntry, HardStateKind};
+use crate::format::record::{BatchEntry, HardStateKind, Record};
 
 /// A batch of the log: what it is, and where it lies once its group is built.
 #[derive(Debug, Clone, Copy)]
@@ -23,7 +25,8 @@ pub(crate) struct Slot {
     pub(crate) len: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() <= 64, "memory of a log is this times its batches");
+const _: () = assert!(size_of::<Slot>() <= 64, "memory of a log is at most this times its batches");
+const _: () = assert!(size_of::<Run>() <= size_of::<Slot>(), "a run is never more than the slots that it stands for");
 
 impl Slot {
     pub(crate) const fn placed(entry: &BatchEntry, segment: u64) -> Self {
@@ -36,6 +39,16 @@ impl Slot {
     }
 }
 
+/// All batches that a log has in one sealed segment. Where they lie and where each ends, the segment's footer tells.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Run {
+    pub(crate) segment: u64,
+    pub(crate) first: Lsn,
+    pub(crate) end: LogPosition,
+    /// What the segment counts as live for it: its batches' bytes, when it was made.
+    pub(crate) bytes: u64,
+}
+
 /// A range that was durable and can't be read, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DamagedSlot {
@@ -46,71 +59,299 @@ pub(crate) struct DamagedSlot {
     pub(crate) offset: u64,
 }
 
+/// A hard state, and the segment of its newest record; 0: it is on its way there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HardState {
+    pub(crate) bytes: Bytes,
+    pub(crate) segment: u64,
+}
+
+/// Live bytes that an operation took from segments, and where it left dead ones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Freed {
+    pub(crate) bytes: BTreeMap<u64, u64>,
+    /// The lowest segment that holds something which must not come back.
+    from: Option<u64>,
+    /// Some of it is on its way to a segment.
+    unplaced: bool,
+}
+
+impl Freed {
+    fn take(&mut self, segment: u64, bytes: u64) {
+        if segment == 0 {
+            self.unplaced = true;
+            return;
+        }
+        self.touch(segment);
+        *self.bytes.entry(segment).or_insert(0) += bytes;
+    }
+
+    fn touch(&mut self, segment: u64) {
+        self.from = Some(self.from.map_or(segment, |from| from.min(segment)));
+    }
+
+    /// The lowest segment that holds, or will hold, something which must not come back; `active` is where the next group
+    /// goes at the earliest.
+    pub(crate) fn lowest(&self, active: u64) -> Option<u64> {
+        let unplaced = self.unplaced.then_some(active);
+        self.from.map_or(unplaced, |from| Some(unplaced.map_or(from, |active| from.min(active))))
+    }
+}
+
 /// One log.
 #[derive(Debug, Clone)]
 pub(crate) struct LogState {
     /// Where the log starts: its origin, or behind what was released or reset.
     pub(crate) start: LogPosition,
-    pub(crate) slots: Vec<Slot>,
+    /// The segment of the newest record that says so; 0: none, or it is on its way.
+    pub(crate) start_in: u64,
+    /// The older part of the history.
+    pub(crate) runs: VecDeque<Run>,
+    /// The newer part.
+    pub(crate) slots: VecDeque<Slot>,
+    /// The epochs of both, each with its first LSN.
+    epochs: VecDeque<(Epoch, Lsn)>,
     pub(crate) written: LogPosition,
     pub(crate) durable: LogPosition,
-    pub(crate) hard: BTreeMap<HardStateKind, Bytes>,
+    pub(crate) hard: BTreeMap<HardStateKind, HardState>,
     pub(crate) damaged: Vec<DamagedSlot>,
     /// First LSN of what may be missing, until the log's owner settled it.
     pub(crate) cut: Option<Lsn>,
+    /// The segment of the newest record of the cut; 0: none, or it is on its way.
+    pub(crate) cut_in: u64,
+    /// The lowest segment with a record of the cut.
+    pub(crate) cuts_from: Option<u64>,
+    /// The lowest segment that holds anything of the log, or held it.
+    pub(crate) oldest: Option<u64>,
 }
 
 impl LogState {
     fn new(start: LogPosition) -> Self {
         Self {
             start,
-            slots: Vec::new(),
+            start_in: 0,
+            runs: VecDeque::new(),
+            slots: VecDeque::new(),
+            epochs: VecDeque::new(),
             written: start,
             durable: start,
             hard: BTreeMap::new(),
             damaged: Vec::new(),
             cut: None,
+            cut_in: 0,
+            cuts_from: None,
+            oldest: None,
         }
     }
 
     pub(crate) fn end(&self) -> LogPosition {
-        self.slots.last().map_or(self.start, Slot::end)
+        self.slots.back().map_or_else(|| self.folded_end(), Slot::end)
     }
 
-    /// Index of the first batch whose last LSN is at least `lsn`.
+    /// Where the slots begin.
+    fn folded_end(&self) -> LogPosition {
+        self.runs.back().map_or(self.start, |run| run.end)
+    }
+
+    /// Whether some of it can't be read.
+    pub(crate) fn is_damaged(&self) -> bool {
+        !self.damaged.is_empty()
+    }
+
+    /// Whether the log has no batch.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.runs.is_empty() && self.slots.is_empty()
+    }
+
+    /// Index of the first slot whose last LSN is at least `lsn`.
     pub(crate) fn slot_at(&self, lsn: Lsn) -> usize {
         // Most questions are about the end.
-        if self.slots.last().is_none_or(|slot| slot.last < lsn) {
+        if self.slots.back().is_none_or(|slot| slot.last < lsn) {
             return self.slots.len();
         }
         self.slots.partition_point(|slot| slot.last < lsn)
     }
 
-    pub(crate) fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
+    /// The run that holds `lsn`, or the first behind it.
+    pub(crate) fn run_at(&self, lsn: Lsn) -> Option<&Run> {
+        self.runs.get(self.runs.partition_point(|run| run.end.lsn < lsn))
+    }
+
+    pub(crate) fn position_at(&self, log: LogId, lsn: Lsn, cache: &IndexCache) -> Option<LogPosition> {
         if lsn == self.start.lsn {
             return Some(self.start);
         }
-        self.slots.get(self.slot_at(lsn)).filter(|slot| slot.last == lsn).map(Slot::end)
+        if lsn > self.folded_end().lsn {
+            return self.slots.get(self.slot_at(lsn)).filter(|slot| slot.last == lsn).map(Slot::end);
+        }
+        let run = self.run_at(lsn)?;
+        if run.end.lsn == lsn {
+            return Some(run.end);
+        }
+        let entries = cache.entries(run.segment, log)?;
+        let entry = entries.get(entries.partition_point(|entry| entry.last < lsn))?;
+        (entry.last == lsn && lsn >= run.first).then(|| self.entry_end(entry))
     }
 
-    pub(crate) fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
+    fn entry_end(&self, entry: &IndexEntry) -> LogPosition {
+        LogPosition { epoch: self.epoch_of(entry.first), lsn: entry.last, chain: entry.chain }
+    }
+
+    /// The epoch of the record at `lsn`, which the log has.
+    fn epoch_of(&self, lsn: Lsn) -> Epoch {
+        let after = self.epochs.partition_point(|(_, first)| *first <= lsn);
+        after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(self.start.epoch, |(epoch, _)| *epoch)
+    }
+
+    /// The last boundary at or before `lsn` that is known: of a run whose index is not loaded, only its end is.
+    pub(crate) fn boundary_at_or_before(&self, log: LogId, lsn: Lsn, cache: &IndexCache) -> Option<LogPosition> {
         if lsn < self.start.lsn {
             return None;
         }
-        let after = self.slots.partition_point(|slot| slot.last <= lsn);
-        Some(after.checked_sub(1).and_then(|i| self.slots.get(i)).map_or(self.start, Slot::end))
+        let folded = self.folded_end();
+        if lsn >= folded.lsn {
+            let after = self.slots.partition_point(|slot| slot.last <= lsn);
+            return Some(after.checked_sub(1).and_then(|i| self.slots.get(i)).map_or(folded, Slot::end));
+        }
+        let after = self.runs.partition_point(|run| run.end.lsn <= lsn);
+        let below = after.checked_sub(1).and_then(|i| self.runs.get(i)).map_or(self.start, |run| run.end);
+        let inside = self.runs.get(after).and_then(|run| {
+            let entries = cache.entries(run.segment, log)?;
+            let entry = entries.get(entries.partition_point(|entry| entry.last <= lsn).checked_sub(1)?)?;
+            (entry.last >= run.first).then(|| self.entry_end(entry))
+        });
+        Some(inside.unwrap_or(below))
     }
 
-    pub(crate) fn has(&self, position: &LogPosition) -> bool {
-        self.position_at(position.lsn).as_ref() == Some(position)
+    /// The segment whose index must be loaded before anything can be said about the boundary at or before `lsn`, or about
+    /// the batch that holds it.
+    pub(crate) fn index_needed(&self, log: LogId, lsn: Lsn, cache: &IndexCache) -> Option<u64> {
+        let run = self.run_at(lsn).filter(|run| lsn >= run.first)?;
+        cache.entries(run.segment, log).is_none().then_some(run.segment)
+    }
+
+    pub(crate) fn has(&self, log: LogId, position: &LogPosition, cache: &IndexCache) -> bool {
+        self.position_at(log, position.lsn, cache).as_ref() == Some(position)
+    }
+
+    /// The end of the batch that ends at `lsn`, if it is one of the newer ones.
+    pub(crate) fn slot_end_at(&self, lsn: Lsn) -> Option<LogPosition> {
+        self.slots.get(self.slot_at(lsn)).filter(|slot| slot.last == lsn).map(Slot::end)
+    }
+
+    /// The epochs of the batches, each with the first LSN that it has here.
+    pub(crate) fn epochs(&self) -> impl Iterator<Item = (Epoch, Lsn)> {
+        let (start, empty) = (self.start.lsn.next(), self.is_empty());
+        self.epochs.iter().filter(move |_| !empty).map(move |(epoch, first)| (*epoch, start.max(*first)))
+    }
+
+    fn note_epoch(&mut self, epoch: Epoch, first: Lsn) {
+        if self.epochs.back().is_none_or(|(last, _)| *last != epoch) {
+            self.epochs.push_back((epoch, first));
+        }
+    }
+
+    fn note_segment(&mut self, segment: u64) {
+        if segment != 0 {
+            self.oldest = Some(self.oldest.map_or(segment, |oldest| oldest.min(segment)));
+        }
     }
 
     pub(crate) fn push(&mut self, slot: Slot) {
-        self.slots.push(slot);
+        self.note_epoch(slot.epoch, slot.first);
+        self.note_segment(slot.segment);
+        self.slots.push_back(slot);
     }
 
-    pub(crate) fn truncate(&mut self, to: LogPosition) {
-        while self.slots.pop_if(|slot| slot.last > to.lsn).is_some() {}
+    /// Takes a sealed segment's batches as one, behind all that is known.
+    pub(crate) fn push_run(&mut self, run: Run, epochs: &[(Epoch, Lsn)]) {
+        for (epoch, first) in epochs {
+            self.note_epoch(*epoch, *first);
+        }
+        self.note_segment(run.segment);
+        if !self.slots.is_empty() {
+            debug_assert!(false, "runs are the older part");
+        }
+        self.runs.push_back(run);
+    }
+
+    /// Gives the batch that ends at `at` its place, and tells the one that it had before, else 0. `None`: the batch is not
+    /// there any more.
+    pub(crate) fn place(&mut self, at: &LogPosition, segment: u64, offset: u32) -> Option<u64> {
+        self.note_segment(segment);
+        let i = self.slot_at(at.lsn);
+        let slot = self.slots.get_mut(i).filter(|slot| slot.end() == *at)?;
+        slot.offset = offset;
+        Some(std::mem::replace(&mut slot.segment, segment))
+    }
+
+    /// Notes that a record of the log lies in a segment now.
+    pub(crate) fn place_record(&mut self, record: &Record, segment: u64) {
+        self.note_segment(segment);
+        match record {
+            Record::HardState { kind, .. } => {
+                if let Some(hard) = self.hard.get_mut(kind) {
+                    hard.segment = segment;
+                }
+            }
+            Record::Anchor { .. } | Record::Reset { .. } => self.start_in = segment,
+            Record::Cut { .. } if self.cut.is_some() => {
+                self.cut_in = segment;
+                self.cuts_from = Some(self.cuts_from.map_or(segment, |from| from.min(segment)));
+            }
+            _ => {}
+        }
+    }
+
+    /// Everything is there again; the lowest segment with a record that says otherwise.
+    pub(crate) fn settle(&mut self) -> Option<u64> {
+        (self.cut, self.cut_in) = (None, 0);
+        self.cuts_from.take()
+    }
+
+    /// What only the segment says of the log, to be said again.
+    pub(crate) fn records_in(&self, log: LogId, segment: u64) -> Vec<Record> {
+        let mut records = Vec::new();
+        if self.start_in == segment {
+            records.push(Record::Anchor { log, at: self.start });
+        }
+        if let Some(from) = self.cut.filter(|_| self.cut_in == segment) {
+            records.push(Record::Cut { log, from });
+        }
+        for (kind, hard) in self.hard.iter().filter(|(_, hard)| hard.segment == segment) {
+            records.push(Record::HardState { log, kind: *kind, bytes: hard.bytes.clone() });
+        }
+        records
+    }
+
+    /// Turns the slots that lie in segments up to `segment` into runs.
+    pub(crate) fn fold(&mut self, segment: u64) -> usize {
+        let count = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment <= segment);
+        for slot in self.slots.drain(..count) {
+            let bytes = u64::from(slot.len);
+            match self.runs.back_mut().filter(|run| run.segment == slot.segment) {
+                Some(run) => (run.end, run.bytes) = (slot.end(), run.bytes + bytes),
+                None => {
+                    self.runs.push_back(Run { segment: slot.segment, first: slot.first, end: slot.end(), bytes });
+                }
+            }
+        }
+        count
+    }
+
+    pub(crate) fn truncate(&mut self, to: LogPosition) -> Freed {
+        let mut freed = Freed::default();
+        while let Some(slot) = self.slots.pop_back_if(|slot| slot.last > to.lsn) {
+            freed.take(slot.segment, u64::from(slot.len));
+        }
+        while let Some(run) = self.runs.pop_back_if(|run| run.first > to.lsn) {
+            freed.take(run.segment, run.bytes);
+        }
+        if let Some(run) = self.runs.back_mut().filter(|run| run.end.lsn > to.lsn) {
+            run.end = to;
+            freed.touch(run.segment);
+        }
+        while self.epochs.pop_back_if(|(_, first)| *first > to.lsn).is_some() {}
         for mark in [&mut self.written, &mut self.durable] {
             if mark.lsn > to.lsn {
                 *mark = to;
@@ -120,28 +361,72 @@ impl LogState {
         for range in &mut self.damaged {
             range.last = range.last.min(to.lsn);
         }
+        freed
     }
 
-    pub(crate) fn reset(&mut self, to: LogPosition) {
-        self.slots.clear();
-        self.damaged.clear();
-        self.cut = None;
+    /// Forgets the history; the log starts at `to`.
+    pub(crate) fn reset(&mut self, to: LogPosition) -> Freed {
+        let freed = self.clear();
+        self.settle();
         (self.start, self.written, self.durable) = (to, to, to);
+        self.start_in = 0;
+        freed
+    }
+
+    /// Everything of the log that segments hold.
+    fn clear(&mut self) -> Freed {
+        let mut freed = Freed { from: self.oldest, ..Freed::default() };
+        for slot in self.slots.drain(..) {
+            freed.take(slot.segment, u64::from(slot.len));
+        }
+        for run in self.runs.drain(..) {
+            freed.take(run.segment, run.bytes);
+        }
+        self.epochs.clear();
+        self.damaged.clear();
+        freed
     }
 
     /// Everything up to `at` was released.
-    pub(crate) fn release(&mut self, at: LogPosition) {
-        let gone = self.slots.partition_point(|slot| slot.last <= at.lsn);
-        self.slots.drain(..gone);
+    pub(crate) fn release(&mut self, at: LogPosition) -> Freed {
+        let mut freed = Freed::default();
+        while let Some(run) = self.runs.pop_front_if(|run| run.end.lsn <= at.lsn) {
+            freed.take(run.segment, run.bytes);
+        }
+        if let Some(run) = self.runs.front_mut().filter(|run| run.first <= at.lsn) {
+            run.first = at.lsn.next();
+        }
+        while let Some(slot) = self.slots.pop_front_if(|slot| slot.last <= at.lsn) {
+            freed.take(slot.segment, u64::from(slot.len));
+        }
+        while self.epochs.get(1).is_some_and(|(_, first)| *first <= at.lsn.next()) {
+            self.epochs.pop_front();
+        }
         self.damaged.retain(|range| range.last > at.lsn);
+        for range in &mut self.damaged {
+            range.first = range.first.max(at.lsn.next());
+        }
         if self.start.lsn < at.lsn {
             self.start = at;
+            self.start_in = 0;
         }
         for mark in [&mut self.written, &mut self.durable] {
             if mark.lsn < at.lsn {
                 *mark = at;
             }
         }
+        if self.is_empty() {
+            self.epochs.clear();
+        }
+        freed
+    }
+
+    /// Whether the segment holds batches of the log that are still its, or should.
+    pub(crate) fn lives_in(&self, segment: u64) -> bool {
+        let run = self.runs.binary_search_by_key(&segment, |run| run.segment);
+        let slots = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment < segment);
+        let damaged = self.damaged.iter().any(|range| range.segment == segment);
+        damaged || run.is_ok() || self.slots.get(slots).is_some_and(|slot| slot.segment == segment)
     }
 }
 
@@ -149,6 +434,8 @@ impl LogState {
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Index {
     logs: BTreeMap<LogId, LogState>,
+    /// What was loaded of runs.
+    pub(crate) cache: IndexCache,
 }
 
 impl Index {
@@ -165,8 +452,8 @@ impl Index {
         self.logs.entry(log).or_insert_with(|| LogState::new(LogPosition::origin(log)))
     }
 
-    pub(crate) fn remove(&mut self, log: LogId) {
-        self.logs.remove(&log);
+    pub(crate) fn remove(&mut self, log: LogId) -> Freed {
+        self.logs.remove(&log).map_or_else(Freed::default, |mut state| state.clear())
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -183,5 +470,32 @@ impl Index {
 
     pub(crate) fn end(&self, log: LogId) -> LogPosition {
         self.get(log).map_or_else(|| LogPosition::origin(log), LogState::end)
+    }
+
+    pub(crate) fn position_at(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
+        match self.get(log) {
+            Some(state) => state.position_at(log, lsn, &self.cache),
+            None => (lsn == Lsn::ZERO).then(|| LogPosition::origin(log)),
+        }
+    }
+
+    pub(crate) fn boundary_at_or_before(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
+        match self.get(log) {
+            Some(state) => state.boundary_at_or_before(log, lsn, &self.cache),
+            None => Some(LogPosition::origin(log)),
+        }
+    }
+
+    pub(crate) fn has(&self, log: LogId, position: &LogPosition) -> bool {
+        self.get(log).is_some_and(|state| state.has(log, position, &self.cache))
+    }
+
+    pub(crate) fn index_needed(&self, log: LogId, lsn: Lsn) -> Option<u64> {
+        self.get(log)?.index_needed(log, lsn, &self.cache)
+    }
+
+    /// Turns slots of segments up to this one into runs; how many slots that were.
+    pub(crate) fn fold(&mut self, segment: u64) -> usize {
+        self.logs.values_mut().map(|state| state.fold(segment)).sum()
     }
 }

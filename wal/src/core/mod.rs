@@ -2,17 +2,21 @@
 //! completions go out; it starts no thread, opens no file and reads no clock.
 //!
 //! One rule a file: `submit` (what may be accepted), `gather` (what becomes a group), `rotate` (where it goes),
-//! `complete` (what is durable, what is poisoned), `query` (what can be read), `check` (what always holds).
+//! `complete` (what is durable, what is poisoned), `reclaim` (what may go), `query` (what can be read), `check` (what
+//! always holds).
 
 mod check;
 mod complete;
 mod gather;
 pub(crate) mod index;
 mod query;
+mod reclaim;
 mod rotate;
+pub(crate) mod segment_index;
+pub(crate) mod segments;
 mod submit;
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -24,6 +28,7 @@ use crate::format::record::{HardStateKind, Record};
 use crate::format::segment::{LogFilesEnd, SegmentHeader};
 use crate::io::{IoFailure, IoId, IoRequest};
 use crate::limits;
+use segment_index::IndexCache;
 
 pub use query::Extent;
 
@@ -41,6 +46,9 @@ pub struct Options {
     /// Groups written and not yet durable at a time. More than 1 lets one be written while another syncs, if
     /// the driver runs requests concurrently.
     pub groups_in_flight: u32,
+    /// Bytes of index in memory for batches, 56 each; of what is older, one entry a log and segment is kept, and who reads
+    /// it waits for the segment's footer.
+    pub index_bytes_max: usize,
     /// The directory's uuid, if the caller knows it: another directory is refused.
     pub directory_uuid: Option<[u8; 16]>,
 }
@@ -53,6 +61,7 @@ impl Default for Options {
             queue_bytes_max: limits::QUEUE_BYTES_DEFAULT,
             segments_ahead: limits::SEGMENTS_AHEAD_DEFAULT,
             groups_in_flight: limits::GROUPS_IN_FLIGHT_DEFAULT,
+            index_bytes_max: limits::INDEX_BYTES_DEFAULT,
             directory_uuid: None,
         }
     }
@@ -85,6 +94,26 @@ pub enum Entry {
         /// The log.
         log: LogId,
     },
+    /// Lets records go that nobody will read again: all before an LSN, down to a batch boundary, and of what is durable.
+    /// Their room is used again when nothing else is in their segments.
+    Release {
+        /// The log.
+        log: LogId,
+        /// The first LSN that is still wanted.
+        before: Lsn,
+    },
+    /// Discards what the log holds and lets it start elsewhere: behind a snapshot. Its hard states stay.
+    Reset {
+        /// The log.
+        log: LogId,
+        /// Where it starts now.
+        to: LogPosition,
+    },
+    /// Removes the log with all that is known of it. Its id must never be used again.
+    Remove {
+        /// The log.
+        log: LogId,
+    },
 }
 
 impl Entry {
@@ -93,7 +122,21 @@ impl Entry {
     pub const fn batch_bytes(&self) -> usize {
         match self {
             Self::Batch(batch) => batch.bytes().len(),
-            Self::Truncate { .. } | Self::HardState { .. } | Self::Settle { .. } => 0,
+            _ => 0,
+        }
+    }
+
+    /// The log that it is about.
+    #[must_use]
+    pub const fn log(&self) -> LogId {
+        match self {
+            Self::Batch(batch) => batch.log(),
+            Self::Truncate { log, .. }
+            | Self::HardState { log, .. }
+            | Self::Settle { log }
+            | Self::Release { log, .. }
+            | Self::Reset { log, .. }
+            | Self::Remove { log } => *log,
         }
     }
 }
@@ -162,6 +205,12 @@ pub struct Stats {
     pub group_bytes: u64,
     /// Segments activated.
     pub rotations: u64,
+    /// Segments that held nothing any more, and were given up.
+    pub retired: u64,
+    /// Segments in use.
+    pub segments: usize,
+    /// Bytes in memory for batches, those of loaded indexes included.
+    pub index_bytes: usize,
     /// Bytes accepted and not yet durable.
     pub queue_bytes: usize,
     /// Number of the active segment; 0: none.
@@ -214,6 +263,8 @@ pub struct LogCore {
     next_group: u64,
     repeat: Vec<u8>,
     closing: Option<Ticket>,
+    /// The last group of the lives before.
+    opened_behind: u64,
     /// The first group of this life is due, also if nothing is submitted: it makes the incarnation and the cuts
     /// durable.
     opening: bool,
@@ -221,13 +272,18 @@ pub struct LogCore {
     active: Option<Active>,
     /// Where the log ends while no segment is active: the next one's header says so.
     end: LogFilesEnd,
-    live: BTreeSet<u64>,
-    ready: BTreeSet<u64>,
-    preparing: Option<(IoId, u64)>,
+    segments: Segments,
+    /// Prepared, and whether nothing but zeroes is in it.
+    ready: BTreeMap<u64, Content>,
+    preparing: Option<Preparing>,
+    /// Retired segments, whose files are to be used again or removed.
+    spare: VecDeque<Spare>,
+    /// Something may have become dead.
+    reclaim_due: bool,
     no_room: bool,
     retry_preparation: bool,
     seals: VecDeque<IoRequest>,
-    sealing: BTreeSet<IoId>,
+    sealing: BTreeMap<IoId, u64>,
     // complete
     next_io: u64,
     syncing: Option<Syncing>,
@@ -236,7 +292,39 @@ pub struct LogCore {
     stats: Stats,
 }
 
-pub(crate) use index::{DamagedSlot, Index, Slot};
+pub(crate) use index::{DamagedSlot, Freed, HardState, Index, Run, Slot};
+pub use segment_index::{IndexRequest, SegmentIndex};
+pub(crate) use segments::{Segment, Segments};
+
+/// What a segment file holds before it is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Content {
+    Zeroes,
+    /// Bytes of an earlier use: behind each group a block of zeroes is written, which ends the scan of the next open.
+    OldBytes,
+}
+
+/// A file under way to be used, or to be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Preparing {
+    id: IoId,
+    what: Preparation,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Preparation {
+    Create { segment: u64 },
+    Recycle { from: u64, to: u64 },
+    Discard { segment: u64 },
+}
+
+/// A file that held a retired segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Spare {
+    pub(crate) segment: u64,
+    /// It has the size of a segment, and its blocks are written.
+    pub(crate) is_whole: bool,
+}
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Life {
@@ -255,22 +343,40 @@ struct Queued {
 
 #[derive(Debug)]
 enum Item {
-    Batch { batch: Batch, before: LogPosition },
-    Record(Record),
+    Batch {
+        batch: Batch,
+        before: LogPosition,
+    },
+    Record {
+        record: Record,
+        /// The lowest segment that holds what it kills.
+        kills_from: Option<u64>,
+    },
+    /// Nothing: somebody waits for what is before it.
+    Barrier,
 }
 
 impl Item {
     fn directory_len(&self) -> usize {
         match self {
             Self::Batch { .. } => crate::format::record::BATCH_RECORD_BYTES,
-            Self::Record(record) => record.encoded_len(),
+            Self::Record { record, .. } => record.encoded_len(),
+            Self::Barrier => 0,
         }
     }
 
     fn batch_len(&self) -> usize {
         match self {
             Self::Batch { batch, .. } => batch.bytes().len(),
-            Self::Record(_) => 0,
+            Self::Record { .. } | Self::Barrier => 0,
+        }
+    }
+
+    /// What it adds to the segment's footer, at most.
+    fn footer_growth(&self) -> usize {
+        match self {
+            Self::Batch { .. } => crate::format::footer::FOOTER_BYTES_PER_BATCH,
+            Self::Record { .. } | Self::Barrier => self.directory_len(),
         }
     }
 
@@ -289,6 +395,8 @@ struct InFlight {
     writing: Option<IoId>,
     batches: Vec<(LogId, Lsn, Chain)>,
     tickets: Vec<Ticket>,
+    /// Segments that its records retire.
+    retires: Vec<u64>,
     weight: usize,
     closing: bool,
 }
@@ -304,6 +412,7 @@ struct Syncing {
 #[derive(Debug)]
 struct Active {
     header: SegmentHeader,
+    content: Content,
     offset: u64,
     last_group: u64,
     footer: Footer,
@@ -317,11 +426,12 @@ pub(crate) struct Recovered {
     pub(crate) entropy: u64,
     pub(crate) index: Index,
     pub(crate) end: LogFilesEnd,
-    pub(crate) live: BTreeSet<u64>,
+    pub(crate) segments: Segments,
     pub(crate) ready: BTreeSet<u64>,
+    pub(crate) spare: Vec<Spare>,
     pub(crate) repeat: Vec<u8>,
-    /// The last segment's footer, if it can be written now.
-    pub(crate) seal: Option<(SegmentHeader, Footer)>,
+    /// Footers that are missing, and can be written now, with the places of groups behind the end.
+    pub(crate) seals: Vec<(SegmentHeader, Footer, Vec<u64>)>,
 }
 
 impl LogCore {
@@ -340,25 +450,30 @@ impl LogCore {
             next_group: from.end.group + 1,
             repeat: from.repeat,
             closing: None,
+            opened_behind: from.end.group,
             opening: true,
             active: None,
             end: from.end,
-            live: from.live,
-            ready: from.ready,
+            segments: from.segments,
+            ready: from.ready.into_iter().map(|number| (number, Content::OldBytes)).collect(),
             preparing: None,
+            spare: from.spare.into(),
+            reclaim_due: true,
             no_room: false,
             retry_preparation: false,
             seals: VecDeque::new(),
-            sealing: BTreeSet::new(),
+            sealing: BTreeMap::new(),
             next_io: 1,
             syncing: None,
             durable_group: from.end.group,
             completions: VecDeque::new(),
             stats: Stats::default(),
         };
-        if let Some((header, footer)) = from.seal {
-            core.seal(&header, &footer);
+        core.index.cache = IndexCache::default();
+        for (header, footer, wipe) in from.seals {
+            core.seal(&header, &footer, wipe);
         }
+        core.fold();
         core
     }
 
@@ -368,7 +483,8 @@ impl LogCore {
             return None;
         }
         let next = self.poll_sync().or_else(|| self.poll_write());
-        let next = next.or_else(|| self.seals.pop_front());
+        // What they wipe out is remembered by the first group of this life.
+        let next = next.or_else(|| if self.durable_group > self.opened_behind { self.seals.pop_front() } else { None });
         next.or_else(|| self.poll_preparation())
     }
 

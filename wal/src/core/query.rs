@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::index::LogState;
+use super::segment_index::{IndexEntry, IndexRequest, SegmentIndex};
 use super::{Cut, Life, LogCore, Slot, Stats};
 use crate::error::ReadError;
 use crate::format::batch::Batch;
@@ -34,6 +35,11 @@ pub struct Extent {
 impl Extent {
     pub(crate) fn of(log: LogId, slot: &Slot) -> Self {
         let Slot { segment, offset, len, first, last, chain, .. } = *slot;
+        Self { segment, offset: u64::from(offset), len, log, first, last, chain }
+    }
+
+    pub(crate) fn entry(log: LogId, segment: u64, entry: &IndexEntry) -> Self {
+        let IndexEntry { first, last, chain, offset, len } = *entry;
         Self { segment, offset: u64::from(offset), len, log, first, last, chain }
     }
 
@@ -95,40 +101,64 @@ impl LogCore {
         self.index.get(log).map_or_else(|| LogPosition::origin(log), |state| state.start)
     }
 
-    /// The position at `lsn`, if a batch ends there or the log starts there.
+    /// The position at `lsn`, if a batch ends there or the log starts there. Inside a segment whose index is not loaded
+    /// ([`LogCore::index_needed`]) only the last boundary is known.
     #[must_use]
     pub fn position_at(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
-        match self.index.get(log) {
-            Some(state) => state.position_at(lsn),
-            None => (lsn == Lsn::ZERO).then(|| LogPosition::origin(log)),
+        self.index.position_at(log, lsn)
+    }
+
+    /// The last batch boundary at or before `lsn`; `None` before the log's start. Inside a segment whose index is not
+    /// loaded ([`LogCore::index_needed`]) it is an earlier one.
+    #[must_use]
+    pub fn boundary_at_or_before(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
+        self.index.boundary_at_or_before(log, lsn)
+    }
+
+    /// What must be loaded before the log's boundaries around `lsn`, or the batch that holds it, are known. Only of logs
+    /// that outgrew [`Options::index_bytes_max`](super::Options::index_bytes_max).
+    #[must_use]
+    pub fn index_needed(&self, log: LogId, lsn: Lsn) -> Option<IndexRequest> {
+        self.index_request(self.index.index_needed(log, lsn)?)
+    }
+
+    fn index_request(&self, number: u64) -> Option<IndexRequest> {
+        let segment = self.segments.get(number)?;
+        Some(IndexRequest {
+            directory: self.directory,
+            segment: number,
+            salt: segment.salt,
+            segment_bytes: self.options.segment_bytes,
+            first_group: segment.first_group,
+            last_group: segment.last_group,
+            compacted: segment.compacted,
+        })
+    }
+
+    /// Takes a loaded index, if the segment is still the one that it was loaded from.
+    pub fn install_index(&mut self, index: SegmentIndex) {
+        if self.segments.get(index.segment).is_some_and(|segment| segment.salt == index.salt) {
+            self.index.cache.insert(index);
         }
     }
 
-    /// The last batch boundary at or before `lsn`; `None` before the log's start.
-    #[must_use]
-    pub fn boundary_at_or_before(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
-        match self.index.get(log) {
-            Some(state) => state.boundary_at_or_before(lsn),
-            None => Some(LogPosition::origin(log)),
+    /// Loads what is needed to speak of `lsn`: for who drives the log on one thread.
+    pub fn load_index(&mut self, io: &mut dyn Io, log: LogId, lsn: Lsn) {
+        if let Some(request) = self.index_needed(log, lsn) {
+            self.install_index(request.load(io));
         }
     }
 
     /// The epochs of the log's batches, each with the first LSN it has here, oldest first.
     #[must_use]
     pub fn epochs(&self, log: LogId) -> Vec<(Epoch, Lsn)> {
-        let mut epochs: Vec<(Epoch, Lsn)> = Vec::new();
-        for slot in self.index.get(log).map_or(&[][..], |state| &state.slots) {
-            if epochs.last().is_none_or(|(epoch, _)| *epoch != slot.epoch) {
-                epochs.push((slot.epoch, slot.first));
-            }
-        }
-        epochs
+        self.index.get(log).map_or_else(Vec::new, |state| state.epochs().collect())
     }
 
     /// The newest accepted hard state of a kind.
     #[must_use]
     pub fn hard_state(&self, log: LogId, kind: HardStateKind) -> Option<Bytes> {
-        self.index.get(log)?.hard.get(&kind).cloned()
+        self.index.get(log)?.hard.get(&kind).map(|hard| hard.bytes.clone())
     }
 
     /// All logs, in the order of their ids.
@@ -154,7 +184,8 @@ impl LogCore {
     /// empty at the end of what is written. Damage ends the plan before it, or is the answer if it comes first.
     ///
     /// # Errors
-    /// [`ReadError::Released`] before the log's start, [`ReadError::Corrupt`] on damage.
+    /// [`ReadError::Released`] before the log's start, [`ReadError::Corrupt`] on damage, [`ReadError::NotLoaded`] in a
+    /// segment whose index is not in memory ([`LogCore::index_needed`]).
     pub fn plan_read(&self, log: LogId, from: Lsn, max_bytes: usize) -> Result<Vec<Extent>, ReadError> {
         let Some(state) = self.index.get(log) else {
             return Ok(Vec::new());
@@ -162,25 +193,41 @@ impl LogCore {
         if from <= state.start.lsn && state.start.lsn > Lsn::ZERO {
             return Err(ReadError::Released { log, start: state.start.lsn });
         }
-        let mut plan = Vec::new();
-        let (mut bytes, mut next) = (0_usize, from);
-        for slot in state.slots.iter().skip(state.slot_at(from)) {
-            let len = usize::try_from(slot.len).unwrap_or(usize::MAX);
-            let fits = plan.is_empty() || bytes.saturating_add(len) <= max_bytes;
-            if slot.last > state.written.lsn || !fits {
-                break;
-            }
-            if let Some(error) = damage_between(log, state, next, slot.last) {
-                return if plan.is_empty() { Err(error) } else { Ok(plan) };
-            }
-            plan.push(Extent::of(log, slot));
-            bytes = bytes.saturating_add(len);
-            next = slot.last.next();
+        let mut plan = Plan { extents: Vec::new(), bytes: 0, next: from, is_ended: false };
+        let ended = self.plan_runs(log, state, &mut plan, max_bytes);
+        if ended.is_ok() && !plan.is_ended {
+            let slots = state.slots.iter().skip(state.slot_at(plan.next)).map(|slot| Extent::of(log, slot));
+            plan.extend(state, slots.take_while(|extent| extent.last <= state.written.lsn), max_bytes);
         }
-        match damage_between(log, state, next, next) {
-            Some(error) if plan.is_empty() => Err(error),
-            _ => Ok(plan),
+        let error = ended.err().or_else(|| damage_between(log, state, plan.next, plan.next));
+        match error {
+            Some(error) if plan.extents.is_empty() => Err(error),
+            _ => Ok(plan.extents),
         }
+    }
+
+    /// The part of a plan that lies in folded segments. `Err`: it can't go on behind it.
+    fn plan_runs(&self, log: LogId, state: &LogState, plan: &mut Plan, bytes_max: usize) -> Result<(), ReadError> {
+        while let Some(run) = state.run_at(plan.next) {
+            if let Some(error) = damage_between(log, state, plan.next, plan.next.max(run.first)) {
+                return Err(error);
+            }
+            let segment = run.segment;
+            let entries = self.index.cache.entries(segment, log).ok_or(ReadError::NotLoaded { segment })?;
+            let from = plan.next.max(run.first);
+            let start = entries.partition_point(|entry| entry.last < from);
+            let within = entries.iter().skip(start).take_while(|entry| entry.last <= run.end.lsn);
+            plan.extend(state, within.map(|entry| Extent::entry(log, segment, entry)), bytes_max);
+            if plan.is_ended {
+                return Ok(());
+            }
+            if plan.next <= run.end.lsn {
+                // The segment's groups don't say where these are: its footer was lost, and some of the groups.
+                let (first, last) = (plan.next, run.end.lsn);
+                return Err(ReadError::Corrupt { log, first, last, file: segment_name(segment), offset: 0 });
+            }
+        }
+        Ok(())
     }
 
     /// Counts since the open.
@@ -191,9 +238,17 @@ impl LogCore {
             active_segment: self.active.as_ref().map_or(0, |active| active.header.number),
             segments_ready: self.ready.len(),
             disk_full: self.no_room,
+            segments: self.segments.len(),
+            index_bytes: self.index_bytes(),
             poisoned: matches!(self.life, Life::Poisoned(_)),
             ..self.stats
         }
+    }
+
+    fn index_bytes(&self) -> usize {
+        let batches = |state: &LogState| state.slots.len() + state.runs.len();
+        let entries: usize = self.index.iter().map(|(_, state)| batches(state)).sum();
+        entries * size_of::<Slot>() + self.index.cache.bytes()
     }
 
     /// This life of the directory: rises at every open.
@@ -206,6 +261,32 @@ impl LogCore {
     #[must_use]
     pub const fn directory_uuid(&self) -> [u8; 16] {
         self.directory
+    }
+}
+
+/// What a read will read, as it grows.
+struct Plan {
+    extents: Vec<Extent>,
+    bytes: usize,
+    /// The LSN behind it.
+    next: Lsn,
+    /// It is full, or damage follows: nothing may be added behind what was left out.
+    is_ended: bool,
+}
+
+impl Plan {
+    /// Adds what fits, up to damage.
+    fn extend(&mut self, state: &LogState, extents: impl Iterator<Item = Extent>, bytes_max: usize) {
+        for extent in extents {
+            let fits = self.extents.is_empty() || self.bytes.saturating_add(extent.bytes_len()) <= bytes_max;
+            if !fits || damage_between(extent.log, state, self.next, extent.last).is_some() {
+                self.is_ended = true;
+                return;
+            }
+            self.bytes = self.bytes.saturating_add(extent.bytes_len());
+            self.next = extent.last.next();
+            self.extents.push(extent);
+        }
     }
 }
 

@@ -1,11 +1,10 @@
 //! Where groups go: the active segment, the ones prepared behind it, and what is said of a segment when it is full.
 
-use std::collections::BTreeSet;
-
 use bytes::Bytes;
 
 use super::gather::Gathering;
-use super::{Active, LogCore};
+use super::{Active, LogCore, Preparation, Preparing, Segment};
+use crate::core::Content;
 use crate::format::footer::Footer;
 use crate::format::layout::len_u32;
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -38,10 +37,11 @@ impl LogCore {
     }
 
     pub(crate) fn next_segment_is_ready(&self) -> bool {
-        self.ready.contains(&(self.last_segment() + 1))
+        self.ready.contains_key(&(self.last_segment() + 1))
     }
 
-    fn last_segment(&self) -> u64 {
+    /// The segment to which groups go, or went last.
+    pub(super) fn last_segment(&self) -> u64 {
         self.active.as_ref().map_or(self.end.segment, |active| active.header.number)
     }
 
@@ -51,39 +51,43 @@ impl LogCore {
             let (group, offset) = (active.last_group, active.offset);
             self.end = LogFilesEnd { segment: active.header.number, group, offset };
             (active.footer.last_group, active.footer.end) = (group, offset);
-            self.seal(&active.header, &active.footer);
+            if let Some(segment) = self.segments.get_mut(active.header.number) {
+                segment.last_group = group;
+            }
+            self.seal(&active.header, &active.footer, Vec::new());
         }
     }
 
-    pub(super) fn seal(&mut self, header: &SegmentHeader, footer: &Footer) {
+    pub(super) fn seal(&mut self, header: &SegmentHeader, footer: &Footer, wipe: Vec<u64>) {
         let (offset, bytes) = footer.encode(header);
         assert!(offset >= footer.end, "rotation leaves room for the footer");
         let id = self.io_id();
-        self.sealing.insert(id);
-        let op = IoOp::Seal { segment: header.number, offset, slices: vec![Bytes::from(bytes)] };
+        self.sealing.insert(id, header.number);
+        let op = IoOp::Seal { segment: header.number, offset, slices: vec![Bytes::from(bytes)], wipe };
         self.seals.push_back(IoRequest { id, op });
     }
 
     /// Makes the next ready segment the active one. Its header is written with its first group.
     pub(crate) fn activate(&mut self) -> bool {
         let number = self.end.segment + 1;
-        if !self.ready.remove(&number) {
+        let Some(content) = self.ready.remove(&number) else {
             return false;
-        }
-        self.live.insert(number);
+        };
+        let (salt, first_group, incarnation) = (self.salt(), self.next_group, self.incarnation);
+        self.segments.insert(number, Segment { salt, first_group, ..Segment::default() });
         let header = SegmentHeader {
             directory: self.directory,
             number,
-            first_group: self.next_group,
-            salt: self.salt(),
+            first_group,
+            salt,
             predecessor: self.end,
-            incarnation: self.incarnation,
+            incarnation,
             segment_bytes: self.options.segment_bytes,
-            live: ranges(&self.live),
+            live: self.segments.ranges(),
             sources: Vec::new(),
         };
         let offset = u64::from(len_u32(SEGMENT_HEADER_BYTES));
-        self.active = Some(Active { header, offset, last_group: self.end.group, footer: Footer::default() });
+        self.active = Some(Active { header, content, offset, last_group: self.end.group, footer: Footer::default() });
         self.stats.rotations += 1;
         true
     }
@@ -98,19 +102,41 @@ impl LogCore {
         z ^ (z >> 31)
     }
 
-    /// Prepares segments ahead, in the background, so that rotation waits for none.
+    /// Prepares segments ahead, in the background, so that rotation waits for none: of files that held retired
+    /// segments, and of new ones.
     pub(crate) fn poll_preparation(&mut self) -> Option<IoRequest> {
+        if self.preparing.is_some() || matches!(self.life, super::Life::Closed) {
+            return None;
+        }
+        let what = self.next_preparation()?;
+        let id = self.io_id();
+        self.preparing = Some(Preparing { id, what });
+        let op = match what {
+            Preparation::Create { segment } => IoOp::CreateSegment { segment, bytes: self.options.segment_bytes },
+            Preparation::Recycle { from, to } => IoOp::RecycleSegment { from, to },
+            Preparation::Discard { segment } => IoOp::DiscardSegment { segment },
+        };
+        Some(IoRequest { id, op })
+    }
+
+    fn next_preparation(&mut self) -> Option<Preparation> {
         let ahead = usize::try_from(self.options.segments_ahead.max(1)).unwrap_or(1);
-        let wanted =
-            (self.ready.len() < ahead || !self.next_segment_is_ready()) && !matches!(self.life, super::Life::Closed);
-        if self.preparing.is_some() || !wanted || (self.no_room && !self.retry_preparation) {
+        let next = (self.last_segment() + 1..).find(|n| !self.ready.contains_key(n))?;
+        if let Some(spare) = self.spare.front() {
+            let segment = spare.segment;
+            let recycled = spare.is_whole && self.ready.len() < ahead + SEGMENTS_RECYCLED_MAX;
+            return Some(if recycled {
+                Preparation::Recycle { from: segment, to: next }
+            } else {
+                Preparation::Discard { segment }
+            });
+        }
+        let wanted = self.ready.len() < ahead || !self.next_segment_is_ready();
+        if !wanted || (self.no_room && !self.retry_preparation) {
             return None;
         }
         self.retry_preparation = false;
-        let segment = (self.last_segment() + 1..).find(|n| !self.ready.contains(n))?;
-        let id = self.io_id();
-        self.preparing = Some((id, segment));
-        Some(IoRequest { id, op: IoOp::CreateSegment { segment, bytes: self.options.segment_bytes } })
+        Some(Preparation::Create { segment: next })
     }
 
     /// Looks for room again, after a preparation found none. Drivers call this now and then; a refused
@@ -121,38 +147,36 @@ impl LogCore {
 
     /// `Some`: the result of the preparation under way; `Err` if it fails in a way that is not a full disk.
     pub(super) fn on_preparation(&mut self, id: IoId, result: &Result<(), IoFailure>) -> Option<Result<(), IoFailure>> {
-        let (_, segment) = self.preparing.take_if(|(preparing, _)| *preparing == id)?;
+        let Preparing { what, .. } = self.preparing.take_if(|preparing| preparing.id == id)?;
         match result {
-            Ok(()) => {
-                self.ready.insert(segment);
-                self.no_room = false;
-            }
+            Ok(()) => self.on_prepared(what),
             Err(failure) if failure.is_no_space() => self.no_room = true,
             Err(failure) => return Some(Err(failure.clone())),
         }
         Some(Ok(()))
     }
-}
 
-/// Numbers as ranges of consecutive ones.
-fn ranges(numbers: &BTreeSet<u64>) -> Vec<(u64, u64)> {
-    let mut ranges: Vec<(u64, u64)> = Vec::new();
-    for number in numbers {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == *number => *last = *number,
-            _ => ranges.push((*number, *number)),
+    fn on_prepared(&mut self, what: Preparation) {
+        let gone = match what {
+            Preparation::Create { segment } => {
+                self.ready.insert(segment, Content::Zeroes);
+                None
+            }
+            Preparation::Recycle { from, to } => {
+                self.ready.insert(to, Content::OldBytes);
+                Some(from)
+            }
+            Preparation::Discard { segment } => Some(segment),
+        };
+        self.no_room = false;
+        if let Some(gone) = gone {
+            self.spare.pop_front();
+            self.segments.forget_victim(gone);
+            self.reclaim_due = true;
         }
     }
-    ranges
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn consecutive_numbers_become_ranges() {
-        assert_eq!(ranges(&BTreeSet::from([1, 2, 3, 5, 7, 8])), [(1, 3), (5, 5), (7, 8)]);
-        assert!(ranges(&BTreeSet::new()).is_empty());
-    }
-}
+/// Segments kept ready of retired ones, beyond those that are prepared anyway: a burst of releases is room for a burst of
+/// writes.
+const SEGMENTS_RECYCLED_MAX: usize = 2;

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 
 use super::index::LogState;
-use super::{Entry, Item, Life, LogCore, Queued, Slot, Ticket, WhenFull};
+use super::{Entry, Freed, HardState, Item, Life, LogCore, Queued, Slot, Ticket, WhenFull};
 use crate::error::SubmitError;
 use crate::format::batch::Batch;
+use crate::format::footer::FOOTER_BYTES_PER_BATCH;
 use crate::format::ids::{LogId, LogPosition, Lsn};
+use crate::format::layout::len_u32;
 use crate::format::record::Record;
 use crate::limits::{BLOCK_BYTES, HARD_STATE_BYTES_MAX, LOGS_MAX};
 
@@ -16,6 +18,10 @@ struct Staged {
     base: LogPosition,
     /// The ends of this submission's batches behind it.
     added: Vec<LogPosition>,
+    /// Damage that this submission discards does not stand in its way.
+    reset: bool,
+    /// Nothing more may be said of the log in this submission.
+    is_over: bool,
 }
 
 impl Staged {
@@ -52,13 +58,37 @@ impl LogCore {
         Ok(ticket)
     }
 
+    /// A ticket that completes when all that was accepted is durable; `None`: it is already.
+    ///
+    /// # Errors
+    /// [`SubmitError::Poisoned`], [`SubmitError::Closed`].
+    pub fn barrier(&mut self) -> Result<Option<Ticket>, SubmitError> {
+        self.admit_life()?;
+        if self.queue.is_empty() && self.in_flight.is_empty() {
+            return Ok(None);
+        }
+        let ticket = self.ticket();
+        if self.queue.is_empty()
+            && let Some(group) = self.in_flight.back_mut()
+        {
+            group.tickets.push(ticket);
+        } else {
+            self.queue.push_back(Queued { item: Item::Barrier, ticket: Some(ticket) });
+        }
+        Ok(Some(ticket))
+    }
+
+    fn admit_life(&self) -> Result<(), SubmitError> {
+        match &self.life {
+            Life::Running if self.closing.is_none() => Ok(()),
+            Life::Running | Life::Closed => Err(SubmitError::Closed),
+            Life::Poisoned(failure) => Err(SubmitError::Poisoned(failure.clone())),
+        }
+    }
+
     /// Whether the log as a whole takes more.
     fn admit(&mut self, entries: &[Entry], full: WhenFull) -> Result<(), SubmitError> {
-        match &self.life {
-            Life::Running if self.closing.is_none() => {}
-            Life::Running | Life::Closed => return Err(SubmitError::Closed),
-            Life::Poisoned(failure) => return Err(SubmitError::Poisoned(failure.clone())),
-        }
+        self.admit_life()?;
         if entries.is_empty() {
             return Err(SubmitError::Empty);
         }
@@ -68,7 +98,9 @@ impl LogCore {
         if self.queue_bytes > 0 && self.queue_bytes + weight > queue_bytes_max {
             return Err(SubmitError::Busy { queue_bytes_max });
         }
-        if self.no_room && !self.has_room_for(weight, entries.len()) {
+        let gives = entries.iter().all(|entry| !matches!(entry, Entry::Batch(_)));
+        let reserve = if gives { 0 } else { self.reserve() };
+        if self.no_room && !self.has_room_for(entries, reserve) {
             self.retry_preparation = true;
             if full == WhenFull::Refuse {
                 return Err(SubmitError::DiskFull);
@@ -78,16 +110,36 @@ impl LogCore {
     }
 
     /// On a full disk only what certainly fits is accepted, so that what was accepted always becomes durable.
-    fn has_room_for(&self, weight: usize, entries: usize) -> bool {
-        // Each entry could make a group of its own: twice its directory, the header, the padding, its footer.
-        let each = 2 * usize::try_from(BLOCK_BYTES).unwrap_or(usize::MAX);
-        let waiting = self.queue.len() + entries;
-        let need = 2 * (self.queue_bytes + weight) + (waiting + 2) * each + 2 * self.repeat.len();
-        let here = self.active.as_ref().map_or(0, |active| {
-            let room = active.header.segment_bytes.saturating_sub(active.offset);
-            room.saturating_sub(active.footer.room_with(need))
+    fn has_room_for(&self, entries: &[Entry], reserve: u64) -> bool {
+        let Some(active) = &self.active else { return false };
+        let room = active.header.segment_bytes.saturating_sub(active.offset);
+        let waiting = self.queue.iter().map(|queued| {
+            let item = &queued.item;
+            (item.directory_len(), item.batch_len(), item.footer_growth())
         });
-        u64::try_from(need).is_ok_and(|need| need <= here)
+        let asked = entries.iter().map(|entry| {
+            let (batch, weight) = (entry.batch_bytes(), weight(entry));
+            (weight - batch, batch, if batch > 0 { FOOTER_BYTES_PER_BATCH } else { weight })
+        });
+        // The group that ends the log, and the zeroes behind it.
+        let mut need = reserve + 3 * BLOCK_BYTES + u64::from(len_u32(2 * self.repeat.len()));
+        let mut growth = 0;
+        for (directory, batch, footer) in waiting.chain(asked) {
+            // It could make a group of its own: a header, its directory and the one before, padding.
+            need += 2 * BLOCK_BYTES + u64::from(len_u32(2 * directory)) + u64::from(len_u32(batch));
+            growth += footer;
+            if need + active.footer.room_with(growth) > room {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Bytes of the last segment that batches leave free on a full disk: releases are still accepted there, and what
+    /// retires the segments that they empty.
+    fn reserve(&self) -> u64 {
+        // What a release needs by the same reckoning, and a group more.
+        (self.options.segment_bytes / 16).max(5 * BLOCK_BYTES)
     }
 
     fn validate(&self, entries: &[Entry]) -> Result<(), SubmitError> {
@@ -100,23 +152,37 @@ impl LogCore {
         let mut staged = BTreeMap::new();
         let mut new_logs = 0;
         for entry in entries {
-            let log = match entry {
-                Entry::Batch(batch) => batch.log(),
-                Entry::Truncate { log, .. } | Entry::HardState { log, .. } | Entry::Settle { log } => *log,
-            };
+            let log = entry.log();
             let known = self.index.get(log);
             let state = staged.entry(log).or_insert_with(|| {
                 new_logs += usize::from(known.is_none());
-                Staged { base: self.index.end(log), added: Vec::new() }
+                Staged { base: self.index.end(log), added: Vec::new(), reset: false, is_over: false }
             });
+            if state.is_over {
+                return Err(SubmitError::NotLast { log });
+            }
             match entry {
                 Entry::Batch(batch) => {
-                    self.validate_batch(known, state.base.lsn, state.end(), batch)?;
+                    self.validate_batch(known.filter(|_| !state.reset), state.base.lsn, state.end(), batch)?;
                     state.added.push(batch.position());
                 }
-                Entry::Truncate { log, to } => validate_truncate(*log, known, state, to)?,
+                Entry::Truncate { log, to } => self.validate_truncate(*log, state, to)?,
                 Entry::HardState { bytes, .. } => too_large(bytes.len(), HARD_STATE_BYTES_MAX)?,
                 Entry::Settle { .. } => {}
+                Entry::Reset { log, to } => {
+                    // Before the first record there is but one position.
+                    if to.lsn == Lsn::ZERO && *to != LogPosition::origin(*log) {
+                        return Err(SubmitError::NotABoundary { log: *log, to: *to });
+                    }
+                    (state.base, state.reset) = (*to, true);
+                    state.added.clear();
+                }
+                Entry::Release { .. } | Entry::Remove { .. } => {
+                    if known.is_none() {
+                        return Err(SubmitError::UnknownLog { log });
+                    }
+                    state.is_over = true;
+                }
             }
         }
         self.validate_logs(new_logs)
@@ -173,40 +239,68 @@ impl LogCore {
                 Item::Batch { batch, before }
             }
             Entry::Truncate { log, to } => {
-                self.index.log(log).truncate(to);
-                Item::Record(Record::Truncate { log, to })
+                let freed = self.index.log(log).truncate(to);
+                self.killed(Record::Truncate { log, to }, &freed)
             }
             Entry::HardState { log, kind, bytes } => {
-                self.index.log(log).hard.insert(kind, bytes.clone());
-                Item::Record(Record::HardState { log, kind, bytes })
+                let hard = HardState { bytes: bytes.clone(), segment: 0 };
+                self.index.log(log).hard.insert(kind, hard);
+                Item::Record { record: Record::HardState { log, kind, bytes }, kills_from: None }
             }
             Entry::Settle { log } => {
-                self.index.log(log).cut = None;
-                Item::Record(Record::Settled { log })
+                let kills_from = self.index.log(log).settle();
+                Item::Record { record: Record::Settled { log }, kills_from }
+            }
+            Entry::Release { log, before } => {
+                let durable = self.durable_end(log).lsn;
+                let at = self.index.boundary_at_or_before(log, before.prev().min(durable));
+                let state = self.index.log(log);
+                let at = at.unwrap_or(state.start);
+                let freed = state.release(at);
+                self.freed(&freed);
+                // What is dead by it is so by the newest record of the start, which is kept as long as the log is.
+                Item::Record { record: Record::Anchor { log, at }, kills_from: None }
+            }
+            Entry::Reset { log, to } => {
+                let freed = self.index.log(log).reset(to);
+                self.killed(Record::Reset { log, to }, &freed)
+            }
+            Entry::Remove { log } => {
+                let freed = self.index.remove(log);
+                self.killed(Record::Remove { log }, &freed)
             }
         }
     }
-}
 
-fn validate_truncate(
-    log: LogId,
-    known: Option<&LogState>,
-    staged: &mut Staged,
-    to: &LogPosition,
-) -> Result<(), SubmitError> {
-    let refused = SubmitError::NotABoundary { log, to: *to };
-    if to.lsn > staged.base.lsn {
-        let kept = staged.added.iter().position(|at| at == to).ok_or(refused)?;
-        staged.added.truncate(kept + 1);
-        return Ok(());
+    /// A record that must outlive what it made dead.
+    fn killed(&mut self, record: Record, freed: &Freed) -> Item {
+        self.freed(freed);
+        Item::Record { record, kills_from: freed.lowest(self.last_segment()) }
     }
-    let there = known.map_or_else(|| *to == LogPosition::origin(log), |state| state.has(to));
-    if !there {
-        return Err(refused);
+
+    fn freed(&mut self, freed: &Freed) {
+        self.reclaim_due |= self.segments.freed(&freed.bytes);
     }
-    staged.base = *to;
-    staged.added.clear();
-    Ok(())
+
+    fn validate_truncate(&self, log: LogId, staged: &mut Staged, to: &LogPosition) -> Result<(), SubmitError> {
+        let refused = SubmitError::NotABoundary { log, to: *to };
+        if to.lsn > staged.base.lsn {
+            let kept = staged.added.iter().position(|at| at == to).ok_or(refused)?;
+            staged.added.truncate(kept + 1);
+            return Ok(());
+        }
+        let there = match self.index.get(log) {
+            _ if staged.reset => *to == staged.base,
+            None => *to == LogPosition::origin(log),
+            Some(state) => state.has(log, to, &self.index.cache),
+        };
+        if !there {
+            return Err(refused);
+        }
+        staged.base = *to;
+        staged.added.clear();
+        Ok(())
+    }
 }
 
 fn too_large(bytes: usize, bytes_max: usize) -> Result<(), SubmitError> {
@@ -216,8 +310,8 @@ fn too_large(bytes: usize, bytes_max: usize) -> Result<(), SubmitError> {
 fn weight(entry: &Entry) -> usize {
     match entry {
         Entry::Batch(batch) => batch.bytes().len() + crate::format::record::BATCH_RECORD_BYTES,
-        Entry::Truncate { .. } => 56,
-        Entry::Settle { .. } => 24,
+        Entry::Truncate { .. } | Entry::Release { .. } | Entry::Reset { .. } => 56,
+        Entry::Settle { .. } | Entry::Remove { .. } => 24,
         Entry::HardState { bytes, .. } => bytes.len() + 32,
     }
 }

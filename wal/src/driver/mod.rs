@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crossbeam::channel;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
-use crate::core::{Cut, Entry, LogCore, Options, Stats, Ticket, WhenFull};
+use crate::core::{Cut, Entry, Extent, LogCore, Options, Stats, Ticket, WhenFull};
 use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
@@ -106,7 +106,15 @@ impl Wal {
         full: WhenFull,
         wait: impl FnOnce(&mut Waiters, Ticket) -> T,
     ) -> Result<T, SubmitError> {
-        let mut state = self.state();
+        // A truncation must know the boundary that it is to.
+        let truncated = entries.iter().find_map(|entry| match entry {
+            Entry::Truncate { log, to } => Some((*log, to.lsn)),
+            _ => None,
+        });
+        let mut state = match truncated {
+            Some((log, lsn)) => self.loaded(log, lsn),
+            None => self.state(),
+        };
         if state.stopping {
             return Err(SubmitError::Closed);
         }
@@ -130,18 +138,94 @@ impl Wal {
     /// # Errors
     /// [`ReadError`]: released, corrupt.
     pub fn read(&self, log: LogId, from: Lsn, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
-        let plan = self.state().core.plan_read(log, from, max_bytes)?;
         let mut io = self.io.clone();
-        let mut batches = Vec::with_capacity(plan.len());
-        for extent in plan {
-            match extent.read(&mut io) {
-                Ok(batch) => batches.push(batch),
-                // What was read before the damage is good.
-                Err(_) if !batches.is_empty() => break,
-                Err(error) => return Err(error),
+        let mut failed: Option<(Extent, ReadError)> = None;
+        loop {
+            let plan = self.loaded(log, from).core.plan_read(log, from, max_bytes)?;
+            if let Some((_, error)) = failed.take_if(|(extent, _)| plan.first() == Some(extent)) {
+                return Err(error);
+            }
+            let mut batches = Vec::with_capacity(plan.len());
+            for extent in plan {
+                match extent.read(&mut io) {
+                    Ok(batch) => batches.push(batch),
+                    // What was read before the damage is good.
+                    Err(_) if !batches.is_empty() => break,
+                    // It may have been released, or compaction may have moved it, since it was planned.
+                    Err(error) => {
+                        failed = Some((extent, error));
+                        break;
+                    }
+                }
+            }
+            if failed.is_none() {
+                return Ok(batches);
             }
         }
-        Ok(batches)
+    }
+
+    /// The log, with what it takes in memory to speak of `lsn`: the files are read without its lock.
+    fn loaded(&self, log: LogId, lsn: Lsn) -> MutexGuard<'_, State> {
+        loop {
+            let state = self.state();
+            let Some(request) = state.core.index_needed(log, lsn) else { return state };
+            drop(state);
+            let index = request.load(&mut self.io.clone());
+            let mut state = self.state();
+            state.core.install_index(index);
+            if state.core.index_needed(log, lsn).is_none() {
+                return state;
+            }
+        }
+    }
+
+    /// Lets records go that nobody will read again: those before `before`, down to a batch boundary. Waits until that is
+    /// durable. See [`Entry::Release`].
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub fn release(&self, log: LogId, before: Lsn) -> Result<(), WalError> {
+        self.submit(vec![Entry::Release { log, before }])?.wait()
+    }
+
+    /// Ends the log's history at an earlier batch boundary, and waits until that is durable. See [`Entry::Truncate`].
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub fn truncate_suffix(&self, log: LogId, to: LogPosition) -> Result<(), WalError> {
+        self.submit(vec![Entry::Truncate { log, to }])?.wait()
+    }
+
+    /// Discards what a log holds and lets it start at `anchor`; waits until that is durable. See [`Entry::Reset`].
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub fn reset(&self, log: LogId, anchor: LogPosition) -> Result<(), WalError> {
+        self.submit(vec![Entry::Reset { log, to: anchor }])?.wait()
+    }
+
+    /// Removes a log for ever, and waits until that is durable. See [`Entry::Remove`].
+    ///
+    /// # Errors
+    /// As [`Wal::append`].
+    pub fn remove_log(&self, log: LogId) -> Result<(), WalError> {
+        self.submit(vec![Entry::Remove { log }])?.wait()
+    }
+
+    /// Waits until everything that was accepted before is durable.
+    ///
+    /// # Errors
+    /// [`WalError`]: the log failed, or is closed.
+    pub fn sync(&self) -> Result<(), WalError> {
+        let mut state = self.state();
+        if state.stopping {
+            return Err(WalError::Closed);
+        }
+        let ticket = state.core.barrier()?;
+        let pending = ticket.map(|ticket| state.waiters.join(ticket, 0));
+        drop(state);
+        self.shared.work.notify_one();
+        pending.map_or(Ok(()), Pending::wait)
     }
 
     /// Ends the log in good order: what was accepted becomes durable, then a closing group, then the threads end
@@ -214,13 +298,13 @@ impl Wal {
     /// See [`LogCore::position_at`].
     #[must_use]
     pub fn position_at(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
-        self.state().core.position_at(log, lsn)
+        self.loaded(log, lsn).core.position_at(log, lsn)
     }
 
     /// See [`LogCore::boundary_at_or_before`].
     #[must_use]
     pub fn boundary_at_or_before(&self, log: LogId, lsn: Lsn) -> Option<LogPosition> {
-        self.state().core.boundary_at_or_before(log, lsn)
+        self.loaded(log, lsn).core.boundary_at_or_before(log, lsn)
     }
 
     /// See [`LogCore::epochs`].

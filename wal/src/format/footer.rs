@@ -1,11 +1,11 @@
 //! A sealed segment's footer: what the segment holds, so that opening reads footers, not data.
 //!
-//! It lies in whole blocks at the end of the file. The file's last 64 bytes are the trailer, which tells where it
-//! starts; the body is:
+//! It lies in whole blocks at the end of the file, in two parts: the summary, which an open reads, and the offsets, which
+//! only who reads batches needs. The file's last 64 bytes are the trailer, which tells where they are.
 //!
-//! | at | field | type |
+//! | at | field of the summary | type |
 //! |---|---|---|
-//! | 0 | magic `TWFT`, format version 1, zero 3 | 8 |
+//! | 0 | magic `TWFT`, format version 2, zero 3 | 8 |
 //! | 8 | last group of the segment | u64 |
 //! | 16 | offset of the end of the segment's groups | u64 |
 //! | 24 | number of logs | u32 |
@@ -16,12 +16,16 @@
 //!
 //! Records are applied before the batches: a truncation stays only if it reaches below the first batch that the
 //! segment still has of its log. Each log: log id 16, first LSN 8, last LSN 8, chain before the first batch 8, chain
-//! at the end 8, epoch before the first batch (8, 4), number of epochs 4, number of offsets 4, zero 4; then epochs
-//! (version 8, term 4, zero 4, first LSN 8); then offsets (first LSN 8, last LSN 8, chain 8, offset 4, length 4).
-//! Version 1 allows offsets to be sparse; this code writes one for each batch.
+//! at the end 8, epoch before the first batch (8, 4), number of epochs 4, number of batches 4, bytes of batches 4; then
+//! the epochs (version 8, term 4, zero 4, first LSN 8).
 //!
-//! Trailer: magic `TWFE` 4, format version 1, zero 3, directory uuid 16, segment number 8, footer's offset 8,
-//! body's length 4, body's CRC-32 4, zero 12, CRC-32 of the 60 bytes before 4.
+//! The offsets follow the summary: for each log, in the same order, its batches (first LSN 8, last LSN 8, chain 8,
+//! offset 4, length 4).
+//!
+//! Trailer: magic `TWFE` 4, format version 2, zero 3, directory uuid 16, segment number 8, footer's offset 8, length of
+//! the summary 4 and its CRC-32 4, length of the offsets 4 and their CRC-32 4, zero 4, CRC-32 of the 60 bytes before 4.
+//!
+//! Version 1 had one part. It is not read any more: a footer that can't be read is rebuilt by a scan.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
 use std::collections::BTreeMap;
@@ -35,7 +39,7 @@ use crate::limits::{BLOCK_BYTES, FOOTER_BYTES_MAX, NUMBERS_MAX};
 const MAGIC: [u8; 4] = *b"TWFT";
 const TRAILER_MAGIC: [u8; 4] = *b"TWFE";
 /// The version of the footer format that this code writes.
-pub(crate) const FOOTER_VERSION: u8 = 1;
+pub(crate) const FOOTER_VERSION: u8 = 2;
 /// Bytes at the file's end that tell where the footer is.
 pub(crate) const TRAILER_BYTES: usize = 64;
 const FRONT_BYTES: usize = 32 + SEGMENT_HEADER_BYTES;
@@ -86,9 +90,13 @@ impl Footer {
                     self.logs.remove(log);
                 }
             }
-            Record::Remove { log } | Record::Reset { log, .. } => {
+            Record::Remove { log } => {
                 self.logs.remove(log);
                 self.records.retain(|r| r.log() != Some(*log));
+            }
+            Record::Reset { log, .. } => {
+                self.logs.remove(log);
+                self.records.retain(|r| r.log() != Some(*log) || matches!(r, Record::HardState { .. }));
             }
             Record::HardState { log, kind, .. } => {
                 let same = |r: &Record| matches!(r, Record::HardState { log: l, kind: k, .. } if l == log && k == kind);
@@ -99,10 +107,24 @@ impl Footer {
                     |r: &Record| matches!(r, Record::Cut { log: l, .. } | Record::Settled { log: l } if l == log);
                 self.records.retain(|r| !over(r));
             }
-            Record::Anchor { .. } | Record::Cut { .. } | Record::Retirement { .. } => {}
+            Record::Anchor { log, at } => self.anchor(*log, at),
+            Record::Cut { .. } | Record::Retirement { .. } => {}
         }
         self.growth = self.growth.saturating_add(record.encoded_len());
         self.records.push(record.clone());
+    }
+
+    /// Records are applied before batches: those that the anchor releases must not be there.
+    fn anchor(&mut self, log: LogId, at: &LogPosition) {
+        let Some(state) = self.logs.get_mut(&log) else { return };
+        let gone = state.batches.partition_point(|entry| entry.last <= at.lsn);
+        if gone > 0 {
+            state.batches.drain(..gone);
+            state.before = *at;
+        }
+        if state.batches.is_empty() {
+            self.logs.remove(&log);
+        }
     }
 
     /// Bytes on disk that a footer with `more` bytes of growth needs at most.
@@ -111,7 +133,7 @@ impl Footer {
         round_up(u64::from(len_u32(body)), BLOCK_BYTES)
     }
 
-    fn body(&self, header: &SegmentHeader) -> Vec<u8> {
+    fn summary(&self, header: &SegmentHeader) -> Vec<u8> {
         let mut out = Vec::with_capacity(FRONT_BYTES.saturating_add(self.growth));
         let mut records = Vec::new();
         for record in &self.records {
@@ -132,26 +154,74 @@ impl Footer {
         out
     }
 
-    /// The footer for the end of a file of `segment_bytes`: where it starts, and its bytes.
+    fn offsets(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        for entry in self.logs.values().flat_map(|log| &log.batches) {
+            out.put_u64(entry.first.get());
+            out.put_u64(entry.last.get());
+            out.put_u64(entry.chain.get());
+            out.put_u32(entry.offset);
+            out.put_u32(entry.len);
+        }
+        out
+    }
+
+    /// The footer for the end of a segment's file: where it starts, and its bytes.
     pub(crate) fn encode(&self, header: &SegmentHeader) -> (u64, Vec<u8>) {
-        let mut bytes = self.body(header);
-        let (body_len, body_crc) = (len_u32(bytes.len()), crc32fast::hash(&bytes));
-        let room = round_up(u64::from(body_len).saturating_add(64), BLOCK_BYTES);
-        let offset = header.segment_bytes.saturating_sub(room);
+        self.encode_before(header, header.segment_bytes)
+    }
+
+    /// The footer for the end of a file of `file_bytes`, or of a longer one if it does not fit behind the groups.
+    pub(crate) fn encode_before(&self, header: &SegmentHeader, file_bytes: u64) -> (u64, Vec<u8>) {
+        let mut bytes = self.summary(header);
+        let (summary_len, summary_crc) = (len_u32(bytes.len()), crc32fast::hash(&bytes));
+        let offsets = self.offsets();
+        let (offsets_len, offsets_crc) = (len_u32(offsets.len()), crc32fast::hash(&offsets));
+        bytes.put_bytes(&offsets);
+        let len = u64::from(len_u32(bytes.len()));
+        let room = round_up(len.saturating_add(u64::from(len_u32(TRAILER_BYTES))), BLOCK_BYTES);
+        let offset = file_bytes.max(self.end.saturating_add(room)).saturating_sub(room);
         let fill = usize::try_from(room).unwrap_or(0).saturating_sub(TRAILER_BYTES).saturating_sub(bytes.len());
         bytes.put_zeroes(fill);
-        let trailer = Trailer { directory: header.directory, segment: header.number, offset, body_len, body_crc };
+        let (directory, segment) = (header.directory, header.number);
+        let trailer = Trailer { directory, segment, offset, summary_len, summary_crc, offsets_len, offsets_crc };
         bytes.put_bytes(&trailer.encode());
         (offset, bytes)
     }
+}
 
-    /// Reads a body, whose checksum the trailer gave.
-    pub(crate) fn decode(body: &[u8]) -> Option<(SegmentHeader, Self)> {
-        Self::fields(body).ok().flatten()
+/// One log's part of a summary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SummaryLog {
+    pub(crate) log: LogId,
+    /// What the first batch follows. Its LSN is the one before the first batch.
+    pub(crate) before: LogPosition,
+    pub(crate) end: LogPosition,
+    /// The epochs of the batches, each with the first LSN that it has in the segment.
+    pub(crate) epochs: Vec<(Epoch, Lsn)>,
+    pub(crate) batches: u32,
+    /// Bytes of the batches.
+    pub(crate) bytes: u32,
+}
+
+/// What a sealed segment says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Summary {
+    pub(crate) header: SegmentHeader,
+    pub(crate) last_group: u64,
+    pub(crate) end: u64,
+    pub(crate) records: Vec<Record>,
+    pub(crate) logs: Vec<SummaryLog>,
+}
+
+impl Summary {
+    /// Reads a summary, whose checksum the trailer gave.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        Self::fields(bytes).ok().flatten()
     }
 
-    fn fields(body: &[u8]) -> Result<Option<(SegmentHeader, Self)>, Short> {
-        let mut f = Fields::new(body);
+    fn fields(bytes: &[u8]) -> Result<Option<Self>, Short> {
+        let mut f = Fields::new(bytes);
         let (magic, version, zero) = (f.array::<4>()?, f.u8()?, f.zeroes(3)?);
         let (last_group, end, log_count, record_len) = (f.u64()?, f.u64()?, f.u32()?, f.u32()?);
         let header = SegmentHeader::decode(f.bytes(SEGMENT_HEADER_BYTES)?);
@@ -162,15 +232,44 @@ impl Footer {
         if magic != MAGIC || version != FOOTER_VERSION || !zero || last_group > NUMBERS_MAX {
             return Ok(None);
         }
-        let growth = body.len().saturating_sub(FRONT_BYTES);
-        let mut footer = Self { last_group, end, records, logs: BTreeMap::new(), growth };
+        let mut logs = Vec::new();
         for _ in 0..log_count {
-            let Some((log, state)) = log_fields(&mut f)? else {
+            let Some(log) = log_fields(&mut f)? else {
                 return Ok(None);
             };
-            footer.logs.insert(log, state);
+            logs.push(log);
         }
-        Ok(f.is_empty().then_some((header, footer)))
+        Ok(f.is_empty().then_some(Self { header, last_group, end, records, logs }))
+    }
+
+    /// Reads the offsets, whose checksum the trailer gave: each log's batches, in the order of the summary.
+    pub(crate) fn offsets(&self, bytes: &[u8]) -> Option<Vec<Vec<BatchEntry>>> {
+        let mut f = Fields::new(bytes);
+        let mut logs = Vec::with_capacity(self.logs.len());
+        for log in &self.logs {
+            let mut batches = Vec::new();
+            for _ in 0..log.batches {
+                batches.push(log.entry(&mut f).ok().flatten()?);
+            }
+            let agrees = batches.first().is_some_and(|b: &BatchEntry| b.first == log.before.lsn.next())
+                && batches.last().is_some_and(|b| b.position() == log.end)
+                && batches.is_sorted_by(|a, b| a.last < b.first);
+            if !agrees {
+                return None;
+            }
+            logs.push(batches);
+        }
+        f.is_empty().then_some(logs)
+    }
+}
+
+impl SummaryLog {
+    fn entry(&self, f: &mut Fields<'_>) -> Result<Option<BatchEntry>, Short> {
+        let (first, last, chain) = (Lsn::new(f.u64()?), Lsn::new(f.u64()?), Chain::new(f.u64()?));
+        let (offset, len) = (f.u32()?, f.u32()?);
+        let after = self.epochs.partition_point(|(_, start)| *start <= first);
+        let epoch = after.checked_sub(1).and_then(|i| self.epochs.get(i)).map(|(epoch, _)| *epoch);
+        Ok(epoch.map(|epoch| BatchEntry { log: self.log, first, last, epoch, offset, len, chain }))
     }
 }
 
@@ -191,31 +290,21 @@ fn put_log(out: &mut Vec<u8>, log: LogId, state: &FooterLog) {
     out.put_u32(state.before.epoch.term);
     out.put_u32(len_u32(epochs.len()));
     out.put_u32(len_u32(state.batches.len()));
-    out.put_u32(0);
+    out.put_u32(state.batches.iter().fold(0, |sum, entry| sum.saturating_add(entry.len)));
     for (epoch, first) in epochs {
         out.put_u64(epoch.version);
         out.put_u32(epoch.term);
         out.put_u32(0);
         out.put_u64(first.get());
     }
-    for entry in &state.batches {
-        out.put_u64(entry.first.get());
-        out.put_u64(entry.last.get());
-        out.put_u64(entry.chain.get());
-        out.put_u32(entry.offset);
-        out.put_u32(entry.len);
-    }
 }
 
-fn log_fields(f: &mut Fields<'_>) -> Result<Option<(LogId, FooterLog)>, Short> {
+fn log_fields(f: &mut Fields<'_>) -> Result<Option<SummaryLog>, Short> {
     let log = LogId::new(f.u128()?);
     let (first, last) = (Lsn::new(f.u64()?), Lsn::new(f.u64()?));
     let (before_chain, last_chain) = (Chain::new(f.u64()?), Chain::new(f.u64()?));
     let epoch = Epoch { version: f.u64()?, term: f.u32()? };
-    let (epoch_count, offset_count, zero) = (f.u32()?, f.u32()?, f.u32()?);
-    if zero != 0 {
-        return Ok(None);
-    }
+    let (epoch_count, batches, bytes) = (f.u32()?, f.u32()?, f.u32()?);
     let mut epochs = Vec::new();
     for _ in 0..epoch_count {
         let epoch = Epoch { version: f.u64()?, term: f.u32()? };
@@ -224,20 +313,15 @@ fn log_fields(f: &mut Fields<'_>) -> Result<Option<(LogId, FooterLog)>, Short> {
         }
         epochs.push((epoch, Lsn::new(f.u64()?)));
     }
-    let mut batches = Vec::new();
-    for _ in 0..offset_count {
-        let (first, last, chain) = (Lsn::new(f.u64()?), Lsn::new(f.u64()?), Chain::new(f.u64()?));
-        let (offset, len) = (f.u32()?, f.u32()?);
-        let Some(epoch) = epochs.iter().rev().find(|(_, start)| *start <= first).map(|(epoch, _)| *epoch) else {
-            return Ok(None);
-        };
-        batches.push(BatchEntry { log, first, last, epoch, offset, len, chain });
-    }
     let before = LogPosition { epoch, lsn: first.prev(), chain: before_chain };
-    let agrees = batches.first().is_some_and(|b| b.first == first)
-        && batches.last().is_some_and(|b| b.last == last && b.chain == last_chain)
-        && batches.is_sorted_by(|a, b| a.last < b.first);
-    Ok(agrees.then_some((log, FooterLog { before, batches })))
+    let starts = epochs.first().is_some_and(|(_, start)| *start == first);
+    let rises = epochs.is_sorted_by(|a, b| a.0 < b.0 && a.1 < b.1);
+    let agrees = starts && rises && batches > 0 && first > Lsn::ZERO && first <= last;
+    let Some((epoch, _)) = epochs.last().copied().filter(|(_, start)| agrees && *start <= last) else {
+        return Ok(None);
+    };
+    let end = LogPosition { epoch, lsn: last, chain: last_chain };
+    Ok(Some(SummaryLog { log, before, end, epochs, batches, bytes }))
 }
 
 /// The file's last 64 bytes.
@@ -246,8 +330,10 @@ pub(crate) struct Trailer {
     pub(crate) directory: [u8; 16],
     pub(crate) segment: u64,
     pub(crate) offset: u64,
-    pub(crate) body_len: u32,
-    pub(crate) body_crc: u32,
+    pub(crate) summary_len: u32,
+    pub(crate) summary_crc: u32,
+    pub(crate) offsets_len: u32,
+    pub(crate) offsets_crc: u32,
 }
 
 impl Trailer {
@@ -259,9 +345,10 @@ impl Trailer {
         out.put_bytes(&self.directory);
         out.put_u64(self.segment);
         out.put_u64(self.offset);
-        out.put_u32(self.body_len);
-        out.put_u32(self.body_crc);
-        out.put_zeroes(12);
+        for field in [self.summary_len, self.summary_crc, self.offsets_len, self.offsets_crc] {
+            out.put_u32(field);
+        }
+        out.put_zeroes(4);
         let crc = crc32fast::hash(&out);
         out.put_u32(crc);
         out
@@ -280,10 +367,18 @@ impl Trailer {
             directory: f.array().ok()?,
             segment: f.u64().ok()?,
             offset: f.u64().ok()?,
-            body_len: f.u32().ok()?,
-            body_crc: f.u32().ok()?,
+            summary_len: f.u32().ok()?,
+            summary_crc: f.u32().ok()?,
+            offsets_len: f.u32().ok()?,
+            offsets_crc: f.u32().ok()?,
         };
-        let bounded = usize::try_from(trailer.body_len).is_ok_and(|len| len <= FOOTER_BYTES_MAX);
-        (good && bounded && f.zeroes(12).ok()?).then_some(trailer)
+        let len = u64::from(trailer.summary_len).saturating_add(u64::from(trailer.offsets_len));
+        let bounded = usize::try_from(len).is_ok_and(|len| len <= FOOTER_BYTES_MAX);
+        (good && bounded && f.zeroes(4).ok()?).then_some(trailer)
+    }
+
+    /// Batches that the footer names.
+    pub(crate) fn batches(&self) -> u64 {
+        u64::from(self.offsets_len).div_euclid(u64::from(len_u32(OFFSET_BYTES)))
     }
 }

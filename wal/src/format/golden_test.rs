@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 use super::batch::{Batch, BatchBuilder, BatchKind};
 use super::block::{Block, Codec, Compression};
-use super::footer::{Footer, TRAILER_BYTES, Trailer};
+use super::footer::{Footer, Summary, TRAILER_BYTES, Trailer};
 use super::group::{GroupFlags, GroupHeader, GroupIdentity, HeaderSeen, Place, encode_group};
 use super::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
 use super::manifest::Manifest;
@@ -205,10 +205,18 @@ fn a_footer_is_the_golden_one() {
     let stored = check("footer.bin", &fresh);
     let trailer = Trailer::decode(&stored[stored.len() - TRAILER_BYTES..]).unwrap();
     assert_eq!((trailer.offset, trailer.segment, trailer.directory), (offset, 42, DIRECTORY));
-    let body = &stored[..trailer.body_len as usize];
-    assert_eq!(trailer.body_crc, crc32fast::hash(body));
-    let (header, read) = Footer::decode(body).unwrap();
-    assert_eq!((header, read.logs, read.records), (segment(), footer().logs, footer().records));
+    let (summary, rest) = stored.split_at(trailer.summary_len as usize);
+    let offsets = &rest[..trailer.offsets_len as usize];
+    assert_eq!((trailer.summary_crc, trailer.offsets_crc), (crc32fast::hash(summary), crc32fast::hash(offsets)));
+    let summary = Summary::decode(summary).unwrap();
+    assert_eq!((&summary.header, &summary.records), (&segment(), &footer().records));
+    assert_eq!((summary.last_group, summary.end, trailer.batches()), (1002, 12288, 2));
+    let made = footer();
+    let batches: Vec<_> = made.logs.values().map(|log| log.batches.clone()).collect();
+    assert_eq!(summary.offsets(offsets), Some(batches));
+    let read: Vec<_> = summary.logs.iter().map(|log| (log.log, log.before, log.end, log.bytes)).collect();
+    let end = made.logs[&LOG].batches[1].position();
+    assert_eq!(read, [(LOG, LogPosition::origin(LOG), end, 2 * 156)]);
 }
 
 #[test]

@@ -19,6 +19,8 @@
 //! A position is: log 16, LSN 8, epoch.version 8, epoch.term 4, zero 4, chain 8.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
+use std::fmt;
+
 use bytes::Bytes;
 
 use super::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
@@ -104,6 +106,26 @@ pub(crate) enum RecordError {
 impl From<Short> for RecordError {
     fn from(_: Short) -> Self {
         Self::Malformed
+    }
+}
+
+impl fmt::Display for Record {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Batch(BatchEntry { log, first, last, .. }) => write!(f, "batch {first} to {last} of log {log}"),
+            Self::Truncate { log, to } => write!(f, "log {log} truncated to {to}"),
+            Self::Remove { log } => write!(f, "log {log} removed"),
+            Self::Anchor { log, at } => write!(f, "log {log} released up to {at}"),
+            Self::Reset { log, to } => write!(f, "log {log} reset to {to}"),
+            Self::HardState { log, kind, bytes } => {
+                write!(f, "log {log}: hard state {kind:?} of {} bytes", bytes.len())
+            }
+            Self::Cut { log, from } => write!(f, "log {log} may lack records from {from} on"),
+            Self::Retirement { segment } => write!(f, "segment {segment} retired"),
+            Self::Closing { incarnation } => write!(f, "closed in good order in life {incarnation}"),
+            Self::Mention { log, kind } => write!(f, "log {log}: a hard state {kind:?} was set"),
+            Self::Settled { log } => write!(f, "log {log} is whole again"),
+        }
     }
 }
 

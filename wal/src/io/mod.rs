@@ -200,6 +200,9 @@ pub enum IoOp {
         offset: u64,
         /// The footer.
         slices: Vec<Bytes>,
+        /// Blocks to fill with zeroes: groups that an open dropped, which must not be found again when no neighbour tells any
+        /// more where the segment ended.
+        wipe: Vec<u64>,
     },
     /// Make a segment of real zeroes, synced, then give it its name, synced.
     CreateSegment {
@@ -208,13 +211,26 @@ pub enum IoOp {
         /// Its size.
         bytes: u64,
     },
+    /// Give a retired segment's file the name of one to come. Its bytes stay: the next activation's salt tells them from
+    /// its own.
+    RecycleSegment {
+        /// The retired segment's number.
+        from: u64,
+        /// The number to come.
+        to: u64,
+    },
+    /// Remove a retired segment's file.
+    DiscardSegment {
+        /// The segment's number.
+        segment: u64,
+    },
 }
 
 impl IoOp {
     /// Whether this belongs on a thread of its own: no acknowledgement waits for it.
     #[must_use]
     pub const fn is_background(&self) -> bool {
-        matches!(self, Self::Seal { .. } | Self::CreateSegment { .. })
+        !matches!(self, Self::Write { .. } | Self::Sync { .. })
     }
 
     /// Bytes that it writes.
@@ -224,7 +240,7 @@ impl IoOp {
             Self::Write { slices, .. } | Self::Seal { slices, .. } => {
                 slices.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).sum()
             }
-            Self::Sync { .. } => 0,
+            Self::Sync { .. } | Self::RecycleSegment { .. } | Self::DiscardSegment { .. } => 0,
             Self::CreateSegment { bytes, .. } => *bytes,
         }
     }
@@ -269,14 +285,34 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
         // DURABLE: every acknowledgement of the log stands on this sync and no other (attacked by
         // `what_is_acknowledged_is_there_after_power_is_lost`).
         IoOp::Sync { segment } => io.sync_data(&segment_name(*segment)),
-        IoOp::Seal { segment, offset, slices } => {
+        IoOp::Seal { segment, offset, slices, wipe } => {
             let name = segment_name(*segment);
+            for at in wipe {
+                io.write_at(&name, *at, &[zeroes(BLOCK)])?;
+            }
             io.write_at(&name, *offset, slices)?;
             io.sync_data(&name)
         }
         IoOp::CreateSegment { segment, bytes } => create_segment(io, *segment, *bytes),
+        IoOp::RecycleSegment { from, to } => {
+            io.rename(&segment_name(*from), &segment_name(*to))?;
+            // DURABLE: a group in a file whose new name is lost would be lost with it (attacked by
+            // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
+            io.sync_dir()
+        }
+        IoOp::DiscardSegment { segment } => {
+            match io.remove(&segment_name(*segment)) {
+                // It was missing already.
+                Err(failure) if failure.kind == std::io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
+            io.sync_dir()
+        }
     }
 }
+
+const BLOCK: usize = 4096;
+const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
 
 /// Bytes of zeroes per write when a segment is filled.
 const FILL_BYTES: usize = 1 << 20;

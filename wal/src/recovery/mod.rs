@@ -1,6 +1,7 @@
 //! Opening a directory: read and judge everything (`survey`, by the tables in `table`), then, and only then, write:
 //! the next segment is activated, and its first group makes this life's incarnation and the cuts durable.
 
+pub(crate) mod index;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod scan;
@@ -9,11 +10,11 @@ pub(crate) mod table;
 
 use bytes::Bytes;
 
-use crate::core::{LogCore, Options, Recovered};
+use crate::core::{LogCore, Options, Recovered, Slot};
 use crate::error::OpenError;
 use crate::format::layout::PutFields;
 use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME, Manifest};
-use crate::io::{Io, IoRequest, LockOutcome, execute, fill, segment_name};
+use crate::io::{Io, IoRequest, LockOutcome, execute};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use report::OpenReport;
 use survey::{Reader, Survey, read_manifest, survey};
@@ -38,18 +39,11 @@ impl LogCore {
             Some(manifest) => manifest,
             None => create(io, options)?,
         };
-        let survey = survey(io, manifest, Reader::Owner)?;
+        let batches_max = options.index_bytes_max / size_of::<Slot>();
+        let survey = survey(io, manifest, Reader::Owner, u64::try_from(batches_max).unwrap_or(u64::MAX))?;
         // Everything is decided. From here on the directory changes.
         for name in &survey.leftovers {
             io.remove(name)?;
-        }
-        if let Some(segment) = survey.dirty {
-            // In place: a full disk has no room for a new file. DURABLE: the zeroes before the next activation's
-            // bytes; otherwise a crash could mix the two (attacked by
-            // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-            let name = segment_name(segment);
-            fill(io, &name, manifest.segment_bytes)?;
-            io.sync_data(&name)?;
         }
         // DURABLE: names that an earlier process made and did not live to sync, before anything is acknowledged in such a
         // file (attacked by `a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is`).
@@ -77,10 +71,11 @@ impl LogCore {
             entropy,
             index: survey.replay.index,
             end: survey.end,
-            live: survey.live,
+            segments: survey.replay.segments,
             ready: survey.ready.range(survey.end.segment + 1..).copied().collect(),
             repeat: survey.repeat,
-            seal: survey.unsealed,
+            spare: survey.spare,
+            seals: survey.unsealed,
         });
         core.trust_recovered();
         core.record_cuts();

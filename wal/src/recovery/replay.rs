@@ -5,11 +5,12 @@ use std::collections::BTreeSet;
 
 use super::report::{DamagedRange, OpenReport};
 use super::scan::{Scanned, ScannedGroup, is_entry};
-use crate::core::{DamagedSlot, Index, Slot};
+use crate::core::{DamagedSlot, HardState, Index, IndexRequest, Run, Segments, Slot};
 use crate::error::OpenError;
 use crate::format::batch::Batch;
-use crate::format::footer::Footer;
+use crate::format::footer::{Footer, Summary, SummaryLog};
 use crate::format::ids::{LogId, LogPosition, Lsn};
+use crate::format::manifest::Manifest;
 use crate::format::record::{BatchEntry, HardStateKind, Record};
 use crate::io::{Io, read_exact, segment_name};
 
@@ -30,12 +31,23 @@ pub(crate) struct Replay {
     pub(crate) last_own: Vec<Record>,
     pub(crate) incarnation: u64,
     pub(crate) clean: bool,
+    /// What each segment that was read is, and what it must outlive.
+    pub(crate) segments: Segments,
+    pub(crate) manifest: Option<Manifest>,
+    /// Numbers that were live once and are no more, as far as records and compacted segments tell.
+    pub(crate) retired: BTreeSet<u64>,
     lost: Option<Lost>,
+    /// Batches that are known by the segments' summaries only.
+    folded: u64,
     /// Logs that had no batch since something unknown was lost: their tails are in doubt.
     suspects: BTreeSet<LogId>,
 }
 
 impl Replay {
+    pub(crate) fn new(manifest: Manifest) -> Self {
+        Self { manifest: Some(manifest), ..Self::default() }
+    }
+
     /// Two writers would each have their own incarnation, and the lower one would come back.
     pub(crate) fn incarnation(&mut self, found: u64, segment: u64, offset: u64) -> Result<(), OpenError> {
         let before = self.incarnation;
@@ -52,7 +64,7 @@ impl Replay {
         for item in items {
             match item {
                 Scanned::Gap { first, last } => {
-                    if first < last {
+                    if first < last && !self.is_compacted(segment) {
                         // The next group names the last of them only.
                         self.doubt_hard_states();
                     }
@@ -78,8 +90,8 @@ impl Replay {
         let mut batches = group.batches.into_iter();
         for record in &own {
             match record {
-                Record::Batch(entry) => self.batch(entry, segment, batches.next().flatten().as_ref(), true),
-                other => self.record(other, true),
+                Record::Batch(entry) => self.batch(io, entry, segment, batches.next().flatten().as_ref(), true),
+                other => self.record(io, other, segment, true),
             }
         }
         self.last_own = own;
@@ -121,7 +133,8 @@ impl Replay {
     /// The lost group's directory, as the group behind it repeats it: its batches may be intact all the same.
     fn restore_lost(&mut self, io: &mut dyn Io, segment: u64, number: u64, repeated: &[Record]) {
         let Some(lost) = self.lost.take() else { return };
-        if lost.number + 1 != number {
+        // Compaction numbers groups with holes, and copies no hard states.
+        if lost.number + 1 != number && !self.is_compacted(segment) {
             self.doubt_hard_states();
             return;
         }
@@ -131,26 +144,76 @@ impl Replay {
                 Record::Batch(entry) => {
                     let batch = read_entry(io, lost.segment, entry);
                     // In the lost group's segment, so not in the footer of the one that is being read.
-                    self.batch(entry, lost.segment, batch.as_ref(), lost.segment == segment);
+                    self.batch(io, entry, lost.segment, batch.as_ref(), lost.segment == segment);
                 }
-                other => self.record(other, true),
+                other => self.record(io, other, segment, true),
             }
         }
     }
 
-    /// Takes a segment by its footer, which a good checksum vouches for.
-    pub(crate) fn footer(&mut self, segment: u64, footer: &Footer) {
-        for record in &footer.records {
-            self.record(record, false);
+    fn is_compacted(&self, segment: u64) -> bool {
+        self.segments.get(segment).is_some_and(|segment| segment.compacted)
+    }
+
+    /// Takes a segment by its footer, which a good checksum vouches for; with the offsets, batch by batch.
+    pub(crate) fn summary(
+        &mut self,
+        io: &mut dyn Io,
+        segment: u64,
+        summary: &Summary,
+        offsets: Option<Vec<Vec<BatchEntry>>>,
+    ) {
+        for record in &summary.records {
+            self.record(io, record, segment, false);
         }
-        for (log, state) in &footer.logs {
-            self.join(*log, &state.before, segment);
-            for entry in &state.batches {
-                self.batch_behind(entry, segment);
+        let mut offsets = offsets.map(Vec::into_iter);
+        for log in &summary.logs {
+            self.join(io, log.log, &log.before, segment);
+            match offsets.as_mut().map(|logs| logs.next().unwrap_or_default()) {
+                Some(entries) => entries.iter().for_each(|entry| self.batch_behind(entry, segment)),
+                None => self.run_behind(log, segment),
             }
         }
         self.last_own = Vec::new();
         self.clean = false;
+    }
+
+    /// Loads what must be known before the log's boundaries around `lsn` are.
+    fn load(&mut self, io: &mut dyn Io, log: LogId, lsn: Lsn) {
+        let Some(number) = self.index.index_needed(log, lsn) else { return };
+        if let Some(request) = self.index_request(number) {
+            self.index.cache.insert(request.load(io));
+        }
+    }
+
+    /// How to read a segment's index again.
+    pub(crate) fn index_request(&self, number: u64) -> Option<IndexRequest> {
+        let (segment, manifest) = (self.segments.get(number)?, self.manifest?);
+        Some(IndexRequest {
+            directory: manifest.directory,
+            segment: number,
+            salt: segment.salt,
+            segment_bytes: manifest.segment_bytes,
+            first_group: segment.first_group,
+            last_group: segment.last_group,
+            compacted: segment.compacted,
+        })
+    }
+
+    /// All batches of a log in a segment, whose predecessor is known only by its LSN.
+    fn run_behind(&mut self, log: &SummaryLog, segment: u64) {
+        let (first, end) = (log.before.lsn.next(), self.index.end(log.log));
+        if first <= end.lsn || log.epochs.first().is_some_and(|(epoch, _)| *epoch < end.epoch) {
+            self.damage(log.log, first, log.end.lsn, segment, 0);
+            return;
+        }
+        if first > end.lsn.next() {
+            self.damage(log.log, end.lsn.next(), first.prev(), 0, 0);
+        }
+        self.suspects.remove(&log.log);
+        let state = self.index.log(log.log);
+        self.folded += u64::from(log.batches) + u64::try_from(state.fold(u64::MAX)).unwrap_or(0);
+        state.push_run(Run { segment, first, end: log.end, bytes: u64::from(log.bytes) }, &log.epochs);
     }
 
     /// A batch whose predecessor is known only by its LSN.
@@ -173,17 +236,17 @@ impl Replay {
     }
 
     /// Takes a batch: good (`Some`), or known by name only and unreadable.
-    fn batch(&mut self, entry: &BatchEntry, segment: u64, batch: Option<&Batch>, gather: bool) {
+    fn batch(&mut self, io: &mut dyn Io, entry: &BatchEntry, segment: u64, batch: Option<&Batch>, gather: bool) {
         let log = entry.log;
         match batch {
             Some(batch) => {
                 if !batch.follows(&self.index.end(log)) {
-                    self.rejoin(batch, segment);
+                    self.rejoin(io, batch, segment);
                 }
             }
             None => {
                 if entry.first <= self.index.end(log).lsn {
-                    self.cut_back(log, entry.first.prev(), segment);
+                    self.cut_back(io, log, entry.first.prev(), segment);
                 }
                 self.damage(log, entry.first, entry.last, segment, u64::from(entry.offset));
             }
@@ -197,84 +260,107 @@ impl Replay {
 
     /// A good batch that is not the continuation of what is known: something between is lost. If it continues an
     /// earlier boundary, that was a truncation.
-    fn rejoin(&mut self, batch: &Batch, segment: u64) {
+    fn rejoin(&mut self, io: &mut dyn Io, batch: &Batch, segment: u64) {
         let log = batch.log();
-        let state = self.index.log(log);
-        let before = state.position_at(batch.first_lsn().prev());
+        self.load(io, log, batch.first_lsn().prev());
+        let before = self.index.position_at(log, batch.first_lsn().prev());
         if let Some(before) = before.filter(|at| batch.follows(at)) {
-            state.truncate(before);
+            self.truncate(log, before, segment);
             self.report.truncations_implied += 1;
             return;
         }
-        self.mismatch(log, batch.first_lsn(), segment);
+        self.mismatch(io, log, batch.first_lsn(), segment);
+    }
+
+    fn truncate(&mut self, log: LogId, to: LogPosition, segment: u64) {
+        let freed = self.index.log(log).truncate(to);
+        if let Some(from) = freed.lowest(segment) {
+            self.segments.kill(segment, from);
+        }
     }
 
     /// The history that a footer's first batch continues must be the one that is known.
-    fn join(&mut self, log: LogId, before: &LogPosition, segment: u64) {
-        let state = self.index.log(log);
-        if state.end() == *before {
+    fn join(&mut self, io: &mut dyn Io, log: LogId, before: &LogPosition, segment: u64) {
+        if self.index.log(log).end() == *before {
             return;
         }
-        if state.has(before) {
-            state.truncate(*before);
+        self.load(io, log, before.lsn);
+        if self.index.has(log, before) {
+            self.truncate(log, *before, segment);
             self.report.truncations_implied += 1;
             return;
         }
-        self.mismatch(log, before.lsn.next(), segment);
+        self.mismatch(io, log, before.lsn.next(), segment);
     }
 
     /// What is known ends before `first`, or is of another history: the range between is damaged.
-    fn mismatch(&mut self, log: LogId, first: Lsn, segment: u64) {
+    fn mismatch(&mut self, io: &mut dyn Io, log: LogId, first: Lsn, segment: u64) {
         let end = self.index.end(log).lsn;
         if end.next() < first {
             return; // `batch_behind` reports the gap.
         }
-        let kept = self.index.get(log).and_then(|s| s.boundary_at_or_before(first.prev().prev()));
-        let kept = kept.map_or(Lsn::ZERO, |at| at.lsn);
-        self.cut_back(log, kept, segment);
+        self.load(io, log, first.prev().prev());
+        let kept = self.index.boundary_at_or_before(log, first.prev().prev()).map_or(Lsn::ZERO, |at| at.lsn);
+        self.cut_back(io, log, kept, segment);
     }
 
     /// Takes back what is known behind the last boundary at or before `lsn`.
-    fn cut_back(&mut self, log: LogId, lsn: Lsn, segment: u64) {
-        let state = self.index.log(log);
-        if let Some(at) = state.boundary_at_or_before(lsn) {
-            state.truncate(at);
+    fn cut_back(&mut self, io: &mut dyn Io, log: LogId, lsn: Lsn, segment: u64) {
+        self.load(io, log, lsn);
+        if let Some(at) = self.index.boundary_at_or_before(log, lsn) {
+            self.truncate(log, at, segment);
             if at.lsn < lsn {
                 self.damage(log, at.lsn.next(), lsn, segment, 0);
             }
         }
     }
 
-    fn record(&mut self, record: &Record, gather: bool) {
+    fn record(&mut self, io: &mut dyn Io, record: &Record, segment: u64, gather: bool) {
         match record {
             Record::Truncate { log, to } => {
-                let state = self.index.log(*log);
-                if state.has(to) {
-                    state.truncate(*to);
-                } else if to.lsn < state.end().lsn {
+                // In a segment of which only the footer's summary was read, the record is believed.
+                let believed = self.index.index_needed(*log, to.lsn).is_some();
+                if believed || self.index.log(*log).end() == *to || self.index.has(*log, to) {
+                    self.truncate(*log, *to, segment);
+                } else if to.lsn < self.index.end(*log).lsn {
                     // The boundary itself is lost; what lies behind it must not come back.
-                    self.cut_back(*log, to.lsn, 0);
+                    self.cut_back(io, *log, to.lsn, segment);
+                } else {
+                    // Nothing is known behind the boundary but damage, which is over there.
+                    self.truncate(*log, *to, segment);
                 }
             }
             Record::Remove { log } => {
-                self.index.remove(*log);
+                if let Some(from) = self.index.remove(*log).lowest(segment) {
+                    self.segments.kill(segment, from);
+                }
                 self.suspects.remove(log);
             }
-            Record::Anchor { log, at } => self.index.log(*log).release(*at),
+            Record::Anchor { log, at } => drop(self.index.log(*log).release(*at)),
             Record::Reset { log, to } => {
-                self.index.log(*log).reset(*to);
+                if let Some(from) = self.index.log(*log).reset(*to).lowest(segment) {
+                    self.segments.kill(segment, from);
+                }
                 self.suspects.remove(log);
             }
             Record::HardState { log, kind, bytes } => {
-                self.index.log(*log).hard.insert(*kind, bytes.clone());
+                let hard = HardState { bytes: bytes.clone(), segment };
+                self.index.log(*log).hard.insert(*kind, hard);
                 self.report.doubtful_hard_states.retain(|doubt| *doubt != (*log, *kind));
             }
             Record::Cut { log, from } => {
                 let state = self.index.log(*log);
                 state.cut = Some(state.cut.map_or(*from, |cut| cut.min(*from)));
             }
-            Record::Settled { log } => self.index.log(*log).cut = None,
+            Record::Settled { log } => {
+                if let Some(from) = self.index.log(*log).settle() {
+                    self.segments.kill(segment, from);
+                }
+            }
             Record::Batch(_) | Record::Retirement { .. } | Record::Closing { .. } | Record::Mention { .. } => {}
+        }
+        if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
+            state.place_record(record, segment);
         }
         if gather {
             self.footer.record(record);
@@ -315,7 +401,6 @@ impl Replay {
             }
         }
         for (log, state) in self.index.iter() {
-            self.report.batches += u64::try_from(state.slots.len()).unwrap_or(u64::MAX);
             self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
             for range in &state.damaged {
                 let file = if range.segment == 0 { "(unknown)".to_owned() } else { segment_name(range.segment) };
@@ -324,6 +409,16 @@ impl Replay {
             }
         }
         self.report.clean_close = self.clean;
+        self.report.batches = self.folded;
+        for (_, state) in self.index.iter() {
+            self.report.batches += u64::try_from(state.slots.len()).unwrap_or(u64::MAX);
+            for run in &state.runs {
+                self.segments.moved(0, run.segment, run.bytes);
+            }
+            for slot in &state.slots {
+                self.segments.moved(0, slot.segment, u64::from(slot.len));
+            }
+        }
     }
 }
 

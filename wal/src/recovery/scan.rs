@@ -8,7 +8,6 @@ use super::table::{GroupEvidence, GroupRow, GroupSeen, group_row};
 use crate::error::OpenError;
 use crate::format::batch::{BATCH_VERSION, Batch, BatchError};
 use crate::format::group::{BatchesSum, GROUP_VERSION, GroupHeader, HeaderSeen, Place, front_len};
-use crate::format::layout::is_zero;
 use crate::format::record::{BatchEntry, Record, RecordError};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::io::{Io, IoFailure, segment_name};
@@ -38,6 +37,8 @@ pub(crate) struct ScannedGroup {
 pub(crate) struct Bound {
     /// A later segment was activated behind this group: it and all before had been durable, nothing after counts.
     pub(crate) last_group: Option<u64>,
+    /// A later segment was activated: whatever is here had been durable, also if nothing tells which group was the last.
+    pub(crate) is_sealed: bool,
 }
 
 #[derive(Debug, Default)]
@@ -52,6 +53,8 @@ pub(crate) struct ScanResult {
     /// If the cut group's directory was good: what it held. Otherwise anything may have been there.
     pub(crate) cut_records: Option<Vec<Record>>,
     pub(crate) groups_dropped: u64,
+    /// Blocks behind the end that look like groups, or like torn ones.
+    pub(crate) remains: Vec<u64>,
 }
 
 /// A segment in memory. Blocks that can't be read are filled with a pattern that is no group and not blank.
@@ -106,10 +109,6 @@ impl Image {
         })
     }
 
-    pub(crate) fn is_blank(&self) -> bool {
-        is_zero(&self.bytes)
-    }
-
     fn at(&self, offset: u64, len: usize) -> Option<Bytes> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(len)?;
@@ -139,9 +138,13 @@ pub(crate) fn scan(image: &Image, segment: &SegmentHeader, bound: Bound) -> Resu
     let mut scan = Scan { image, segment, bound, at, expect: segment.first_group, later: None, result };
     while scan.bound.last_group.is_none_or(|last| scan.expect <= last) {
         if scan.step()?.is_none() {
-            break;
+            return Ok(scan.result);
         }
     }
+    // Whatever is behind the end was dropped when the next segment was activated.
+    let end = scan.at;
+    scan.result.remains = scan.valid_headers(end).iter().map(|header| header.offset).collect();
+    scan.result.remains.push(end);
     Ok(scan.result)
 }
 
@@ -153,7 +156,7 @@ impl Scan<'_> {
         let bytes = self.image.at(self.at, GROUP_HEADER_BYTES).unwrap_or_else(|| crate::io::zeroes(GROUP_HEADER_BYTES));
         let seen = match GroupHeader::decode_at(&bytes, place) {
             HeaderSeen::Newer(found) => return Err(self.newer(found)),
-            HeaderSeen::Valid(header) if header.number != self.expect => HeaderSeen::Misplaced,
+            HeaderSeen::Valid(header) if !self.is_expected(header.number) => HeaderSeen::Misplaced,
             seen => seen,
         };
         let mut group = None;
@@ -173,7 +176,7 @@ impl Scan<'_> {
             self.accept(group);
             return Ok(Some(()));
         }
-        let (proven, later) = self.proof(group.as_ref().map_or(0, |g| g.header.total_len));
+        let (proven, later) = self.proof(seen, group.as_ref().map_or(0, |g| g.header.total_len));
         let row = group_row(&GroupEvidence { seen, proven, later });
         if row != GroupRow::G10 {
             let (segment, offset, group) = (self.segment.number, self.at, self.expect);
@@ -190,6 +193,10 @@ impl Scan<'_> {
         }
         if row.is_end() {
             self.result.cut = row != GroupRow::G10;
+            if row != GroupRow::G10 {
+                self.result.remains = self.later.iter().flatten().map(|header| header.offset).collect();
+                self.result.remains.push(self.at);
+            }
             self.result.cut_records = group.and_then(|g| g.own);
             let dropped =
                 self.later.as_ref().map_or(0, |later| later.iter().filter(|h| h.number > self.expect).count());
@@ -220,13 +227,21 @@ impl Scan<'_> {
 
     fn accept(&mut self, group: ScannedGroup) {
         self.at = self.at.saturating_add(u64::from(group.header.total_len));
-        self.expect = self.expect.saturating_add(1);
+        self.expect = group.header.number.saturating_add(1);
         (self.result.end, self.result.last_group) = (self.at, group.header.number);
         self.result.scanned.push(Scanned::Group(Box::new(group)));
     }
 
+    /// Groups are numbered without holes; in a compacted segment each stands for those before it that are gone.
+    fn is_expected(&self, number: u64) -> bool {
+        if self.segment.sources.is_empty() {
+            return number == self.expect;
+        }
+        number >= self.expect && self.bound.last_group.is_none_or(|last| number <= last)
+    }
+
     /// P and L for the group expected here.
-    fn proof(&mut self, skip: u32) -> (bool, bool) {
+    fn proof(&mut self, seen: GroupSeen, skip: u32) -> (bool, bool) {
         let (at, expect) = (self.at, self.expect);
         if self.later.is_none() {
             // Inside a group that is there, bytes are its batches', not groups'.
@@ -236,6 +251,8 @@ impl Scan<'_> {
         let later: Vec<&GroupHeader> =
             self.later.iter().flatten().filter(|h| h.offset > at && h.number > expect).collect();
         let outside = self.bound.last_group.is_some_and(|last| last >= expect);
+        let sealed = self.bound.is_sealed && self.bound.last_group.is_none();
+        let outside = outside || (sealed && (seen != GroupSeen::BlankOrOld || !later.is_empty()));
         let proven = outside || later.iter().any(|h| h.durable_through >= expect);
         (proven, !later.is_empty())
     }

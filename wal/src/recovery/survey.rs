@@ -3,15 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::replay::Replay;
-use super::scan::{Bound, Image, ScanResult, scan};
+use super::scan::{Bound, Image, ScanResult, Scanned, scan};
 use super::table::{SegmentEvidence, SegmentRow, SegmentSeen, segment_row};
+use crate::core::{Segment, Spare};
 use crate::error::OpenError;
-use crate::format::footer::{Footer, TRAILER_BYTES, Trailer};
+use crate::format::footer::{Footer, Summary, TRAILER_BYTES, Trailer};
 use crate::format::group::GroupHeader;
 use crate::format::layout::len_u32;
 use crate::format::manifest::{MANIFEST_BYTES, MANIFEST_NAME, MANIFEST_UNREADY_NAME, MANIFEST_VERSION};
 use crate::format::manifest::{Manifest, ManifestFault};
-use crate::format::record::repeat_records;
+use crate::format::record::{BatchEntry, Record, repeat_records};
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
 use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
@@ -33,10 +34,14 @@ pub(crate) struct Survey {
     pub(crate) live: BTreeSet<u64>,
     /// Segments with room and no content.
     pub(crate) ready: BTreeSet<u64>,
-    /// The one of them that a crash left with bytes of an activation that never counted.
-    pub(crate) dirty: Option<u64>,
-    /// The group in it that claims most to be durable. If it is right, the segment counts, and its header and its first
-    /// group are lost.
+    /// Files of retired segments.
+    pub(crate) spare: Vec<Spare>,
+    /// What was found in the newest segments, before they are replayed.
+    scans: BTreeMap<u64, ScanResult>,
+    /// The first segment that is known batch by batch, as far as footers decide that.
+    exact_from: u64,
+    /// The group in the first of the ready ones that claims most to be durable. If it is right, the segment counts, and
+    /// its header and its first group are lost.
     claim: Option<GroupHeader>,
     /// Why some of it could not be read, if so.
     unreadable: Option<IoFailure>,
@@ -47,8 +52,8 @@ pub(crate) struct Survey {
     pub(crate) leftovers: Vec<String>,
     pub(crate) end: LogFilesEnd,
     pub(crate) repeat: Vec<u8>,
-    /// The tail segment's footer, if it has none yet and nothing of it is damaged.
-    pub(crate) unsealed: Option<(SegmentHeader, Footer)>,
+    /// Footers of segments that have none, and of which nothing is damaged. With each, the blocks behind the end that look like groups.
+    pub(crate) unsealed: Vec<(SegmentHeader, Footer, Vec<u64>)>,
 }
 
 /// Reads the manifest; `None`: there is none.
@@ -86,26 +91,33 @@ fn foreign(file: &str, found: &[u8; 16], expected: &[u8; 16]) -> OpenError {
     OpenError::ForeignDirectory { file: file.to_owned(), found: hex(found), expected: hex(expected) }
 }
 
-/// Reads everything.
-pub(crate) fn survey(io: &mut dyn Io, manifest: Manifest, reader: Reader) -> Result<Survey, OpenError> {
+/// Reads everything; of at most about `batches_max` batches all that is known of each.
+pub(crate) fn survey(
+    io: &mut dyn Io,
+    manifest: Manifest,
+    reader: Reader,
+    batches_max: u64,
+) -> Result<Survey, OpenError> {
     let names = io.list()?;
     let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
     let half_made = |name: &&String| is_unready_name(name) || *name == MANIFEST_UNREADY_NAME;
     let leftovers = names.iter().filter(half_made).cloned().collect();
     let mut survey = Survey {
         manifest,
-        replay: Replay::default(),
+        replay: Replay::new(manifest),
         headers: BTreeMap::new(),
         live: BTreeSet::new(),
         ready: BTreeSet::new(),
-        dirty: None,
+        spare: Vec::new(),
+        scans: BTreeMap::new(),
+        exact_from: 0,
         claim: None,
         unfit: BTreeSet::new(),
         unreadable: None,
         leftovers,
         end: LogFilesEnd::default(),
         repeat: Vec::new(),
-        unsealed: None,
+        unsealed: Vec::new(),
     };
     let first_look = headers(io, &numbers, &manifest)?;
     let last = first_look.iter().rev().find(|(_, seen)| seen.is_ok()).map_or(0, |(number, _)| *number);
@@ -115,9 +127,12 @@ pub(crate) fn survey(io: &mut dyn Io, manifest: Manifest, reader: Reader) -> Res
             io.settle(&segment_name(*number))?;
         }
     }
-    let seen = headers(io, &numbers, &manifest)?;
+    let mut seen = headers(io, &numbers, &manifest)?;
+    survey.set_aside(io, &mut seen)?;
     survey.judge_headers(io, seen)?;
+    survey.scan_newest(io)?;
     survey.find_missing()?;
+    survey.bound_index(io, batches_max);
     survey.read_segments(io)?;
     survey.replay.finish();
     Ok(survey)
@@ -152,6 +167,85 @@ fn headers(
 }
 
 impl Survey {
+    /// The newest header that says which segments were live when its own was activated.
+    fn newest(&self) -> Option<&SegmentHeader> {
+        self.headers.values().rev().find(|header| !header.live.is_empty())
+    }
+
+    /// Sets files aside that no longer count: of segments retired before the newest one was activated, and of those that a
+    /// compacted segment stands for.
+    fn set_aside(&mut self, io: &mut dyn Io, seen: &mut BTreeMap<u64, HeaderSeen>) -> Result<(), OpenError> {
+        let valid: Vec<&SegmentHeader> = seen.values().filter_map(|seen| seen.as_ref().ok()).collect();
+        let mut gone: BTreeSet<u64> =
+            valid.iter().flat_map(|header| header.sources.iter().copied().filter(|n| *n != header.number)).collect();
+        if let Some(newest) = valid.iter().rev().find(|header| !header.live.is_empty()) {
+            let live = |number: u64| newest.live.iter().any(|(first, last)| (*first..=*last).contains(&number));
+            gone.extend(seen.keys().filter(|number| **number < newest.number && !live(**number)));
+        }
+        for number in gone {
+            self.replay.retired.insert(number);
+            if seen.remove(&number).is_some() {
+                self.spare(io, number)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn spare(&mut self, io: &mut dyn Io, segment: u64) -> Result<(), OpenError> {
+        let is_whole = io.len(&segment_name(segment))? == self.manifest.segment_bytes;
+        self.spare.push(Spare { segment, is_whole });
+        Ok(())
+    }
+
+    /// Scans the segments from the newest header on that tells what is live: their records tell what was retired since.
+    fn scan_newest(&mut self, io: &mut dyn Io) -> Result<(), OpenError> {
+        let Some(newest) = self.newest().map(|header| header.number) else { return Ok(()) };
+        let numbers: Vec<u64> = self.headers.range(newest..).map(|(number, _)| *number).collect();
+        let mut end = 0;
+        for number in numbers {
+            let Some(mut header) = self.headers.get(&number).cloned() else { continue };
+            if header.predecessor == LogFilesEnd::default() && header.live.is_empty() {
+                header.first_group = end + 1;
+            }
+            let image = Image::read(io, number, self.manifest.segment_bytes)?;
+            let result = scan(&image, &header, self.bound(number))?;
+            end = result.last_group;
+            self.replay.retired.extend(result.scanned.iter().flat_map(retired));
+            self.scans.insert(number, result);
+        }
+        for number in self.replay.retired.clone() {
+            let there = self.headers.remove(&number).is_some();
+            if self.live.remove(&number) && there {
+                self.spare(io, number)?;
+            }
+        }
+        let retired = &self.replay.retired;
+        self.replay.report.segments_missing.retain(|number| !retired.contains(number));
+        Ok(())
+    }
+
+    /// What later headers tell of a segment.
+    pub(crate) fn bound(&self, number: u64) -> Bound {
+        let Some((_, next)) = self.headers.range(number + 1..).next() else { return Bound::default() };
+        let named = next.predecessor.segment;
+        let sources = self.headers.get(&number).map_or(&[][..], |header| &header.sources);
+        let is_named = named == number || sources.contains(&named);
+        Bound { last_group: is_named.then_some(next.predecessor.group), is_sealed: true }
+    }
+
+    /// Decides which segments are known batch by batch: the newest, as far as the bound goes.
+    fn bound_index(&mut self, io: &mut dyn Io, batches_max: u64) {
+        let mut batches = 0_u64;
+        for number in self.headers.keys().rev() {
+            let trailer = read_trailer(io, *number, &self.manifest);
+            batches = batches.saturating_add(trailer.map_or(0, |(trailer, _)| trailer.batches()));
+            if batches > batches_max {
+                self.exact_from = number + 1;
+                return;
+            }
+        }
+    }
+
     /// The table of segment headers, for each segment.
     fn judge_headers(&mut self, io: &mut dyn Io, seen: BTreeMap<u64, HeaderSeen>) -> Result<(), OpenError> {
         let mut free = BTreeSet::new();
@@ -165,7 +259,7 @@ impl Survey {
             let mut copy = None;
             let mut first = None;
             if header.is_none() {
-                copy = read_footer(io, number, &self.manifest).map(|(header, _)| header);
+                copy = read_summary(io, number, &self.manifest).map(|(_, summary)| summary.header);
                 first = first_group(io, number);
                 if sealed && copy.is_none() && first.is_none() {
                     first = Image::read(io, number, self.manifest.segment_bytes)?.own_groups(number).next();
@@ -222,8 +316,6 @@ impl Survey {
             let image = Image::read(io, number, self.manifest.segment_bytes)?;
             self.claim = image.own_groups(number).max_by_key(|group| group.durable_through);
             self.unreadable = image.unreadable();
-            // An activation that a crash undid leaves torn bytes, which would later look like a torn tail.
-            self.dirty = (whole && !image.is_blank()).then_some(number);
         }
         if whole {
             self.ready.insert(number);
@@ -235,10 +327,9 @@ impl Survey {
 
     /// What the newest header says is live must be there, or a neighbour must tell what is lost.
     fn find_missing(&mut self) -> Result<(), OpenError> {
-        let newest = self.headers.iter().rev().find(|(_, header)| !header.live.is_empty());
-        let live: Vec<(u64, u64)> = newest.map_or_else(Vec::new, |(_, header)| header.live.clone());
+        let live: Vec<(u64, u64)> = self.newest().map_or_else(Vec::new, |header| header.live.clone());
         for number in live.into_iter().flat_map(|(first, last)| first..=last) {
-            if !self.live.insert(number) {
+            if self.replay.retired.contains(&number) || !self.live.insert(number) {
                 continue;
             }
             if self.replay.report.segments_missing.len() >= SEGMENTS_MISSING_MAX {
@@ -256,7 +347,8 @@ impl Survey {
         self.replay.report.segments_missing.sort_unstable();
         let missing = self.replay.report.segments_missing.clone();
         for number in missing {
-            if !self.headers.contains_key(&(number + 1)) {
+            let next = (number + 1..).find(|next| !self.replay.retired.contains(next));
+            if !next.is_some_and(|next| self.headers.contains_key(&next)) {
                 return Err(OpenError::Missing { segment: number });
             }
         }
@@ -268,6 +360,7 @@ impl Survey {
         self.replay.report.segments = u64::try_from(self.headers.len()).unwrap_or(u64::MAX);
         for number in numbers {
             let Some(mut header) = self.headers.get(&number).cloned() else {
+                self.replay.segments.insert(number, Segment { is_damaged: true, last_group: 1, ..Segment::default() });
                 self.replay.lose_unknown();
                 self.replay.doubt_hard_states();
                 continue;
@@ -278,22 +371,24 @@ impl Survey {
             self.judge_hole(&header)?;
             let begins_a_life = header.incarnation > self.replay.incarnation && self.replay.incarnation > 0;
             self.replay.incarnation(header.incarnation, number, 0)?;
-            let next = self.headers.range(number + 1..).next().map(|(_, header)| header.predecessor);
-            let bound = Bound { last_group: next.filter(|end| end.segment == number).map(|end| end.group) };
-            let sealed = next.is_some();
+            let bound = self.bound(number);
+            self.replay.segments.insert(
+                number,
+                Segment {
+                    salt: header.salt,
+                    first_group: header.first_group,
+                    compacted: !header.sources.is_empty(),
+                    ..Segment::default()
+                },
+            );
             // A lost group is named by the next one itself; a footer does not repeat that.
-            let footer = if sealed && !self.replay.has_lost() { read_footer(io, number, &self.manifest) } else { None };
-            let whole = |f: &Footer| bound.last_group.is_none_or(|last| last == f.last_group);
-            if let Some((copy, footer)) = footer.filter(|(copy, f)| copy.salt == header.salt && whole(f)) {
-                self.replay.report.segments_by_footer += 1;
-                self.replay.footer(number, &footer);
-                self.end = LogFilesEnd { segment: copy.number, group: footer.last_group, offset: footer.end };
-                self.unsealed = None;
+            if bound.is_sealed && !self.replay.has_lost() && self.take_footer(io, &header, bound) {
                 continue;
             }
-            let image = Image::read(io, number, self.manifest.segment_bytes)?;
-            let result = scan(&image, &header, bound)?;
-            drop(image);
+            let result = match self.scans.remove(&number) {
+                Some(result) => result,
+                None => scan(&Image::read(io, number, self.manifest.segment_bytes)?, &header, bound)?,
+            };
             self.take_scan(io, header, result, begins_a_life)?;
         }
         if let Some(claim) = self.claim.filter(|claim| claim.durable_through > self.end.group) {
@@ -306,15 +401,45 @@ impl Survey {
         Ok(())
     }
 
+    /// Takes a sealed segment by its footer, if that is good.
+    fn take_footer(&mut self, io: &mut dyn Io, header: &SegmentHeader, bound: Bound) -> bool {
+        let number = header.number;
+        let Some((trailer, summary)) = read_summary(io, number, &self.manifest) else { return false };
+        let whole = bound.last_group.is_none_or(|last| last == summary.last_group);
+        if summary.header.salt != header.salt || !whole {
+            return false;
+        }
+        let exact = number >= self.exact_from;
+        let offsets = if exact { read_offsets(io, number, &trailer, &summary) } else { None };
+        if exact && offsets.is_none() {
+            return false;
+        }
+        self.scans.remove(&number);
+        self.replay.report.segments_by_footer += 1;
+        self.replay.summary(io, number, &summary, offsets);
+        self.end = LogFilesEnd { segment: number, group: summary.last_group, offset: summary.end };
+        if let Some(segment) = self.replay.segments.get_mut(number) {
+            (segment.last_group, segment.has_footer) = (summary.last_group, true);
+        }
+        true
+    }
+
     /// A header that was rebuilt does not say which segments are live. A hole in the numbers of groups does.
     fn judge_hole(&mut self, header: &SegmentHeader) -> Result<(), OpenError> {
         if !header.live.is_empty() || header.first_group <= self.end.group + 1 {
             return Ok(());
         }
+        let between = self.end.segment + 1..header.number;
+        if !between.is_empty() && between.clone().all(|number| self.replay.retired.contains(&number)) {
+            return Ok(());
+        }
         self.replay.lose_unknown();
         self.replay.doubt_hard_states();
-        for number in self.end.segment + 1..header.number {
-            if self.headers.contains_key(&number) || self.replay.report.segments_missing.contains(&number) {
+        for number in between {
+            if self.replay.retired.contains(&number) || self.headers.contains_key(&number) {
+                continue;
+            }
+            if self.replay.report.segments_missing.contains(&number) {
                 continue;
             }
             if self.replay.report.segments_missing.len() >= SEGMENTS_MISSING_MAX {
@@ -330,7 +455,6 @@ impl Survey {
         let number = claim.segment;
         self.ready.remove(&number);
         self.unfit.remove(&number);
-        self.dirty = None;
         let header =
             SegmentHeader { first_group: self.end.group + 1, predecessor: self.end, ..self.rebuilt(number, claim) };
         self.headers.insert(number, header.clone());
@@ -338,7 +462,10 @@ impl Survey {
         self.replay.report.headers_rebuilt += 1;
         self.replay.report.segments += 1;
         let image = Image::read(io, number, self.manifest.segment_bytes)?;
-        let result = scan(&image, &header, Bound { last_group: None })?;
+        let result = scan(&image, &header, Bound::default())?;
+        let (salt, first_group) = (header.salt, header.first_group);
+        let segment = Segment { salt, first_group, ..Segment::default() };
+        self.replay.segments.insert(number, segment);
         self.take_scan(io, header, result, false)
     }
 
@@ -363,11 +490,28 @@ impl Survey {
         self.end = LogFilesEnd { segment: number, group: result.last_group, offset: result.end };
         let mut footer = std::mem::take(&mut self.replay.footer);
         (footer.last_group, footer.end) = (result.last_group, result.end);
+        if let Some(segment) = self.replay.segments.get_mut(number) {
+            (segment.last_group, segment.is_damaged) = (result.last_group, damaged);
+        }
         let room = header.segment_bytes.saturating_sub(footer.room_with(0));
-        let sealable = is_last && !damaged && room >= footer.end;
-        self.unsealed = sealable.then_some((header, footer));
+        // Of a segment that is not the last only its own header may say where it ends.
+        let whole = is_last || (!header.live.is_empty() && header.sources.is_empty());
+        if whole && !damaged && room >= footer.end {
+            let limit = header.segment_bytes.saturating_sub(footer.room_with(0));
+            let remains = result.remains.into_iter().filter(|at| *at < limit).collect();
+            self.unsealed.push((header, footer, remains));
+        }
         Ok(())
     }
+}
+
+/// The segments that the records of a group, or those that it repeats, retire.
+fn retired(item: &Scanned) -> Vec<u64> {
+    let Scanned::Group(group) = item else { return Vec::new() };
+    let records = group.own.iter().flatten().chain(&group.repeated);
+    records
+        .filter_map(|record| if let Record::Retirement { segment } = record { Some(*segment) } else { None })
+        .collect()
 }
 
 fn first_group(io: &mut dyn Io, number: u64) -> Option<GroupHeader> {
@@ -380,24 +524,45 @@ fn first_group(io: &mut dyn Io, number: u64) -> Option<GroupHeader> {
     }
 }
 
-/// A sealed segment's footer, if it is good.
-pub(crate) fn read_footer(io: &mut dyn Io, number: u64, manifest: &Manifest) -> Option<(SegmentHeader, Footer)> {
+/// The trailer of a segment's file, if it is good, and where it lies.
+fn read_trailer(io: &mut dyn Io, number: u64, manifest: &Manifest) -> Option<(Trailer, u64)> {
     let name = segment_name(number);
-    let len = io.len(&name).ok()?;
-    let at = len.checked_sub(u64::from(len_u32(TRAILER_BYTES)))?;
+    let at = io.len(&name).ok()?.checked_sub(u64::from(len_u32(TRAILER_BYTES)))?;
     let trailer = Trailer::decode(&read_exact(io, &name, at, TRAILER_BYTES).ok()?)?;
     let ours = trailer.segment == number && trailer.directory == manifest.directory;
-    let body_len = usize::try_from(trailer.body_len).ok()?;
-    if !ours || trailer.offset.checked_add(u64::from(trailer.body_len))? > at {
+    let end =
+        trailer.offset.checked_add(u64::from(trailer.summary_len))?.checked_add(u64::from(trailer.offsets_len))?;
+    (ours && end <= at).then_some((trailer, at))
+}
+
+/// What a sealed segment says of itself, if its footer is good.
+pub(crate) fn read_summary(io: &mut dyn Io, number: u64, manifest: &Manifest) -> Option<(Trailer, Summary)> {
+    let (trailer, _) = read_trailer(io, number, manifest)?;
+    let len = usize::try_from(trailer.summary_len).ok()?;
+    let bytes = read_exact(io, &segment_name(number), trailer.offset, len).ok()?;
+    if crc32fast::hash(&bytes) != trailer.summary_crc {
         return None;
     }
-    let body = read_exact(io, &name, trailer.offset, body_len).ok()?;
-    if crc32fast::hash(&body) != trailer.body_crc {
-        return None;
-    }
-    let (header, footer) = Footer::decode(&body)?;
+    let summary = Summary::decode(&bytes)?;
+    let header = &summary.header;
     let agrees = header.number == number
         && header.directory == manifest.directory
         && header.segment_bytes == manifest.segment_bytes;
-    agrees.then_some((header, footer))
+    agrees.then_some((trailer, summary))
+}
+
+/// The batches of a sealed segment, log by log in the order of its summary, if that part of its footer is good.
+pub(crate) fn read_offsets(
+    io: &mut dyn Io,
+    number: u64,
+    trailer: &Trailer,
+    summary: &Summary,
+) -> Option<Vec<Vec<BatchEntry>>> {
+    let at = trailer.offset.checked_add(u64::from(trailer.summary_len))?;
+    let len = usize::try_from(trailer.offsets_len).ok()?;
+    let bytes = read_exact(io, &segment_name(number), at, len).ok()?;
+    if crc32fast::hash(&bytes) != trailer.offsets_crc {
+        return None;
+    }
+    summary.offsets(&bytes)
 }

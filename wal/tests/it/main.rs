@@ -6,5 +6,6 @@ mod damage;
 mod faults;
 mod files;
 mod flips;
+mod lifecycle;
 mod losses;
 mod world;

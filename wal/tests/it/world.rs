@@ -1,6 +1,6 @@
 //! A log on a virtual disk, driven one request at a time, with a record of everything that was submitted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use towline_wal::io::{IoOp, IoRequest, execute};
@@ -61,6 +61,14 @@ impl Model {
             }
             Entry::HardState { log, kind, bytes } => drop(self.hard.insert((*log, *kind), bytes.clone())),
             Entry::Settle { .. } => {}
+            Entry::Release { log, before } => {
+                self.logs.entry(*log).or_default().retain(|batch| batch.last_lsn() >= *before);
+            }
+            Entry::Reset { log, .. } => drop(self.logs.insert(*log, Vec::new())),
+            Entry::Remove { log } => {
+                self.logs.remove(log);
+                self.hard.retain(|(of, _), _| of != log);
+            }
             _ => unreachable!("no other entries are made here"),
         }
     }
@@ -77,6 +85,21 @@ impl Model {
 
     pub(crate) fn same(&self, other: &Self) -> bool {
         self.content() == other.content()
+    }
+
+    /// What is not the same: log by log the LSNs at which batches end here, and there.
+    pub(crate) fn differences(&self, other: &Self) -> Vec<String> {
+        let ends = |model: &Self, log: &LogId| {
+            let batches = model.logs.get(log).map_or(&[][..], Vec::as_slice);
+            batches.iter().map(|batch| (batch.epoch().term, batch.last_lsn().get())).collect::<Vec<_>>()
+        };
+        let logs: BTreeSet<LogId> = self.logs.keys().chain(other.logs.keys()).copied().collect();
+        let logs = logs.iter().map(|log| (log, ends(self, log), ends(other, log))).filter(|(_, a, b)| a != b);
+        let mut found: Vec<String> = logs.map(|(log, a, b)| format!("log {log}: {a:?} and {b:?}")).collect();
+        if self.hard != other.hard {
+            found.push(format!("hard states: {:?} and {:?}", self.hard, other.hard));
+        }
+        found
     }
 }
 
@@ -121,7 +144,9 @@ impl World {
         for log in self.core.logs() {
             let mut at = self.core.start(log);
             let batches = model.logs.entry(log).or_default();
-            while let Ok(plan) = self.core.plan_read(log, at.lsn.next(), 1 << 14) {
+            loop {
+                self.core.load_index(&mut self.disk, log, at.lsn.next());
+                let Ok(plan) = self.core.plan_read(log, at.lsn.next(), 1 << 14) else { break };
                 if plan.is_empty() {
                     break;
                 }
@@ -151,7 +176,13 @@ impl World {
 
     pub(crate) fn submit(&mut self, entries: Vec<Entry>) -> Result<Ticket, SubmitError> {
         let ticket = self.core.submit(entries.clone())?;
-        self.submitted.extend(entries.into_iter().map(|entry| (ticket, entry)));
+        for mut entry in entries {
+            if let Entry::Release { log, before } = &mut entry {
+                // As far as it went.
+                *before = self.core.start(*log).lsn.next();
+            }
+            self.submitted.push((ticket, entry));
+        }
         self.core.check();
         Ok(ticket)
     }

@@ -1,0 +1,91 @@
+//! What may go: a segment of which nothing is live any more is retired by a record, and its file is used again.
+//!
+//! What must hold, or the dead come back at some later open:
+//! 1. A segment is retired behind everything that made it dead: the record goes through the same queue.
+//! 2. What only it says and is still true (hard states, starts, cuts) is said again before it is retired.
+//! 3. A segment with a record that killed something outlives the files of what it killed.
+//! 4. A segment whose header says where the one before it ends outlives it, until that says so itself, in a footer.
+
+use super::{Item, Life, LogCore, Queued, Spare};
+use crate::core::index::LogState;
+use crate::core::segments::ranges;
+use crate::format::record::Record;
+use crate::limits::{LIVE_RANGES_KEPT_MAX, RELOCATION_BYTES_MAX};
+
+impl LogCore {
+    /// Looks for segments that nothing needs any more, if there may be some.
+    pub(super) fn reclaim(&mut self) {
+        if !self.reclaim_due || !matches!(self.life, Life::Running) || self.closing.is_some() {
+            return;
+        }
+        self.reclaim_due = false;
+        let dead: Vec<u64> = self.segments.iter().filter(|(_, s)| s.is_dead()).map(|(number, _)| number).collect();
+        let mut relocated = 0;
+        for number in dead {
+            if self.sealing.values().any(|sealing| *sealing == number) || !self.may_leave_a_hole(number) {
+                continue;
+            }
+            if !self.segments.before(number).is_none_or(|before| before.has_footer) {
+                continue;
+            }
+            // What was lost in it is doubted as long as it is there.
+            let doubted = self.segments.get(number).is_some_and(|segment| segment.is_damaged);
+            let needed =
+                |state: &LogState| state.lives_in(number) || (doubted && (state.cut.is_some() || state.is_damaged()));
+            if self.index.iter().any(|(_, state)| needed(state)) {
+                continue;
+            }
+            let records: Vec<Record> =
+                self.index.iter().flat_map(|(log, state)| state.records_in(log, number)).collect();
+            relocated += records.iter().map(Record::encoded_len).sum::<usize>();
+            records.into_iter().for_each(|record| self.enqueue(record));
+            self.enqueue(Record::Retirement { segment: number });
+            if let Some(segment) = self.segments.get_mut(number) {
+                segment.retiring = true;
+            }
+            if relocated > RELOCATION_BYTES_MAX {
+                self.reclaim_due = true;
+                return;
+            }
+        }
+    }
+
+    /// Headers name live segments by ranges, and hold so many.
+    fn may_leave_a_hole(&self, number: u64) -> bool {
+        let left = self.segments.iter().filter(|(n, s)| !s.retiring && *n != number).map(|(n, _)| n);
+        ranges(left).len() <= LIVE_RANGES_KEPT_MAX
+    }
+
+    /// A record of the log's own, of which nobody waits.
+    fn enqueue(&mut self, record: Record) {
+        let item = Item::Record { record, kills_from: None };
+        self.queue_bytes += item.weight();
+        self.queue.push_back(Queued { item, ticket: None });
+    }
+
+    /// The record that retires it is durable.
+    pub(super) fn on_retired(&mut self, number: u64) {
+        let Some(segment) = self.segments.get(number) else { return };
+        let is_whole = !segment.compacted && !segment.is_damaged;
+        self.segments.remove(number);
+        self.index.cache.forget(number);
+        self.spare.push_back(Spare { segment: number, is_whole });
+        self.stats.retired += 1;
+    }
+
+    /// Keeps the index within its bound: the oldest batches are known by their segments' footers only.
+    pub(super) fn fold(&mut self) {
+        let slots_max = self.options.index_bytes_max / size_of::<super::Slot>();
+        let mut slots: usize = self.index.iter().map(|(_, state)| state.slots.len()).sum();
+        if slots <= slots_max {
+            return;
+        }
+        let sealed: Vec<u64> = self.segments.iter().filter(|(_, s)| s.last_group > 0).map(|(n, _)| n).collect();
+        for number in sealed {
+            if slots <= slots_max || self.sealing.values().any(|sealing| *sealing == number) {
+                return;
+            }
+            slots -= self.index.fold(number);
+        }
+    }
+}

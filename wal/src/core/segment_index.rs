@@ -1,0 +1,102 @@
+//! What a sealed segment holds, batch by batch: read from its footer when somebody asks, kept while there is room.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::format::ids::{Chain, LogId, Lsn};
+use crate::io::Io;
+use crate::limits::INDEX_CACHE_BYTES_DEFAULT;
+
+/// One batch of a segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct IndexEntry {
+    pub(crate) first: Lsn,
+    pub(crate) last: Lsn,
+    pub(crate) chain: Chain,
+    pub(crate) offset: u32,
+    pub(crate) len: u32,
+}
+
+/// Which segment's index to load, and how to know that it is the right one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct IndexRequest {
+    pub(crate) directory: [u8; 16],
+    pub(crate) segment: u64,
+    /// The activation: a compacted segment has the number of the one that it replaced, and another salt.
+    pub(crate) salt: u64,
+    pub(crate) segment_bytes: u64,
+    pub(crate) first_group: u64,
+    pub(crate) last_group: u64,
+    pub(crate) compacted: bool,
+}
+
+impl IndexRequest {
+    /// Reads the segment's index: from its footer, or, if that is damaged by now, from its groups.
+    #[must_use]
+    pub fn load(&self, io: &mut dyn Io) -> SegmentIndex {
+        let logs = crate::recovery::index::load(io, self);
+        let logs: BTreeMap<LogId, Vec<IndexEntry>> = logs.into_iter().collect();
+        let entries: usize = logs.values().map(Vec::len).sum();
+        let bytes = entries * size_of::<IndexEntry>() + logs.len() * 64;
+        SegmentIndex { segment: self.segment, salt: self.salt, bytes, logs: Arc::new(logs) }
+    }
+}
+
+/// A segment's index, for [`crate::LogCore::install_index`].
+#[derive(Debug, Clone)]
+pub struct SegmentIndex {
+    pub(crate) segment: u64,
+    pub(crate) salt: u64,
+    bytes: usize,
+    logs: Arc<BTreeMap<LogId, Vec<IndexEntry>>>,
+}
+
+impl SegmentIndex {
+    pub(crate) fn logs(&self) -> &BTreeMap<LogId, Vec<IndexEntry>> {
+        &self.logs
+    }
+}
+
+/// The indexes in memory, the most recently loaded last.
+#[derive(Debug, Clone)]
+pub(crate) struct IndexCache {
+    indexes: Vec<SegmentIndex>,
+    bytes_max: usize,
+}
+
+impl Default for IndexCache {
+    fn default() -> Self {
+        Self { indexes: Vec::new(), bytes_max: INDEX_CACHE_BYTES_DEFAULT }
+    }
+}
+
+/// No batch of the log: the segment's index is there, the log is not in it.
+const NONE: &[IndexEntry] = &[];
+
+impl IndexCache {
+    /// The log's batches in a segment; `None`: not loaded.
+    pub(crate) fn entries(&self, segment: u64, log: LogId) -> Option<&[IndexEntry]> {
+        let index = self.indexes.iter().find(|index| index.segment == segment)?;
+        Some(index.logs.get(&log).map_or(NONE, Vec::as_slice))
+    }
+
+    /// Keeps an index, and gives up the oldest ones beyond the bound. The newest always stays: otherwise who asked for
+    /// it would ask for ever.
+    pub(crate) fn insert(&mut self, index: SegmentIndex) {
+        self.forget(index.segment);
+        self.indexes.push(index);
+        let mut bytes: usize = self.indexes.iter().map(|index| index.bytes).sum();
+        while bytes > self.bytes_max && self.indexes.len() > 1 {
+            bytes -= self.indexes.remove(0).bytes;
+        }
+    }
+
+    pub(crate) fn forget(&mut self, segment: u64) {
+        self.indexes.retain(|index| index.segment != segment);
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.indexes.iter().map(|index| index.bytes).sum()
+    }
+}

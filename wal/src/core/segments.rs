@@ -1,0 +1,148 @@
+//! The segments that hold groups: what of each is live, and what must outlive what.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A segment that was activated, and is not retired.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Segment {
+    pub(crate) salt: u64,
+    pub(crate) first_group: u64,
+    /// 0: it is the active one.
+    pub(crate) last_group: u64,
+    /// Bytes of batches in it that are still their logs'.
+    pub(crate) live_bytes: u64,
+    /// Segments that hold what a record in this one killed. It must outlive their files, otherwise the dead come back.
+    pub(crate) victims: BTreeSet<u64>,
+    /// Its footer is durable.
+    pub(crate) has_footer: bool,
+    /// Something in it could not be read.
+    pub(crate) is_damaged: bool,
+    pub(crate) compacted: bool,
+    /// The record that retires it was accepted.
+    pub(crate) retiring: bool,
+}
+
+impl Segment {
+    /// Nothing in it is of use any more, as far as it knows itself.
+    pub(crate) fn is_dead(&self) -> bool {
+        self.last_group > 0 && self.live_bytes == 0 && self.victims.is_empty() && !self.retiring
+    }
+}
+
+/// All of them, by number.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Segments {
+    map: BTreeMap<u64, Segment>,
+}
+
+impl Segments {
+    pub(crate) fn get(&self, number: u64) -> Option<&Segment> {
+        self.map.get(&number)
+    }
+
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut Segment> {
+        self.map.get_mut(&number)
+    }
+
+    pub(crate) fn insert(&mut self, number: u64, segment: Segment) {
+        self.map.insert(number, segment);
+    }
+
+    pub(crate) fn remove(&mut self, number: u64) {
+        self.map.remove(&number);
+    }
+
+    pub(crate) fn iter(&self) -> impl DoubleEndedIterator<Item = (u64, &Segment)> {
+        self.map.iter().map(|(number, segment)| (*number, segment))
+    }
+
+    /// The segment before this one.
+    pub(crate) fn before(&self, number: u64) -> Option<&Segment> {
+        self.map.range(..number).rev().map(|(_, segment)| segment).find(|segment| !segment.retiring)
+    }
+
+    pub(crate) fn missing(&self, number: u64) -> bool {
+        !self.map.contains_key(&number)
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.map.len()
+    }
+
+    /// A live batch lies in `to` now, and no more in `from` (0: it was nowhere).
+    pub(crate) fn moved(&mut self, from: u64, to: u64, bytes: u64) {
+        if let Some(segment) = self.map.get_mut(&to) {
+            segment.live_bytes += bytes;
+        }
+        if let Some(segment) = self.map.get_mut(&from) {
+            segment.live_bytes -= bytes;
+        }
+    }
+
+    /// Batches are live no more. Whether a sealed segment has none left.
+    pub(crate) fn freed(&mut self, bytes: &BTreeMap<u64, u64>) -> bool {
+        let mut emptied = false;
+        for (number, bytes) in bytes {
+            let Some(segment) = self.map.get_mut(number) else { continue };
+            assert!(segment.live_bytes >= *bytes, "segment {number}: what is freed was live");
+            segment.live_bytes -= bytes;
+            emptied |= segment.live_bytes == 0;
+        }
+        emptied
+    }
+
+    /// A record in `killer` killed something in segments from `from` on.
+    pub(crate) fn kill(&mut self, killer: u64, from: u64) {
+        let victims: Vec<u64> = self.map.range(from..killer).map(|(number, _)| *number).collect();
+        if let Some(segment) = self.map.get_mut(&killer) {
+            segment.victims.extend(victims);
+        }
+    }
+
+    /// The segment's file is gone, and what it held with it.
+    pub(crate) fn forget_victim(&mut self, number: u64) {
+        for segment in self.map.values_mut() {
+            segment.victims.remove(&number);
+        }
+    }
+
+    /// The numbers as ranges of consecutive ones.
+    pub(crate) fn ranges(&self) -> Vec<(u64, u64)> {
+        ranges(self.map.keys().copied())
+    }
+}
+
+/// Numbers, which rise, as ranges of consecutive ones.
+pub(crate) fn ranges(numbers: impl Iterator<Item = u64>) -> Vec<(u64, u64)> {
+    let mut ranges: Vec<(u64, u64)> = Vec::new();
+    for number in numbers {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == number => *last = number,
+            _ => ranges.push((number, number)),
+        }
+    }
+    ranges
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn consecutive_numbers_become_ranges() {
+        assert_eq!(ranges([1, 2, 3, 5, 7, 8].into_iter()), [(1, 3), (5, 5), (7, 8)]);
+        assert!(ranges([].into_iter()).is_empty());
+    }
+
+    #[test]
+    fn a_record_that_kills_outlives_the_segments_from_the_first_victim_on() {
+        let mut segments = Segments::default();
+        for number in [1, 3, 4, 6] {
+            segments.insert(number, Segment::default());
+        }
+        segments.kill(6, 2);
+        assert_eq!(segments.get(6).unwrap().victims, BTreeSet::from([3, 4]));
+        segments.forget_victim(3);
+        assert_eq!(segments.get(6).unwrap().victims, BTreeSet::from([4]));
+    }
+}
