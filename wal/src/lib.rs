@@ -32,11 +32,13 @@ pub mod io;
 pub mod limits;
 pub mod vdisk;
 
+mod compaction;
 mod core;
 mod error;
 mod format;
 mod recovery;
 
+pub use crate::compaction::CompactionPlan;
 pub use crate::core::{
     Completion, Cut, Entry, Extent, IndexRequest, LogCore, Options, SegmentIndex, Stats, Ticket, WhenFull,
 };

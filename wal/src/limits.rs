@@ -102,6 +102,18 @@ pub const INDEX_CACHE_BYTES_DEFAULT: usize = 16 << 20;
 /// more than a group's directory, since writers wait behind them.
 pub const RELOCATION_BYTES_MAX: usize = GROUP_DIRECTORY_BYTES_MAX;
 
+/// Segments' worth of dead bytes that are left alone: what a burst of releases frees is often whole a moment later.
+pub const SLACK_SEGMENTS_DEFAULT: u32 = 4;
+
+/// Bytes a second of compaction, read and written: two segments a second, a small part of what a disk of today moves.
+pub const BACKGROUND_BYTES_PER_SECOND_DEFAULT: u64 = 128 << 20;
+
+/// Segments that one compaction takes at once: it reads each, and holds no more than one in memory.
+pub const COMPACTION_SOURCES_MAX: usize = 32;
+
+/// Bytes of batches in one group of a compacted segment, unless a single batch is larger.
+pub const COMPACTED_GROUP_BYTES_MAX: usize = 1 << 20;
+
 /// Ranges of live segments beyond which no hole is made among them: a header holds [`LIVE_RANGES_MAX`], and what
 /// becomes a hole by compaction must fit too.
 pub const LIVE_RANGES_KEPT_MAX: usize = 160;

@@ -421,6 +421,9 @@ impl Io for VirtualDisk {
         }
         self.durable_names.clone_from(&self.names);
         self.name_changes.clear();
+        // What has no name any more gives its room back.
+        let named: BTreeSet<u64> = self.names.values().copied().collect();
+        self.files.retain(|file, _| named.contains(file));
         Ok(())
     }
 

@@ -29,7 +29,7 @@ impl LogCore {
                 *live.entry(run.segment).or_insert(0) += run.bytes;
             }
             for slot in state.slots.iter().filter(|slot| slot.segment != 0) {
-                *live.entry(slot.segment).or_insert(0) += u64::from(slot.len);
+                *live.entry(slot.segment).or_insert(0) += slot.room();
             }
             let unplaced = state.slots.partition_point(|slot| slot.segment != 0);
             assert!(state.slots.iter().skip(unplaced).all(|slot| slot.segment == 0), "log {log}: placed in order");

@@ -14,8 +14,9 @@ impl LogCore {
         if matches!(self.life, Life::Poisoned(_)) {
             return;
         }
-        if let Some(prepared) = self.on_preparation(id, &result) {
-            if let Err(failure) = prepared {
+        let aside = self.on_preparation(id, &result).or_else(|| self.on_compaction(id, &result));
+        if let Some(done) = aside {
+            if let Err(failure) = done {
                 self.poison(failure);
             }
             return;
@@ -105,6 +106,11 @@ impl LogCore {
         for segment in group.retires {
             self.on_retired(segment);
         }
+        if group.compacts
+            && let Some(compaction) = &mut self.compaction
+        {
+            compaction.begin();
+        }
         if group.closing {
             self.life = Life::Closed;
         }
@@ -133,6 +139,7 @@ impl LogCore {
         self.in_flight.clear();
         self.syncing = None;
         self.preparing = None;
+        self.compaction = None;
         self.seals.clear();
         self.queue_bytes = 0;
     }

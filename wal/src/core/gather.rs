@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+use super::index::room_of;
 use super::{Content, InFlight, Item, Life, LogCore, Ticket};
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
@@ -166,6 +167,7 @@ impl LogCore {
             batches: Vec::new(),
             tickets: Vec::new(),
             retires: Vec::new(),
+            compacts: false,
             weight: 0,
             closing: gathering.closing,
         };
@@ -182,6 +184,9 @@ impl LogCore {
                     }
                     if let Some(from) = kills_from {
                         self.segments.kill(segment, from);
+                        if let Some(compaction) = &mut self.compaction {
+                            compaction.note_kill(segment, from);
+                        }
                     }
                     if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
                         state.place_record(&record, segment);
@@ -190,12 +195,16 @@ impl LogCore {
                     continue;
                 }
                 Item::Barrier => continue,
+                Item::Compaction => {
+                    laid.group.compacts = true;
+                    continue;
+                }
             };
             let entry = entry_at(&batch, at);
             // A truncation may have overtaken the batch in memory; on disk it follows it.
             let placed = self.index.get_mut(entry.log).and_then(|state| state.place(&entry.position(), segment, at));
             if let Some(before) = placed {
-                self.segments.moved(before, segment, u64::from(entry.len));
+                self.segments.moved(before, segment, room_of(1, u64::from(entry.len)));
             }
             active.footer.batch(entry, before);
             laid.own.push(Record::Batch(entry));

@@ -4,7 +4,7 @@
 //! knows the rest. [`Index`] is changed by the same operations when entries are submitted and when a directory is
 //! read back.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
@@ -37,7 +37,20 @@ impl Slot {
     pub(crate) const fn end(&self) -> LogPosition {
         LogPosition { epoch: self.epoch, lsn: self.last, chain: self.chain }
     }
+
+    /// See [`room_of`].
+    pub(crate) fn room(&self) -> u64 {
+        room_of(1, u64::from(self.len))
+    }
 }
+
+/// Bytes that batches take in a segment at most, with what directories and footer say of them.
+pub(crate) fn room_of(batches: u64, bytes: u64) -> u64 {
+    bytes + batches * ROOM_PER_BATCH
+}
+
+/// In its group's directory, again in the next one's, and in the footer.
+const ROOM_PER_BATCH: u64 = 72 + 72 + 32;
 
 /// All batches that a log has in one sealed segment. Where they lie and where each ends, the segment's footer tells.
 #[derive(Debug, Clone, Copy)]
@@ -45,7 +58,7 @@ pub(crate) struct Run {
     pub(crate) segment: u64,
     pub(crate) first: Lsn,
     pub(crate) end: LogPosition,
-    /// What the segment counts as live for it: its batches' bytes, when it was made.
+    /// What the segment counts as live for it: its batches' [`room_of`] when it was made.
     pub(crate) bytes: u64,
 }
 
@@ -328,7 +341,7 @@ impl LogState {
     pub(crate) fn fold(&mut self, segment: u64) -> usize {
         let count = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment <= segment);
         for slot in self.slots.drain(..count) {
-            let bytes = u64::from(slot.len);
+            let bytes = slot.room();
             match self.runs.back_mut().filter(|run| run.segment == slot.segment) {
                 Some(run) => (run.end, run.bytes) = (slot.end(), run.bytes + bytes),
                 None => {
@@ -339,10 +352,49 @@ impl LogState {
         count
     }
 
+    /// The runs that lie in `sources` lie in `target` now, the lowest of them.
+    pub(crate) fn merge_runs(&mut self, sources: &BTreeSet<u64>, target: u64) {
+        let start = self.runs.partition_point(|run| run.segment < target);
+        let count = self.runs.iter().skip(start).take_while(|run| sources.contains(&run.segment)).count();
+        let merged = self.runs.drain(start..start + count).reduce(|all, run| Run {
+            segment: target,
+            first: all.first,
+            end: run.end,
+            bytes: all.bytes + run.bytes,
+        });
+        if let Some(run) = merged {
+            self.runs.insert(start, Run { segment: target, ..run });
+        }
+        let last = sources.last().copied().unwrap_or(target);
+        if let Some(oldest) = self.oldest.as_mut().filter(|oldest| (target..=last).contains(*oldest)) {
+            *oldest = target;
+        }
+    }
+
+    /// What of the log is live in a segment, and what its first batch there follows. `Err`: there is a gap before it.
+    pub(crate) fn live_in(&self, segment: u64) -> Result<Option<(LogPosition, Lsn)>, ()> {
+        let found = if let Ok(i) = self.runs.binary_search_by_key(&segment, |run| run.segment) {
+            let before = i.checked_sub(1).and_then(|i| self.runs.get(i)).map_or(self.start, |run| run.end);
+            self.runs.get(i).map(|run| (before, run.first, run.end.lsn))
+        } else {
+            let start = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment < segment);
+            let within = self.slots.iter().skip(start).take_while(|slot| slot.segment == segment);
+            let before =
+                start.checked_sub(1).and_then(|i| self.slots.get(i)).map_or_else(|| self.folded_end(), Slot::end);
+            let first = self.slots.get(start).map(|slot| slot.first);
+            within.last().zip(first).map(|(last, first)| (before, first, last.last))
+        };
+        match found {
+            Some((before, first, last)) if before.lsn.next() == first => Ok(Some((before, last))),
+            Some(_) => Err(()),
+            None => Ok(None),
+        }
+    }
+
     pub(crate) fn truncate(&mut self, to: LogPosition) -> Freed {
         let mut freed = Freed::default();
         while let Some(slot) = self.slots.pop_back_if(|slot| slot.last > to.lsn) {
-            freed.take(slot.segment, u64::from(slot.len));
+            freed.take(slot.segment, slot.room());
         }
         while let Some(run) = self.runs.pop_back_if(|run| run.first > to.lsn) {
             freed.take(run.segment, run.bytes);
@@ -356,6 +408,10 @@ impl LogState {
             if mark.lsn > to.lsn {
                 *mark = to;
             }
+        }
+        // Who reads what is left of the log's older segments finds the same gaps again, and needs to hear of their end.
+        if let Some(oldest) = self.oldest.filter(|_| self.damaged.iter().any(|range| range.last > to.lsn)) {
+            freed.touch(oldest);
         }
         self.damaged.retain(|range| range.first <= to.lsn);
         for range in &mut self.damaged {
@@ -377,7 +433,7 @@ impl LogState {
     fn clear(&mut self) -> Freed {
         let mut freed = Freed { from: self.oldest, ..Freed::default() };
         for slot in self.slots.drain(..) {
-            freed.take(slot.segment, u64::from(slot.len));
+            freed.take(slot.segment, slot.room());
         }
         for run in self.runs.drain(..) {
             freed.take(run.segment, run.bytes);
@@ -397,7 +453,7 @@ impl LogState {
             run.first = at.lsn.next();
         }
         while let Some(slot) = self.slots.pop_front_if(|slot| slot.last <= at.lsn) {
-            freed.take(slot.segment, u64::from(slot.len));
+            freed.take(slot.segment, slot.room());
         }
         while self.epochs.get(1).is_some_and(|(_, first)| *first <= at.lsn.next()) {
             self.epochs.pop_front();

@@ -2,10 +2,11 @@
 //! completions go out; it starts no thread, opens no file and reads no clock.
 //!
 //! One rule a file: `submit` (what may be accepted), `gather` (what becomes a group), `rotate` (where it goes),
-//! `complete` (what is durable, what is poisoned), `reclaim` (what may go), `query` (what can be read), `check` (what
-//! always holds).
+//! `complete` (what is durable, what is poisoned), `reclaim` (what may go), `compact` (what is written anew, so that the
+//! rest may go), `query` (what can be read), `check` (what always holds).
 
 mod check;
+mod compact;
 mod complete;
 mod gather;
 pub(crate) mod index;
@@ -28,6 +29,7 @@ use crate::format::record::{HardStateKind, Record};
 use crate::format::segment::{LogFilesEnd, SegmentHeader};
 use crate::io::{IoFailure, IoId, IoRequest};
 use crate::limits;
+use compact::Compaction;
 use segment_index::IndexCache;
 
 pub use query::Extent;
@@ -49,6 +51,11 @@ pub struct Options {
     /// Bytes of index in memory for batches, 56 each; of what is older, one entry a log and segment is kept, and who reads
     /// it waits for the segment's footer.
     pub index_bytes_max: usize,
+    /// Dead bytes, in segments, that are left alone. Beyond these, and half of what is live, the segments with least life
+    /// in them are written anew, so that the log takes at most about twice the room of what is live.
+    pub slack_segments: u32,
+    /// Bytes a second that compaction reads and writes on real files.
+    pub background_bytes_per_second: u64,
     /// The directory's uuid, if the caller knows it: another directory is refused.
     pub directory_uuid: Option<[u8; 16]>,
 }
@@ -62,6 +69,8 @@ impl Default for Options {
             segments_ahead: limits::SEGMENTS_AHEAD_DEFAULT,
             groups_in_flight: limits::GROUPS_IN_FLIGHT_DEFAULT,
             index_bytes_max: limits::INDEX_BYTES_DEFAULT,
+            slack_segments: limits::SLACK_SEGMENTS_DEFAULT,
+            background_bytes_per_second: limits::BACKGROUND_BYTES_PER_SECOND_DEFAULT,
             directory_uuid: None,
         }
     }
@@ -209,6 +218,14 @@ pub struct Stats {
     pub retired: u64,
     /// Segments in use.
     pub segments: usize,
+    /// Bytes of their files.
+    pub segments_bytes: u64,
+    /// Bytes in them that are live: batches that are still their logs', and what is said of them.
+    pub live_bytes: u64,
+    /// Compactions finished.
+    pub compactions: u64,
+    /// Compactions given up: no room, or something could not be read.
+    pub compactions_failed: u64,
     /// Bytes in memory for batches, those of loaded indexes included.
     pub index_bytes: usize,
     /// Bytes accepted and not yet durable.
@@ -280,6 +297,7 @@ pub struct LogCore {
     spare: VecDeque<Spare>,
     /// Something may have become dead.
     reclaim_due: bool,
+    compaction: Option<Compaction>,
     no_room: bool,
     retry_preparation: bool,
     seals: VecDeque<IoRequest>,
@@ -354,6 +372,8 @@ enum Item {
     },
     /// Nothing: somebody waits for what is before it.
     Barrier,
+    /// Nothing: a compaction begins when what is before it is durable.
+    Compaction,
 }
 
 impl Item {
@@ -361,14 +381,14 @@ impl Item {
         match self {
             Self::Batch { .. } => crate::format::record::BATCH_RECORD_BYTES,
             Self::Record { record, .. } => record.encoded_len(),
-            Self::Barrier => 0,
+            Self::Barrier | Self::Compaction => 0,
         }
     }
 
     fn batch_len(&self) -> usize {
         match self {
             Self::Batch { batch, .. } => batch.bytes().len(),
-            Self::Record { .. } | Self::Barrier => 0,
+            Self::Record { .. } | Self::Barrier | Self::Compaction => 0,
         }
     }
 
@@ -376,7 +396,7 @@ impl Item {
     fn footer_growth(&self) -> usize {
         match self {
             Self::Batch { .. } => crate::format::footer::FOOTER_BYTES_PER_BATCH,
-            Self::Record { .. } | Self::Barrier => self.directory_len(),
+            Self::Record { .. } | Self::Barrier | Self::Compaction => self.directory_len(),
         }
     }
 
@@ -397,6 +417,8 @@ struct InFlight {
     tickets: Vec<Ticket>,
     /// Segments that its records retire.
     retires: Vec<u64>,
+    /// The compaction that waits may begin behind it.
+    compacts: bool,
     weight: usize,
     closing: bool,
 }
@@ -459,6 +481,7 @@ impl LogCore {
             preparing: None,
             spare: from.spare.into(),
             reclaim_due: true,
+            compaction: None,
             no_room: false,
             retry_preparation: false,
             seals: VecDeque::new(),
@@ -485,7 +508,7 @@ impl LogCore {
         let next = self.poll_sync().or_else(|| self.poll_write());
         // What they wipe out is remembered by the first group of this life.
         let next = next.or_else(|| if self.durable_group > self.opened_behind { self.seals.pop_front() } else { None });
-        next.or_else(|| self.poll_preparation())
+        next.or_else(|| self.poll_preparation()).or_else(|| self.poll_compaction())
     }
 
     fn io_id(&mut self) -> IoId {

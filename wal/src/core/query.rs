@@ -239,6 +239,8 @@ impl LogCore {
             segments_ready: self.ready.len(),
             disk_full: self.no_room,
             segments: self.segments.len(),
+            segments_bytes: self.segments.iter().map(|(_, segment)| segment.bytes).sum(),
+            live_bytes: self.segments.iter().map(|(_, segment)| segment.live_bytes).sum(),
             index_bytes: self.index_bytes(),
             poisoned: matches!(self.life, Life::Poisoned(_)),
             ..self.stats

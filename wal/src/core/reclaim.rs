@@ -19,7 +19,9 @@ impl LogCore {
             return;
         }
         self.reclaim_due = false;
-        let dead: Vec<u64> = self.segments.iter().filter(|(_, s)| s.is_dead()).map(|(number, _)| number).collect();
+        let taken = |number: u64| self.compaction.as_ref().is_some_and(|c| c.takes(number));
+        let dead = self.segments.iter().filter(|(number, s)| s.is_dead() && !taken(*number));
+        let dead: Vec<u64> = dead.map(|(number, _)| number).collect();
         let mut relocated = 0;
         for number in dead {
             if self.sealing.values().any(|sealing| *sealing == number) || !self.may_leave_a_hole(number) {
@@ -48,6 +50,7 @@ impl LogCore {
                 return;
             }
         }
+        self.consider_compaction();
     }
 
     /// Headers name live segments by ranges, and hold so many.
@@ -57,7 +60,7 @@ impl LogCore {
     }
 
     /// A record of the log's own, of which nobody waits.
-    fn enqueue(&mut self, record: Record) {
+    pub(super) fn enqueue(&mut self, record: Record) {
         let item = Item::Record { record, kills_from: None };
         self.queue_bytes += item.weight();
         self.queue.push_back(Queued { item, ticket: None });

@@ -74,7 +74,8 @@ impl LogCore {
             return false;
         };
         let (salt, first_group, incarnation) = (self.salt(), self.next_group, self.incarnation);
-        self.segments.insert(number, Segment { salt, first_group, ..Segment::default() });
+        self.segments
+            .insert(number, Segment { salt, first_group, bytes: self.options.segment_bytes, ..Segment::default() });
         let header = SegmentHeader {
             directory: self.directory,
             number,
@@ -93,7 +94,7 @@ impl LogCore {
     }
 
     /// A salt that no earlier activation had: the seed is unpredictable, the steps don't repeat.
-    fn salt(&mut self) -> u64 {
+    pub(super) fn salt(&mut self) -> u64 {
         // splitmix64 (Steele, Lea, Flood: Fast Splittable Pseudorandom Number Generators, 2014).
         self.salts = self.salts.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.salts;

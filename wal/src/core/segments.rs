@@ -9,7 +9,9 @@ pub(crate) struct Segment {
     pub(crate) first_group: u64,
     /// 0: it is the active one.
     pub(crate) last_group: u64,
-    /// Bytes of batches in it that are still their logs'.
+    /// Bytes of its file.
+    pub(crate) bytes: u64,
+    /// [`room_of`](super::index::room_of) the batches in it that are still their logs'.
     pub(crate) live_bytes: u64,
     /// Segments that hold what a record in this one killed. It must outlive their files, otherwise the dead come back.
     pub(crate) victims: BTreeSet<u64>,
@@ -18,11 +20,18 @@ pub(crate) struct Segment {
     /// Something in it could not be read.
     pub(crate) is_damaged: bool,
     pub(crate) compacted: bool,
+    /// A compaction of it failed, and would again.
+    pub(crate) is_stubborn: bool,
     /// The record that retires it was accepted.
     pub(crate) retiring: bool,
 }
 
 impl Segment {
+    /// It is not to be compacted.
+    pub(crate) const fn is_left_alone(&self) -> bool {
+        self.is_stubborn || self.is_damaged
+    }
+
     /// Nothing in it is of use any more, as far as it knows itself.
     pub(crate) fn is_dead(&self) -> bool {
         self.last_group > 0 && self.live_bytes == 0 && self.victims.is_empty() && !self.retiring
@@ -79,16 +88,18 @@ impl Segments {
         }
     }
 
-    /// Batches are live no more. Whether a sealed segment has none left.
+    /// Batches are live no more. Whether a segment has none left, or is half empty now.
     pub(crate) fn freed(&mut self, bytes: &BTreeMap<u64, u64>) -> bool {
-        let mut emptied = false;
+        let mut noted = false;
         for (number, bytes) in bytes {
             let Some(segment) = self.map.get_mut(number) else { continue };
             assert!(segment.live_bytes >= *bytes, "segment {number}: what is freed was live");
+            let before = segment.live_bytes;
             segment.live_bytes -= bytes;
-            emptied |= segment.live_bytes == 0;
+            let sparse = |live: u64| live * 2 <= segment.bytes;
+            noted |= segment.live_bytes == 0 || (sparse(segment.live_bytes) && !sparse(before));
         }
-        emptied
+        noted
     }
 
     /// A record in `killer` killed something in segments from `from` on.
@@ -96,6 +107,30 @@ impl Segments {
         let victims: Vec<u64> = self.map.range(from..killer).map(|(number, _)| *number).collect();
         if let Some(segment) = self.map.get_mut(&killer) {
             segment.victims.extend(victims);
+        }
+    }
+
+    /// A segment stands for several now, of which it was the lowest: what it must outlive, they had to.
+    pub(crate) fn replace(&mut self, target: u64, sources: &BTreeSet<u64>, compacted: Segment) {
+        let mut compacted = compacted;
+        for source in sources {
+            let Some(segment) = self.map.get_mut(source) else { continue };
+            compacted.live_bytes += std::mem::take(&mut segment.live_bytes);
+            compacted.victims.extend(std::mem::take(&mut segment.victims));
+            segment.retiring = true;
+        }
+        compacted.victims.retain(|victim| !sources.contains(victim));
+        self.map.insert(target, compacted);
+    }
+
+    /// A segment was written anew without what had been dead in it: only what was killed since is still there.
+    pub(crate) fn cleansed(&mut self, target: u64, late: &BTreeSet<u64>) {
+        for (number, segment) in &mut self.map {
+            if *number != target && late.contains(number) {
+                segment.victims.insert(target);
+            } else {
+                segment.victims.remove(&target);
+            }
         }
     }
 

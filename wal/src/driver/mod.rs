@@ -1,5 +1,6 @@
 //! [`Wal`]: the log on real files, with threads of its own.
 
+mod paced;
 mod pending;
 mod threads;
 
@@ -19,8 +20,9 @@ use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
 use crate::io::{IoFailure, RealIo};
 use crate::recovery::report::OpenReport;
+use paced::{PacedIo, Stop};
 use pending::Waiters;
-use threads::{Shared, State};
+use threads::{Background, Shared, State};
 
 pub use pending::Pending;
 
@@ -31,6 +33,9 @@ pub use pending::Pending;
 pub struct Wal {
     shared: Arc<Shared>,
     io: RealIo,
+    background_bytes_per_second: u64,
+    /// What is done in the background is to be given up.
+    stopping: Arc<Stop>,
     threads: Mutex<Vec<JoinHandle<()>>>,
     /// What closing came to. Held while it is going on.
     closed: Mutex<Option<Result<(), WalError>>>,
@@ -53,7 +58,14 @@ impl Wal {
         let waiters = Waiters::new(options.group_bytes_max);
         let state = State { core, waiters, stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
-        let wal = Self { shared, io, threads: Mutex::new(Vec::new()), closed: Mutex::new(None) };
+        let wal = Self {
+            shared,
+            io,
+            background_bytes_per_second: options.background_bytes_per_second,
+            stopping: Arc::new(Stop::default()),
+            threads: Mutex::new(Vec::new()),
+            closed: Mutex::new(None),
+        };
         // If a thread can't be started, dropping `wal` stops the others.
         wal.start().map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
         Ok((wal, report))
@@ -61,12 +73,17 @@ impl Wal {
 
     fn start(&self) -> std::io::Result<()> {
         let (prepare_to, prepare_from) = channel::unbounded();
+        let (compact_to, compact_from) = channel::unbounded();
         let (notifier, notifications) = threads::notifier();
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
         self.spawn("wal-prepare", move || threads::prepare(&shared, io, &prepare_from))?;
+        let (shared, stopping) = (Arc::clone(&self.shared), Arc::clone(&self.stopping));
+        let io = PacedIo::new(self.io.clone(), self.background_bytes_per_second, stopping);
+        self.spawn("wal-compact", move || threads::compact(&shared, io, &compact_from))?;
         self.spawn("wal-notify", move || threads::notify(&notifications))?;
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
-        self.spawn("wal-write", move || threads::write(&shared, io, &prepare_to, &notifier))
+        let background = Background { prepare: prepare_to, compact: compact_to };
+        self.spawn("wal-write", move || threads::write(&shared, io, &background, &notifier))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
@@ -253,6 +270,7 @@ impl Wal {
 
     fn stop(&self) {
         self.state().stopping = true;
+        self.stopping.say();
         self.shared.work.notify_one();
         let threads = std::mem::take(&mut *self.threads.lock());
         // If one of them drops the log, in somebody's call, they end when that call has, and the lock goes with the last.

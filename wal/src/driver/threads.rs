@@ -1,6 +1,6 @@
-//! The three threads of a log, all owned and joined by [`super::Wal`]:
-//! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers;
-//! `wal-notify` wakes who waits and runs their calls where that would delay the next group.
+//! The four threads of a log, all owned and joined by [`super::Wal`]:
+//! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers; `wal-compact`
+//! copies what is live out of segments that hold little of it, at a bounded pace; `wal-notify` wakes who waits and runs their calls where that would delay the next group.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,6 +9,7 @@ use std::time::Duration;
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
 use parking_lot::{Condvar, Mutex};
 
+use super::paced::PacedIo;
 use super::pending::{Waiter, Waiters};
 use crate::core::LogCore;
 use crate::error::WalError;
@@ -98,7 +99,7 @@ impl Notifier {
 
 /// `wal-write`. The waiters of a group are told before the next one is built: who submits again at once goes with it.
 /// The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
-pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>, notifier: &Notifier) {
+pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, notifier: &Notifier) {
     let mut state = shared.state.lock();
     loop {
         let told = state.told();
@@ -118,9 +119,7 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>
         drop(state);
         match request {
             request if request.op.is_background() => {
-                // The channel has no bound of its own: the core asks for one preparation at a time, and for one
-                // footer a segment. It is closed only when this thread is done.
-                drop(prepare.send(request));
+                background.take(request);
                 state = shared.state.lock();
             }
             request => {
@@ -134,6 +133,39 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, prepare: &Sender<IoRequest>
     drop(state);
     // Behind all that were handed over: answers come in the order of tickets to the end.
     notifier.hand_over(left);
+}
+
+/// The writer's ways to who works in the background. They are closed only when the writer is done, and have no bounds of
+/// their own: the core asks for one preparation and one step of a compaction at a time, and for one footer a segment.
+pub(super) struct Background {
+    pub(super) prepare: Sender<IoRequest>,
+    pub(super) compact: Sender<IoRequest>,
+}
+
+impl Background {
+    fn take(&self, request: IoRequest) {
+        let long = matches!(request.op, IoOp::Compact(_) | IoOp::InstallCompacted { .. } | IoOp::SyncNames);
+        drop(if long { self.compact.send(request) } else { self.prepare.send(request) });
+    }
+}
+
+/// `wal-compact`.
+pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRequest>) {
+    for request in requests {
+        let mut state;
+        let result = if let IoOp::InstallCompacted { .. } = &request.op {
+            // Nobody may plan a read by the old index and carry it out on the new file.
+            state = shared.state.lock();
+            execute(&mut io, &request)
+        } else {
+            let result = execute(&mut io, &request);
+            state = shared.state.lock();
+            result
+        };
+        state.core.on_io(request.id, result);
+        drop(state);
+        shared.work.notify_one();
+    }
 }
 
 /// `wal-prepare`.

@@ -281,7 +281,7 @@ pub(crate) fn encode_group(
         number: identity.number,
         incarnation: identity.incarnation,
         durable_through: identity.durable_through,
-        compacted_by: 0,
+        compacted_by: if identity.flags.compacted { identity.place.segment } else { 0 },
         total_len: u32::try_from(total).unwrap_or(u32::MAX),
         own_len: len_u32(own_len),
         repeated_len: len_u32(repeated.len()),

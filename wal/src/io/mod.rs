@@ -6,9 +6,11 @@
 mod real;
 
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::compaction::CompactionPlan;
 use crate::limits::{BLOCK_BYTES, NUMBERS_MAX};
 
 pub use real::RealIo;
@@ -219,6 +221,17 @@ pub enum IoOp {
         /// The number to come.
         to: u64,
     },
+    /// Write what is live in some segments as one, beside them, and sync it. It may fail: nothing stands on it yet.
+    Compact(Arc<CompactionPlan>),
+    /// Give the file of [`IoOp::Compact`] the name of the segment, in place of the one that has it. Quick: no sync. Who reads
+    /// by a plan made before may find other bytes, and asks again: so a driver with threads does this and reports it in one
+    /// step that no new plan can fall into.
+    InstallCompacted {
+        /// The segment's number.
+        segment: u64,
+    },
+    /// Make names durable.
+    SyncNames,
     /// Remove a retired segment's file.
     DiscardSegment {
         /// The segment's number.
@@ -241,7 +254,9 @@ impl IoOp {
                 slices.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).sum()
             }
             Self::Sync { .. } | Self::RecycleSegment { .. } | Self::DiscardSegment { .. } => 0,
+            Self::InstallCompacted { .. } | Self::SyncNames => 0,
             Self::CreateSegment { bytes, .. } => *bytes,
+            Self::Compact(plan) => plan.bytes,
         }
     }
 }
@@ -300,6 +315,11 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
             // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
             io.sync_dir()
         }
+        IoOp::Compact(plan) => crate::compaction::write(io, plan),
+        IoOp::InstallCompacted { segment } => io.rename(&unready_name(*segment), &segment_name(*segment)),
+        // DURABLE: the compacted segment's name, before the retirement of any that it stands for (attacked by
+        // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
+        IoOp::SyncNames => io.sync_dir(),
         IoOp::DiscardSegment { segment } => {
             match io.remove(&segment_name(*segment)) {
                 // It was missing already.

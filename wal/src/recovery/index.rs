@@ -1,6 +1,8 @@
 //! A sealed segment's index, read again: from its footer, or from its groups.
 
-use super::scan::{Bound, Image, Scanned, scan};
+use std::collections::BTreeMap;
+
+use super::scan::{Bound, Image, Scanned, ScannedGroup, scan};
 use super::survey::{read_offsets, read_summary};
 use crate::core::IndexRequest;
 use crate::core::segment_index::IndexEntry;
@@ -63,6 +65,15 @@ fn from_groups(io: &mut dyn Io, request: &IndexRequest) -> Option<Vec<(LogId, Ve
     }
     let logs = footer.logs.into_iter();
     Some(logs.map(|(log, state)| (log, state.batches.iter().map(entry).collect())).collect())
+}
+
+/// The batches of each log that the groups leave, truncations among them applied.
+pub(crate) fn final_batches(groups: &[ScannedGroup]) -> BTreeMap<LogId, Vec<BatchEntry>> {
+    let mut footer = Footer::default();
+    for group in groups {
+        gather(&mut footer, group.own.as_deref().unwrap_or_default(), &group.batches, false);
+    }
+    footer.logs.into_iter().map(|(log, state)| (log, state.batches)).collect()
 }
 
 fn gather(footer: &mut Footer, records: &[Record], batches: &[Option<Batch>], all: bool) {

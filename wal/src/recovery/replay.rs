@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use super::report::{DamagedRange, OpenReport};
 use super::scan::{Scanned, ScannedGroup, is_entry};
-use crate::core::{DamagedSlot, HardState, Index, IndexRequest, Run, Segments, Slot};
+use crate::core::index::room_of;
+use crate::core::{DamagedSlot, HardState, Index, IndexRequest, Run, Segment, Segments, Slot};
 use crate::error::OpenError;
 use crate::format::batch::Batch;
 use crate::format::footer::{Footer, Summary, SummaryLog};
@@ -133,8 +134,9 @@ impl Replay {
     /// The lost group's directory, as the group behind it repeats it: its batches may be intact all the same.
     fn restore_lost(&mut self, io: &mut dyn Io, segment: u64, number: u64, repeated: &[Record]) {
         let Some(lost) = self.lost.take() else { return };
-        // Compaction numbers groups with holes, and copies no hard states.
-        if lost.number + 1 != number && !self.is_compacted(segment) {
+        // Compaction numbers groups with holes; the first of a compacted segment repeats what was before the segment.
+        let is_compacted = |s: &Segment| s.compacted && s.first_group == lost.number + 1;
+        if lost.number + 1 != number && !self.segments.get(segment).is_some_and(is_compacted) {
             self.doubt_hard_states();
             return;
         }
@@ -213,7 +215,8 @@ impl Replay {
         self.suspects.remove(&log.log);
         let state = self.index.log(log.log);
         self.folded += u64::from(log.batches) + u64::try_from(state.fold(u64::MAX)).unwrap_or(0);
-        state.push_run(Run { segment, first, end: log.end, bytes: u64::from(log.bytes) }, &log.epochs);
+        let bytes = room_of(u64::from(log.batches), u64::from(log.bytes));
+        state.push_run(Run { segment, first, end: log.end, bytes }, &log.epochs);
     }
 
     /// A batch whose predecessor is known only by its LSN.
@@ -416,7 +419,7 @@ impl Replay {
                 self.segments.moved(0, run.segment, run.bytes);
             }
             for slot in &state.slots {
-                self.segments.moved(0, slot.segment, u64::from(slot.len));
+                self.segments.moved(0, slot.segment, slot.room());
             }
         }
     }

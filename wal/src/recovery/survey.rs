@@ -172,6 +172,14 @@ impl Survey {
         self.headers.values().rev().find(|header| !header.live.is_empty())
     }
 
+    /// Whether a record says so, or the newest header: its list of what was live lacks the number.
+    fn was_retired(&self, number: u64) -> bool {
+        let unlisted = |newest: &SegmentHeader| {
+            number < newest.number && !newest.live.iter().any(|(first, last)| (*first..=*last).contains(&number))
+        };
+        self.replay.retired.contains(&number) || self.newest().is_some_and(unlisted)
+    }
+
     /// Sets files aside that no longer count: of segments retired before the newest one was activated, and of those that a
     /// compacted segment stands for.
     fn set_aside(&mut self, io: &mut dyn Io, seen: &mut BTreeMap<u64, HeaderSeen>) -> Result<(), OpenError> {
@@ -377,6 +385,7 @@ impl Survey {
                 Segment {
                     salt: header.salt,
                     first_group: header.first_group,
+                    bytes: io.len(&segment_name(number))?,
                     compacted: !header.sources.is_empty(),
                     ..Segment::default()
                 },
@@ -430,13 +439,13 @@ impl Survey {
             return Ok(());
         }
         let between = self.end.segment + 1..header.number;
-        if !between.is_empty() && between.clone().all(|number| self.replay.retired.contains(&number)) {
+        if !between.is_empty() && between.clone().all(|number| self.was_retired(number)) {
             return Ok(());
         }
         self.replay.lose_unknown();
         self.replay.doubt_hard_states();
         for number in between {
-            if self.replay.retired.contains(&number) || self.headers.contains_key(&number) {
+            if self.was_retired(number) || self.headers.contains_key(&number) {
                 continue;
             }
             if self.replay.report.segments_missing.contains(&number) {
@@ -464,7 +473,8 @@ impl Survey {
         let image = Image::read(io, number, self.manifest.segment_bytes)?;
         let result = scan(&image, &header, Bound::default())?;
         let (salt, first_group) = (header.salt, header.first_group);
-        let segment = Segment { salt, first_group, ..Segment::default() };
+        let bytes = header.segment_bytes;
+        let segment = Segment { salt, first_group, bytes, ..Segment::default() };
         self.replay.segments.insert(number, segment);
         self.take_scan(io, header, result, false)
     }

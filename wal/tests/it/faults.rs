@@ -148,6 +148,7 @@ fn a_full_disk_without_a_ready_segment_opens_for_reading_and_remembers_its_cuts(
             world.disk.remove(&name).unwrap();
         }
     }
+    world.disk.sync_dir().unwrap();
     let used = world.disk.used();
     world.disk.set_space(Some(used));
     let mut world = World::open(world.disk, &options()).unwrap();

@@ -179,3 +179,62 @@ fn every_close_says_what_the_first_came_to() {
     assert!(results.iter().all(|(closed, _)| closed.is_ok()));
     assert!(results.iter().any(|(_, opened)| *opened), "after a close returns, the lock is free");
 }
+
+#[test]
+fn compaction_runs_beside_writers_and_readers() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { slack_segments: 0, segment_bytes: 256 << 10, ..small() };
+    let (wal, _) = Wal::open(dir.path(), options.clone()).unwrap();
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let kept = std::thread::scope(|scope| {
+        let (wal, done) = (&wal, &done);
+        let reader = scope.spawn(move || {
+            let mut rounds = 0_u64;
+            while !done.load(Ordering::Relaxed) || rounds == 0 {
+                let mut next = Lsn::FIRST;
+                loop {
+                    // A segment that is replaced or gone while it is read must not be seen by who reads.
+                    let batches = wal.read(log(2), next, 10_000).unwrap();
+                    let Some(last) = batches.last() else { break };
+                    assert_eq!(batches[0].first_lsn(), next);
+                    next = last.last_lsn().next();
+                }
+                rounds += 1;
+            }
+        });
+        let mut kept = 0;
+        while wal.stats().compactions < 3 && kept < 2000 {
+            append(wal, 2, 500);
+            kept += 1;
+            let end = (0..12).map(|_| append(wal, 1, 20_000)).last().unwrap();
+            wal.release(log(1), end.lsn).unwrap();
+        }
+        done.store(true, Ordering::Relaxed);
+        reader.join().unwrap();
+        kept
+    });
+    let stats = wal.stats();
+    assert!(stats.compactions >= 3 && stats.compactions_failed == 0, "{stats:?}");
+    wal.close().unwrap();
+    let (wal, report) = Wal::open(dir.path(), options).unwrap();
+    assert!(report.is_intact() && report.clean_close, "{report:?}");
+    let read: usize = wal.read(log(2), Lsn::FIRST, usize::MAX).unwrap().len();
+    assert_eq!(u64::try_from(read).unwrap(), kept);
+}
+
+#[test]
+fn a_log_closes_at_once_though_a_compaction_is_slow() {
+    let dir = tempfile::tempdir().unwrap();
+    let slow = Options { slack_segments: 0, background_bytes_per_second: 1, segment_bytes: 256 << 10, ..small() };
+    let (wal, _) = Wal::open(dir.path(), slow.clone()).unwrap();
+    for _ in 0..6 {
+        append(&wal, 2, 500);
+        let end = (0..12).map(|_| append(&wal, 1, 20_000)).last().unwrap();
+        wal.release(log(1), end.lsn).unwrap();
+    }
+    wal.close().unwrap();
+    assert_eq!(wal.stats().compactions, 0);
+    let (wal, report) = Wal::open(dir.path(), slow).unwrap();
+    assert!(report.is_intact() && report.clean_close);
+    assert_eq!(wal.read(log(2), Lsn::FIRST, usize::MAX).unwrap().len(), 6);
+}

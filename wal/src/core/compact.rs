@@ -1,0 +1,284 @@
+//! What is written anew: segments of which little is live, a few at a time, as one that takes the place of the lowest.
+//!
+//! A compaction goes in steps, and a crash between any two of them leaves either the old segments or the new one:
+//! 1. What only its sources say and is still true is said again at the log's head, as before a retirement; behind it, a
+//!    mark in the queue. What is live is noted now: when the mark is durable, everything that made the rest dead is, too.
+//! 2. The live batches are copied to a file of their own ([`crate::io::IoOp::Compact`]), which takes as long as it takes.
+//! 3. The file takes the name of the lowest source ([`crate::io::IoOp::InstallCompacted`]), and the index follows. Its header
+//!    names the sources: they count no more.
+//! 4. When the name is durable, the other sources are retired like any segment.
+//!
+//! What dies after step 1 is copied all the same, so whatever killed it must outlive the new file ([`Compaction::late`]).
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::segments::ranges;
+use super::{Item, Life, LogCore, Queued, Segment};
+use crate::compaction::{CompactionPlan, LiveRange, Source};
+use crate::format::record::Record;
+use crate::io::{IoFailure, IoId, IoOp, IoRequest};
+use crate::limits::{BLOCK_BYTES, COMPACTION_SOURCES_MAX, LIVE_RANGES_KEPT_MAX};
+
+/// A compaction under way.
+#[derive(Debug)]
+pub(super) struct Compaction {
+    plan: Arc<CompactionPlan>,
+    sources: BTreeSet<u64>,
+    step: Step,
+    /// Segments with records that killed something in the sources after the plan was made.
+    late: BTreeSet<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Step {
+    /// Until the mark is durable.
+    Marked,
+    Copy(Option<IoId>),
+    Install(Option<IoId>),
+    Sync(Option<IoId>),
+}
+
+impl Compaction {
+    pub(super) fn takes(&self, segment: u64) -> bool {
+        self.sources.contains(&segment)
+    }
+
+    /// What is in the plan may be copied.
+    pub(super) fn begin(&mut self) {
+        if self.step == Step::Marked {
+            self.step = Step::Copy(None);
+        }
+    }
+
+    pub(super) fn note_kill(&mut self, killer: u64, from: u64) {
+        if self.sources.last().is_some_and(|last| from <= *last) {
+            self.late.insert(killer);
+        }
+    }
+}
+
+/// Segments that would make one, and what that would bring.
+struct Window {
+    sources: Vec<u64>,
+    freed: u64,
+}
+
+impl LogCore {
+    /// Begins a compaction, if the log takes much more room than what is live in it.
+    pub(super) fn consider_compaction(&mut self) {
+        if self.compaction.is_some() || !self.takes_too_much() {
+            return;
+        }
+        let Some(window) = self.window() else { return };
+        let Some(plan) = self.plan_compaction(&window.sources) else {
+            self.leave_alone(&window.sources);
+            return;
+        };
+        let relocated: Vec<Record> = window
+            .sources
+            .iter()
+            .flat_map(|source| self.index.iter().flat_map(|(log, state)| state.records_in(log, *source)))
+            .collect();
+        relocated.into_iter().for_each(|record| self.enqueue(record));
+        self.queue.push_back(Queued { item: Item::Compaction, ticket: None });
+        let sources = window.sources.into_iter().collect();
+        self.compaction = Some(Compaction { plan: Arc::new(plan), sources, step: Step::Marked, late: BTreeSet::new() });
+    }
+
+    fn takes_too_much(&self) -> bool {
+        let slack = u64::from(self.options.slack_segments) * self.options.segment_bytes;
+        let sealed = self.segments.iter().filter(|(_, s)| s.last_group > 0 && !s.retiring);
+        let (bytes, live) = sealed.fold((0, 0), |(bytes, live), (_, s)| (bytes + s.bytes, live + s.live_bytes));
+        bytes > live + live / 2 + slack
+    }
+
+    /// The neighbours that free most, for at most as much copying.
+    fn window(&self) -> Option<Window> {
+        let sealed: Vec<(u64, &Segment)> = self.segments.iter().filter(|(_, s)| !s.retiring).collect();
+        let may = |number: u64, segment: &Segment| {
+            segment.last_group > 0
+                && !segment.is_left_alone()
+                && !self.sealing.values().any(|sealing| *sealing == number)
+        };
+        // A retired one's records must be gone before what stands for it is compacted again.
+        if self.segments.iter().any(|(_, segment)| segment.retiring) {
+            return None;
+        }
+        let mut best: Option<Window> = None;
+        for start in 0..sealed.len() {
+            let (mut live, mut bytes) = (0, 0);
+            let candidates = sealed.iter().skip(start).take(COMPACTION_SOURCES_MAX);
+            let candidates = candidates.take_while(|(number, segment)| may(*number, segment));
+            for (i, (_, segment)) in candidates.enumerate() {
+                (live, bytes) = (live + segment.live_bytes, bytes + segment.bytes);
+                let size = compacted_size(live);
+                if size > self.options.segment_bytes {
+                    break;
+                }
+                let count = u64::try_from(i + 1).unwrap_or(u64::MAX);
+                // Many small ones are worth a copy too: each of them costs an open its part.
+                let pays = size * 2 <= bytes || (count >= 8 && bytes <= count * self.options.segment_bytes / 8);
+                let freed = bytes.saturating_sub(size);
+                if pays && freed > 0 && best.as_ref().is_none_or(|best| freed > best.freed) {
+                    let sources = sealed.iter().skip(start).take(i + 1).map(|(number, _)| *number).collect();
+                    best = Some(Window { sources, freed });
+                }
+            }
+        }
+        best.filter(|window| {
+            let left = self.segments.iter().map(|(number, _)| number);
+            let left = left.filter(|number| window.sources.first() == Some(number) || !window.sources.contains(number));
+            ranges(left).len() <= LIVE_RANGES_KEPT_MAX
+        })
+    }
+
+    /// `None`: something in these segments is not as it should be.
+    fn plan_compaction(&mut self, numbers: &[u64]) -> Option<CompactionPlan> {
+        let mut sources = Vec::with_capacity(numbers.len());
+        for number in numbers {
+            let segment = self.segments.get(*number)?;
+            let mut live = Vec::new();
+            for (log, state) in self.index.iter() {
+                if state.damaged.iter().any(|range| range.segment == *number) {
+                    return None;
+                }
+                let range = state.live_in(*number).ok()?;
+                live.extend(range.map(|(before, last)| LiveRange { log, before, last }));
+            }
+            let keeps_kills = segment.victims.iter().any(|victim| !numbers.contains(victim));
+            let (salt, last_group) = (segment.salt, segment.last_group);
+            sources.push(Source { segment: *number, salt, last_group, keeps_kills, live });
+        }
+        let live_bytes = numbers.iter().filter_map(|n| self.segments.get(*n)).map(|s| s.live_bytes).sum();
+        Some(CompactionPlan {
+            directory: self.directory,
+            segment_bytes: self.options.segment_bytes,
+            number: *numbers.first()?,
+            salt: self.salt(),
+            live: self.segments.ranges(),
+            sources,
+            bytes: compacted_size(live_bytes),
+        })
+    }
+
+    fn leave_alone(&mut self, sources: &[u64]) {
+        self.stats.compactions_failed += 1;
+        for source in sources {
+            if let Some(segment) = self.segments.get_mut(*source) {
+                segment.is_stubborn = true;
+            }
+        }
+    }
+
+    /// The next step of the compaction.
+    pub(super) fn poll_compaction(&mut self) -> Option<IoRequest> {
+        if !matches!(self.life, Life::Running) || self.closing.is_some() {
+            return None;
+        }
+        let id = IoId(self.next_io);
+        let compaction = self.compaction.as_mut()?;
+        let segment = compaction.plan.number;
+        let op = match &mut compaction.step {
+            Step::Copy(under_way @ None) => {
+                *under_way = Some(id);
+                IoOp::Compact(Arc::clone(&compaction.plan))
+            }
+            Step::Install(under_way @ None) => {
+                *under_way = Some(id);
+                IoOp::InstallCompacted { segment }
+            }
+            Step::Sync(under_way @ None) => {
+                *under_way = Some(id);
+                IoOp::SyncNames
+            }
+            _ => return None,
+        };
+        self.next_io += 1;
+        Some(IoRequest { id, op })
+    }
+
+    /// `Some`: the result of a step; `Err` if nothing can be said any more of which file has the segment's name.
+    pub(super) fn on_compaction(&mut self, id: IoId, result: &Result<(), IoFailure>) -> Option<Result<(), IoFailure>> {
+        let compaction = self.compaction.as_mut()?;
+        match compaction.step {
+            Step::Copy(Some(copy)) if copy == id => {
+                if let Err(failure) = result {
+                    let sources: Vec<u64> = compaction.sources.iter().copied().collect();
+                    self.compaction = None;
+                    if failure.is_no_space() {
+                        // The next release, or the next footer, is the time to try again.
+                        self.stats.compactions_failed += 1;
+                    } else {
+                        self.leave_alone(&sources);
+                    }
+                } else {
+                    compaction.step = Step::Install(None);
+                }
+                Some(Ok(()))
+            }
+            Step::Install(Some(install)) if install == id => {
+                if result.is_ok() {
+                    compaction.step = Step::Sync(None);
+                    self.on_installed();
+                }
+                Some(result.clone())
+            }
+            Step::Sync(Some(sync)) if sync == id => {
+                if result.is_ok() {
+                    self.on_named();
+                }
+                Some(result.clone())
+            }
+            _ => None,
+        }
+    }
+
+    fn on_installed(&mut self) {
+        let Some(compaction) = &self.compaction else { return };
+        let (plan, sources) = (Arc::clone(&compaction.plan), compaction.sources.clone());
+        let (target, last) = (plan.number, sources.last().copied().unwrap_or(plan.number));
+        self.index.fold(last);
+        for (_, state) in self.index.iter_mut() {
+            state.merge_runs(&sources, target);
+        }
+        for source in &sources {
+            self.index.cache.forget(*source);
+        }
+        let compacted = Segment {
+            salt: plan.salt,
+            first_group: self.segments.get(target).map_or(0, |segment| segment.first_group),
+            last_group: plan.sources.last().map_or(0, |source| source.last_group),
+            bytes: plan.bytes,
+            has_footer: true,
+            compacted: true,
+            ..Segment::default()
+        };
+        self.segments.replace(target, &sources, compacted);
+        // What waits to be said of the sources is said of what stands for them.
+        for queued in &mut self.queue {
+            if let Item::Record { kills_from: Some(from), .. } = &mut queued.item
+                && (target..=last).contains(from)
+            {
+                *from = target;
+            }
+        }
+    }
+
+    fn on_named(&mut self) {
+        let Some(compaction) = self.compaction.take() else { return };
+        let target = compaction.plan.number;
+        self.segments.cleansed(target, &compaction.late);
+        for source in compaction.sources.into_iter().filter(|source| *source != target) {
+            self.enqueue(Record::Retirement { segment: source });
+        }
+        self.stats.compactions += 1;
+        self.reclaim_due = true;
+    }
+}
+
+/// Bytes of the file that is made of so many live bytes, at most: header, footer's front, the zeroes between, padding of
+/// groups.
+fn compacted_size(live: u64) -> u64 {
+    live + live / 16 + 6 * BLOCK_BYTES
+}
