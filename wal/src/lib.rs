@@ -42,7 +42,7 @@ pub use crate::compaction::CompactionPlan;
 pub use crate::core::{
     Completion, Cut, Entry, Extent, IndexRequest, LogCore, Options, SegmentIndex, Stats, Ticket, WhenFull,
 };
-pub use crate::driver::{Pending, Wal};
+pub use crate::driver::{Pending, Tail, TailError, Verified, Wal};
 pub use crate::error::{FaultClass, OpenError, ReadError, SubmitError, WalError};
 pub use crate::format::batch::{BATCH_VERSION, Batch, BatchBuilder, BatchError, BatchHeader, BatchKind};
 pub use crate::format::block::{Block, BlockError, Codec, Compression};

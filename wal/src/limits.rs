@@ -95,6 +95,9 @@ pub const NUMBERS_MAX: u64 = 1 << 62;
 /// Bytes of index in memory: half a million batches. Of older ones a log keeps one entry a segment.
 pub const INDEX_BYTES_DEFAULT: usize = 32 << 20;
 
+/// Bytes of the newest batches in memory: some dozens of groups, for followers that are nearly there.
+pub const TAIL_CACHE_BYTES_DEFAULT: usize = 16 << 20;
+
 /// Bytes of loaded indexes of older segments: the last few that readers asked for.
 pub const INDEX_CACHE_BYTES_DEFAULT: usize = 16 << 20;
 

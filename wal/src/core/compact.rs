@@ -269,10 +269,14 @@ impl LogCore {
         let Some(compaction) = self.compaction.take() else { return };
         let target = compaction.plan.number;
         self.segments.cleansed(target, &compaction.late);
+        self.stats.compactions += 1;
+        // Nothing goes behind the closing group; the next open knows by the new header what the others are.
+        if self.closing.is_some() {
+            return;
+        }
         for source in compaction.sources.into_iter().filter(|source| *source != target) {
             self.enqueue(Record::Retirement { segment: source });
         }
-        self.stats.compactions += 1;
         self.reclaim_due = true;
     }
 }

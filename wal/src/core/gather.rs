@@ -30,6 +30,8 @@ struct Laid {
     group: InFlight,
     own: Vec<Record>,
     batches: Vec<Bytes>,
+    /// The batches again, each with its offset.
+    placed: Vec<(u32, Batch)>,
 }
 
 /// A batch's record, for the place where it will lie.
@@ -118,7 +120,7 @@ impl LogCore {
     fn build(&mut self, gathering: &Gathering) -> IoRequest {
         let id = self.io_id();
         let group_len = self.group_len(gathering);
-        let Laid { group, own, batches } = self.lay_out(gathering, id);
+        let Laid { group, own, batches, placed } = self.lay_out(gathering, id);
         let repeat = std::mem::replace(&mut self.repeat, repeat_records(&own));
         let Some(active) = self.active.as_mut() else { unreachable!("a group is built only where it fits") };
         let (segment, offset) = (active.header.number, active.offset);
@@ -139,6 +141,7 @@ impl LogCore {
         self.stats.group_bytes += group_len;
         self.stats.batch_bytes += u64::from(header.batches_len);
         self.in_flight.push_back(group);
+        self.tail.push(segment, placed);
         // A new segment's header goes out with its first group, in one write.
         if active.content == Content::OldBytes {
             // What is behind the group must not look like a torn one. The block holds nothing, and the next group goes over
@@ -171,7 +174,8 @@ impl LogCore {
             weight: 0,
             closing: gathering.closing,
         };
-        let mut laid = Laid { group, own: Vec::with_capacity(gathering.entries), batches: Vec::new() };
+        let own = Vec::with_capacity(gathering.entries);
+        let mut laid = Laid { group, own, batches: Vec::new(), placed: Vec::new() };
         for queued in self.queue.drain(..gathering.entries) {
             laid.group.weight += queued.item.weight();
             laid.group.tickets.extend(queued.ticket);
@@ -210,6 +214,7 @@ impl LogCore {
             laid.own.push(Record::Batch(entry));
             laid.group.batches.push((entry.log, entry.last, entry.chain));
             laid.batches.push(batch.bytes().clone());
+            laid.placed.push((at, batch));
             at = at.saturating_add(entry.len);
         }
         if gathering.closing {

@@ -16,6 +16,7 @@ mod rotate;
 pub(crate) mod segment_index;
 pub(crate) mod segments;
 mod submit;
+mod tail_cache;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -31,6 +32,7 @@ use crate::io::{IoFailure, IoId, IoRequest};
 use crate::limits;
 use compact::Compaction;
 use segment_index::IndexCache;
+use tail_cache::TailCache;
 
 pub use query::Extent;
 
@@ -51,6 +53,8 @@ pub struct Options {
     /// Bytes of index in memory for batches, 56 each; of what is older, one entry a log and segment is kept, and who reads
     /// it waits for the segment's footer.
     pub index_bytes_max: usize,
+    /// Bytes of the newest batches that are kept in memory for who follows a log's end.
+    pub tail_cache_bytes: usize,
     /// Dead bytes, in segments, that are left alone. Beyond these, and half of what is live, the segments with least life
     /// in them are written anew, so that the log takes at most about twice the room of what is live.
     pub slack_segments: u32,
@@ -69,6 +73,7 @@ impl Default for Options {
             segments_ahead: limits::SEGMENTS_AHEAD_DEFAULT,
             groups_in_flight: limits::GROUPS_IN_FLIGHT_DEFAULT,
             index_bytes_max: limits::INDEX_BYTES_DEFAULT,
+            tail_cache_bytes: limits::TAIL_CACHE_BYTES_DEFAULT,
             slack_segments: limits::SLACK_SEGMENTS_DEFAULT,
             background_bytes_per_second: limits::BACKGROUND_BYTES_PER_SECOND_DEFAULT,
             directory_uuid: None,
@@ -228,6 +233,8 @@ pub struct Stats {
     pub compactions_failed: u64,
     /// Bytes in memory for batches, those of loaded indexes included.
     pub index_bytes: usize,
+    /// Bytes of the newest batches in memory.
+    pub tail_cache_bytes: usize,
     /// Bytes accepted and not yet durable.
     pub queue_bytes: usize,
     /// Number of the active segment; 0: none.
@@ -270,6 +277,7 @@ pub struct LogCore {
     /// Feeds salts; seeded by the directory's entropy at the open.
     salts: u64,
     index: Index,
+    tail: TailCache,
     life: Life,
     // submit
     queue: VecDeque<Queued>,
@@ -458,12 +466,14 @@ pub(crate) struct Recovered {
 
 impl LogCore {
     pub(crate) fn new(from: Recovered) -> Self {
+        let tail = TailCache::new(from.options.tail_cache_bytes);
         let mut core = Self {
             options: from.options,
             directory: from.directory,
             incarnation: from.incarnation,
             salts: from.entropy,
             index: from.index,
+            tail,
             life: Life::Running,
             queue: VecDeque::new(),
             queue_bytes: 0,

@@ -61,9 +61,11 @@ impl Extent {
 
     /// The batch, if these bytes are it.
     pub(crate) fn verify(&self, bytes: Bytes) -> Option<Batch> {
-        let batch = Batch::decode(bytes).ok()?;
-        let same = batch.log() == self.log && batch.first_lsn() == self.first && batch.header().chain == self.chain;
-        same.then_some(batch)
+        Batch::decode(bytes).ok().filter(|batch| self.is(batch))
+    }
+
+    fn is(&self, batch: &Batch) -> bool {
+        batch.log() == self.log && batch.first_lsn() == self.first && batch.header().chain == self.chain
     }
 
     pub(crate) fn bytes_len(&self) -> usize {
@@ -230,6 +232,18 @@ impl LogCore {
         Ok(())
     }
 
+    /// The batch, if it is one of the newest, which are in memory.
+    #[must_use]
+    pub fn cached(&self, extent: &Extent) -> Option<Batch> {
+        let batch = self.tail.get(extent.segment, extent.offset)?;
+        extent.is(batch).then(|| batch.clone())
+    }
+
+    /// Whether nothing becomes durable any more: the log is closed, or has failed.
+    pub(crate) const fn is_over(&self) -> bool {
+        !matches!(self.life, Life::Running)
+    }
+
     /// Counts since the open.
     #[must_use]
     pub fn stats(&self) -> Stats {
@@ -242,6 +256,7 @@ impl LogCore {
             segments_bytes: self.segments.iter().map(|(_, segment)| segment.bytes).sum(),
             live_bytes: self.segments.iter().map(|(_, segment)| segment.live_bytes).sum(),
             index_bytes: self.index_bytes(),
+            tail_cache_bytes: self.tail.bytes(),
             poisoned: matches!(self.life, Life::Poisoned(_)),
             ..self.stats
         }

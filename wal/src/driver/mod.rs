@@ -2,11 +2,14 @@
 
 mod paced;
 mod pending;
+mod tail;
 mod threads;
+mod verify;
 
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
+use std::task::Waker;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
@@ -22,9 +25,12 @@ use crate::io::{IoFailure, RealIo};
 use crate::recovery::report::OpenReport;
 use paced::{PacedIo, Stop};
 use pending::Waiters;
+use tail::Tails;
 use threads::{Background, Shared, State};
 
 pub use pending::Pending;
+pub use tail::{Tail, TailError};
+pub use verify::Verified;
 
 /// A log on real files. Share it by `Arc`; all of it takes `&self`.
 ///
@@ -56,7 +62,7 @@ impl Wal {
         let mut io = RealIo::new(dir.as_ref());
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let waiters = Waiters::new(options.group_bytes_max);
-        let state = State { core, waiters, stopping: false };
+        let state = State { core, waiters, tails: Tails::default(), stopping: false };
         let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
         let wal = Self {
             shared,
@@ -158,13 +164,16 @@ impl Wal {
         let mut io = self.io.clone();
         let mut failed: Option<(Extent, ReadError)> = None;
         loop {
-            let plan = self.loaded(log, from).core.plan_read(log, from, max_bytes)?;
-            if let Some((_, error)) = failed.take_if(|(extent, _)| plan.first() == Some(extent)) {
+            let state = self.loaded(log, from);
+            let plan = state.core.plan_read(log, from, max_bytes)?;
+            let mut cached: Vec<Option<Batch>> = plan.iter().map(|extent| state.core.cached(extent)).collect();
+            drop(state);
+            if let Some((_, error)) = failed.take().filter(|(extent, _)| plan.first() == Some(extent)) {
                 return Err(error);
             }
             let mut batches = Vec::with_capacity(plan.len());
-            for extent in plan {
-                match extent.read(&mut io) {
+            for (extent, cached) in plan.into_iter().zip(cached.drain(..)) {
+                match cached.map_or_else(|| extent.read(&mut io), Ok) {
                     Ok(batch) => batches.push(batch),
                     // What was read before the damage is good.
                     Err(_) if !batches.is_empty() => break,
@@ -269,7 +278,11 @@ impl Wal {
     }
 
     fn stop(&self) {
-        self.state().stopping = true;
+        let mut state = self.state();
+        state.stopping = true;
+        let over = state.ready_tails();
+        drop(state);
+        over.into_iter().for_each(Waker::wake);
         self.stopping.say();
         self.shared.work.notify_one();
         let threads = std::mem::take(&mut *self.threads.lock());

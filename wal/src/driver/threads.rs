@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Waker;
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
@@ -11,6 +12,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::paced::PacedIo;
 use super::pending::{Waiter, Waiters};
+use super::tail::Tails;
 use crate::core::LogCore;
 use crate::error::WalError;
 use crate::io::{IoOp, IoRequest, RealIo, execute};
@@ -24,6 +26,7 @@ pub(super) struct Shared {
 pub(super) struct State {
     pub(super) core: LogCore,
     pub(super) waiters: Waiters,
+    pub(super) tails: Tails,
     pub(super) stopping: bool,
 }
 
@@ -42,6 +45,11 @@ impl State {
             told.extend(self.waiters.complete(completion));
         }
         told
+    }
+
+    /// Those at the ends of logs for whom there is something now.
+    pub(super) fn ready_tails(&mut self) -> Vec<Waker> {
+        if self.tails.is_empty() { Vec::new() } else { self.tails.ready(&self.core, self.stopping) }
     }
 
     fn poll_io(&mut self) -> Option<IoRequest> {
@@ -79,6 +87,9 @@ impl Notifier {
     /// sync: the log is idle and every earlier call has run (calls come in the order of tickets), or there are few
     /// and none of them runs code of its own.
     fn tell(&self, told: Told, idle: bool) {
+        if told.is_empty() {
+            return;
+        }
         let calls = told.iter().any(|(waiter, _)| matches!(waiter, Waiter::Call(_)));
         let in_turn = idle && self.outstanding.load(Ordering::Acquire) == 0;
         if told.len() <= WAKE_INLINE_MAX && (in_turn || !calls) {
@@ -103,10 +114,12 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, no
     let mut state = shared.state.lock();
     loop {
         let told = state.told();
-        if !told.is_empty() {
+        let tails = state.ready_tails();
+        if !told.is_empty() || !tails.is_empty() {
             let idle = !state.core.has_unwritten();
             drop(state);
             notifier.tell(told, idle);
+            tails.into_iter().for_each(Waker::wake);
             state = shared.state.lock();
         }
         let Some(request) = state.poll_io() else {

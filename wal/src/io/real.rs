@@ -27,8 +27,41 @@ pub struct RealIo {
 struct Shared {
     dir: PathBuf,
     read_only: bool,
-    files: Mutex<BTreeMap<String, Arc<File>>>,
+    files: Mutex<OpenFiles>,
     lock: Mutex<Option<File>>,
+}
+
+/// Files kept open: the one being written, those being made, and the last few that somebody read. A log of any size
+/// leaves the process its descriptors.
+const OPEN_FILES_MAX: usize = 64;
+
+/// Open files by name, each with the time of its last use.
+#[derive(Debug, Default)]
+struct OpenFiles {
+    files: BTreeMap<String, (Arc<File>, u64)>,
+    uses: u64,
+}
+
+impl OpenFiles {
+    fn get(&mut self, name: &str) -> Option<Arc<File>> {
+        self.uses += 1;
+        let (file, used) = self.files.get_mut(name)?;
+        *used = self.uses;
+        Some(Arc::clone(file))
+    }
+
+    fn insert(&mut self, name: &str, file: Arc<File>) {
+        self.uses += 1;
+        self.files.insert(name.to_owned(), (file, self.uses));
+        if self.files.len() > OPEN_FILES_MAX {
+            let oldest = self.files.iter().min_by_key(|(_, (_, used))| *used).map(|(name, _)| name.clone());
+            oldest.and_then(|name| self.remove(&name));
+        }
+    }
+
+    fn remove(&mut self, name: &str) -> Option<Arc<File>> {
+        self.files.remove(name).map(|(file, _)| file)
+    }
 }
 
 impl RealIo {
@@ -45,7 +78,7 @@ impl RealIo {
     }
 
     fn with(dir: PathBuf, read_only: bool) -> Self {
-        let files = Mutex::new(BTreeMap::new());
+        let files = Mutex::new(OpenFiles::default());
         Self { shared: Arc::new(Shared { dir, read_only, files, lock: Mutex::new(None) }) }
     }
 
@@ -62,11 +95,11 @@ impl RealIo {
     fn file(&self, name: &str) -> Result<Arc<File>, IoFailure> {
         let mut files = self.shared.files.lock();
         if let Some(file) = files.get(name) {
-            return Ok(Arc::clone(file));
+            return Ok(file);
         }
         let opened = OpenOptions::new().read(true).write(!self.shared.read_only).open(self.path(name));
         let file = Arc::new(opened.map_err(|e| IoFailure::from_error(&e, "open", name))?);
-        files.insert(name.to_owned(), Arc::clone(&file));
+        files.insert(name, Arc::clone(&file));
         Ok(file)
     }
 
@@ -176,7 +209,7 @@ impl Io for RealIo {
     fn create(&mut self, name: &str) -> Result<(), IoFailure> {
         self.forget(name);
         let file = self.private_file(name, true).map_err(|e| IoFailure::from_error(&e, "create", name))?;
-        self.shared.files.lock().insert(name.to_owned(), Arc::new(file));
+        self.shared.files.lock().insert(name, Arc::new(file));
         Ok(())
     }
 
@@ -244,7 +277,7 @@ impl Io for RealIo {
         let mut files = self.shared.files.lock();
         files.remove(to);
         if let Some(file) = files.remove(from) {
-            files.insert(to.to_owned(), file);
+            files.insert(to, file);
         }
         Ok(())
     }

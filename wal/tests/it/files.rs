@@ -238,3 +238,22 @@ fn a_log_closes_at_once_though_a_compaction_is_slow() {
     assert!(report.is_intact() && report.clean_close);
     assert_eq!(wal.read(log(2), Lsn::FIRST, usize::MAX).unwrap().len(), 6);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_log_of_many_segments_leaves_the_process_its_descriptors() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 64 << 10, ..small() };
+    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    while wal.stats().rotations < 100 {
+        append(&wal, 1, 9000);
+    }
+    let mut next = Lsn::FIRST;
+    while let Some(batch) = wal.read(log(1), next, 1).unwrap().pop() {
+        next = batch.last_lsn().next();
+    }
+    let own = dir.path().to_owned();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap().filter_map(|fd| std::fs::read_link(fd.unwrap().path()).ok());
+    let count = open.filter(|file| file.starts_with(&own)).count();
+    assert!(count <= 70, "{count} files are open");
+}

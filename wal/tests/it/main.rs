@@ -9,4 +9,5 @@ mod files;
 mod flips;
 mod lifecycle;
 mod losses;
+mod tails;
 mod world;

@@ -1,0 +1,197 @@
+//! Following a log's end, reading it from memory, and verifying it while it works.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use towline_wal::{Entry, Epoch, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Wal, WalError};
+
+use crate::world::{World, batch, log};
+
+fn small() -> Options {
+    Options { segment_bytes: 1 << 20, segments_ahead: 1, ..Options::default() }
+}
+
+fn append(wal: &Wal, n: u64, bytes: usize) -> LogPosition {
+    let end = wal.end(log(n));
+    let next = batch(log(n), end, end.epoch.max(Epoch::new(1, 1)), 1, bytes);
+    let at = next.position();
+    wal.append(next).unwrap();
+    at
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+fn read_to(tail: &mut Tail<'_>, last: u64) -> usize {
+    let mut count = 0;
+    while tail.next_lsn() <= Lsn::new(last) {
+        let batches = tail.next_within(4000, LONG).unwrap();
+        assert!(!batches.is_empty(), "nothing came in a minute");
+        count += batches.len();
+    }
+    count
+}
+
+#[test]
+fn a_tail_gets_everything_once_and_in_order_from_where_it_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    for _ in 0..5 {
+        append(&wal, 1, 1000);
+    }
+    std::thread::scope(|scope| {
+        for from in [1, 3, 6, 100] {
+            let mut tail = wal.tail(log(1), Lsn::new(from));
+            scope.spawn(move || assert_eq!(read_to(&mut tail, 200), 201 - usize::try_from(from).unwrap()));
+        }
+        let mut other = wal.tail(log(2), Lsn::FIRST);
+        for _ in 0..195 {
+            append(&wal, 1, 1000);
+        }
+        assert_eq!(other.next_within(100, Duration::from_millis(1)), Ok(Vec::new()), "nothing came for that log");
+    });
+}
+
+#[test]
+fn a_tail_waits_as_a_future_and_hears_of_the_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    append(&wal, 1, 100);
+    let mut tail = wal.tail(log(1), Lsn::FIRST);
+    std::thread::scope(|scope| {
+        let follower = scope.spawn(move || {
+            let mut count = 0;
+            loop {
+                match pollster(tail.next(1 << 20)) {
+                    Ok(batches) => count += batches.len(),
+                    Err(end) => return (count, end),
+                }
+            }
+        });
+        append(&wal, 1, 100);
+        append(&wal, 1, 100);
+        wal.close().unwrap();
+        assert_eq!(follower.join().unwrap(), (3, TailError::Ended(WalError::Closed)), "all there was, then the end");
+    });
+}
+
+/// Runs a future on this thread.
+fn pollster<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(output) = future.as_mut().poll(&mut std::task::Context::from_waker(&waker)) {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_tail_hears_that_what_it_read_was_cut_off() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let ends: Vec<LogPosition> = (0..5).map(|_| append(&wal, 1, 100)).collect();
+    for regrown in [false, true] {
+        let mut tail = wal.tail(log(1), Lsn::FIRST);
+        read_to(&mut tail, 5);
+        let at = wal.end(log(1));
+        wal.truncate_suffix(log(1), ends[1]).unwrap();
+        if regrown {
+            let epoch = Epoch::new(1, 9);
+            for _ in 0..5 {
+                let next = batch(log(1), wal.end(log(1)), epoch, 1, 100);
+                wal.append(next).unwrap();
+            }
+        }
+        let cut = TailError::Cut { log: log(1), at };
+        assert_eq!(tail.next_within(1 << 20, LONG), Err(cut.clone()));
+        assert_eq!(cut.code(), "TW-1105");
+        while !regrown && wal.end(log(1)).lsn < Lsn::new(5) {
+            append(&wal, 1, 100);
+        }
+    }
+    wal.release(log(1), Lsn::new(4)).unwrap();
+    let released = TailError::Read(ReadError::Released { log: log(1), start: Lsn::new(3) });
+    assert_eq!(wal.tail(log(1), Lsn::FIRST).next_within(1, LONG), Err(released));
+}
+
+#[test]
+fn the_newest_batches_are_read_from_memory_and_are_the_right_ones() {
+    let mut world = World::new();
+    world.append_synced(log(1), 10, 500);
+    let plan = world.core.plan_read(log(1), Lsn::new(8), 1 << 20).unwrap();
+    assert!(plan.iter().all(|extent| world.core.cached(extent).unwrap() == extent.read(&mut world.disk).unwrap()));
+    // Cut off and written anew: the old one is still in memory, and is not taken for the new one.
+    let to = world.core.position_at(log(1), Lsn::new(8)).unwrap();
+    let next = batch(log(1), to, Epoch::new(1, 7), 1, 500);
+    world.submit(vec![Entry::Truncate { log: log(1), to }, Entry::Batch(next.clone())]).unwrap();
+    world.run();
+    let plan = world.core.plan_read(log(1), Lsn::new(9), 1 << 20).unwrap();
+    assert_eq!(plan.iter().map(|extent| world.core.cached(extent)).collect::<Vec<_>>(), [Some(next)]);
+    assert!(world.core.stats().tail_cache_bytes > 5000);
+}
+
+#[test]
+fn a_log_that_works_is_verified_and_its_damage_named() {
+    let dir = tempfile::tempdir().unwrap();
+    // Nothing from memory: a verification is about the files.
+    let (wal, _) = Wal::open(dir.path(), Options { tail_cache_bytes: 0, ..small() }).unwrap();
+    for _ in 0..60 {
+        append(&wal, 1, 20_000);
+        append(&wal, 2, 20_000);
+    }
+    let mut looks = 0;
+    let verified = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..50 {
+                append(&wal, 3, 1000);
+            }
+        });
+        wal.verify(u64::MAX, |_| {
+            looks += 1;
+            ControlFlow::Continue(())
+        })
+    })
+    .unwrap();
+    assert!(verified.damaged.is_empty() && verified.batches >= 120 && verified.bytes > 120 * 20_000);
+    assert!(looks >= 2);
+    let stopped = wal.verify(u64::MAX, |_| ControlFlow::Break(())).unwrap();
+    assert!(stopped.batches < verified.batches);
+
+    let file = dir.path().join("0000000000000001.seg");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+    let verified = wal.verify(u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+    let [damaged] = &verified.damaged[..] else { panic!("one batch is damaged: {:?}", verified.damaged) };
+    assert_eq!(damaged.file, "0000000000000001.seg");
+    assert!((damaged.offset..damaged.offset + 21_000).contains(&u64::try_from(at).unwrap()));
+    assert!(matches!(wal.read(damaged.log, damaged.first, 1), Err(ReadError::Corrupt { .. })));
+}
+
+#[test]
+fn what_a_log_needs_no_more_is_said_by_calls_that_wait() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let at = append(&wal, 1, 100);
+    append(&wal, 1, 100);
+    wal.sync().unwrap();
+    wal.truncate_suffix(log(1), at).unwrap();
+    wal.release(log(1), Lsn::new(2)).unwrap();
+    assert_eq!(wal.start_of(log(1)), at);
+    let anchor = LogPosition { lsn: Lsn::new(50), ..at };
+    wal.reset(log(1), anchor).unwrap();
+    assert_eq!(wal.end(log(1)), anchor);
+    wal.remove_log(log(1)).unwrap();
+    let unknown = SubmitError::UnknownLog { log: log(1) };
+    assert_eq!(wal.remove_log(log(1)), Err(WalError::Refused(unknown)));
+    wal.close().unwrap();
+    assert_eq!(wal.sync(), Err(WalError::Closed));
+}
