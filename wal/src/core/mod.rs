@@ -305,6 +305,8 @@ pub struct LogCore {
     spare: VecDeque<Spare>,
     /// Something may have become dead.
     reclaim_due: bool,
+    /// Live bytes that died since somebody looked.
+    freed_bytes: u64,
     compaction: Option<Compaction>,
     no_room: bool,
     retry_preparation: bool,
@@ -491,6 +493,7 @@ impl LogCore {
             preparing: None,
             spare: from.spare.into(),
             reclaim_due: true,
+            freed_bytes: 0,
             compaction: None,
             no_room: false,
             retry_preparation: false,

@@ -18,7 +18,7 @@ impl LogCore {
         if !self.reclaim_due || !matches!(self.life, Life::Running) || self.closing.is_some() {
             return;
         }
-        self.reclaim_due = false;
+        (self.reclaim_due, self.freed_bytes) = (false, 0);
         let taken = |number: u64| self.compaction.as_ref().is_some_and(|c| c.takes(number));
         let dead = self.segments.iter().filter(|(number, s)| s.is_dead() && !taken(*number));
         let dead: Vec<u64> = dead.map(|(number, _)| number).collect();

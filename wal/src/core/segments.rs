@@ -88,18 +88,16 @@ impl Segments {
         }
     }
 
-    /// Batches are live no more. Whether a segment has none left, or is half empty now.
+    /// Batches are live no more. Whether a segment has none left.
     pub(crate) fn freed(&mut self, bytes: &BTreeMap<u64, u64>) -> bool {
-        let mut noted = false;
+        let mut emptied = false;
         for (number, bytes) in bytes {
             let Some(segment) = self.map.get_mut(number) else { continue };
             assert!(segment.live_bytes >= *bytes, "segment {number}: what is freed was live");
-            let before = segment.live_bytes;
             segment.live_bytes -= bytes;
-            let sparse = |live: u64| live * 2 <= segment.bytes;
-            noted |= segment.live_bytes == 0 || (sparse(segment.live_bytes) && !sparse(before));
+            emptied |= segment.live_bytes == 0;
         }
-        noted
+        emptied
     }
 
     /// A record in `killer` killed something in segments from `from` on.

@@ -279,7 +279,10 @@ impl LogCore {
     }
 
     fn freed(&mut self, freed: &Freed) {
-        self.reclaim_due |= self.segments.freed(&freed.bytes);
+        let emptied = self.segments.freed(&freed.bytes);
+        self.freed_bytes += freed.bytes.values().sum::<u64>();
+        // Not at each release: it takes a look at all segments.
+        self.reclaim_due |= emptied || self.freed_bytes >= self.options.segment_bytes / 2;
     }
 
     fn validate_truncate(&self, log: LogId, staged: &mut Staged, to: &LogPosition) -> Result<(), SubmitError> {

@@ -2,9 +2,9 @@
 
 use proptest::prelude::*;
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogId, LogPosition, Lsn, Options, SubmitError};
+use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogCore, LogId, LogPosition, Lsn, Options, SubmitError};
 
-use crate::world::{Chance, World, batch, log, options};
+use crate::world::{Chance, Recorder, World, batch, log, options};
 
 /// The ids in use: one that was removed is never used again.
 #[derive(Default)]
@@ -97,8 +97,11 @@ fn submit_truncation(world: &mut World, of: LogId, chance: &mut Chance) {
 /// The reopened log shows the state after some number of entries, at least the acknowledged ones: what was not
 /// acknowledged is there whole or not at all, and nothing is there without everything before it.
 fn assert_is_a_state_of(before: &World, after: &mut World) {
+    assert_is_a_state_from(before, before.acknowledged_entries(), after);
+}
+
+fn assert_is_a_state_from(before: &World, least: usize, after: &mut World) {
     let content = after.content();
-    let least = before.acknowledged_entries();
     let states = least..=before.submitted.len();
     let found = states.clone().find(|n| before.model_after(*n).same(&content));
     if found.is_none() {
@@ -164,6 +167,101 @@ proptest! {
     }
 }
 
+/// Segments in which little is live: there is something to retire and to compact from the first step on.
+fn sparse(mut world: World, options: &Options, chance: &mut Chance) -> World {
+    for _ in 0..3 + chance.below(4) {
+        world.append_synced(log(chance.below(3)), 1, 200);
+        world.append_synced_to_the_next_segment(log(3));
+    }
+    let before = world.core.end(log(3)).lsn;
+    world.submit(vec![Entry::Release { log: log(3), before }]).unwrap();
+    world.run();
+    let mut disk = world.disk;
+    disk.kill_process();
+    World::open(disk, options).unwrap()
+}
+
+/// Power fails behind each change that a working log makes to its disk, until so many times.
+fn cut_at_every_change(seed: u64, cuts_min: usize) {
+    let mut chance = Chance::new(seed);
+    let (mut cuts, mut lives, mut compactions) = (0, 0, 0);
+    while cuts < cuts_min {
+        lives += 1;
+        let slack_segments = u32::try_from(chance.below(2)).unwrap();
+        let groups_in_flight = 1 + u32::try_from(chance.below(3)).unwrap();
+        let options = Options { slack_segments, groups_in_flight, ..options() };
+        let mut world = World::open(VirtualDisk::with_seed(seed + lives), &options).unwrap();
+        let mut ids = Ids::default();
+        if chance.below(3) == 0 {
+            world = sparse(world, &options, &mut chance);
+        }
+        world.cuts = Some(Vec::new());
+        for _ in 0..chance.below(300) {
+            let acknowledged = world.acknowledged_entries();
+            step(&mut world, &mut ids, &mut chance);
+            for mut disk in world.cuts.replace(Vec::new()).into_iter().flatten() {
+                let kind = [CrashKind::Chance, CrashKind::Chance, CrashKind::DropAll, CrashKind::KeepAll];
+                let kind = kind[usize::try_from(chance.below(4)).unwrap()];
+                disk.crash(kind, &mut |n| chance.below(n));
+                let mut after = World::open(disk, &options).unwrap();
+                assert_is_a_state_from(&world, acknowledged, &mut after);
+                cuts += 1;
+            }
+        }
+        compactions += world.core.stats().compactions;
+        cuts += cut_at_every_change_of_an_open(&mut world, &options, &mut chance);
+    }
+    assert!(compactions > 0, "none of {lives} logs was compacted");
+}
+
+/// Power fails, and again behind each change that the next open makes.
+fn cut_at_every_change_of_an_open(world: &mut World, options: &Options, chance: &mut Chance) -> usize {
+    let mut disk = world.disk.clone();
+    disk.crash(CrashKind::Chance, &mut |n| chance.below(n));
+    let mut cuts = Vec::new();
+    LogCore::recover(&mut Recorder { disk: &mut disk, cuts: &mut cuts }, options).unwrap();
+    let count = cuts.len();
+    for mut disk in cuts {
+        disk.crash(CrashKind::Chance, &mut |n| chance.below(n));
+        assert_is_a_state_of(world, &mut World::open(disk, options).unwrap());
+    }
+    count
+}
+
+/// Cuts of one of the tests below: four of them make the 100,000 of which each run of the tests has to tell.
+/// `TOWLINE_WAL_CUTS` asks for more, from a seed that is the time.
+fn cuts(test: u64) {
+    match std::env::var("TOWLINE_WAL_CUTS").ok().and_then(|text| text.parse().ok()) {
+        Some(count) => {
+            let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+            let seed = since.as_secs() * 4 + test;
+            println!("seed {seed}, {count} cuts");
+            cut_at_every_change(seed, count);
+        }
+        None => cut_at_every_change(1_000_000 * test, 25_000),
+    }
+}
+
+#[test]
+fn power_fails_at_every_change_1() {
+    cuts(1);
+}
+
+#[test]
+fn power_fails_at_every_change_2() {
+    cuts(2);
+}
+
+#[test]
+fn power_fails_at_every_change_3() {
+    cuts(3);
+}
+
+#[test]
+fn power_fails_at_every_change_4() {
+    cuts(4);
+}
+
 #[test]
 fn seeds_that_failed_once() {
     // A truncation that a compaction took for needless, though it ended a gap that an older one makes at each open.
@@ -179,7 +277,7 @@ fn a_crash_during_the_first_open_leaves_a_directory_that_opens() {
         for seed in 0..20 {
             let mut disk = VirtualDisk::new();
             disk.fail_sync_after(failing);
-            drop(towline_wal::LogCore::recover(&mut disk, &options()));
+            drop(LogCore::recover(&mut disk, &options()));
             let mut chance = Chance::new(seed);
             disk.crash(CrashKind::Chance, &mut |n| chance.below(n));
             disk.clear_faults();

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use towline_wal::io::Io;
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Entry, Epoch, HardStateKind, LogCore, OpenError, OpenReport};
+use towline_wal::{Entry, Epoch, HardStateKind, LogCore, OpenError, OpenReport, Options};
 
-use crate::world::{Model, World, batch, log, options};
+use crate::world::{Model, SEGMENT, World, batch, log, options};
 
 const PROMISE: HardStateKind = HardStateKind::Promise;
 
@@ -26,6 +26,27 @@ fn small_disk() -> (VirtualDisk, Model) {
     world.run();
     world.append_synced(log(1), 1, 60);
     world.append_synced(log(2), 1, 60);
+    let model = world.content();
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    (world.disk, model)
+}
+
+/// Three logs of which one filled segments and was released, so that the others' batches were moved together.
+fn compacted_disk() -> (VirtualDisk, Model) {
+    let eager = Options { slack_segments: 0, ..options() };
+    let mut world = World::open(VirtualDisk::new(), &eager).unwrap();
+    let vow = Entry::HardState { log: log(1), kind: PROMISE, bytes: Bytes::from_static(b"vow") };
+    world.submit(vec![vow]).unwrap();
+    for i in 0..4 {
+        world.append_synced(log(1 + i % 2), 1, 60);
+        world.append_synced_to_the_next_segment(log(3));
+    }
+    let before = world.core.end(log(3)).lsn;
+    world.submit(vec![Entry::Release { log: log(3), before }]).unwrap();
+    world.run();
+    world.append_synced(log(1), 1, 60);
+    world.run();
+    assert!(world.core.stats().compactions > 0, "{:?}", world.core.stats());
     let model = world.content();
     world.disk.crash(CrashKind::DropAll, &mut |_| 0);
     (world.disk, model)
@@ -82,23 +103,67 @@ fn judge(core: &LogCore, report: &OpenReport, disk: &mut VirtualDisk, good: &Mod
     Ok(())
 }
 
-#[test]
-fn no_single_bit_flip_is_served_or_goes_unsaid() {
-    let (mut disk, good) = small_disk();
-    let bits = bits(&mut disk);
-    assert!(bits.len() > 8000, "{} bits are a small test", bits.len());
+/// Flips each of the bits alone; how often the directory was refused for it.
+fn flip_each(disk: &VirtualDisk, good: &Model, bits: impl Iterator<Item = (String, u64)>) -> usize {
     let mut refused = 0;
     for (name, bit) in bits {
         let mut flipped = disk.clone();
         assert!(flipped.flip_bit(&name, bit));
         match LogCore::recover(&mut flipped, &options()) {
             Ok((core, report)) => {
-                let verdict = judge(&core, &report, &mut flipped, &good);
+                let verdict = judge(&core, &report, &mut flipped, good);
                 assert!(verdict.is_ok(), "{name} bit {bit}: {verdict:?}, {report:?}");
             }
             Err(OpenError::Manifest { .. }) => refused += 1,
             Err(error) => panic!("{name} bit {bit}: {error}"),
         }
     }
+    refused
+}
+
+#[test]
+fn no_single_bit_flip_is_served_or_goes_unsaid() {
+    let (mut disk, good) = small_disk();
+    let bits = bits(&mut disk);
+    assert!(bits.len() > 8000, "{} bits are a small test", bits.len());
+    let refused = flip_each(&disk, &good, bits.into_iter());
     assert!(refused >= 64, "a damaged manifest is refused");
+}
+
+#[test]
+fn no_single_bit_flip_of_a_compacted_log_is_served_or_goes_unsaid() {
+    let (mut disk, good) = compacted_disk();
+    let bits = bits(&mut disk);
+    assert!(bits.len() > 8000, "{} bits are a small test", bits.len());
+    // All of the compacted segment; of the others, which hold old bytes of earlier uses too, some.
+    let some =
+        bits.into_iter().enumerate().filter(|(i, (name, _))| name.starts_with("0000000000000001.") || i % 16 == 0);
+    flip_each(&disk, &good, some.map(|(_, bit)| bit));
+}
+
+/// All 524,288 bits of a directory's 64 KiB, in four parts: header, groups, zeroes, footer.
+fn flip_all_of_a_quarter(quarter: u64) {
+    let (disk, good) = small_disk();
+    let bits = quarter * SEGMENT * 2..(quarter + 1) * SEGMENT * 2;
+    flip_each(&disk, &good, bits.map(|bit| ("0000000000000001.seg".to_owned(), bit)));
+}
+
+#[test]
+fn no_bit_of_64_kib_1() {
+    flip_all_of_a_quarter(0);
+}
+
+#[test]
+fn no_bit_of_64_kib_2() {
+    flip_all_of_a_quarter(1);
+}
+
+#[test]
+fn no_bit_of_64_kib_3() {
+    flip_all_of_a_quarter(2);
+}
+
+#[test]
+fn no_bit_of_64_kib_4() {
+    flip_all_of_a_quarter(3);
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use towline_wal::io::{IoOp, IoRequest, execute};
+use towline_wal::io::{Io, IoFailure, IoOp, IoRequest, LockOutcome, execute};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{
     Batch, BatchBuilder, BatchKind, Block, Compression, Entry, Epoch, HardStateKind, LogCore, LogId, LogPosition, Lsn,
@@ -115,6 +115,8 @@ pub(crate) struct World {
     pub(crate) failed: Vec<(Ticket, WalError)>,
     /// What the log held at the open.
     pub(crate) base: Model,
+    /// If wanted: the disk behind each change that the last step made to it, where power may fail.
+    pub(crate) cuts: Option<Vec<VirtualDisk>>,
 }
 
 impl World {
@@ -133,6 +135,7 @@ impl World {
             acknowledged: None,
             failed: Vec::new(),
             base: Model::default(),
+            cuts: None,
         };
         world.base = world.content();
         Ok(world)
@@ -194,13 +197,20 @@ impl World {
         self.submit(vec![Entry::Batch(batch(log, end, epoch, records, bytes))])
     }
 
+    fn execute(&mut self, request: &IoRequest) -> Result<(), IoFailure> {
+        match &mut self.cuts {
+            None => execute(&mut self.disk, request),
+            Some(cuts) => execute(&mut Recorder { disk: &mut self.disk, cuts }, request),
+        }
+    }
+
     /// Takes the next request; what is a write happens now.
     pub(crate) fn take(&mut self) -> bool {
         let Some(request) = self.core.poll_io() else {
             return false;
         };
         if let IoOp::Write { .. } = request.op
-            && let Err(failure) = execute(&mut self.disk, &request)
+            && let Err(failure) = self.execute(&request)
         {
             self.core.on_io(request.id, Err(failure));
             self.settle_completions();
@@ -214,7 +224,7 @@ impl World {
     pub(crate) fn finish(&mut self, i: usize) {
         let request = self.flying.remove(i);
         let written = matches!(request.op, IoOp::Write { .. });
-        let result = if written { Ok(()) } else { execute(&mut self.disk, &request) };
+        let result = if written { Ok(()) } else { self.execute(&request) };
         self.core.on_io(request.id, result);
         self.settle_completions();
     }
@@ -286,4 +296,77 @@ impl World {
 
 pub(crate) fn end_lsn(world: &World, of: LogId) -> Lsn {
     world.core.end(of).lsn
+}
+
+/// A disk that remembers what it was like behind each change.
+pub(crate) struct Recorder<'a> {
+    pub(crate) disk: &'a mut VirtualDisk,
+    pub(crate) cuts: &'a mut Vec<VirtualDisk>,
+}
+
+impl Recorder<'_> {
+    fn changed<T>(&mut self, result: Result<T, IoFailure>) -> Result<T, IoFailure> {
+        self.cuts.push(self.disk.clone());
+        result
+    }
+}
+
+impl Io for Recorder<'_> {
+    fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
+        self.disk.lock()
+    }
+
+    fn list(&mut self) -> Result<Vec<String>, IoFailure> {
+        self.disk.list()
+    }
+
+    fn create(&mut self, name: &str) -> Result<(), IoFailure> {
+        let result = self.disk.create(name);
+        self.changed(result)
+    }
+
+    fn len(&mut self, name: &str) -> Result<u64, IoFailure> {
+        self.disk.len(name)
+    }
+
+    fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        self.disk.read_at(name, offset, buffer)
+    }
+
+    fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
+        let result = self.disk.write_at(name, offset, slices);
+        self.changed(result)
+    }
+
+    fn sync_data(&mut self, name: &str) -> Result<(), IoFailure> {
+        let result = self.disk.sync_data(name);
+        self.changed(result)
+    }
+
+    fn sync_dir(&mut self) -> Result<(), IoFailure> {
+        let result = self.disk.sync_dir();
+        self.changed(result)
+    }
+
+    fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
+        let result = self.disk.rename(from, to);
+        self.changed(result)
+    }
+
+    fn remove(&mut self, name: &str) -> Result<(), IoFailure> {
+        let result = self.disk.remove(name);
+        self.changed(result)
+    }
+
+    fn settle(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.disk.settle(name)
+    }
+
+    fn entropy(&mut self) -> u64 {
+        self.disk.entropy()
+    }
+
+    fn process_id(&self) -> u32 {
+        self.disk.process_id()
+    }
 }
