@@ -13,20 +13,34 @@ use std::sync::LazyLock;
 use towline_wal::io::{Io, execute};
 use towline_wal::vdisk::VirtualDisk;
 use towline_wal::{
-    BatchBuilder, BatchKind, Block, Compression, Entry, Epoch, HardStateKind, LogCore, LogId, LogPosition, OpenError,
-    Options,
+    BatchBuilder, BatchKind, Block, Chain, Compression, Entry, Epoch, HardStateKind, LogCore, LogId, LogPosition, Lsn,
+    OpenError, Options,
 };
 
 const BLOCK: u64 = 4096;
 /// Room on the disk.
 const DISK_BYTES_MAX: u64 = 4 << 20;
-/// Changes of one input: more only make it slow.
+/// Changes of one input, and what is done then: more only make it slow.
 const CHANGES_MAX: usize = 16;
+const WORK_MAX: usize = 16;
 
 #[derive(Arbitrary, Debug)]
 struct Input {
     from: Start,
+    /// Little of the index is in memory.
+    folded: bool,
     changes: Vec<Change>,
+    work: Vec<Work>,
+}
+
+/// What is done to the log once it is open.
+#[derive(Arbitrary, Debug)]
+enum Work {
+    Append { log: u8, bytes: u16 },
+    Release { log: u8, before: u8 },
+    Truncate { log: u8, back: u8 },
+    Reset { log: u8, lsn: u8 },
+    Remove { log: u8 },
 }
 
 #[derive(Arbitrary, Debug)]
@@ -34,6 +48,7 @@ enum Start {
     Nothing,
     Closed,
     Killed,
+    Compacted,
 }
 
 #[derive(Arbitrary, Debug)]
@@ -78,8 +93,30 @@ enum Change {
 }
 
 fn options() -> Options {
-    Options { segment_bytes: 64 << 10, segments_ahead: 1, ..Options::default() }
+    Options { segment_bytes: 64 << 10, segments_ahead: 1, slack_segments: 0, ..Options::default() }
 }
+
+/// A log of which most was released, so that the rest of it was moved together.
+static COMPACTED_LOG: LazyLock<VirtualDisk> = LazyLock::new(|| {
+    let mut disk = VirtualDisk::with_seed(2);
+    let (mut core, _) = LogCore::recover(&mut disk, &options()).expect("a true log opens");
+    let (short, long) = (LogId::new(7), LogId::new(8));
+    for round in 0..30 {
+        append(&mut core, &mut disk, short, 6000);
+        if round % 6 == 0 {
+            append(&mut core, &mut disk, long, 300);
+        }
+    }
+    let to = core.position_at(long, Lsn::new(9)).expect("three records a batch");
+    let before = core.end(short).lsn;
+    core.submit(vec![Entry::Truncate { log: long, to }]).expect("a boundary");
+    core.submit(vec![Entry::Release { log: short, before }]).expect("it is there");
+    drive(&mut core, &mut disk);
+    append(&mut core, &mut disk, long, 300);
+    assert!(core.stats().compactions > 0, "this is what it is for: {:?}", core.stats());
+    disk.kill_process();
+    disk
+});
 
 /// A log of several segments and lives, with all kinds of records in it; and the same, closed in good order.
 static TRUE_LOGS: LazyLock<(VirtualDisk, VirtualDisk)> = LazyLock::new(|| {
@@ -117,6 +154,7 @@ fn run(input: Input) {
         Start::Nothing => VirtualDisk::with_seed(1),
         Start::Closed => TRUE_LOGS.1.clone(),
         Start::Killed => TRUE_LOGS.0.clone(),
+        Start::Compacted => COMPACTED_LOG.clone(),
     };
     for change in input.changes.iter().take(CHANGES_MAX) {
         change.make(&mut disk);
@@ -124,7 +162,8 @@ fn run(input: Input) {
     // A changed manifest may ask for segments of a gibibyte.
     disk.set_space(Some(DISK_BYTES_MAX));
     let writes = disk.stats().writes;
-    let mut core = match LogCore::recover(&mut disk, &options()) {
+    let options = if input.folded { Options { index_bytes_max: 0, ..options() } } else { options() };
+    let mut core = match LogCore::recover(&mut disk, &options) {
         Ok((core, _)) => core,
         Err(OpenError::Io(_)) => return,
         Err(_) => {
@@ -135,9 +174,14 @@ fn run(input: Input) {
     core.check();
     let mut ends = Vec::new();
     for log in core.logs() {
-        read_all(&core, &mut disk, log);
+        read_all(&mut core, &mut disk, log);
         ends.push((log, core.end(log)));
     }
+    for work in input.work.iter().take(WORK_MAX) {
+        work.make(&mut core, &mut disk, &ends);
+        core.check();
+    }
+    ends = core.logs().into_iter().map(|log| (log, core.durable_end(log))).collect();
     // It goes on, where it is not damaged; what it takes is there at the next open.
     for (log, end) in ends.iter_mut().take(3) {
         if append(&mut core, &mut disk, *log, 500) {
@@ -148,10 +192,45 @@ fn run(input: Input) {
     }
     core.check();
     disk.kill_process();
-    let (core, _) = LogCore::recover(&mut disk, &options()).expect("what was opened opens again, without room too");
+    let (mut core, _) = LogCore::recover(&mut disk, &options).expect("what was opened opens again, without room too");
     core.check();
     for (log, end) in ends {
         assert_eq!(core.end(log), end, "log {log} ends elsewhere at the next open");
+        read_all(&mut core, &mut disk, log);
+    }
+}
+
+impl Work {
+    fn make(&self, core: &mut LogCore, disk: &mut VirtualDisk, logs: &[(LogId, LogPosition)]) {
+        let log = |n: u8| logs.get(usize::from(n) % logs.len().max(1)).map_or(LogId::new(99), |(log, _)| *log);
+        let entry = match *self {
+            Self::Append { log: n, bytes } => {
+                append(core, disk, log(n), usize::from(bytes % 9000));
+                return;
+            }
+            Self::Release { log: n, before } => {
+                let before = core.start(log(n)).lsn.advance(u64::from(before));
+                core.load_index(disk, log(n), before.prev());
+                Entry::Release { log: log(n), before }
+            }
+            Self::Truncate { log: n, back } => {
+                let lsn = Lsn::new(core.end(log(n)).lsn.get().saturating_sub(u64::from(back)));
+                core.load_index(disk, log(n), lsn);
+                let Some(to) = core.boundary_at_or_before(log(n), lsn) else { return };
+                Entry::Truncate { log: log(n), to }
+            }
+            Self::Reset { log: n, lsn } => {
+                let epoch = core.end(log(n)).epoch;
+                Entry::Reset {
+                    log: log(n),
+                    to: LogPosition { epoch, lsn: Lsn::new(u64::from(lsn)), chain: Chain::new(7) },
+                }
+            }
+            Self::Remove { log: n } => Entry::Remove { log: log(n) },
+        };
+        // It may be refused; then nothing of it is done.
+        drop(core.submit(vec![entry]));
+        drive(core, disk);
     }
 }
 
@@ -181,11 +260,12 @@ fn drive(core: &mut LogCore, disk: &mut VirtualDisk) {
 }
 
 /// Everything that a log holds, in order; where it is damaged it says so.
-fn read_all(core: &LogCore, disk: &mut VirtualDisk, log: LogId) {
+fn read_all(core: &mut LogCore, disk: &mut VirtualDisk, log: LogId) {
     let end = core.end(log);
     let mut position: Option<LogPosition> = Some(core.start(log));
     let mut from = core.start(log).lsn.next();
     while from <= end.lsn {
+        core.load_index(disk, log, from);
         let Ok(extents) = core.plan_read(log, from, 1 << 16) else { return };
         if extents.is_empty() {
             return;
@@ -285,6 +365,28 @@ fn seal_around(content: &mut [u8], at: usize) {
         let crc = crc32fast::hash(&content[..60]);
         store(content, 60, crc);
         return;
+    }
+    let trailer = content.len().saturating_sub(64);
+    if starts(content, trailer, b"TWFE") {
+        let number = |content: &[u8], at: usize, len: usize| {
+            let mut bytes = [0; 8];
+            bytes[..len].copy_from_slice(&content[trailer + at..trailer + at + len]);
+            usize::try_from(u64::from_le_bytes(bytes)).unwrap_or(usize::MAX)
+        };
+        let summary = number(content, 32, 8);
+        if at >= summary {
+            let offsets = summary.saturating_add(number(content, 40, 4));
+            let end = offsets.saturating_add(number(content, 48, 4));
+            for (from, to, field) in [(summary, offsets, 44), (offsets, end, 52)] {
+                if let Some(part) = content.get(from..to) {
+                    let crc = crc32fast::hash(part);
+                    store(content, trailer + field, crc);
+                }
+            }
+            let crc = crc32fast::hash(&content[trailer..trailer + 60]);
+            store(content, trailer + 60, crc);
+            return;
+        }
     }
     if starts(content, 0, b"TWSG") && at < 4096 && content.len() >= 4096 {
         let crc = crc32fast::hash(&content[..4092]);

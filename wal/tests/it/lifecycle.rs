@@ -1,7 +1,7 @@
 //! What ends a log's records: releases, resets, removals; and what becomes of the segments that they leave empty.
 
 use bytes::Bytes;
-use towline_wal::io::Io;
+use towline_wal::io::{Io, IoOp};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogId, LogPosition, Lsn, Options, ReadError, SubmitError};
 
@@ -278,4 +278,33 @@ fn a_sync_completes_behind_what_was_accepted_and_at_once_if_that_is_durable() {
     assert_eq!(world.acknowledged, Some(written));
     assert!(queued < written);
     assert_eq!(world.core.barrier(), Ok(None));
+}
+
+#[test]
+fn a_segment_that_says_where_the_one_before_it_ends_stays_until_that_has_a_footer() {
+    let mut world = World::new();
+    world.append_synced(log(1), 3, 100);
+    world.disk.kill_process();
+    let mut world = World::open(world.disk, &options()).unwrap();
+    // Everything is carried out but the footer of the first segment.
+    let is_held = |op: &IoOp| matches!(op, IoOp::Seal { segment: 1, .. });
+    let run = |world: &mut World| {
+        loop {
+            while world.take() {}
+            let Some(i) = world.flying.iter().position(|request| !is_held(&request.op)) else { return };
+            world.finish(i);
+        }
+    };
+    while world.core.stats().active_segment < 5 {
+        world.append(log(2), 1, 5000).unwrap();
+        run(&mut world);
+    }
+    let end = world.core.end(log(2)).lsn;
+    world.submit(vec![Entry::Release { log: log(2), before: end }]).unwrap();
+    run(&mut world);
+    let segments = world.disk.list().unwrap();
+    assert!(segments.contains(&"0000000000000002.seg".to_owned()), "{segments:?}");
+    assert!(world.core.stats().retired >= 1, "those behind it are gone: {:?}", world.core.stats());
+    world.run();
+    assert!(!world.disk.list().unwrap().contains(&"0000000000000002.seg".to_owned()));
 }
