@@ -4,6 +4,7 @@
 mod compaction;
 mod crashes;
 mod damage;
+mod failpoints;
 mod faults;
 mod files;
 mod flips;
