@@ -2,6 +2,7 @@
 
 use super::checker::Violation;
 use super::event::Event;
+use super::node::{ShardLog, SimNode};
 use super::world::World;
 use super::{network, workload};
 use crate::model::limits::UNAPPLIED_BYTES_MAX;
@@ -28,8 +29,8 @@ impl World {
             if !self.is_alive(id, life) {
                 continue;
             }
-            let Some(running) = &mut self.node(id).running else { continue };
-            let outputs = running.replica.step(micros, input, &Self::view(&running.log, log));
+            let SimNode { running: Some(running), disk, .. } = self.node(id) else { continue };
+            let outputs = running.replica.step(micros, input, &ShardLog::new(&mut running.log, disk, log));
             for output in outputs {
                 self.execute(id, output)?;
             }

@@ -5,6 +5,7 @@ use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDesc
 use crate::pipeline::Sequencer;
 use crate::replica::{LogView, Promise, Replica, Ticket};
 use crate::state::{Applier, MemStore};
+use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use towline_net::{Connection, StreamId};
 use towline_wal::vdisk::VirtualDisk;
@@ -56,35 +57,52 @@ pub(super) struct Peer {
     pub(super) up: bool,
 }
 
-/// The log of the one shard, as the replica looks at it.
+/// The log of the one shard, as the replica looks at it: what the log has on its disk only is loaded from there.
 pub(super) struct ShardLog<'a> {
-    pub(super) core: &'a LogCore,
-    pub(super) log: LogId,
+    held: RefCell<(&'a mut LogCore, &'a mut VirtualDisk)>,
+    log: LogId,
+}
+
+impl<'a> ShardLog<'a> {
+    pub(super) const fn new(core: &'a mut LogCore, disk: &'a mut VirtualDisk, log: LogId) -> Self {
+        Self { held: RefCell::new((core, disk)), log }
+    }
+
+    fn core(&self) -> RefMut<'_, LogCore> {
+        RefMut::map(self.held.borrow_mut(), |(core, _)| &mut **core)
+    }
+
+    fn loaded(&self, lsn: Lsn) -> RefMut<'_, LogCore> {
+        RefMut::map(self.held.borrow_mut(), |(core, disk)| {
+            core.load_index(&mut **disk, self.log, lsn);
+            &mut **core
+        })
+    }
 }
 
 impl LogView for ShardLog<'_> {
     fn end(&self) -> LogPosition {
-        self.core.end(self.log)
+        self.core().end(self.log)
     }
 
     fn durable_end(&self) -> LogPosition {
-        self.core.durable_end(self.log)
+        self.core().durable_end(self.log)
     }
 
     fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
-        self.core.position_at(self.log, lsn)
+        self.loaded(lsn).position_at(self.log, lsn)
     }
 
     fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
-        self.core.boundary_at_or_before(self.log, lsn)
+        self.loaded(lsn).boundary_at_or_before(self.log, lsn)
     }
 
     fn epochs(&self) -> Vec<(Epoch, Lsn)> {
-        self.core.epochs(self.log)
+        self.core().epochs(self.log)
     }
 
     fn suspect(&self) -> Option<Lsn> {
-        self.core.cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
+        self.core().cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
     }
 }
 
@@ -95,7 +113,7 @@ impl SimNode {
         let failed = |what: &str, error: &dyn std::fmt::Display| {
             Violation::new("I1", format!("node {} does not open: {what}: {error}", self.id))
         };
-        let (core, report) = match LogCore::recover(&mut self.disk, options) {
+        let (mut core, report) = match LogCore::recover(&mut self.disk, options) {
             Ok(recovered) => recovered,
             Err(OpenError::Io(_)) => {
                 self.disk.kill_process();
@@ -111,6 +129,7 @@ impl SimNode {
             None => Promise::NONE,
         };
         if let Some(before) = &self.before {
+            core.load_index(&mut self.disk, log, before.durable_end(log).lsn);
             self.compare(before, &core, log)?;
         }
         let applier =
@@ -121,7 +140,7 @@ impl SimNode {
             let what = format!("node {}: the state holds LSN {applied}, the log ends at {end}", self.id);
             return Err(Violation::new("I1", what));
         }
-        let view = ShardLog { core: &core, log };
+        let view = ShardLog::new(&mut core, &mut self.disk, log);
         let replica = Replica::open(self.id, log, promise, applied, &view);
         self.life += 1;
         self.writes = 0;
@@ -155,9 +174,10 @@ impl SimNode {
 
     /// Reads whole batches behind a position from the log's files.
     pub(super) fn read(&mut self, log: LogId, after: Lsn, bytes_max: usize) -> Result<Vec<Batch>, Violation> {
-        let Some(running) = &self.running else { return Ok(Vec::new()) };
+        let Some(running) = &mut self.running else { return Ok(Vec::new()) };
         let failed =
             |error: &dyn std::fmt::Display| Violation::new("I8", format!("node {} can't read: {error}", self.id));
+        running.log.load_index(&mut self.disk, log, after.next());
         let extents = running.log.plan_read(log, after.next(), bytes_max).map_err(|e| failed(&e))?;
         let mut batches = Vec::new();
         for extent in extents {

@@ -8,7 +8,7 @@ use super::fault::{FaultKind, Totals};
 use super::node::{ShardLog, SimNode};
 use crate::control::ConfigMaster;
 use crate::model::{ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId};
-use crate::replica::{Input, Phase};
+use crate::replica::{Input, LogView, Phase};
 use crate::state::MemStore;
 use std::collections::VecDeque;
 use std::collections::{BTreeMap, BTreeSet};
@@ -246,20 +246,23 @@ impl World {
     fn check(&mut self) -> Result<(), Violation> {
         let deep = self.totals.events.is_multiple_of(DEEP_CHECK_EVERY);
         for id in self.ids.clone() {
-            let Some(running) = &self.nodes[&id].running else { continue };
+            let log = self.log;
+            let SimNode { running: Some(running), disk, .. } = self.node(id) else { continue };
             running.replica.check();
             if deep {
                 running.log.check();
             }
             let committed = running.replica.committed();
             let mut boundaries = Vec::new();
-            let mut at = running.log.boundary_at_or_before(self.log, committed);
+            let view = ShardLog::new(&mut running.log, disk, log);
+            let mut at = view.boundary_at_or_before(committed);
             while let Some(position) = at.filter(|position| position.lsn > running.checked) {
                 boundaries.push(position);
-                at = running.log.boundary_at_or_before(self.log, position.lsn.prev());
+                at = view.boundary_at_or_before(position.lsn.prev());
             }
             for position in boundaries.into_iter().rev() {
-                let holders = self.ids.iter().filter(|holder| self.holds_durably(**holder, position)).count();
+                let ids = self.ids.clone();
+                let holders = ids.into_iter().filter(|holder| self.holds_durably(*holder, position)).count();
                 if self.checker.on_commit(id, position, holders, self.ids.len())? {
                     self.totals.batches += 1;
                 }
@@ -272,14 +275,13 @@ impl World {
     }
 
     /// Whether a node's disk certainly holds the log up to this position, running or not.
-    fn holds_durably(&self, id: NodeId, position: LogPosition) -> bool {
-        let node = &self.nodes[&id];
-        let core = node.running.as_ref().map(|running| &running.log).or(node.before.as_ref());
-        core.is_some_and(|core| {
-            let durable = core.durable_end(self.log);
-            durable == position
-                || (position.lsn < durable.lsn && core.position_at(self.log, position.lsn) == Some(position))
-        })
+    fn holds_durably(&mut self, id: NodeId, position: LogPosition) -> bool {
+        let log = self.log;
+        let SimNode { running, before, disk, .. } = self.node(id);
+        let Some(core) = running.as_mut().map(|running| &mut running.log).or(before.as_mut()) else { return false };
+        let view = ShardLog::new(core, disk, log);
+        let durable = view.durable_end();
+        durable == position || (position.lsn < durable.lsn && view.position_at(position.lsn) == Some(position))
     }
 
     /// Faults stop; within a bound every node runs, holds all that was committed, and has applied it.
@@ -361,10 +363,6 @@ impl World {
             running.is_some_and(|running| running.replica.proposal_position().is_some())
         };
         self.ids.iter().find(serves).copied()
-    }
-
-    pub(super) fn view<'a>(core: &'a towline_wal::LogCore, log: LogId) -> ShardLog<'a> {
-        ShardLog { core, log }
     }
 
     pub(super) fn answered(&mut self, write: u64, lsn: Lsn, outcome: Option<Outcome>) -> Result<(), Violation> {
