@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::io::{Io, IoFailure, LockOutcome};
 
 const SECTOR: usize = 512;
+const SECTORS_PER_PAGE: usize = 4096 / SECTOR;
 
 /// What a disk did and lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,6 +50,9 @@ pub enum CrashKind {
     KeepAll,
     /// Each sector by itself is kept, dropped or torn; each change of a name kept or dropped.
     Chance,
+    /// Each change of a name and each page of 4 KiB is dropped (0) or kept as it was last written (1): few enough questions
+    /// that all answers can be tried.
+    Pages,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -145,6 +149,7 @@ impl VirtualDisk {
                 CrashKind::DropAll => false,
                 CrashKind::KeepAll => true,
                 CrashKind::Chance => chance(2) == 0,
+                CrashKind::Pages => chance(2) == 1,
             };
             if !kept {
                 self.stats.lost_names += 1;
@@ -171,12 +176,23 @@ impl VirtualDisk {
         let old_len = file.durable.len();
         let (mut kept_len, mut long) = (old_len, file.durable.clone());
         long.resize(file.len.max(old_len).next_multiple_of(SECTOR), 0);
+        let mut page = (usize::MAX, false);
         for (sector, versions) in std::mem::take(&mut file.pending) {
+            if kind == CrashKind::Pages && page.0 != sector / SECTORS_PER_PAGE {
+                page = (sector / SECTORS_PER_PAGE, chance(2) == 1);
+            }
             let choices = u64::try_from(versions.len()).unwrap_or(0);
             let kept = match kind {
                 CrashKind::DropAll => 0,
                 CrashKind::KeepAll => choices,
                 CrashKind::Chance => chance(choices + 1),
+                CrashKind::Pages => {
+                    if page.1 {
+                        choices
+                    } else {
+                        0
+                    }
+                }
             };
             if kept < choices {
                 self.stats.lost_bytes += u64::try_from(SECTOR).unwrap_or(0);

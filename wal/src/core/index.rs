@@ -238,9 +238,9 @@ impl LogState {
 
     /// The segment whose index must be loaded before anything can be said about the boundary at or before `lsn`, or about
     /// the batch that holds it.
-    pub(crate) fn index_needed(&self, log: LogId, lsn: Lsn, cache: &IndexCache) -> Option<u64> {
+    pub(crate) fn index_needed(&self, lsn: Lsn, cache: &IndexCache) -> Option<u64> {
         let run = self.run_at(lsn).filter(|run| lsn >= run.first)?;
-        cache.entries(run.segment, log).is_none().then_some(run.segment)
+        (!cache.is_whole(run.segment)).then_some(run.segment)
     }
 
     pub(crate) fn has(&self, log: LogId, position: &LogPosition, cache: &IndexCache) -> bool {
@@ -547,7 +547,7 @@ impl Index {
     }
 
     pub(crate) fn index_needed(&self, log: LogId, lsn: Lsn) -> Option<u64> {
-        self.get(log)?.index_needed(log, lsn, &self.cache)
+        self.get(log)?.index_needed(lsn, &self.cache)
     }
 
     /// Turns slots of segments up to this one into runs; how many slots that were.

@@ -224,6 +224,9 @@ impl LogCore {
                 return Ok(());
             }
             if plan.next <= run.end.lsn {
+                if let Some(failure) = self.index.cache.failure(segment) {
+                    return Err(ReadError::Io(failure.clone()));
+                }
                 // The segment's groups don't say where these are: its footer was lost, and some of the groups.
                 let (first, last) = (plan.next, run.end.lsn);
                 return Err(ReadError::Corrupt { log, first, last, file: segment_name(segment), offset: 0 });

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::format::ids::{Chain, LogId, Lsn};
-use crate::io::Io;
+use crate::io::{Io, IoFailure};
 use crate::limits::INDEX_CACHE_BYTES_DEFAULT;
 
 /// One batch of a segment.
@@ -32,14 +32,15 @@ pub struct IndexRequest {
 }
 
 impl IndexRequest {
-    /// Reads the segment's index: from its footer, or, if that is damaged by now, from its groups.
+    /// Reads the segment's index: from its footer, or, if that is damaged by now, from its groups. What the device
+    /// refuses to read now is asked for again the next time.
     #[must_use]
     pub fn load(&self, io: &mut dyn Io) -> SegmentIndex {
-        let logs = crate::recovery::index::load(io, self);
+        let (logs, failure) = crate::recovery::index::load(io, self);
         let logs: BTreeMap<LogId, Vec<IndexEntry>> = logs.into_iter().collect();
         let entries: usize = logs.values().map(Vec::len).sum();
         let bytes = entries * size_of::<IndexEntry>() + logs.len() * 64;
-        SegmentIndex { segment: self.segment, salt: self.salt, bytes, logs: Arc::new(logs) }
+        SegmentIndex { segment: self.segment, salt: self.salt, bytes, logs: Arc::new(logs), failure }
     }
 }
 
@@ -50,9 +51,15 @@ pub struct SegmentIndex {
     pub(crate) salt: u64,
     bytes: usize,
     logs: Arc<BTreeMap<LogId, Vec<IndexEntry>>>,
+    failure: Option<IoFailure>,
 }
 
 impl SegmentIndex {
+    /// Some of it could not be read, which may be otherwise the next time.
+    pub(crate) const fn is_partial(&self) -> bool {
+        self.failure.is_some()
+    }
+
     pub(crate) fn logs(&self) -> &BTreeMap<LogId, Vec<IndexEntry>> {
         &self.logs
     }
@@ -79,6 +86,16 @@ impl IndexCache {
     pub(crate) fn entries(&self, segment: u64, log: LogId) -> Option<&[IndexEntry]> {
         let index = self.indexes.iter().find(|index| index.segment == segment)?;
         Some(index.logs.get(&log).map_or(NONE, Vec::as_slice))
+    }
+
+    /// Whether all that there is of a segment's index is here.
+    pub(crate) fn is_whole(&self, segment: u64) -> bool {
+        self.indexes.iter().any(|index| index.segment == segment && index.failure.is_none())
+    }
+
+    /// Why not all of a segment's index could be read.
+    pub(crate) fn failure(&self, segment: u64) -> Option<&IoFailure> {
+        self.indexes.iter().find(|index| index.segment == segment)?.failure.as_ref()
     }
 
     /// Keeps an index, and gives up the oldest ones beyond the bound. The newest always stays: otherwise who asked for

@@ -197,9 +197,11 @@ impl Wal {
             let Some(request) = state.core.index_needed(log, lsn) else { return state };
             drop(state);
             let index = request.load(&mut self.io.clone());
+            let partial = index.is_partial();
             let mut state = self.state();
             state.core.install_index(index);
-            if state.core.index_needed(log, lsn).is_none() {
+            // What could not be read is not waited for: who asks for it hears of that.
+            if partial || state.core.index_needed(log, lsn).is_none() {
                 return state;
             }
         }

@@ -12,14 +12,23 @@ use crate::format::ids::{LogId, LogPosition};
 use crate::format::manifest::Manifest;
 use crate::format::record::{BatchEntry, Record};
 use crate::format::segment::{LogFilesEnd, SegmentHeader};
-use crate::io::Io;
+use crate::io::{Io, IoFailure};
 
-/// The batches of each log in the segment. What can't be read is not among them.
-pub(crate) fn load(io: &mut dyn Io, request: &IndexRequest) -> Vec<(LogId, Vec<IndexEntry>)> {
-    from_footer(io, request).unwrap_or_else(|| from_groups(io, request).unwrap_or_default())
+/// The batches of each log in a segment.
+pub(crate) type Logs = Vec<(LogId, Vec<IndexEntry>)>;
+
+/// The batches of each log in the segment. What can't be read is not among them; why it could not, if the device said so.
+pub(crate) fn load(io: &mut dyn Io, request: &IndexRequest) -> (Logs, Option<IoFailure>) {
+    if let Some(logs) = from_footer(io, request) {
+        return (logs, None);
+    }
+    match Image::read(io, request.segment, request.segment_bytes) {
+        Ok(image) => (from_groups(&image, request).unwrap_or_default(), image.unreadable()),
+        Err(failure) => (Logs::new(), Some(failure)),
+    }
 }
 
-fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Vec<(LogId, Vec<IndexEntry>)>> {
+fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Logs> {
     let manifest = Manifest { directory: request.directory, segment_bytes: request.segment_bytes };
     let (trailer, summary) = read_summary(io, request.segment, &manifest)?;
     if summary.header.salt != request.salt {
@@ -30,8 +39,7 @@ fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Vec<(LogId, Ve
     Some(logs.zip(offsets).map(|(log, batches)| (log, batches.iter().map(entry).collect())).collect())
 }
 
-fn from_groups(io: &mut dyn Io, request: &IndexRequest) -> Option<Vec<(LogId, Vec<IndexEntry>)>> {
-    let image = Image::read(io, request.segment, request.segment_bytes).ok()?;
+fn from_groups(image: &Image, request: &IndexRequest) -> Option<Logs> {
     let header = SegmentHeader {
         directory: request.directory,
         number: request.segment,
@@ -44,7 +52,7 @@ fn from_groups(io: &mut dyn Io, request: &IndexRequest) -> Option<Vec<(LogId, Ve
         sources: if request.compacted { vec![request.segment] } else { Vec::new() },
     };
     let bound = Bound { last_group: Some(request.last_group), is_sealed: true };
-    let found = scan(&image, &header, bound).ok()?;
+    let found = scan(image, &header, bound).ok()?;
     let mut footer = Footer::default();
     let mut lost = false;
     for item in found.scanned {

@@ -308,3 +308,20 @@ fn a_segment_that_says_where_the_one_before_it_ends_stays_until_that_has_a_foote
     world.run();
     assert!(!world.disk.list().unwrap().contains(&"0000000000000002.seg".to_owned()));
 }
+
+#[test]
+fn an_index_that_the_device_refused_to_read_is_read_again_and_meanwhile_not_called_damage() {
+    let mut world = World::open(VirtualDisk::new(), &Options { index_bytes_max: 0, ..options() }).unwrap();
+    fill_segments(&mut world, log(1), 3);
+    let at = Lsn::new(2);
+    for name in world.disk.list().unwrap() {
+        world.disk.fail_reads(&name, 0..u64::MAX, 1_000_000);
+    }
+    world.core.load_index(&mut world.disk, log(1), at);
+    let refused = world.core.plan_read(log(1), at, 1 << 20);
+    assert!(matches!(refused, Err(ReadError::Io(_))), "{refused:?}");
+    world.disk.clear_faults();
+    world.core.load_index(&mut world.disk, log(1), at);
+    assert!(world.core.plan_read(log(1), at, 1 << 20).is_ok());
+    assert!(world.core.index_needed(log(1), at).is_none());
+}

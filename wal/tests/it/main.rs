@@ -4,6 +4,7 @@
 mod compaction;
 mod crashes;
 mod damage;
+mod exhaustive;
 mod failpoints;
 mod faults;
 mod files;
