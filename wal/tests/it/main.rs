@@ -8,4 +8,5 @@ mod files;
 mod flips;
 mod lifecycle;
 mod losses;
+mod repair;
 mod world;
