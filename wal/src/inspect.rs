@@ -13,8 +13,9 @@
 //! assert!(inspect::verify(dir.path()).unwrap().is_good());
 //! ```
 
+use std::collections::VecDeque;
 use std::path::Path;
-use std::{collections::VecDeque, vec};
+use std::{fmt, vec};
 
 use crate::core::{Extent, Slot};
 use crate::error::{OpenError, ReadError};
@@ -26,6 +27,7 @@ use crate::limits::INDEX_BYTES_DEFAULT;
 use crate::recovery::report::{DamagedRange, Finding, OpenReport};
 use crate::recovery::scan::{Image, Scanned, ScannedGroup, scan};
 use crate::recovery::survey::{Reader, Survey, read_manifest, read_summary, survey};
+use crate::recovery::table::GroupRow;
 
 /// A directory's content, as it stands in the files, truncated batches included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,6 +137,24 @@ impl VerifyReport {
         let mut all: Vec<&DamagedRange> = self.report.damaged.iter().chain(&self.batches_bad).collect();
         all.sort_by_key(|range| (range.log, range.first));
         all
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.row {
+            GroupRow::G1 => "good",
+            GroupRow::G2 => "some of it is damaged, and it had been durable",
+            GroupRow::G3 => "torn: some of it is bad, and nothing proves that it had been durable",
+            GroupRow::G4 => "its header is damaged, and it had been durable",
+            GroupRow::G5 => "torn: its header is bad, and nothing proves that it had been durable",
+            GroupRow::G6 => "the header of another place stands there, and it had been durable: look at the device",
+            GroupRow::G7 => "torn: the header of another place stands there: look at the device",
+            GroupRow::G8 => "it had been durable, and nothing is there: look at the device",
+            GroupRow::G9 => "torn: nothing is there, and later groups are",
+            GroupRow::G10 => "the end",
+        };
+        write!(f, "{} at byte {}, group {}: {what}", segment_name(self.segment), self.offset, self.group)
     }
 }
 

@@ -82,6 +82,16 @@ pub enum RepairAction {
     },
 }
 
+impl RepairAction {
+    /// Where the log ends or starts afterwards.
+    #[must_use]
+    pub const fn boundary(self) -> LogPosition {
+        match self {
+            Self::Truncate { to } | Self::Release { to } => to,
+        }
+    }
+}
+
 /// Records from the first to the last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
