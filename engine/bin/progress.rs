@@ -24,10 +24,19 @@ enum Form {
 
 impl Progress {
     pub(crate) fn new(total: u64, base: u64, is_quiet: bool) -> Self {
+        Self::with("rows", total, base, is_quiet)
+    }
+
+    /// Of something that is counted otherwise than in rows, from the start on.
+    pub(crate) fn of(what: &str, total: u64, is_quiet: bool) -> Self {
+        Self::with(what, total, 0, is_quiet)
+    }
+
+    fn with(what: &str, total: u64, base: u64, is_quiet: bool) -> Self {
         let form = if is_quiet {
             Form::Silent
         } else if std::io::stderr().is_terminal() {
-            Form::Bar(bar(total, base))
+            Form::Bar(bar(what, total, base))
         } else {
             Form::Lines { said: None }
         };
@@ -80,10 +89,10 @@ const fn sep(word: &str) -> &'static str {
     if word.is_empty() { "" } else { "; " }
 }
 
-fn bar(total: u64, base: u64) -> ProgressBar {
+fn bar(what: &str, total: u64, base: u64) -> ProgressBar {
     let bar = ProgressBar::with_draw_target(Some(total), ProgressDrawTarget::stderr());
-    let template = "  {bar:32} {human_pos} of {human_len} rows, {per_sec}, {eta} left  {msg}";
-    if let Ok(style) = ProgressStyle::with_template(template) {
+    let template = format!("  {{bar:32}} {{human_pos}} of {{human_len}} {what}, {{per_sec}}, {{eta}} left  {{msg}}");
+    if let Ok(style) = ProgressStyle::with_template(&template) {
         bar.set_style(style);
     }
     bar.set_position(base);

@@ -13,7 +13,9 @@
 //! assert!(inspect::verify(dir.path()).unwrap().is_good());
 //! ```
 
+use std::collections::VecDeque;
 use std::path::Path;
+use std::{fmt, vec};
 
 use crate::core::{Extent, Slot};
 use crate::error::{OpenError, ReadError};
@@ -25,6 +27,7 @@ use crate::limits::INDEX_BYTES_DEFAULT;
 use crate::recovery::report::{DamagedRange, Finding, OpenReport};
 use crate::recovery::scan::{Image, Scanned, ScannedGroup, scan};
 use crate::recovery::survey::{Reader, Survey, read_manifest, read_summary, survey};
+use crate::recovery::table::GroupRow;
 
 /// A directory's content, as it stands in the files, truncated batches included.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -120,14 +123,61 @@ impl VerifyReport {
     pub fn is_good(&self) -> bool {
         self.report.is_intact() && self.batches_bad.is_empty()
     }
+
+    /// Where the log's files are torn, if they are: the next open ends the log before that place, and records the report's
+    /// cuts.
+    #[must_use]
+    pub fn torn(&self) -> Option<Finding> {
+        self.report.findings.iter().rev().find(|finding| finding.row.is_end()).copied()
+    }
+
+    /// Everything that can't be read, by log and LSN.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<&DamagedRange> {
+        let mut all: Vec<&DamagedRange> = self.report.damaged.iter().chain(&self.batches_bad).collect();
+        all.sort_by_key(|range| (range.log, range.first));
+        all
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = match self.row {
+            GroupRow::G1 => "good",
+            GroupRow::G2 => "some of it is damaged, and it had been durable",
+            GroupRow::G3 => "torn: some of it is bad, and nothing proves that it had been durable",
+            GroupRow::G4 => "its header is damaged, and it had been durable",
+            GroupRow::G5 => "torn: its header is bad, and nothing proves that it had been durable",
+            GroupRow::G6 => "the header of another place stands there, and it had been durable: look at the device",
+            GroupRow::G7 => "torn: the header of another place stands there: look at the device",
+            GroupRow::G8 => "it had been durable, and nothing is there: look at the device",
+            GroupRow::G9 => "torn: nothing is there, and later groups are",
+            GroupRow::G10 => "the end",
+        };
+        write!(f, "{} at byte {}, group {}: {what}", segment_name(self.segment), self.offset, self.group)
+    }
+}
+
+/// How far [`verify_with`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct VerifyProgress {
+    /// Segments read.
+    pub segments: u64,
+    /// Segments in all.
+    pub segments_total: u64,
 }
 
 fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
     let Some(manifest) = read_manifest(io, None)? else {
         return Err(OpenError::Manifest { why: "is missing: this is not the directory of a log" });
     };
-    let batches_max = INDEX_BYTES_DEFAULT / size_of::<Slot>();
-    survey(io, manifest, Reader::Guest, u64::try_from(batches_max).unwrap_or(u64::MAX))
+    survey(io, manifest, Reader::Guest, batches_max())
+}
+
+/// Batches that are known one by one, as in a log with the default options.
+pub(crate) fn batches_max() -> u64 {
+    u64::try_from(INDEX_BYTES_DEFAULT / size_of::<Slot>()).unwrap_or(u64::MAX)
 }
 
 /// Reads a directory.
@@ -209,42 +259,152 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<VerifyReport, OpenError> {
 /// # Errors
 /// [`OpenError`], as an open would say it.
 pub fn verify_io(io: &mut dyn Io) -> Result<VerifyReport, OpenError> {
+    verify_with(io, &mut |_| {})
+}
+
+/// As [`verify_io`]; tells how far it is.
+///
+/// # Errors
+/// [`OpenError`], as an open would say it.
+pub fn verify_with(io: &mut dyn Io, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, OpenError> {
     let survey = look(io)?;
-    let (mut batches_good, mut batches_bad) = (0, Vec::new());
-    let segments: Vec<u64> = survey.replay.segments.iter().map(|(number, _)| number).collect();
-    for segment in segments {
-        for extent in extents(&survey, io, segment, None) {
-            match extent.read(io) {
-                Ok(_) => batches_good += 1,
-                Err(_)
-                    if survey.replay.report.damaged.iter().any(|d| d.log == extent.log && d.first <= extent.first) => {}
-                Err(_) => batches_bad.push(DamagedRange {
-                    log: extent.log,
-                    first: extent.first,
-                    last: extent.last,
-                    file: segment_name(extent.segment),
-                    offset: extent.offset,
-                }),
-            }
-        }
-    }
+    let (batches_good, bad) = read_all(&survey, io, progress);
+    let batches_bad = bad.iter().map(Extent::damaged).collect();
     Ok(VerifyReport { report: survey.replay.report, batches_good, batches_bad })
 }
 
-/// The batches of one log, oldest first, as its owner would see them.
+/// Reads every batch of every log: how many are good, and those that can't be read, beyond what the survey's report says.
+pub(crate) fn read_all(
+    survey: &Survey,
+    io: &mut dyn Io,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> (u64, Vec<Extent>) {
+    let (mut good, mut bad) = (0, Vec::new());
+    let segments_total = u64::try_from(survey.replay.segments.len()).unwrap_or(u64::MAX);
+    for (segments, (segment, _)) in (0..).zip(survey.replay.segments.iter()) {
+        progress(VerifyProgress { segments, segments_total });
+        for extent in extents(survey, io, segment, None) {
+            match extent.read(io) {
+                Ok(_) => good += 1,
+                Err(_) if survey.replay.report.damaged.iter().any(|range| extent.is_within(range)) => {}
+                Err(_) => bad.push(extent),
+            }
+        }
+    }
+    (good, bad)
+}
+
+impl Extent {
+    /// The batch's place, as that of damage.
+    fn damaged(&self) -> DamagedRange {
+        let Self { log, first, last, segment, offset, .. } = *self;
+        DamagedRange { log, first, last, file: segment_name(segment), offset }
+    }
+
+    /// Whether all of the batch is known to be damaged.
+    fn is_within(&self, range: &DamagedRange) -> bool {
+        range.log == self.log && range.first <= self.first && range.last >= self.last
+    }
+}
+
+/// Which batches are wanted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of this log only; `None`: of all.
+    pub log: Option<LogId>,
+    /// From the batch on that holds this LSN.
+    pub from: Lsn,
+    /// Up to the batch that holds this LSN.
+    pub to: Lsn,
+}
+
+impl Default for Wanted {
+    /// Everything.
+    fn default() -> Self {
+        Self { log: None, from: Lsn::FIRST, to: Lsn::MAX }
+    }
+}
+
+impl Wanted {
+    fn covers(&self, log: LogId, first: Lsn, last: Lsn) -> bool {
+        self.log.is_none_or(|wanted| wanted == log) && first <= self.to && last >= self.from
+    }
+}
+
+/// The batches of a directory one after another, as their owners would see them: each log's in its order, several logs as
+/// they lie in the files. One batch and one segment's index are in memory at a time, never a whole log.
+///
+/// A batch that can't be read is an error in its place, and the next one follows. What is so damaged that no batch is known
+/// there is told by [`Batches::damaged`].
+#[derive(Debug)]
+pub struct Batches<I> {
+    io: I,
+    survey: Survey,
+    wanted: Wanted,
+    segments: VecDeque<u64>,
+    extents: vec::IntoIter<Extent>,
+}
+
+impl Batches<RealIo> {
+    /// Of a directory, which is only read.
+    ///
+    /// # Errors
+    /// [`OpenError`], as an open would say it.
+    pub fn open(dir: impl AsRef<Path>, wanted: Wanted) -> Result<Self, OpenError> {
+        Self::open_io(RealIo::read_only(dir.as_ref()), wanted)
+    }
+}
+
+impl<I: Io> Batches<I> {
+    /// Of any [`Io`].
+    ///
+    /// # Errors
+    /// [`OpenError`], as an open would say it.
+    pub fn open_io(mut io: I, wanted: Wanted) -> Result<Self, OpenError> {
+        let survey = look(&mut io)?;
+        let segments = survey.replay.segments.iter().map(|(number, _)| number).collect();
+        Ok(Self { io, survey, wanted, segments, extents: Vec::new().into_iter() })
+    }
+
+    /// Whether the log is there at all.
+    #[must_use]
+    pub fn has_log(&self, log: LogId) -> bool {
+        self.survey.replay.index.get(log).is_some()
+    }
+
+    /// The damaged ranges among what is wanted, as an open would report them. Batches in them may be read all the same,
+    /// or fail.
+    #[must_use]
+    pub fn damaged(&self) -> Vec<DamagedRange> {
+        let all = self.survey.replay.report.damaged.iter();
+        all.filter(|range| self.wanted.covers(range.log, range.first, range.last)).cloned().collect()
+    }
+}
+
+impl<I: Io> Iterator for Batches<I> {
+    type Item = Result<Batch, ReadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some(extent) = self.extents.next() {
+                return Some(extent.read(&mut self.io));
+            }
+            let segment = self.segments.pop_front()?;
+            let mut extents = extents(&self.survey, &mut self.io, segment, self.wanted.log);
+            extents.retain(|extent| self.wanted.covers(extent.log, extent.first, extent.last));
+            self.extents = extents.into_iter();
+        }
+    }
+}
+
+/// All batches of one log, oldest first, as its owner would see them: for logs that fit into memory, see [`Batches`].
 ///
 /// # Errors
 /// [`InspectError`]: the directory can't be opened, or a batch can't be read; the first such is told.
 pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectError> {
-    let io = &mut RealIo::read_only(dir.as_ref());
-    let survey = look(io)?;
-    let mut batches = Vec::new();
-    for (segment, _) in survey.replay.segments.iter() {
-        for extent in extents(&survey, io, segment, Some(log)) {
-            batches.push(extent.read(io)?);
-        }
-    }
-    Ok(batches)
+    let wanted = Wanted { log: Some(log), ..Wanted::default() };
+    let batches: Result<Vec<Batch>, ReadError> = Batches::open(dir, wanted)?.collect();
+    Ok(batches?)
 }
 
 /// The logs of a directory with their first and last LSN and the number of batches.

@@ -30,6 +30,7 @@ pub mod driver;
 pub mod inspect;
 pub mod io;
 pub mod limits;
+pub mod repair;
 pub mod vdisk;
 
 mod compaction;

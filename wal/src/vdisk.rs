@@ -467,6 +467,10 @@ impl Io for VirtualDisk {
         Ok(())
     }
 
+    fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {
+        Ok(self.space.map(|space| space.saturating_sub(self.used())))
+    }
+
     fn entropy(&mut self) -> u64 {
         // splitmix64, as for salts: any spread will do, and the same run draws the same numbers.
         self.entropy = self.entropy.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Digest(digest::Args),
     /// Print how each node is
     Status(status::Args),
-    /// Look into a log directory, also while a node runs on it
+    /// Look into a log directory, also while a node runs on it; repair one that is damaged
     #[command(subcommand)]
     Wal(wal::Command),
     /// Simulate whole clusters, faults and all, from seeds
@@ -59,8 +59,7 @@ impl Command {
             Self::Stream(_) => "stream",
             Self::Digest(_) => "digest",
             Self::Status(_) => "status",
-            Self::Wal(wal::Command::Inspect(_)) => "wal inspect",
-            Self::Wal(wal::Command::Verify(_)) => "wal verify",
+            Self::Wal(command) => command.name(),
             Self::Sim(_) => "sim",
             Self::Demo(_) => "demo",
         }
@@ -74,8 +73,7 @@ impl Command {
             Self::Stream(args) => args.format.json,
             Self::Digest(args) => args.format.json,
             Self::Status(args) => args.format.json,
-            Self::Wal(wal::Command::Inspect(args)) => args.format.json,
-            Self::Wal(wal::Command::Verify(args)) => args.format.json,
+            Self::Wal(command) => command.speaks_json(),
             Self::Sim(args) => args.json,
             Self::Demo(args) => args.format.json,
         }

@@ -86,16 +86,16 @@ async fn compare_stream(client: &Client, stream: &[u8], rows: &[(u64, Bytes)], f
     }
 }
 
-/// The batches of a data directory's only log, oldest first, as `towline wal inspect --json` prints them.
+/// The batches of a data directory's only log, oldest first, as `towline wal inspect --batches --json` prints them.
 pub(super) async fn batches(data: &Path) -> Result<Vec<BatchLine>> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["wal", "inspect", "--json"]).arg(data).stdin(Stdio::null());
+    command.args(["wal", "inspect", "--batches", "--json"]).arg(data).stdin(Stdio::null());
     let output = tokio::task::spawn_blocking(move || command.output()).await??;
     if !output.status.success() {
         bail!("{}: wal inspect: {}", data.display(), String::from_utf8_lossy(&output.stderr).trim());
     }
     let text = String::from_utf8(output.stdout).context("wal inspect")?;
-    // The lines about the directory and the log lack a batch's fields.
+    // The lines about the directory, its segments and the log lack a batch's fields.
     Ok(text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect())
 }
 

@@ -5,5 +5,7 @@
 
 mod cluster;
 mod embedded;
+#[cfg(feature = "cli")]
+mod log_tools;
 mod requests;
 mod stopped_follower;

@@ -35,8 +35,24 @@ const WORDS: &[&str] = &[
     "LogPosition",
     "Lsn",
 ];
-/// Reading a directory, for the program's `wal inspect` and `wal verify`.
+/// Reading a directory, for the program's `wal inspect`, `verify` and `dump`.
 const INSPECT: &[&str] = &["inspect", "Chain", "Epoch", "LogId", "LogPosition", "Lsn"];
+/// And repairing one.
+const OFFLINE: &[&str] = &[
+    "inspect",
+    "io",
+    "repair",
+    "Batch",
+    "BatchKind",
+    "Chain",
+    "DamagedRange",
+    "Epoch",
+    "LogId",
+    "LogPosition",
+    "Lsn",
+    "OpenError",
+    "ReadError",
+];
 const ALL: &[&str] = &["*"];
 
 const FLOORS: &[Floor] = &[
@@ -76,7 +92,7 @@ const FLOORS: &[Floor] = &[
         net: true,
         sans_io: Some(&[]),
     },
-    Floor { name: "bin", uses: &["model", "node", "client", "admin", "sim"], wal: INSPECT, net: false, sans_io: None },
+    Floor { name: "bin", uses: &["model", "node", "client", "admin", "sim"], wal: OFFLINE, net: false, sans_io: None },
 ];
 
 /// What a sans-IO module never names.

@@ -148,6 +148,14 @@ pub trait Io {
     /// The sync failed.
     fn settle(&mut self, name: &str) -> Result<(), IoFailure>;
 
+    /// Bytes that new files may take in the directory, or where it would be made; `None`: unknown.
+    ///
+    /// # Errors
+    /// The file system can't be asked.
+    fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {
+        Ok(None)
+    }
+
     /// Unpredictable bits, for salts and uuids.
     fn entropy(&mut self) -> u64;
 

@@ -295,6 +295,14 @@ impl Io for RealIo {
         advised.or(Ok(()))
     }
 
+    fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {
+        // Of the file system on which the directory would be made, if it is not there yet.
+        let there = self.dir().ancestors().find(|dir| dir.exists()).unwrap_or_else(|| Path::new("."));
+        let asked = rustix::fs::statvfs(if there.as_os_str().is_empty() { Path::new(".") } else { there });
+        let stat = asked.map_err(|e| IoFailure::from_error(&e.into(), "measure the room of", "."))?;
+        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+    }
+
     fn entropy(&mut self) -> u64 {
         // The standard library's hash keys come from the system's random source; each call of `new` has its own.
         RandomState::new().hash_one(std::process::id())

@@ -41,7 +41,18 @@ impl LogCore {
         };
         let batches_max = options.index_bytes_max / size_of::<Slot>();
         let survey = survey(io, manifest, Reader::Owner, u64::try_from(batches_max).unwrap_or(u64::MAX))?;
-        // Everything is decided. From here on the directory changes.
+        let (core, mut report) = Self::begin_life(io, options, survey)?;
+        report.created = created;
+        report.clean_close |= created;
+        Ok((core, report))
+    }
+
+    /// Everything is decided. From here on the directory changes.
+    pub(crate) fn begin_life(
+        io: &mut dyn Io,
+        options: &Options,
+        survey: Survey,
+    ) -> Result<(Self, OpenReport), OpenError> {
         for name in &survey.leftovers {
             io.remove(name)?;
         }
@@ -50,8 +61,6 @@ impl LogCore {
         io.sync_dir()?;
         let (mut core, mut report) = Self::from_survey(survey, options, io.entropy());
         core.open_life(io)?;
-        report.created = created;
-        report.clean_close |= created;
         report.writable = !core.stats().disk_full;
         core.check();
         Ok((core, report))
@@ -125,7 +134,7 @@ fn validate(options: &Options) -> Result<(), OpenError> {
 }
 
 /// Makes a new log's manifest: a directory without one has no log, whatever a crash leaves of this.
-fn create(io: &mut dyn Io, options: &Options) -> Result<Manifest, OpenError> {
+pub(crate) fn create(io: &mut dyn Io, options: &Options) -> Result<Manifest, OpenError> {
     let directory = options.directory_uuid.unwrap_or_else(|| {
         let mut uuid = Vec::with_capacity(16);
         uuid.put_u64(io.entropy());

@@ -11,5 +11,6 @@ mod files;
 mod flips;
 mod lifecycle;
 mod losses;
+mod repair;
 mod tails;
 mod world;
