@@ -7,7 +7,6 @@ use serde_json::Value;
 use std::io::{BufRead as _, IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
 use towline_wal::io::RealIo;
 use towline_wal::repair::{
     LogRepair, LsnRange, README_NAME, Repair, RepairAction, RepairError, RepairOptions, RepairPlan, Unmendable,
@@ -48,10 +47,10 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let mut io = RealIo::new(&directory);
     let repair = Repair::begin(&mut io, RepairOptions { keep_tail: args.keep_tail }).map_err(failed)?;
     let plan = repair.plan();
-    let now = Utc::now();
+    let now = jiff::Timestamp::now();
     let backup = match &args.backup {
         Some(named) => named.clone(),
-        None => beside(&directory)?.join(format!("repair-{}-{}", now.compact(), plan.life)),
+        None => beside(&directory)?.join(format!("repair-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), plan.life)),
     };
     output.both(|| plan_object(&directory, &backup, plan), || plan_words(&directory, &backup, plan))?;
     if plan.is_empty() {
@@ -67,7 +66,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     if !args.yes {
         confirm(output)?;
     }
-    let made = format!("{}, by towline {}", now.spoken(), env!("CARGO_PKG_VERSION"));
+    let made = format!("{}, by towline {}", now.strftime("%FT%TZ"), env!("CARGO_PKG_VERSION"));
     let repaired = repair.execute(&mut RealIo::new(&backup), &made).map_err(failed)?;
     let found = &repaired.verified;
     output.both(
@@ -140,56 +139,4 @@ fn log_object(repair: &LogRepair) -> Value {
         "action": action, "to_lsn": repair.action.boundary().lsn.get(), "kept": repair.kept.map(range), "given_up": range(repair.given_up),
         "given_up_readable": repair.given_up_readable, "cut_from_lsn": repair.cut_from.get(),
     })
-}
-
-/// A point in time, to the second, in the calendar.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Utc {
-    year: u64,
-    month: u64,
-    day: u64,
-    second_of_day: u64,
-}
-
-impl Utc {
-    fn now() -> Self {
-        Self::at(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs())
-    }
-
-    /// Seconds since 1970, by eras of 400 years that begin in March, so that a leap day is the last of its year.
-    const fn at(seconds: u64) -> Self {
-        let days = seconds / 86_400 + 719_468;
-        let (era, day_of_era) = (days / 146_097, days % 146_097);
-        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-        let month_from_march = (5 * day_of_year + 2) / 153;
-        let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-        let year = era * 400 + year_of_era + if month <= 2 { 1 } else { 0 };
-        let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-        Self { year, month, day, second_of_day: seconds % 86_400 }
-    }
-
-    fn compact(self) -> String {
-        self.spoken().replace([':', '-'], "")
-    }
-
-    fn spoken(self) -> String {
-        let Self { year, month, day, second_of_day } = self;
-        let (hour, minute, second) = (second_of_day / 3600, second_of_day / 60 % 60, second_of_day % 60);
-        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn seconds_are_told_as_dates() {
-        assert_eq!(Utc::at(0).spoken(), "1970-01-01T00:00:00Z");
-        assert_eq!(Utc::at(951_782_400).spoken(), "2000-02-29T00:00:00Z");
-        assert_eq!(Utc::at(4_107_542_399).spoken(), "2100-02-28T23:59:59Z");
-        assert_eq!(Utc::at(4_107_542_400).spoken(), "2100-03-01T00:00:00Z");
-        assert_eq!(Utc::at(1_767_225_599).compact(), "20251231T235959Z");
-    }
 }
