@@ -14,6 +14,21 @@ use crate::io::{Io, IoFailure, LockOutcome};
 const SECTOR: usize = 512;
 const SECTORS_PER_PAGE: usize = 4096 / SECTOR;
 
+/// Where the bytes of a write go that a device puts in the wrong place, and calls good.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Misplaced {
+    /// Nowhere: what was there before stays.
+    Nowhere,
+    /// To another place, which loses what it held.
+    At {
+        /// The file; without it, the bytes are nowhere.
+        name: String,
+        /// Byte offset in it.
+        offset: u64,
+    },
+}
+
 /// What a disk did and lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
@@ -99,6 +114,7 @@ pub struct VirtualDisk {
     space: Option<u64>,
     fail_syncs: BTreeSet<u64>,
     fail_writes: BTreeSet<u64>,
+    misplaced: BTreeMap<u64, Misplaced>,
     sync_count: u64,
     write_count: u64,
     bad_reads: Vec<BadRead>,
@@ -233,10 +249,16 @@ impl VirtualDisk {
         self.fail_writes.insert(self.write_count + n);
     }
 
+    /// The `n`th write from now (0: the next) is called good, and its bytes are nowhere, or somewhere else.
+    pub fn misplace_write_after(&mut self, n: u64, place: Misplaced) {
+        self.misplaced.insert(self.write_count + n, place);
+    }
+
     /// Takes back every fault that was ordered and has not happened yet, and gives back all room.
     pub fn clear_faults(&mut self) {
         self.fail_syncs.clear();
         self.fail_writes.clear();
+        self.misplaced.clear();
         self.bad_reads.clear();
         self.space = None;
     }
@@ -391,10 +413,16 @@ impl Io for VirtualDisk {
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
         self.stats.writes += 1;
         let fails = self.fail_writes.remove(&self.write_count);
+        let misplaced = self.misplaced.remove(&self.write_count);
         self.write_count += 1;
         let used = self.used();
         let space = self.space;
         let bytes = slices.concat();
+        let (name, offset) = match &misplaced {
+            None => (name, offset),
+            Some(Misplaced::At { name, offset }) if self.names.contains_key(name) => (name.as_str(), *offset),
+            Some(_) => return Ok(()),
+        };
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let file = self.file("write", name)?;
         let growth = (start + bytes.len()).saturating_sub(file.len);

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use towline_wal::io::Io;
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Entry, Epoch, HardStateKind, LogCore, OpenError, OpenReport, Options};
+use towline_wal::{Entry, Epoch, HardStateKind, LogCore, OpenError, OpenReport, Options, ReadError};
 
 use crate::world::{Model, SEGMENT, World, batch, log, options};
 
@@ -73,17 +73,24 @@ fn bits(disk: &mut VirtualDisk) -> Vec<(String, u64)> {
 }
 
 /// What a log shows, batch by batch, and whether all that is missing is named.
-fn judge(core: &LogCore, report: &OpenReport, disk: &mut VirtualDisk, good: &Model) -> Result<(), String> {
+pub(crate) fn judge(
+    core: &mut LogCore,
+    report: &OpenReport,
+    disk: &mut VirtualDisk,
+    good: &Model,
+) -> Result<(), String> {
     for (of, batches) in &good.logs {
         for batch in batches {
             let lsn = batch.first_lsn();
+            core.load_index(disk, *of, lsn);
             let plan = core.plan_read(*of, lsn, 0);
             let read = plan.and_then(|plan| plan.first().map(|extent| extent.read(disk)).transpose());
             let cut = core.cuts().iter().any(|cut| cut.log == *of && cut.from <= lsn);
             match read {
                 Ok(Some(read)) if read == *batch => {}
                 Ok(Some(read)) => return Err(format!("log {of} serves {read:?} at {lsn}")),
-                Err(_) => {} // Named: corrupt, where.
+                Err(ReadError::Corrupt { .. }) => {}
+                Err(error) => return Err(format!("log {of} at {lsn}: {error}")),
                 Ok(None) if cut => {}
                 Ok(None) => return Err(format!("log {of} ends silently before {lsn}")),
             }
@@ -110,8 +117,8 @@ fn flip_each(disk: &VirtualDisk, good: &Model, bits: impl Iterator<Item = (Strin
         let mut flipped = disk.clone();
         assert!(flipped.flip_bit(&name, bit));
         match LogCore::recover(&mut flipped, &options()) {
-            Ok((core, report)) => {
-                let verdict = judge(&core, &report, &mut flipped, good);
+            Ok((mut core, report)) => {
+                let verdict = judge(&mut core, &report, &mut flipped, good);
                 assert!(verdict.is_ok(), "{name} bit {bit}: {verdict:?}, {report:?}");
             }
             Err(OpenError::Manifest { .. }) => refused += 1,

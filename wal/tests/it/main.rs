@@ -11,6 +11,7 @@ mod files;
 mod flips;
 mod lifecycle;
 mod losses;
+mod misplaced;
 mod repair;
 mod tails;
 mod world;
