@@ -80,6 +80,14 @@ impl LogCore {
         Some(self.build(&gathering))
     }
 
+    /// Whether the next request would be a group, if something waited.
+    pub(crate) fn may_write(&self) -> bool {
+        let in_flight_max = usize::try_from(self.options.groups_in_flight.clamp(1, GROUPS_IN_FLIGHT_MAX)).unwrap_or(1);
+        let unsynced = self.in_flight.front().is_some_and(|group| group.writing.is_none());
+        let syncs = self.syncing.is_none() && unsynced;
+        !syncs && self.in_flight.len() < in_flight_max
+    }
+
     /// Whether something waits to be written, the opening group included.
     pub(crate) fn has_unwritten(&self) -> bool {
         self.opening || !self.queue.is_empty()
@@ -167,15 +175,16 @@ impl LogCore {
             number: self.next_group,
             segment,
             writing: Some(id),
-            batches: Vec::new(),
-            tickets: Vec::new(),
+            batches: Vec::with_capacity(gathering.entries),
+            tickets: Vec::with_capacity(gathering.entries),
             retires: Vec::new(),
             compacts: false,
             weight: 0,
             closing: gathering.closing,
         };
         let own = Vec::with_capacity(gathering.entries);
-        let mut laid = Laid { group, own, batches: Vec::new(), placed: Vec::new() };
+        let (batches, placed) = (Vec::with_capacity(gathering.entries), Vec::with_capacity(gathering.entries));
+        let mut laid = Laid { group, own, batches, placed };
         for queued in self.queue.drain(..gathering.entries) {
             laid.group.weight += queued.item.weight();
             laid.group.tickets.extend(queued.ticket);

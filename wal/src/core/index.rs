@@ -178,11 +178,27 @@ impl LogState {
 
     /// Index of the first slot whose last LSN is at least `lsn`.
     pub(crate) fn slot_at(&self, lsn: Lsn) -> usize {
-        // Most questions are about the end.
-        if self.slots.back().is_none_or(|slot| slot.last < lsn) {
-            return self.slots.len();
+        // Most questions are about the end or a little before it: in steps that double, from there.
+        let is_behind = |i: usize| self.slots.get(i).is_none_or(|slot| slot.last >= lsn);
+        let (mut low, mut high) = (0, self.slots.len());
+        let mut step = 1;
+        while let Some(at) = self.slots.len().checked_sub(step) {
+            if !is_behind(at) {
+                low = at + 1;
+                break;
+            }
+            high = at;
+            step *= 2;
         }
-        self.slots.partition_point(|slot| slot.last < lsn)
+        while low < high {
+            let middle = low.midpoint(high);
+            if is_behind(middle) {
+                high = middle;
+            } else {
+                low = middle + 1;
+            }
+        }
+        low
     }
 
     /// The run that holds `lsn`, or the first behind it.

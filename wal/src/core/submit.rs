@@ -46,16 +46,31 @@ impl LogCore {
     pub fn submit_when(&mut self, entries: Vec<Entry>, full: WhenFull) -> Result<Ticket, SubmitError> {
         self.admit(&entries, full)?;
         self.validate(&entries)?;
-        let ticket = self.ticket();
         let last = entries.len() - 1;
+        Ok(self.accept_all(entries.into_iter(), last))
+    }
+
+    /// As [`LogCore::submit`], of one batch, and without an allocation.
+    ///
+    /// # Errors
+    /// As [`LogCore::submit`].
+    pub fn submit_batch(&mut self, batch: Batch) -> Result<Ticket, SubmitError> {
+        let entry = [Entry::Batch(batch)];
+        self.admit(&entry, WhenFull::Refuse)?;
+        self.validate(&entry)?;
+        Ok(self.accept_all(entry.into_iter(), 0))
+    }
+
+    fn accept_all(&mut self, entries: impl Iterator<Item = Entry>, last: usize) -> Ticket {
+        let ticket = self.ticket();
         self.stats.submissions += 1;
-        for (i, entry) in entries.into_iter().enumerate() {
+        for (i, entry) in entries.enumerate() {
             let item = self.accept(entry);
             self.queue_bytes += item.weight();
             self.stats.entries += 1;
             self.queue.push_back(Queued { item, ticket: (i == last).then_some(ticket) });
         }
-        Ok(ticket)
+        ticket
     }
 
     /// A ticket that completes when all that was accepted is durable; `None`: it is already.

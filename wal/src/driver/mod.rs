@@ -1,5 +1,6 @@
 //! [`Wal`]: the log on real files, with threads of its own.
 
+mod inbox;
 mod paced;
 mod pending;
 mod tail;
@@ -14,7 +15,7 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use crossbeam::channel;
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use parking_lot::{Mutex, MutexGuard};
 
 use crate::core::{Cut, Entry, Extent, LogCore, Options, Stats, Ticket, WhenFull};
 use crate::error::{OpenError, ReadError, SubmitError, WalError};
@@ -23,6 +24,7 @@ use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
 use crate::io::{IoFailure, RealIo};
 use crate::recovery::report::OpenReport;
+use inbox::Inbox;
 use paced::{PacedIo, Stop};
 use pending::Waiters;
 use tail::Tails;
@@ -62,8 +64,8 @@ impl Wal {
         let mut io = RealIo::new(dir.as_ref());
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let waiters = Waiters::new(options.group_bytes_max);
-        let state = State { core, waiters, tails: Tails::default(), stopping: false };
-        let shared = Arc::new(Shared { state: Mutex::new(state), work: Condvar::new() });
+        let state = State { core, waiters, tails: Tails::default(), stopping: false, taken: Vec::new() };
+        let shared = Arc::new(Shared::new(state, Inbox::new(options.group_bytes_max)));
         let wal = Self {
             shared,
             io,
@@ -143,7 +145,7 @@ impl Wal {
         }
         let waiting = state.core.submit_when(entries, full).map(|ticket| wait(&mut state.waiters, ticket));
         drop(state);
-        self.shared.work.notify_one();
+        self.shared.signal();
         waiting
     }
 
@@ -152,7 +154,7 @@ impl Wal {
     /// # Errors
     /// [`WalError::Refused`]: nothing was taken. Others: in doubt until the log is reopened.
     pub fn append(&self, batch: Batch) -> Result<(), WalError> {
-        self.submit(vec![Entry::Batch(batch)])?.wait()
+        self.shared.append(batch)
     }
 
     /// Whole batches, from the one that contains `from`, up to about `max_bytes` but at least one; none at the end of
@@ -252,7 +254,7 @@ impl Wal {
         let ticket = state.core.barrier()?;
         let pending = ticket.map(|ticket| state.waiters.join(ticket, 0));
         drop(state);
-        self.shared.work.notify_one();
+        self.shared.signal();
         pending.map_or(Ok(()), Pending::wait)
     }
 
@@ -272,7 +274,7 @@ impl Wal {
             state.waiters.begin_next();
             state.waiters.join(ticket, 0)
         };
-        self.shared.work.notify_one();
+        self.shared.signal();
         let result = pending.wait();
         self.stop();
         *closed = Some(result.clone());
@@ -286,7 +288,7 @@ impl Wal {
         drop(state);
         over.into_iter().for_each(Waker::wake);
         self.stopping.say();
-        self.shared.work.notify_one();
+        self.shared.signal();
         let threads = std::mem::take(&mut *self.threads.lock());
         // If one of them drops the log, in somebody's call, they end when that call has, and the lock goes with the last.
         let own = std::thread::current().id();

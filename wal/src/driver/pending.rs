@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
 use parking_lot::Mutex;
 
 use crate::core::{Completion, Ticket};
-use crate::error::WalError;
+use crate::error::{SubmitError, WalError};
 
 /// Nobody sleeps on the event.
 const PENDING: u32 = 0;
@@ -25,12 +25,61 @@ pub(super) struct Event {
     state: AtomicU32,
     result: OnceLock<Result<(), WalError>>,
     wakers: Mutex<Vec<Waker>>,
+    /// How many of [`Waiters`]' entries are still to come for it.
+    parts: AtomicU32,
+    /// What became of one that came to nothing: who shares an event shares the doubt.
+    doubt: OnceLock<WalError>,
+    /// Whether some of those who share it were refused, which concerns only them.
+    has_refused: AtomicBool,
+    refused: Mutex<Vec<(u32, SubmitError)>>,
 }
 
 impl Event {
+    /// Counts one more entry that it waits for. Under the log's lock.
+    fn expect(&self) {
+        self.parts.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of its entries has completed; the last one sets it.
+    fn part_done(&self, result: Result<(), WalError>) {
+        if let Err(error) = result {
+            // The first one stands.
+            drop(self.doubt.set(error));
+        }
+        // Acquire and release: the last one sees the others' doubts.
+        if self.parts.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.set(self.doubt.get().map_or(Ok(()), |error| Err(error.clone())));
+        }
+    }
+
+    /// One of those who share it was refused. Under the log's lock, before it is set.
+    pub(super) fn refuse(&self, place: u32, error: SubmitError) {
+        self.refused.lock().push((place, error));
+        self.has_refused.store(true, Ordering::Release);
+    }
+
+    /// Nobody else joins it: if all who did were refused, it is over.
+    pub(super) fn end_if_nothing_was_accepted(&self) {
+        if self.parts.load(Ordering::Relaxed) == 0 {
+            self.set(Ok(()));
+        }
+    }
+
+    /// What became of one of those who share it.
+    pub(super) fn outcome(&self, place: u32) -> Result<(), WalError> {
+        if self.has_refused.load(Ordering::Acquire)
+            && let Some((_, error)) = self.refused.lock().iter().find(|(of, _)| *of == place)
+        {
+            return Err(WalError::Refused(error.clone()));
+        }
+        self.result()
+    }
+
+    /// The first time decides.
     fn set(&self, result: Result<(), WalError>) {
-        let first = self.result.set(result).is_ok();
-        debug_assert!(first, "an event happens once");
+        if self.result.set(result).is_err() {
+            return;
+        }
         if self.state.swap(DONE, Ordering::AcqRel) == SLEPT_ON {
             atomic_wait::wake_all(&raw const self.state);
         }
@@ -42,7 +91,7 @@ impl Event {
         self.state.load(Ordering::Acquire) == DONE
     }
 
-    fn wait(&self) {
+    pub(super) fn wait(&self) {
         while self.state.compare_exchange(PENDING, SLEPT_ON, Ordering::Acquire, Ordering::Acquire) != Err(DONE) {
             atomic_wait::wait(&self.state, SLEPT_ON);
         }
@@ -106,7 +155,7 @@ pub(super) enum Waiter {
 impl Waiter {
     pub(super) fn tell(self, result: Result<(), WalError>) {
         match self {
-            Self::Event(event) => event.set(result),
+            Self::Event(event) => event.part_done(result),
             // A panic in it was reported by the panic hook; it is not this log's, whose thread must go on.
             Self::Call(call) => drop(catch_unwind(AssertUnwindSafe(|| call(result)))),
         }
@@ -148,8 +197,22 @@ impl Waiters {
             return Pending { event: Arc::clone(event) };
         }
         let event = Arc::new(Event::default());
+        event.expect();
         self.push(ticket, Waiter::Event(Arc::clone(&event)), bytes, true);
         Pending { event }
+    }
+
+    /// A submission whose waiter has an event already. It must be known here before any group that holds something of the
+    /// event is built.
+    pub(super) fn share(&mut self, ticket: Ticket, event: &Arc<Event>) {
+        if let Some(Waiting { last, waiter: Waiter::Event(shared), .. }) = self.waiting.back_mut()
+            && Arc::ptr_eq(shared, event)
+        {
+            *last = ticket;
+            return;
+        }
+        event.expect();
+        self.push(ticket, Waiter::Event(Arc::clone(event)), 0, false);
     }
 
     /// A submission that ends with a call.

@@ -2,25 +2,53 @@
 //! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers; `wal-compact`
 //! copies what is live out of segments that hold little of it, at a bounded pace; `wal-notify` wakes who waits and runs their calls where that would delay the next group.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::Waker;
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
-use parking_lot::{Condvar, Mutex};
+use parking_lot::Mutex;
 
+use super::inbox::{Inbox, Left};
 use super::paced::PacedIo;
 use super::pending::{Waiter, Waiters};
 use super::tail::Tails;
 use crate::core::LogCore;
-use crate::error::WalError;
+use crate::error::{SubmitError, WalError};
+use crate::format::batch::Batch;
 use crate::io::{IoOp, IoRequest, RealIo, execute};
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
-    /// There may be something for `wal-write` to do.
-    pub(super) work: Condvar,
+    pub(super) inbox: Inbox,
+    writer: OnceLock<Thread>,
+}
+
+impl Shared {
+    pub(super) const fn new(state: State, inbox: Inbox) -> Self {
+        Self { state: Mutex::new(state), inbox, writer: OnceLock::new() }
+    }
+
+    /// There may be something for `wal-write` to do. After the change, and better without the lock.
+    pub(super) fn signal(&self) {
+        // Before it has begun it looks for itself.
+        if let Some(writer) = self.writer.get() {
+            writer.unpark();
+        }
+    }
+
+    /// Has a batch accepted, and waits until it is durable.
+    pub(super) fn append(&self, batch: Batch) -> Result<(), WalError> {
+        let receipt = self.inbox.leave(batch)?;
+        // Checking it is work that needs not wait for the writer, nor the writer for it.
+        if let Some(mut state) = self.state.try_lock() {
+            state.take_in(&self.inbox);
+        }
+        self.signal();
+        receipt.wait()
+    }
 }
 
 pub(super) struct State {
@@ -28,6 +56,8 @@ pub(super) struct State {
     pub(super) waiters: Waiters,
     pub(super) tails: Tails,
     pub(super) stopping: bool,
+    /// Empty, and kept for its room.
+    pub(super) taken: Vec<Left>,
 }
 
 /// Waiters of one group, with what became of their submissions.
@@ -52,7 +82,34 @@ impl State {
         if self.tails.is_empty() { Vec::new() } else { self.tails.ready(&self.core, self.stopping) }
     }
 
-    fn poll_io(&mut self) -> Option<IoRequest> {
+    /// Accepts what was left for it.
+    fn take_in(&mut self, inbox: &Inbox) {
+        inbox.take(&mut self.taken);
+        self.accept_taken();
+    }
+
+    /// Accepts all that was left for it, so that the next group can be built.
+    fn take_in_all(&mut self, inbox: &Inbox) {
+        let event = inbox.take_all(&mut self.taken);
+        self.accept_taken();
+        if let Some(event) = event {
+            event.end_if_nothing_was_accepted();
+        }
+    }
+
+    fn accept_taken(&mut self) {
+        for Left { batch, event, place } in self.taken.drain(..) {
+            match self.core.submit_batch(batch) {
+                Ok(ticket) => self.waiters.share(ticket, &event),
+                Err(refused) => event.refuse(place, refused),
+            }
+        }
+    }
+
+    fn poll_io(&mut self, inbox: &Inbox) -> Option<IoRequest> {
+        if self.core.may_write() || self.core.is_over() {
+            self.take_in_all(inbox);
+        }
         let request = self.core.poll_io()?;
         if matches!(request.op, IoOp::Write { .. }) {
             self.waiters.begin_next();
@@ -111,6 +168,8 @@ impl Notifier {
 /// `wal-write`. The waiters of a group are told before the next one is built: who submits again at once goes with it.
 /// The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
 pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, notifier: &Notifier) {
+    // Nobody else sets it.
+    drop(shared.writer.set(thread::current()));
     let mut state = shared.state.lock();
     loop {
         let told = state.told();
@@ -122,11 +181,13 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, no
             tails.into_iter().for_each(Waker::wake);
             state = shared.state.lock();
         }
-        let Some(request) = state.poll_io() else {
+        let Some(request) = state.poll_io(&shared.inbox) else {
             if state.stopping {
                 break;
             }
-            shared.work.wait(&mut state);
+            drop(state);
+            thread::park();
+            state = shared.state.lock();
             continue;
         };
         drop(state);
@@ -141,6 +202,10 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, no
                 state.core.on_io(request.id, result);
             }
         }
+    }
+    for Left { event, place, .. } in shared.inbox.close() {
+        event.refuse(place, SubmitError::Closed);
+        event.end_if_nothing_was_accepted();
     }
     let left: Told = state.waiters.drain().map(|waiter| (waiter, Err(WalError::Closed))).collect();
     drop(state);
@@ -177,7 +242,7 @@ pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRe
         };
         state.core.on_io(request.id, result);
         drop(state);
-        shared.work.notify_one();
+        shared.signal();
     }
 }
 
@@ -188,14 +253,14 @@ pub(super) fn prepare(shared: &Shared, mut io: RealIo, requests: &Receiver<IoReq
             Ok(request) => {
                 let result = execute(&mut io, &request);
                 shared.state.lock().core.on_io(request.id, result);
-                shared.work.notify_one();
+                shared.signal();
             }
             Err(RecvTimeoutError::Timeout) => {
                 let mut state = shared.state.lock();
                 if state.core.stats().disk_full {
                     state.core.retry_preparation();
                     drop(state);
-                    shared.work.notify_one();
+                    shared.signal();
                 }
             }
             Err(RecvTimeoutError::Disconnected) => return,

@@ -1,0 +1,111 @@
+//! Where callers that wait leave their batches: handing one over takes a lock for a push, never the lock under which the log
+//! works. Whoever holds that one next takes in all that lie here.
+//!
+//! With one lock for all, 64 blocking callers spun on it, and yielded to each other, while the writer built a group
+//! (`docs/src/measurements.md`).
+
+use std::mem;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::pending::Event;
+use crate::error::{SubmitError, WalError};
+use crate::format::batch::Batch;
+
+/// A batch that nobody has looked at yet, and whom to tell.
+#[derive(Debug)]
+pub(super) struct Left {
+    pub(super) batch: Batch,
+    pub(super) event: Arc<Event>,
+    /// Its number among those of the event: a refusal concerns one of them.
+    pub(super) place: u32,
+}
+
+/// One who left a batch.
+#[derive(Debug)]
+pub(super) struct Receipt {
+    event: Arc<Event>,
+    place: u32,
+}
+
+impl Receipt {
+    /// Waits until the batch is durable, or was refused.
+    pub(super) fn wait(self) -> Result<(), WalError> {
+        self.event.wait();
+        self.event.outcome(self.place)
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct Inbox {
+    inside: Mutex<Inside>,
+    /// Bytes of batches that share an event at the most: those of a group, or the first of them would wait for the groups of
+    /// the others.
+    event_bytes_max: usize,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    left: Vec<Left>,
+    /// What those who come now wait for.
+    event: Arc<Event>,
+    /// How many wait for it, and bytes of their batches.
+    count: u32,
+    bytes: usize,
+    is_closed: bool,
+}
+
+impl Inside {
+    fn next_event(&mut self) -> Option<Arc<Event>> {
+        if self.count == 0 {
+            return None;
+        }
+        (self.count, self.bytes) = (0, 0);
+        Some(mem::take(&mut self.event))
+    }
+}
+
+impl Inbox {
+    pub(super) fn new(event_bytes_max: usize) -> Self {
+        Self { inside: Mutex::new(Inside::default()), event_bytes_max }
+    }
+
+    pub(super) fn leave(&self, batch: Batch) -> Result<Receipt, SubmitError> {
+        let mut inside = self.inside.lock();
+        if inside.is_closed {
+            return Err(SubmitError::Closed);
+        }
+        let bytes = batch.bytes().len();
+        if inside.bytes.saturating_add(bytes) > self.event_bytes_max {
+            // What waits for it is in `left` still, or was accepted.
+            drop(inside.next_event());
+        }
+        inside.bytes = inside.bytes.saturating_add(bytes);
+        let place = inside.count;
+        inside.count += 1;
+        let event = Arc::clone(&inside.event);
+        inside.left.push(Left { batch, event: Arc::clone(&event), place });
+        Ok(Receipt { event, place })
+    }
+
+    /// Takes what lies here into an empty buffer; others may join who waits for the same event.
+    pub(super) fn take(&self, into: &mut Vec<Left>) {
+        mem::swap(&mut self.inside.lock().left, into);
+    }
+
+    /// Takes what lies here, before a group is built: who comes now waits for a later one. Also the event of those who came
+    /// before, if there are any.
+    pub(super) fn take_all(&self, into: &mut Vec<Left>) -> Option<Arc<Event>> {
+        let mut inside = self.inside.lock();
+        mem::swap(&mut inside.left, into);
+        inside.next_event()
+    }
+
+    /// Nothing can be left here any more; what lies here is handed back.
+    pub(super) fn close(&self) -> Vec<Left> {
+        let mut inside = self.inside.lock();
+        inside.is_closed = true;
+        mem::take(&mut inside.left)
+    }
+}
