@@ -60,6 +60,9 @@ pub struct Options {
     pub slack_segments: u32,
     /// Bytes a second that compaction reads and writes on real files.
     pub background_bytes_per_second: u64,
+    /// Segments are written past the page cache, where the file system can do that. What is read again soon is in the tail
+    /// cache; what is not does not push anything else out.
+    pub direct_writes: bool,
     /// The directory's uuid, if the caller knows it: another directory is refused.
     pub directory_uuid: Option<[u8; 16]>,
 }
@@ -76,6 +79,7 @@ impl Default for Options {
             tail_cache_bytes: limits::TAIL_CACHE_BYTES_DEFAULT,
             slack_segments: limits::SLACK_SEGMENTS_DEFAULT,
             background_bytes_per_second: limits::BACKGROUND_BYTES_PER_SECOND_DEFAULT,
+            direct_writes: true,
             directory_uuid: None,
         }
     }

@@ -61,7 +61,8 @@ impl Wal {
     /// # Errors
     /// [`OpenError`]; unless it is `Io`, nothing in the directory was changed.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport), OpenError> {
-        let mut io = RealIo::new(dir.as_ref());
+        let io = RealIo::new(dir.as_ref());
+        let mut io = if options.direct_writes { io } else { io.buffered() };
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let waiters = Waiters::new(options.group_bytes_max);
         let state = State { core, waiters, tails: Tails::default(), stopping: false, taken: Vec::new() };

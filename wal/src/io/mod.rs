@@ -3,6 +3,7 @@
 //!
 //! [`RealIo`] implements it on a real directory, [`crate::vdisk::VirtualDisk`] in memory with every fault.
 
+mod direct;
 mod real;
 
 use std::fmt;

@@ -7,12 +7,15 @@ use std::io::{IoSlice, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
 
-use super::{Io, IoFailure, LockOutcome};
+use super::direct::{DIRECT, Stage};
+use super::{Io, IoFailure, LockOutcome, segment_number};
 
 /// Files in one real directory, opened once and shared by its clones: each thread has its own clone.
 ///
@@ -21,12 +24,27 @@ use super::{Io, IoFailure, LockOutcome};
 #[derive(Clone, Debug)]
 pub struct RealIo {
     shared: Arc<Shared>,
+    stage: Stage,
+    last_direct: Option<DirectFile>,
+}
+
+/// The segment that this clone last wrote to past the page cache.
+#[derive(Clone, Debug)]
+struct DirectFile {
+    name: String,
+    file: Arc<File>,
+    /// Of [`Shared::names`]: after any change of a name it is opened again.
+    names: u64,
 }
 
 #[derive(Debug)]
 struct Shared {
     dir: PathBuf,
     read_only: bool,
+    /// Whether segments are written past the page cache; not any more once the file system refused.
+    direct: AtomicBool,
+    /// Counts changes of names.
+    names: AtomicU64,
     files: Mutex<OpenFiles>,
     lock: Mutex<Option<File>>,
 }
@@ -78,8 +96,16 @@ impl RealIo {
     }
 
     fn with(dir: PathBuf, read_only: bool) -> Self {
-        let files = Mutex::new(OpenFiles::default());
-        Self { shared: Arc::new(Shared { dir, read_only, files, lock: Mutex::new(None) }) }
+        let (files, direct) = (Mutex::new(OpenFiles::default()), AtomicBool::new(!DIRECT.is_empty()));
+        let shared = Shared { dir, read_only, direct, names: AtomicU64::new(0), files, lock: Mutex::new(None) };
+        Self { shared: Arc::new(shared), stage: Stage::default(), last_direct: None }
+    }
+
+    /// Writes segments through the page cache, as a file system does that has no other way.
+    #[must_use]
+    pub fn buffered(self) -> Self {
+        self.shared.direct.store(false, Ordering::Relaxed);
+        self
     }
 
     /// The directory.
@@ -103,18 +129,57 @@ impl RealIo {
         Ok(file)
     }
 
+    /// A segment to be written past the page cache; `None`: it is not.
+    fn direct_file(&mut self, name: &str) -> Result<Option<Arc<File>>, IoFailure> {
+        if !self.shared.direct.load(Ordering::Relaxed) || segment_number(name).is_none() {
+            return Ok(None);
+        }
+        // Acquire, and release where it is counted: a name that was seen to change is looked up again.
+        let names = self.shared.names.load(Ordering::Acquire);
+        if let Some(last) = self.last_direct.as_ref().filter(|last| last.name == name && last.names == names) {
+            return Ok(Some(Arc::clone(&last.file)));
+        }
+        let flags = OFlags::WRONLY | OFlags::CLOEXEC | DIRECT;
+        let file = match rustix::fs::open(self.path(name), flags, Mode::empty()) {
+            Ok(file) => Arc::new(File::from(file)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                self.shared.direct.store(false, Ordering::Relaxed);
+                return Ok(None);
+            }
+            Err(error) => return Err(IoFailure::from_error(&error.into(), "open", name)),
+        };
+        self.last_direct = Some(DirectFile { name: name.to_owned(), file: Arc::clone(&file), names });
+        Ok(Some(file))
+    }
+
+    /// Whether it was written past the page cache; `false`: nothing that counts was, and it is to be written through it.
+    fn write_directly(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<bool, IoFailure> {
+        if !Stage::suits(offset, slices) {
+            return Ok(false);
+        }
+        let Some(file) = self.direct_file(name)? else { return Ok(false) };
+        match self.stage.write(&file, offset, slices) {
+            Ok(()) => Ok(true),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                self.shared.direct.store(false, Ordering::Relaxed);
+                Ok(false)
+            }
+            Err(error) => Err(IoFailure::from_error(&error.into(), "write", name)),
+        }
+    }
+
     /// Past the page cache: copying zeroes through it took a third of a busy log's processor time, and pushed out
     /// what readers of the log may still want (docs/src/measurements.md).
-    fn write_zeroes_directly(&self, name: &str, len: u64) -> Result<(), rustix::io::Errno> {
+    fn write_zeroes_directly(&self, name: &str, len: u64) -> Result<(), Errno> {
         let flags = OFlags::WRONLY | OFlags::CLOEXEC | DIRECT;
         let file = rustix::fs::open(self.path(name), flags, Mode::empty())?;
         let mut at = 0;
         while at < len {
             let chunk = super::zeroes(usize::try_from(len - at).unwrap_or(usize::MAX));
             match rustix::io::pwrite(&file, &chunk, at) {
-                Ok(0) => return Err(rustix::io::Errno::IO),
+                Ok(0) => return Err(Errno::IO),
                 Ok(written) => at += u64::try_from(written).unwrap_or(u64::MAX),
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(error) => return Err(error),
             }
         }
@@ -132,6 +197,7 @@ impl RealIo {
     }
 
     fn forget(&self, name: &str) {
+        self.shared.names.fetch_add(1, Ordering::Release);
         self.shared.files.lock().remove(name);
     }
 }
@@ -162,11 +228,6 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
 }
 
 const LOCK: &str = "LOCK";
-/// What opens a file past the page cache, where there is such a thing.
-#[cfg(target_os = "linux")]
-const DIRECT: OFlags = OFlags::DIRECT;
-#[cfg(not(target_os = "linux"))]
-const DIRECT: OFlags = OFlags::empty();
 
 impl Io for RealIo {
     fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
@@ -233,6 +294,9 @@ impl Io for RealIo {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
+        if self.write_directly(name, offset, slices)? {
+            return Ok(());
+        }
         let file = self.file(name)?;
         let mut at = offset;
         let mut views: Vec<IoSlice<'_>> = slices.iter().map(|s| IoSlice::new(s)).collect();
@@ -247,7 +311,7 @@ impl Io for RealIo {
                     at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
                     IoSlice::advance_slices(&mut rest, n);
                 }
-                Err(rustix::io::Errno::INTR) => {}
+                Err(Errno::INTR) => {}
                 Err(e) => return Err(IoFailure::from_error(&e.into(), "write", name)),
             }
         }
@@ -257,7 +321,7 @@ impl Io for RealIo {
     fn write_zeroes(&mut self, name: &str, len: u64) -> Result<(), IoFailure> {
         match self.write_zeroes_directly(name, len) {
             // Not every file system does that.
-            Err(rustix::io::Errno::INVAL) => super::fill_by_writes(self, name, len),
+            Err(Errno::INVAL) => super::fill_by_writes(self, name, len),
             written => written.map_err(|e| IoFailure::from_error(&e.into(), "fill", name)),
         }
     }
@@ -274,6 +338,7 @@ impl Io for RealIo {
     fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
         let renamed = std::fs::rename(self.path(from), self.path(to));
         renamed.map_err(|e| IoFailure::from_error(&e, "rename", from))?;
+        self.shared.names.fetch_add(1, Ordering::Release);
         let mut files = self.shared.files.lock();
         files.remove(to);
         if let Some(file) = files.remove(from) {
