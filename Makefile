@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim mutants bench fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim models mutants bench fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -43,6 +43,10 @@ sim: ## [SEEDS=n SEED=n] Simulates whole clusters from seeds, faults and all; SE
 	@$(IN) .make/with-progress - "building the simulator (no C++ in it)" \
 	  cargo build --profile sim -p towline --no-default-features --features sim --bin towline-sim
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" "$$@"' sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+
+models: ## The log's threads and its callers in 50,000 orders of their steps
+	@.make/setup rust
+	@$(IN) .make/models
 
 mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
 	@.make/setup rust

@@ -7,9 +7,8 @@
 use std::mem;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::pending::Event;
+use super::sync::Mutex;
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
 
@@ -53,16 +52,18 @@ struct Inside {
     /// How many wait for it, and bytes of their batches.
     count: u32,
     bytes: usize,
+    /// Those before it that nobody joins any more.
+    past: Vec<Arc<Event>>,
     is_closed: bool,
 }
 
 impl Inside {
-    fn next_event(&mut self) -> Option<Arc<Event>> {
-        if self.count == 0 {
-            return None;
+    /// Who comes now waits for another event.
+    fn next_event(&mut self) {
+        if self.count > 0 {
+            (self.count, self.bytes) = (0, 0);
+            self.past.push(mem::take(&mut self.event));
         }
-        (self.count, self.bytes) = (0, 0);
-        Some(mem::take(&mut self.event))
     }
 }
 
@@ -78,8 +79,7 @@ impl Inbox {
         }
         let bytes = batch.bytes().len();
         if inside.bytes.saturating_add(bytes) > self.event_bytes_max {
-            // What waits for it is in `left` still, or was accepted.
-            drop(inside.next_event());
+            inside.next_event();
         }
         inside.bytes = inside.bytes.saturating_add(bytes);
         let place = inside.count;
@@ -94,18 +94,17 @@ impl Inbox {
         mem::swap(&mut self.inside.lock().left, into);
     }
 
-    /// Takes what lies here, before a group is built: who comes now waits for a later one. Also the event of those who came
-    /// before, if there are any.
-    pub(super) fn take_all(&self, into: &mut Vec<Left>) -> Option<Arc<Event>> {
+    /// Takes what lies here into empty buffers, before a group is built: who comes now waits for a later one. Also the events
+    /// that nobody joins any more.
+    pub(super) fn take_all(&self, into: &mut Vec<Left>, events: &mut Vec<Arc<Event>>) {
         let mut inside = self.inside.lock();
+        inside.next_event();
         mem::swap(&mut inside.left, into);
-        inside.next_event()
+        mem::swap(&mut inside.past, events);
     }
 
-    /// Nothing can be left here any more; what lies here is handed back.
-    pub(super) fn close(&self) -> Vec<Left> {
-        let mut inside = self.inside.lock();
-        inside.is_closed = true;
-        mem::take(&mut inside.left)
+    /// Nothing can be left here any more.
+    pub(super) fn close(&self) {
+        self.inside.lock().is_closed = true;
     }
 }

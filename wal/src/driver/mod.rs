@@ -3,6 +3,7 @@
 mod inbox;
 mod paced;
 mod pending;
+mod sync;
 mod tail;
 mod threads;
 mod verify;
@@ -14,8 +15,7 @@ use std::task::Waker;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use crossbeam::channel;
-use parking_lot::{Mutex, MutexGuard};
+use parking_lot::Mutex;
 
 use crate::core::{Cut, Entry, Extent, LogCore, Options, Stats, Ticket, WhenFull};
 use crate::error::{OpenError, ReadError, SubmitError, WalError};
@@ -28,7 +28,7 @@ use inbox::Inbox;
 use paced::{PacedIo, Stop};
 use pending::Waiters;
 use tail::Tails;
-use threads::{Background, Shared, State};
+use threads::{Background, Shared, State, Taken};
 
 pub use pending::Pending;
 pub use tail::{Tail, TailError};
@@ -65,7 +65,7 @@ impl Wal {
         let mut io = if options.direct_writes { io } else { io.buffered() };
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let waiters = Waiters::new(options.group_bytes_max);
-        let state = State { core, waiters, tails: Tails::default(), stopping: false, taken: Vec::new() };
+        let state = State { core, waiters, tails: Tails::default(), stopping: false, taken: Taken::default() };
         let shared = Arc::new(Shared::new(state, Inbox::new(options.group_bytes_max)));
         let wal = Self {
             shared,
@@ -81,8 +81,8 @@ impl Wal {
     }
 
     fn start(&self) -> std::io::Result<()> {
-        let (prepare_to, prepare_from) = channel::unbounded();
-        let (compact_to, compact_from) = channel::unbounded();
+        let (prepare_to, prepare_from) = sync::unbounded();
+        let (compact_to, compact_from) = sync::unbounded();
         let (notifier, notifications) = threads::notifier();
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
         self.spawn("wal-prepare", move || threads::prepare(&shared, io, &prepare_from))?;
@@ -194,7 +194,7 @@ impl Wal {
     }
 
     /// The log, with what it takes in memory to speak of `lsn`: the files are read without its lock.
-    fn loaded(&self, log: LogId, lsn: Lsn) -> MutexGuard<'_, State> {
+    fn loaded(&self, log: LogId, lsn: Lsn) -> sync::MutexGuard<'_, State> {
         loop {
             let state = self.state();
             let Some(request) = state.core.index_needed(log, lsn) else { return state };
@@ -303,7 +303,7 @@ impl Wal {
         self.io.unlock();
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> sync::MutexGuard<'_, State> {
         self.shared.state.lock()
     }
 
@@ -403,3 +403,6 @@ impl Drop for Wal {
         self.stop();
     }
 }
+
+#[cfg(all(test, shuttle))]
+mod model_test;

@@ -3,12 +3,10 @@
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, Waker};
 
-use parking_lot::Mutex;
-
+use super::sync::{AtomicBool, AtomicU32, Futex, Mutex, Ordering};
 use crate::core::{Completion, Ticket};
 use crate::error::{SubmitError, WalError};
 
@@ -22,7 +20,7 @@ const DONE: u32 = 2;
 #[derive(Debug, Default)]
 pub(super) struct Event {
     /// Release/Acquire: whoever sees `DONE` sees the result.
-    state: AtomicU32,
+    state: Futex,
     result: OnceLock<Result<(), WalError>>,
     wakers: Mutex<Vec<Waker>>,
     /// How many of [`Waiters`]' entries are still to come for it.
@@ -80,20 +78,21 @@ impl Event {
         if self.result.set(result).is_err() {
             return;
         }
-        if self.state.swap(DONE, Ordering::AcqRel) == SLEPT_ON {
-            atomic_wait::wake_all(&raw const self.state);
+        if self.state.number().swap(DONE, Ordering::AcqRel) == SLEPT_ON {
+            self.state.wake_all();
         }
         // Whoever registers after this sees that it is done.
         std::mem::take(&mut *self.wakers.lock()).into_iter().for_each(Waker::wake);
     }
 
     fn is_done(&self) -> bool {
-        self.state.load(Ordering::Acquire) == DONE
+        self.state.number().load(Ordering::Acquire) == DONE
     }
 
     pub(super) fn wait(&self) {
-        while self.state.compare_exchange(PENDING, SLEPT_ON, Ordering::Acquire, Ordering::Acquire) != Err(DONE) {
-            atomic_wait::wait(&self.state, SLEPT_ON);
+        let state = self.state.number();
+        while state.compare_exchange(PENDING, SLEPT_ON, Ordering::Acquire, Ordering::Acquire) != Err(DONE) {
+            self.state.wait(SLEPT_ON);
         }
     }
 
@@ -250,6 +249,6 @@ impl Waiters {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[path = "pending_test.rs"]
 mod tests;

@@ -100,7 +100,7 @@ fn threads_that_sleep_are_woken_together() {
                 assert_eq!(event.result(), Ok(()));
             });
         }
-        while event.state.load(Ordering::Relaxed) != SLEPT_ON {
+        while event.state.number().load(Ordering::Relaxed) != SLEPT_ON {
             std::thread::yield_now();
         }
         event.set(Ok(()));

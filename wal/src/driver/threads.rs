@@ -2,32 +2,28 @@
 //! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers; `wal-compact`
 //! copies what is live out of segments that hold little of it, at a bounded pace; `wal-notify` wakes who waits and runs their calls where that would delay the next group.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
-use std::thread::{self, Thread};
 use std::time::Duration;
-
-use crossbeam::channel::{self, Receiver, RecvTimeoutError, Sender};
-use parking_lot::Mutex;
 
 use super::inbox::{Inbox, Left};
 use super::paced::PacedIo;
-use super::pending::{Waiter, Waiters};
+use super::pending::{Event, Waiter, Waiters};
+use super::sync::{AtomicUsize, Mutex, Ordering, Receiver, RecvTimeoutError, Sender, thread, unbounded};
 use super::tail::Tails;
 use crate::core::LogCore;
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
-use crate::io::{IoOp, IoRequest, RealIo, execute};
+use crate::io::{Io, IoOp, IoRequest, execute};
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) inbox: Inbox,
-    writer: OnceLock<Thread>,
+    writer: OnceLock<thread::Thread>,
 }
 
 impl Shared {
-    pub(super) const fn new(state: State, inbox: Inbox) -> Self {
+    pub(super) fn new(state: State, inbox: Inbox) -> Self {
         Self { state: Mutex::new(state), inbox, writer: OnceLock::new() }
     }
 
@@ -56,8 +52,14 @@ pub(super) struct State {
     pub(super) waiters: Waiters,
     pub(super) tails: Tails,
     pub(super) stopping: bool,
-    /// Empty, and kept for its room.
-    pub(super) taken: Vec<Left>,
+    pub(super) taken: Taken,
+}
+
+/// What was taken out of the inbox: empty between two calls, and kept for its room.
+#[derive(Default)]
+pub(super) struct Taken {
+    left: Vec<Left>,
+    events: Vec<Arc<Event>>,
 }
 
 /// Waiters of one group, with what became of their submissions.
@@ -84,26 +86,33 @@ impl State {
 
     /// Accepts what was left for it.
     fn take_in(&mut self, inbox: &Inbox) {
-        inbox.take(&mut self.taken);
+        inbox.take(&mut self.taken.left);
         self.accept_taken();
     }
 
     /// Accepts all that was left for it, so that the next group can be built.
     fn take_in_all(&mut self, inbox: &Inbox) {
-        let event = inbox.take_all(&mut self.taken);
+        inbox.take_all(&mut self.taken.left, &mut self.taken.events);
         self.accept_taken();
-        if let Some(event) = event {
-            event.end_if_nothing_was_accepted();
-        }
+        self.taken.events.drain(..).for_each(|event| event.end_if_nothing_was_accepted());
     }
 
     fn accept_taken(&mut self) {
-        for Left { batch, event, place } in self.taken.drain(..) {
+        for Left { batch, event, place } in self.taken.left.drain(..) {
             match self.core.submit_batch(batch) {
                 Ok(ticket) => self.waiters.share(ticket, &event),
                 Err(refused) => event.refuse(place, refused),
             }
         }
+    }
+
+    /// Refuses what was left for it: it ends.
+    fn refuse_all(&mut self, inbox: &Inbox) {
+        inbox.take_all(&mut self.taken.left, &mut self.taken.events);
+        for Left { event, place, .. } in self.taken.left.drain(..) {
+            event.refuse(place, SubmitError::Closed);
+        }
+        self.taken.events.drain(..).for_each(|event| event.end_if_nothing_was_accepted());
     }
 
     fn poll_io(&mut self, inbox: &Inbox) -> Option<IoRequest> {
@@ -134,7 +143,7 @@ pub(super) struct Notifications {
 
 /// Both ends. Bounded by the queue of the log: who is told was accepted within `queue_bytes_max`.
 pub(super) fn notifier() -> (Notifier, Notifications) {
-    let (sender, receiver) = channel::unbounded();
+    let (sender, receiver) = unbounded();
     let outstanding = Arc::new(AtomicUsize::new(0));
     (Notifier { told: sender, outstanding: Arc::clone(&outstanding) }, Notifications { told: receiver, outstanding })
 }
@@ -167,7 +176,7 @@ impl Notifier {
 
 /// `wal-write`. The waiters of a group are told before the next one is built: who submits again at once goes with it.
 /// The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
-pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, notifier: &Notifier) {
+pub(super) fn write(shared: &Shared, mut io: impl Io, background: &Background, notifier: &Notifier) {
     // Nobody else sets it.
     drop(shared.writer.set(thread::current()));
     let mut state = shared.state.lock();
@@ -203,10 +212,8 @@ pub(super) fn write(shared: &Shared, mut io: RealIo, background: &Background, no
             }
         }
     }
-    for Left { event, place, .. } in shared.inbox.close() {
-        event.refuse(place, SubmitError::Closed);
-        event.end_if_nothing_was_accepted();
-    }
+    shared.inbox.close();
+    state.refuse_all(&shared.inbox);
     let left: Told = state.waiters.drain().map(|waiter| (waiter, Err(WalError::Closed))).collect();
     drop(state);
     // Behind all that were handed over: answers come in the order of tickets to the end.
@@ -247,7 +254,7 @@ pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRe
 }
 
 /// `wal-prepare`.
-pub(super) fn prepare(shared: &Shared, mut io: RealIo, requests: &Receiver<IoRequest>) {
+pub(super) fn prepare(shared: &Shared, mut io: impl Io, requests: &Receiver<IoRequest>) {
     loop {
         match requests.recv_timeout(RETRY_PREPARATION) {
             Ok(request) => {

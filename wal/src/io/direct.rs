@@ -87,8 +87,6 @@ impl Stage {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
-
     use super::*;
     use std::io::Read;
 
