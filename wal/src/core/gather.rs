@@ -88,6 +88,11 @@ impl LogCore {
         !syncs && self.in_flight.len() < in_flight_max
     }
 
+    /// Entries that wait to be written.
+    pub(crate) fn entries_queued(&self) -> usize {
+        self.queue.len()
+    }
+
     /// Whether something waits to be written, the opening group included.
     pub(crate) fn has_unwritten(&self) -> bool {
         self.opening || !self.queue.is_empty()

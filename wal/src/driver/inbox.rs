@@ -29,6 +29,10 @@ pub(super) struct Receipt {
 }
 
 impl Receipt {
+    pub(super) fn is_done(&self) -> bool {
+        self.event.is_done()
+    }
+
     /// Waits until the batch is durable, or was refused.
     pub(super) fn wait(self) -> Result<(), WalError> {
         self.event.wait();

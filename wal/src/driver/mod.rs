@@ -22,13 +22,13 @@ use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{IoFailure, RealIo};
+use crate::io::{IoFailure, IoRequest, RealIo};
 use crate::recovery::report::OpenReport;
 use inbox::Inbox;
 use paced::{PacedIo, Stop};
 use pending::Waiters;
 use tail::Tails;
-use threads::{Background, Shared, State, Taken};
+use threads::{Background, Driver, Notifications, Shared, State, Taken};
 
 pub use pending::Pending;
 pub use tail::{Tail, TailError};
@@ -65,8 +65,14 @@ impl Wal {
         let mut io = if options.direct_writes { io } else { io.buffered() };
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let waiters = Waiters::new(options.group_bytes_max);
-        let state = State { core, waiters, tails: Tails::default(), stopping: false, taken: Taken::default() };
-        let shared = Arc::new(Shared::new(state, Inbox::new(options.group_bytes_max)));
+        let state =
+            State { core, waiters, tails: Tails::default(), stopping: false, is_lonely: true, taken: Taken::default() };
+        let (prepare_to, prepare_from) = sync::unbounded();
+        let (compact_to, compact_from) = sync::unbounded();
+        let (notifier, notifications) = threads::notifier();
+        let background = Background { prepare: prepare_to, compact: compact_to };
+        let driver = Driver { io: Box::new(io.clone()), background, notifier };
+        let shared = Arc::new(Shared::new(state, Inbox::new(options.group_bytes_max), driver));
         let wal = Self {
             shared,
             io,
@@ -76,23 +82,25 @@ impl Wal {
             closed: Mutex::new(None),
         };
         // If a thread can't be started, dropping `wal` stops the others.
-        wal.start().map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
+        wal.start(prepare_from, compact_from, notifications)
+            .map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
         Ok((wal, report))
     }
 
-    fn start(&self) -> std::io::Result<()> {
-        let (prepare_to, prepare_from) = sync::unbounded();
-        let (compact_to, compact_from) = sync::unbounded();
-        let (notifier, notifications) = threads::notifier();
+    fn start(
+        &self,
+        prepare_from: sync::Receiver<IoRequest>,
+        compact_from: sync::Receiver<IoRequest>,
+        notifications: Notifications,
+    ) -> std::io::Result<()> {
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
         self.spawn("wal-prepare", move || threads::prepare(&shared, io, &prepare_from))?;
         let (shared, stopping) = (Arc::clone(&self.shared), Arc::clone(&self.stopping));
         let io = PacedIo::new(self.io.clone(), self.background_bytes_per_second, stopping);
         self.spawn("wal-compact", move || threads::compact(&shared, io, &compact_from))?;
         self.spawn("wal-notify", move || threads::notify(&notifications))?;
-        let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
-        let background = Background { prepare: prepare_to, compact: compact_to };
-        self.spawn("wal-write", move || threads::write(&shared, io, &background, &notifier))
+        let shared = Arc::clone(&self.shared);
+        self.spawn("wal-write", move || threads::write(&shared))
     }
 
     fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {

@@ -11,7 +11,7 @@ use super::inbox::Inbox;
 use super::pending::Waiters;
 use super::sync::{AtomicUsize, Mutex, Ordering, unbounded};
 use super::tail::Tails;
-use super::threads::{self, Background, Shared, State, Taken};
+use super::threads::{self, Background, Driver, Shared, State, Taken};
 use crate::core::{Entry, LogCore, Options, WhenFull};
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::{Batch, BatchBuilder, BatchKind};
@@ -107,18 +107,20 @@ impl Model {
             disk.fail_sync_after(n);
         }
         let waiters = Waiters::new(options().group_bytes_max);
-        let state = State { core, waiters, tails: Tails::default(), stopping: false, taken: Taken::default() };
-        let shared = Arc::new(Shared::new(state, Inbox::new(options().group_bytes_max)));
+        let state =
+            State { core, waiters, tails: Tails::default(), stopping: false, is_lonely: true, taken: Taken::default() };
         let disk = SharedDisk(Arc::new(Mutex::new(disk)));
         let (prepare_to, prepare_from) = unbounded();
         let (compact_to, _) = unbounded();
         let (notifier, notifications) = threads::notifier();
+        let background = Background { prepare: prepare_to, compact: compact_to };
+        let driver = Driver { io: Box::new(disk.clone()), background, notifier };
+        let shared = Arc::new(Shared::new(state, Inbox::new(options().group_bytes_max), driver));
         let (s, io) = (Arc::clone(&shared), disk.clone());
         let prepares = thread::spawn(move || threads::prepare(&s, io, &prepare_from));
         let notifies = thread::spawn(move || threads::notify(&notifications));
-        let (s, io) = (Arc::clone(&shared), disk.clone());
-        let background = Background { prepare: prepare_to, compact: compact_to };
-        let writes = thread::spawn(move || threads::write(&s, io, &background, &notifier));
+        let s = Arc::clone(&shared);
+        let writes = thread::spawn(move || threads::write(&s));
         Self { shared, disk, threads: vec![prepares, notifies, writes] }
     }
 

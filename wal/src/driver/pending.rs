@@ -85,7 +85,7 @@ impl Event {
         std::mem::take(&mut *self.wakers.lock()).into_iter().for_each(Waker::wake);
     }
 
-    fn is_done(&self) -> bool {
+    pub(super) fn is_done(&self) -> bool {
         self.state.number().load(Ordering::Acquire) == DONE
     }
 

@@ -6,10 +6,10 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::inbox::{Inbox, Left};
+use super::inbox::{Inbox, Left, Receipt};
 use super::paced::PacedIo;
 use super::pending::{Event, Waiter, Waiters};
-use super::sync::{AtomicUsize, Mutex, Ordering, Receiver, RecvTimeoutError, Sender, thread, unbounded};
+use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, thread, unbounded};
 use super::tail::Tails;
 use crate::core::LogCore;
 use crate::error::{SubmitError, WalError};
@@ -19,12 +19,16 @@ use crate::io::{Io, IoOp, IoRequest, execute};
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
     pub(super) inbox: Inbox,
+    /// Who holds this carries out what the log asks for: `wal-write`, or a caller who found the log idle. Locked before
+    /// `state`. `None`: the log has ended.
+    driver: Mutex<Option<Driver>>,
     writer: OnceLock<thread::Thread>,
 }
 
 impl Shared {
-    pub(super) fn new(state: State, inbox: Inbox) -> Self {
-        Self { state: Mutex::new(state), inbox, writer: OnceLock::new() }
+    pub(super) fn new(state: State, inbox: Inbox, driver: Driver) -> Self {
+        let driver = Mutex::new(Some(driver));
+        Self { state: Mutex::new(state), inbox, driver, writer: OnceLock::new() }
     }
 
     /// There may be something for `wal-write` to do. After the change, and better without the lock.
@@ -38,12 +42,37 @@ impl Shared {
     /// Has a batch accepted, and waits until it is durable.
     pub(super) fn append(&self, batch: Batch) -> Result<(), WalError> {
         let receipt = self.inbox.leave(batch)?;
-        // Checking it is work that needs not wait for the writer, nor the writer for it.
-        if let Some(mut state) = self.state.try_lock() {
-            state.take_in(&self.inbox);
+        if !self.lead(&receipt) {
+            // Checking it is work that needs not wait for the writer, nor the writer for it.
+            if let Some(mut state) = self.state.try_lock() {
+                state.take_in(&self.inbox);
+            }
+            self.signal();
         }
-        self.signal();
         receipt.wait()
+    }
+
+    /// Has a caller who is alone write and sync by itself: two switches of threads would take it a good part of a sync's
+    /// time. Whoever comes meanwhile signals `wal-write`, which goes on. `false`: nothing was done.
+    fn lead(&self, receipt: &Receipt) -> bool {
+        let Some(mut driver) = self.driver.try_lock() else { return false };
+        let Some(driver) = driver.as_mut() else { return false };
+        let mut state = self.state.lock();
+        if !state.is_lonely || state.stopping {
+            return false;
+        }
+        loop {
+            state = driver.tell(self, state, Teller::Caller);
+            let is_done = receipt.is_done();
+            let Some(request) = state.poll_io(&self.inbox) else { return true };
+            let is_others = is_done && !request.op.is_background();
+            state = driver.carry_out(self, state, request);
+            if is_others {
+                drop(state);
+                self.signal();
+                return true;
+            }
+        }
     }
 }
 
@@ -52,6 +81,8 @@ pub(super) struct State {
     pub(super) waiters: Waiters,
     pub(super) tails: Tails,
     pub(super) stopping: bool,
+    /// The last group was of one entry: then the next is likely to be, too.
+    pub(super) is_lonely: bool,
     pub(super) taken: Taken,
 }
 
@@ -119,9 +150,11 @@ impl State {
         if self.core.may_write() || self.core.is_over() {
             self.take_in_all(inbox);
         }
+        let entries = self.core.entries_queued();
         let request = self.core.poll_io()?;
         if matches!(request.op, IoOp::Write { .. }) {
             self.waiters.begin_next();
+            self.is_lonely = entries <= 1;
         }
         Some(request)
     }
@@ -152,12 +185,12 @@ impl Notifier {
     /// Tells them here when that delays hardly anybody, since a hand-over costs a thread switch, which is a good part of a
     /// sync: the log is idle and every earlier call has run (calls come in the order of tickets), or there are few
     /// and none of them runs code of its own.
-    fn tell(&self, told: Told, idle: bool) {
+    fn tell(&self, told: Told, idle: bool, teller: Teller) {
         if told.is_empty() {
             return;
         }
         let calls = told.iter().any(|(waiter, _)| matches!(waiter, Waiter::Call(_)));
-        let in_turn = idle && self.outstanding.load(Ordering::Acquire) == 0;
+        let in_turn = idle && teller == Teller::Writer && self.outstanding.load(Ordering::Acquire) == 0;
         if told.len() <= WAKE_INLINE_MAX && (in_turn || !calls) {
             told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
             return;
@@ -174,50 +207,82 @@ impl Notifier {
     }
 }
 
-/// `wal-write`. The waiters of a group are told before the next one is built: who submits again at once goes with it.
-/// The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
-pub(super) fn write(shared: &Shared, mut io: impl Io, background: &Background, notifier: &Notifier) {
-    // Nobody else sets it.
-    drop(shared.writer.set(thread::current()));
-    let mut state = shared.state.lock();
-    loop {
+/// On which thread waiters are told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Teller {
+    Writer,
+    /// A caller's: nobody else's calls are run there.
+    Caller,
+}
+
+/// What it takes to carry out what the log asks for.
+pub(super) struct Driver {
+    pub(super) io: Box<dyn Io + Send>,
+    pub(super) background: Background,
+    pub(super) notifier: Notifier,
+}
+
+impl Driver {
+    /// Tells the waiters of what has completed. They are told before the next group is built: who submits again at once goes
+    /// with it. The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
+    fn tell<'a>(&self, shared: &'a Shared, mut state: MutexGuard<'a, State>, teller: Teller) -> MutexGuard<'a, State> {
         let told = state.told();
         let tails = state.ready_tails();
-        if !told.is_empty() || !tails.is_empty() {
-            let idle = !state.core.has_unwritten();
-            drop(state);
-            notifier.tell(told, idle);
-            tails.into_iter().for_each(Waker::wake);
-            state = shared.state.lock();
+        if told.is_empty() && tails.is_empty() {
+            return state;
         }
-        let Some(request) = state.poll_io(&shared.inbox) else {
-            if state.stopping {
-                break;
-            }
-            drop(state);
-            thread::park();
-            state = shared.state.lock();
-            continue;
-        };
+        let idle = !state.core.has_unwritten();
         drop(state);
-        match request {
-            request if request.op.is_background() => {
-                background.take(request);
-                state = shared.state.lock();
-            }
-            request => {
-                let result = execute(&mut io, &request);
-                state = shared.state.lock();
-                state.core.on_io(request.id, result);
-            }
-        }
+        self.notifier.tell(told, idle, teller);
+        tails.into_iter().for_each(Waker::wake);
+        shared.state.lock()
     }
-    shared.inbox.close();
-    state.refuse_all(&shared.inbox);
-    let left: Told = state.waiters.drain().map(|waiter| (waiter, Err(WalError::Closed))).collect();
-    drop(state);
-    // Behind all that were handed over: answers come in the order of tickets to the end.
-    notifier.hand_over(left);
+
+    fn carry_out<'a>(
+        &mut self,
+        shared: &'a Shared,
+        state: MutexGuard<'a, State>,
+        request: IoRequest,
+    ) -> MutexGuard<'a, State> {
+        drop(state);
+        if request.op.is_background() {
+            self.background.take(request);
+            return shared.state.lock();
+        }
+        let result = execute(&mut *self.io, &request);
+        let mut state = shared.state.lock();
+        state.core.on_io(request.id, result);
+        state
+    }
+}
+
+/// `wal-write`.
+pub(super) fn write(shared: &Shared) {
+    // Nobody else sets it.
+    drop(shared.writer.set(thread::current()));
+    loop {
+        let mut held = shared.driver.lock();
+        let Some(driver) = held.as_mut() else { return };
+        let mut state = driver.tell(shared, shared.state.lock(), Teller::Writer);
+        while let Some(request) = state.poll_io(&shared.inbox) {
+            state = driver.carry_out(shared, state, request);
+            state = driver.tell(shared, state, Teller::Writer);
+        }
+        if state.stopping {
+            shared.inbox.close();
+            state.refuse_all(&shared.inbox);
+            let left: Told = state.waiters.drain().map(|waiter| (waiter, Err(WalError::Closed))).collect();
+            drop(state);
+            // Behind all that were handed over: answers come in the order of tickets to the end.
+            driver.notifier.hand_over(left);
+            // What it holds ends the other threads.
+            *held = None;
+            return;
+        }
+        drop(state);
+        drop(held);
+        thread::park();
+    }
 }
 
 /// The writer's ways to who works in the background. They are closed only when the writer is done, and have no bounds of

@@ -149,6 +149,9 @@ pub trait Io {
     /// The sync failed.
     fn settle(&mut self, name: &str) -> Result<(), IoFailure>;
 
+    /// The whole file will be read soon: the device may begin. Only a hint.
+    fn will_read(&mut self, _name: &str) {}
+
     /// Bytes that new files may take in the directory, or where it would be made; `None`: unknown.
     ///
     /// # Errors

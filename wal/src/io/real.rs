@@ -227,6 +227,8 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
+/// Bytes that are read ahead by one call.
+const READ_AHEAD_BYTES: usize = 1 << 20;
 const LOCK: &str = "LOCK";
 
 impl Io for RealIo {
@@ -358,6 +360,20 @@ impl Io for RealIo {
         // file system in memory, say); then there is no medium to differ from.
         let advised = rustix::fs::fadvise(&*self.file(name)?, 0, None, rustix::fs::Advice::DontNeed);
         advised.or(Ok(()))
+    }
+
+    fn will_read(&mut self, name: &str) {
+        let Ok(file) = self.file(name) else { return };
+        // By a thread: Linux takes advice to read ahead for a megabyte or so only. It ends with the file, and what goes
+        // wrong is found by who reads it.
+        let ahead = std::thread::Builder::new().name("wal-read-ahead".to_owned()).spawn(move || {
+            let mut scratch = vec![0; READ_AHEAD_BYTES];
+            let mut at = 0;
+            while let Ok(n @ 1..) = file.read_at(&mut scratch, at) {
+                at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
+            }
+        });
+        drop(ahead);
     }
 
     fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {

@@ -366,7 +366,7 @@ impl Survey {
     fn read_segments(&mut self, io: &mut dyn Io) -> Result<(), OpenError> {
         let numbers: Vec<u64> = self.live.iter().copied().collect();
         self.replay.report.segments = u64::try_from(self.headers.len()).unwrap_or(u64::MAX);
-        for number in numbers {
+        for (i, number) in numbers.iter().copied().enumerate() {
             let Some(mut header) = self.headers.get(&number).cloned() else {
                 self.replay.segments.insert(number, Segment { is_damaged: true, last_group: 1, ..Segment::default() });
                 self.replay.lose_unknown();
@@ -396,7 +396,15 @@ impl Survey {
             }
             let result = match self.scans.remove(&number) {
                 Some(result) => result,
-                None => scan(&Image::read(io, number, self.manifest.segment_bytes)?, &header, bound)?,
+                None => {
+                    let image = Image::read(io, number, self.manifest.segment_bytes)?;
+                    // The device reads the next one while this one is checked.
+                    let next = numbers.get(i + 1).filter(|next| !self.scans.contains_key(next));
+                    if let Some(next) = next.filter(|next| read_trailer(io, **next, &self.manifest).is_none()) {
+                        io.will_read(&segment_name(*next));
+                    }
+                    scan(&image, &header, bound)?
+                }
             };
             self.take_scan(io, header, result, begins_a_life)?;
         }
