@@ -117,3 +117,8 @@ fn version(fields: &mut Fields<'_>) -> Result<(), Fault> {
         found => Err(Fault::Newer { found }),
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may index bytes that it made")]
+#[path = "codec_test.rs"]
+mod tests;

@@ -23,6 +23,7 @@
 //! ```
 //! use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
 //! use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId, RaftLogReader, Vote};
+//! use std::io::Cursor;
 //! use std::sync::Arc;
 //! use towline_wal::openraft::LogStore;
 //! use towline_wal::{Options, Wal};

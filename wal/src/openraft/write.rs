@@ -126,7 +126,8 @@ impl<C: RaftTypeConfig> Shared<C> {
         let flushed = flushed.map(Arc::clone);
         self.submit(&mut state, entries, Some(batch), move |result| {
             if let Some(flushed) = flushed.and_then(|flushed| flushed.lock().take()) {
-                flushed.log_io_completed(result.map_err(io::Error::other));
+                flushed
+                    .log_io_completed(result.map_err(|error| io::Error::other(format!("{}: {error}", error.code()))));
             }
         })?;
         state.last = Some(piece.last.clone());
