@@ -1,7 +1,6 @@
 //! The openraft adapter: openraft's own suite, each of its tests by name, and what the suite does not ask.
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-use std::collections::BTreeMap;
 use std::io::Cursor;
 use std::path::Path;
 use std::sync::Arc;
@@ -9,17 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Waker};
 
 use bytes::Bytes;
-use openraft::error::{Fatal, RPCError, RaftError, ReplicationClosed, StreamingError, Unreachable};
-use openraft::network::RPCOption;
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
-use openraft::storage::{RaftLogReaderExt, RaftLogStorage, RaftLogStorageExt, RaftStateMachine};
+use openraft::storage::{RaftLogReaderExt, RaftLogStorage, RaftLogStorageExt};
 use openraft::testing::{StoreBuilder, Suite, log_id};
-use openraft::{
-    BasicNode, Config, Entry, EntryPayload, LogId, LogState, OptionalSend, Raft, RaftLogReader, RaftNetwork,
-    RaftNetworkFactory, RaftSnapshotBuilder, RaftTypeConfig, Snapshot, SnapshotMeta, StorageError, StoredMembership,
-    Vote,
-};
-use parking_lot::Mutex;
+use openraft::{Entry, EntryPayload, LogId, LogState, RaftLogReader, StorageError, Vote};
 use towline_wal::openraft::LogStore;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Epoch, Lsn, Options, SubmitError, Wal};
 
@@ -117,93 +108,10 @@ fn occupy(wal: &Wal) {
     }
 }
 
-mod machine {
-    use super::*;
-
-    #[derive(Debug, Default, Clone)]
-    pub(crate) struct Content {
-        pub(crate) applied: Option<LogId<u64>>,
-        pub(crate) membership: StoredMembership<u64, BasicNode>,
-        pub(crate) texts: Vec<String>,
-    }
-
-    /// The state machine: all texts in their order, in memory.
-    #[derive(Debug, Default, Clone)]
-    pub(crate) struct Machine {
-        pub(crate) content: Arc<Mutex<Content>>,
-        snapshot: Arc<Mutex<Option<(SnapshotMeta<u64, BasicNode>, Vec<u8>)>>>,
-    }
-
-    fn snapshot(meta: SnapshotMeta<u64, BasicNode>, bytes: Vec<u8>) -> Snapshot<Types> {
-        Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }
-    }
-
-    impl RaftSnapshotBuilder<Types> for Machine {
-        async fn build_snapshot(&mut self) -> Result<Snapshot<Types>, Failed> {
-            let Content { applied, membership, texts } = self.content.lock().clone();
-            let snapshot_id = format!("{applied:?}");
-            let meta = SnapshotMeta { last_log_id: applied, last_membership: membership, snapshot_id };
-            let bytes = texts.join("\n").into_bytes();
-            *self.snapshot.lock() = Some((meta.clone(), bytes.clone()));
-            Ok(snapshot(meta, bytes))
-        }
-    }
-
-    impl RaftStateMachine<Types> for Machine {
-        type SnapshotBuilder = Self;
-
-        async fn applied_state(&mut self) -> Result<(Option<LogId<u64>>, StoredMembership<u64, BasicNode>), Failed> {
-            let content = self.content.lock();
-            Ok((content.applied, content.membership.clone()))
-        }
-
-        async fn apply<I>(&mut self, entries: I) -> Result<Vec<u64>, Failed>
-        where
-            I: IntoIterator<Item = Entry<Types>> + OptionalSend,
-            I::IntoIter: OptionalSend,
-        {
-            let mut content = self.content.lock();
-            let mut answers = Vec::new();
-            for entry in entries {
-                content.applied = Some(entry.log_id);
-                match entry.payload {
-                    EntryPayload::Blank => {}
-                    EntryPayload::Normal(text) => content.texts.push(text),
-                    EntryPayload::Membership(membership) => {
-                        content.membership = StoredMembership::new(Some(entry.log_id), membership);
-                    }
-                }
-                answers.push(entry.log_id.index);
-            }
-            Ok(answers)
-        }
-
-        async fn get_snapshot_builder(&mut self) -> Self {
-            self.clone()
-        }
-
-        async fn begin_receiving_snapshot(&mut self) -> Result<Box<Cursor<Vec<u8>>>, Failed> {
-            Ok(Box::default())
-        }
-
-        async fn install_snapshot(
-            &mut self,
-            meta: &SnapshotMeta<u64, BasicNode>,
-            from: Box<Cursor<Vec<u8>>>,
-        ) -> Result<(), Failed> {
-            let bytes = from.into_inner();
-            let texts = String::from_utf8(bytes.clone()).unwrap().lines().map(str::to_owned).collect();
-            let membership = meta.last_membership.clone();
-            *self.content.lock() = Content { applied: meta.last_log_id, membership, texts };
-            *self.snapshot.lock() = Some((meta.clone(), bytes));
-            Ok(())
-        }
-
-        async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, Failed> {
-            Ok(self.snapshot.lock().clone().map(|(meta, bytes)| snapshot(meta, bytes)))
-        }
-    }
-}
+#[path = "openraft/machine.rs"]
+mod machine;
+#[path = "openraft/node.rs"]
+mod node;
 use machine::Machine;
 
 mod suite {
@@ -717,86 +625,4 @@ fn a_full_queue_is_waited_for() {
     });
     assert!(busy > 0);
     assert_eq!(run(all(&mut store)).len(), 10);
-}
-
-/// A cluster of one has nobody to talk to.
-struct Nobody;
-
-impl RaftNetworkFactory<Types> for Nobody {
-    type Network = Self;
-
-    async fn new_client(&mut self, _target: u64, _node: &BasicNode) -> Self {
-        Self
-    }
-}
-
-type Unheard = RPCError<u64, BasicNode, RaftError<u64>>;
-
-fn unheard() -> Unheard {
-    RPCError::Unreachable(Unreachable::new(&std::io::Error::other("nobody")))
-}
-
-impl RaftNetwork<Types> for Nobody {
-    async fn append_entries(
-        &mut self,
-        _rpc: AppendEntriesRequest<Types>,
-        _option: RPCOption,
-    ) -> Result<AppendEntriesResponse<u64>, Unheard> {
-        Err(unheard())
-    }
-
-    async fn full_snapshot(
-        &mut self,
-        _vote: Vote<u64>,
-        _snapshot: Snapshot<Types>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
-        _option: RPCOption,
-    ) -> Result<SnapshotResponse<u64>, StreamingError<Types, Fatal<u64>>> {
-        Err(StreamingError::Unreachable(Unreachable::new(&std::io::Error::other("nobody"))))
-    }
-
-    async fn vote(&mut self, _rpc: VoteRequest<u64>, _option: RPCOption) -> Result<VoteResponse<u64>, Unheard> {
-        Err(unheard())
-    }
-}
-
-#[test]
-fn a_raft_node_that_is_stopped_and_started_has_applied_all_that_it_answered() {
-    let dir = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_time().build().unwrap();
-    let mut expected = Vec::new();
-    for life in 0..3 {
-        let (wal, store) = open(dir.path());
-        let machine = Machine::default();
-        let content = Arc::clone(&machine.content);
-        runtime.block_on(async {
-            let config = Config {
-                election_timeout_min: 50,
-                election_timeout_max: 100,
-                heartbeat_interval: 20,
-                ..Config::default()
-            };
-            let raft = Raft::new(1, Arc::new(config.validate().unwrap()), Nobody, store, machine).await.unwrap();
-            if life == 0 {
-                raft.initialize(BTreeMap::from([(1, BasicNode::new("here"))])).await.unwrap();
-            }
-            raft.wait(Some(std::time::Duration::from_secs(30)))
-                .state(openraft::ServerState::Leader, "alone")
-                .await
-                .unwrap();
-            for i in 0..20 {
-                let text = format!("{life}.{i}");
-                raft.client_write(text.clone()).await.unwrap();
-                expected.push(text);
-            }
-            raft.shutdown().await.unwrap();
-        });
-        assert_eq!(content.lock().texts, expected, "life {life}");
-        wal.close().unwrap();
-    }
-}
-
-#[expect(dead_code, reason = "only that it holds: openraft wants all of this of what it is given")]
-fn is_what_openraft_wants<C: RaftTypeConfig>(store: LogStore<C>) -> impl RaftLogStorage<C> + Send + Sync {
-    store
 }
