@@ -136,3 +136,7 @@ async fn others_first() {
 pub struct LogReader<C: RaftTypeConfig> {
     pub(super) shared: Arc<Shared<C>>,
 }
+
+#[cfg(test)]
+#[path = "read_test.rs"]
+mod tests;
