@@ -30,6 +30,8 @@ pub mod driver;
 pub mod inspect;
 pub mod io;
 pub mod limits;
+#[cfg(feature = "openraft")]
+pub mod openraft;
 pub mod repair;
 pub mod vdisk;
 

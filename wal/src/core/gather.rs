@@ -17,6 +17,7 @@ use crate::limits::{
 };
 
 /// How much of the queue goes into the next group.
+#[derive(Clone, Copy)]
 pub(super) struct Gathering {
     pub(super) entries: usize,
     pub(super) directory_len: usize,
@@ -102,16 +103,22 @@ impl LogCore {
         let mut g = Gathering { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
         let batches_max = self.options.group_bytes_max.min(self.batch_bytes_max());
         let directory_max = Self::directory_bytes_max(self.options.segment_bytes);
+        // The last end of a submission: one that fits a group is not torn apart, so after a crash all of it is there or
+        // nothing. Who cuts a batch in two truncates and writes the first half again, and must not lose that.
+        let mut whole = None;
         for queued in &self.queue {
             let (directory_len, batch_len) = (queued.item.directory_len(), queued.item.batch_len());
-            let over = g.directory_len + directory_len > directory_max || g.batches_len + batch_len > batches_max;
+            // A batch above the bound has a group of its own, but for what is said in front of it.
+            let over = g.directory_len + directory_len > directory_max
+                || (g.batches_len > 0 && g.batches_len + batch_len > batches_max);
             if over && g.entries > 0 {
-                return Some(g);
+                return Some(whole.unwrap_or(g));
             }
             g.entries += 1;
             g.directory_len += directory_len;
             g.batches_len += batch_len;
             g.footer_growth += queued.item.footer_growth();
+            whole = if queued.ticket.is_some() { Some(g) } else { whole };
         }
         // The closing group is one of its own, behind everything and synced like any other.
         if g.entries == 0 && !self.opening && self.closing.is_some() && matches!(self.life, Life::Running) {

@@ -31,7 +31,8 @@ impl Staged {
 }
 
 impl LogCore {
-    /// Accepts entries in order, in one group or in consecutive ones; they complete together.
+    /// Accepts entries in order; they complete together. If they fit a group they are in one, and after a crash all of them
+    /// are there or none; otherwise in consecutive ones, and a prefix may be there.
     ///
     /// # Errors
     /// [`SubmitError`]; then nothing of the submission was taken.

@@ -109,7 +109,8 @@ impl Wal {
         Ok(())
     }
 
-    /// Accepts entries in order; wait for the result, or don't.
+    /// Accepts entries in order; wait for the result, or don't. If they fit a group (`group_bytes_max`), a crash leaves all of
+    /// them or none.
     ///
     /// # Errors
     /// [`SubmitError`]; then nothing of the submission was taken.

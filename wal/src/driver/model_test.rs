@@ -250,7 +250,9 @@ fn a_failed_sync_is_told_to_all_who_wait_and_to_all_who_come_later() {
             })
             .collect();
         let durable: u64 = callers.into_iter().map(|caller| caller.join().unwrap()).sum();
-        assert!(durable < 12, "a sync failed");
+        // It may have been one that prepares a segment, which is only tried again.
+        let is_poisoned = model.shared.state.lock().core.poisoned().is_some();
+        assert_eq!(durable < 12, is_poisoned);
         Arc::into_inner(model).unwrap().stop();
     });
 }

@@ -29,7 +29,7 @@ fn golden(name: &str, fresh: &[u8]) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
-fn check(name: &str, fresh: &[u8]) -> Vec<u8> {
+pub(crate) fn check(name: &str, fresh: &[u8]) -> Vec<u8> {
     let stored = golden(name, fresh);
     assert!(stored == fresh, "{name}: what is encoded now differs from the golden file: raise the format's version");
     stored

@@ -12,4 +12,4 @@ pub(crate) mod record;
 pub(crate) mod segment;
 
 #[cfg(test)]
-mod golden_test;
+pub(crate) mod golden_test;

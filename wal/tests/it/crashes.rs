@@ -286,3 +286,31 @@ fn a_crash_during_the_first_open_leaves_a_directory_that_opens() {
         }
     }
 }
+
+/// Whoever cuts a batch in two truncates and writes its first half again: between the two lies what was acknowledged.
+#[test]
+fn a_submission_that_fits_a_group_is_there_whole_or_not_at_all() {
+    let mut seen = [0; 2];
+    // What waits in front of it fills the group to any degree; the head alone may be larger than a group gathers.
+    for (in_front, head) in [(0, 100), (3000, 4000), (6000, 4000), (7900, 100), (7900, 9000)] {
+        for steps in 0..24 {
+            let mut world = World::new();
+            world.append(log(1), 5, 100).unwrap();
+            world.append_synced(log(2), 1, 100);
+            world.append(log(2), 1, in_front).unwrap();
+            let to = LogPosition::origin(log(1));
+            let head = batch(log(1), to, Epoch::new(1, 1), 3, head);
+            world.submit(vec![Entry::Truncate { log: log(1), to }, Entry::Batch(head)]).unwrap();
+            for _ in 0..steps {
+                if !world.take() && !world.flying.is_empty() {
+                    world.finish(0);
+                }
+            }
+            let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(steps)).unwrap();
+            let end = world.lsns(log(1));
+            assert!(end == [5] || end == [3], "{in_front} bytes in front, {steps} steps: {end:?}");
+            seen[usize::from(end == [3])] += 1;
+        }
+    }
+    assert!(seen.iter().all(|times| *times > 10), "{seen:?}");
+}
