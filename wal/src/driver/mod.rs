@@ -3,6 +3,7 @@
 mod inbox;
 mod paced;
 mod pending;
+mod stopwatch;
 mod sync;
 mod tail;
 mod threads;
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::task::Waker;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
@@ -22,7 +24,7 @@ use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{IoFailure, IoRequest, RealIo};
+use crate::io::{Io, IoFailure, IoRequest, RealIo};
 use crate::recovery::report::OpenReport;
 use inbox::Inbox;
 use paced::{PacedIo, Stop};
@@ -64,6 +66,12 @@ impl Wal {
         let io = RealIo::new(dir.as_ref());
         let mut io = if options.direct_writes { io } else { io.buffered() };
         let (core, report) = LogCore::recover(&mut io, &options)?;
+        let wal = Self::begin(core, &options, io.clone(), Box::new(io))?;
+        Ok((wal, report))
+    }
+
+    /// `writes`: the directory again, for what waiters wait for.
+    fn begin(core: LogCore, options: &Options, io: RealIo, writes: Box<dyn Io + Send>) -> Result<Self, OpenError> {
         let waiters = Waiters::new(options.group_bytes_max);
         let state =
             State { core, waiters, tails: Tails::default(), stopping: false, is_lonely: true, taken: Taken::default() };
@@ -71,7 +79,7 @@ impl Wal {
         let (compact_to, compact_from) = sync::unbounded();
         let (notifier, notifications) = threads::notifier();
         let background = Background { prepare: prepare_to, compact: compact_to };
-        let driver = Driver { io: Box::new(io.clone()), background, notifier };
+        let driver = Driver { io: writes, background, notifier };
         let shared = Arc::new(Shared::new(state, Inbox::new(options.group_bytes_max), driver));
         let wal = Self {
             shared,
@@ -84,7 +92,7 @@ impl Wal {
         // If a thread can't be started, dropping `wal` stops the others.
         wal.start(prepare_from, compact_from, notifications)
             .map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
-        Ok((wal, report))
+        Ok(wal)
     }
 
     fn start(
@@ -312,6 +320,22 @@ impl Wal {
         self.io.unlock();
     }
 
+    /// For how long the write or sync has been under way that waiters wait for; `None`: none is. A device that stalls is seen
+    /// here while it does: submissions are accepted as long as the queue has room, and nobody is told anything.
+    ///
+    /// ```
+    /// # use towline_wal::{Options, Wal};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
+    /// # wal.sync().unwrap();
+    /// # wal.close().unwrap();
+    /// assert_eq!(wal.io_under_way(), None);
+    /// ```
+    #[must_use]
+    pub fn io_under_way(&self) -> Option<Duration> {
+        self.shared.stopwatch.running()
+    }
+
     fn state(&self) -> sync::MutexGuard<'_, State> {
         self.shared.state.lock()
     }
@@ -415,3 +439,5 @@ impl Drop for Wal {
 
 #[cfg(all(test, shuttle))]
 mod model_test;
+#[cfg(all(test, not(shuttle)))]
+mod stall_test;

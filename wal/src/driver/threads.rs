@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::inbox::{Inbox, Left, Receipt};
 use super::paced::PacedIo;
 use super::pending::{Event, Waiter, Waiters};
+use super::stopwatch::Stopwatch;
 use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, thread, unbounded};
 use super::tail::Tails;
 use crate::core::LogCore;
@@ -22,13 +23,15 @@ pub(super) struct Shared {
     /// Who holds this carries out what the log asks for: `wal-write`, or a caller who found the log idle. Locked before
     /// `state`. `None`: the log has ended.
     driver: Mutex<Option<Driver>>,
+    /// Of the I/O for which waiters wait.
+    pub(super) stopwatch: Stopwatch,
     writer: OnceLock<thread::Thread>,
 }
 
 impl Shared {
     pub(super) fn new(state: State, inbox: Inbox, driver: Driver) -> Self {
         let driver = Mutex::new(Some(driver));
-        Self { state: Mutex::new(state), inbox, driver, writer: OnceLock::new() }
+        Self { state: Mutex::new(state), inbox, driver, stopwatch: Stopwatch::new(), writer: OnceLock::new() }
     }
 
     /// There may be something for `wal-write` to do. After the change, and better without the lock.
@@ -249,7 +252,9 @@ impl Driver {
             self.background.take(request);
             return shared.state.lock();
         }
+        shared.stopwatch.start();
         let result = execute(&mut *self.io, &request);
+        shared.stopwatch.stop();
         let mut state = shared.state.lock();
         state.core.on_io(request.id, result);
         state

@@ -4,6 +4,7 @@
 mod compaction;
 mod crashes;
 mod damage;
+mod directory;
 mod exhaustive;
 mod failpoints;
 mod faults;
