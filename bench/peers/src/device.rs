@@ -53,12 +53,15 @@ pub(crate) fn measure(run: &Run) -> Result<()> {
         let cells: Vec<_> = WAYS.into_iter().filter(wanted).flat_map(|way| [(way, 1_u32), (way, 2)]).collect();
         let mut all: Vec<Vec<Sample>> = vec![Vec::new(); cells.len()];
         let place = run.place()?;
-        let path = place.path().join("blocks");
-        drop(disk::filled(&path, FILE_BYTES)?);
+        // A file for each: what is written past the page cache throws the other's pages out of it.
+        let files = ["buffered", "direct"].map(|name| place.path().join(name));
+        files.iter().try_for_each(|path| disk::filled(path, FILE_BYTES).map(drop))?;
+        let [buffered, direct] = files;
         for round in 0..run.rounds {
             progress(&format!("{title}, round {}", round + 1));
             for (((way, _), in_flight), samples) in cells.iter().zip(&mut all) {
-                samples.push(cell(run, &path, *way, *in_flight, bytes)?);
+                let path = if way.is_direct() { &direct } else { &buffered };
+                samples.push(cell(run, path, *way, *in_flight, bytes)?);
             }
         }
         let columns = ["way", "in flight", "groups/s", "MB/s", "p50 us", "p99 us", "rate/first", "p50/first"];

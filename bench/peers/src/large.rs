@@ -46,15 +46,17 @@ pub(crate) fn measure(run: &Run) -> Result<()> {
     let mut disk_rates: Vec<Vec<Sample>> = vec![Vec::new(); WAYS.len()];
     let mut log_rates: Vec<Vec<Sample>> = vec![Vec::new(); CELLS.len()];
     let place = run.place()?;
-    let path = place.path().join("blocks");
-    drop(disk::filled(&path, FILE_BYTES)?);
+    // A file for each: what is written past the page cache throws the other's pages out of it.
+    let files = ["buffered", "direct"].map(|name| place.path().join(name));
+    files.iter().try_for_each(|path| disk::filled(path, FILE_BYTES).map(drop))?;
+    let [buffered, direct] = files;
     let log = Ours::open(place.path(), 1)?;
     let mut producer = log.of(0);
     disk::settle(place.path())?;
     for round in 0..run.rounds {
         progress(&format!("large batches, round {}", round + 1));
         for (way, rates) in WAYS.into_iter().zip(&mut disk_rates) {
-            rates.push(of_disk(run, &path, way)?);
+            rates.push(of_disk(run, if way.is_direct { &direct } else { &buffered }, way)?);
         }
         for ((bytes, window), rates) in CELLS.into_iter().zip(&mut log_rates) {
             rates.push(of_ours(run, &pool, &mut producer, bytes, window)?);
