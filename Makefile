@@ -18,11 +18,11 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim models mutants bench fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim models mutants bench bench-wal clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { \
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { \
 	  args = ""; text = $$2; \
 	  if (match(text, /^\[[^]]*\] /)) { args = substr(text, 1, RLENGTH - 1); text = substr(text, RLENGTH + 1) } \
 	  printf "  make %-26s %s\n", $$1 " " args, text }' Makefile
@@ -59,6 +59,18 @@ bench: ## The criterion benches; the figures are printed, and kept under the tar
 	@$(IN) .make/with-progress release "building the benches" cargo bench -p towline-bench --no-run
 	@$(IN) cargo bench -p towline-bench
 
+bench-wal: ## [ARGS=...] The log beside other logs and the bare disk, in one run; ARGS=--help tells the modes
+	@.make/setup build
+	@$(IN) .make/with-progress release "building the log's bench" \
+	  cargo build --release --locked --manifest-path bench/peers/Cargo.toml
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-wal" "$$@"' bench-wal $(ARGS)
+
+clippy-peers: ## Clippy on the bench of the log, which is a workspace of its own
+	@.make/setup build lint
+	@$(IN) cargo fmt --manifest-path bench/peers/Cargo.toml --check
+	@$(IN) .make/with-progress release "clippy of the log's bench" \
+	  cargo clippy --release --locked --manifest-path bench/peers/Cargo.toml -- -D warnings
+
 fuzz: ## [SECONDS=n] Feeds each parser of foreign bytes hostile ones, each for that long
 	@.make/fuzz run $(FUZZ_SECONDS)
 
@@ -71,6 +83,7 @@ docs: ## The book (docs/book/index.html) and the documentation of every public i
 fmt: ## Formats the sources
 	@.make/setup lint
 	@$(IN) cargo fmt --all
+	@$(IN) cargo fmt --manifest-path bench/peers/Cargo.toml
 
 lint: ## Format, clippy and the tidy rules, as CI wants them
 	@.make/setup lint
