@@ -78,6 +78,11 @@ impl<'a> Producer<'a> {
         let batch = self.batch(payload, records)?;
         self.bytes += batch.bytes().len() as u64;
         let pending = self.wal.submit(vec![Entry::Batch(batch)])?;
+        self.let_go()?;
+        Ok(pending)
+    }
+
+    fn let_go(&mut self) -> Result<()> {
         if self.bytes * 2 >= self.kept_bytes {
             let [older, newer] = self.marks;
             if older > Lsn::ZERO {
@@ -86,13 +91,16 @@ impl<'a> Producer<'a> {
             }
             (self.marks, self.bytes) = ([newer, self.end.lsn], 0);
         }
-        Ok(pending)
+        Ok(())
     }
 }
 
 impl Append for Producer<'_> {
     fn append(&mut self, record: &[u8]) -> Result<()> {
-        Ok(self.submit(Bytes::copy_from_slice(record), 1)?.wait()?)
+        let batch = self.batch(Bytes::copy_from_slice(record), 1)?;
+        self.bytes += batch.bytes().len() as u64;
+        self.wal.append(batch)?;
+        self.let_go()
     }
 }
 
