@@ -152,6 +152,11 @@ pub(super) enum Waiter {
 }
 
 impl Waiter {
+    /// Whether telling runs code of somebody else's.
+    pub(super) const fn is_call(&self) -> bool {
+        matches!(self, Self::Call(_))
+    }
+
     pub(super) fn tell(self, result: Result<(), WalError>) {
         match self {
             Self::Event(event) => event.part_done(result),

@@ -192,7 +192,7 @@ impl Notifier {
         if told.is_empty() {
             return;
         }
-        let calls = told.iter().any(|(waiter, _)| matches!(waiter, Waiter::Call(_)));
+        let calls = told.iter().any(|(waiter, _)| waiter.is_call());
         let in_turn = idle && teller == Teller::Writer && self.outstanding.load(Ordering::Acquire) == 0;
         if told.len() <= WAKE_INLINE_MAX && (in_turn || !calls) {
             told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
@@ -238,6 +238,10 @@ impl Driver {
         drop(state);
         self.notifier.tell(told, idle, teller);
         tails.into_iter().for_each(Waker::wake);
+        if teller == Teller::Writer {
+            // Those who were woken on this processor submit again before the next group is built, and go with it.
+            thread::yield_now();
+        }
         shared.state.lock()
     }
 
@@ -268,12 +272,20 @@ pub(super) fn write(shared: &Shared) {
     loop {
         let mut held = shared.driver.lock();
         let Some(driver) = held.as_mut() else { return };
-        let mut state = driver.tell(shared, shared.state.lock(), Teller::Writer);
-        while let Some(request) = state.poll_io(&shared.inbox) {
+        let mut state = shared.state.lock();
+        loop {
+            let waits_alone = state.is_lonely && !state.core.has_unwritten();
+            if !waits_alone {
+                state = driver.tell(shared, state, Teller::Writer);
+            }
+            let Some(request) = state.poll_io(&shared.inbox) else { break };
+            if waits_alone && !request.op.is_background() {
+                state = driver.tell(shared, state, Teller::Writer);
+            }
             state = driver.carry_out(shared, state, request);
-            state = driver.tell(shared, state, Teller::Writer);
         }
         if state.stopping {
+            state = driver.tell(shared, state, Teller::Writer);
             shared.inbox.close();
             state.refuse_all(&shared.inbox);
             let left: Told = state.waiters.drain().map(|waiter| (waiter, Err(WalError::Closed))).collect();
@@ -284,8 +296,19 @@ pub(super) fn write(shared: &Shared) {
             *held = None;
             return;
         }
-        drop(state);
-        drop(held);
+        let (told, tails) = (state.told(), state.ready_tails());
+        if told.iter().any(|(waiter, _)| waiter.is_call()) {
+            let idle = !state.core.has_unwritten();
+            drop(state);
+            driver.notifier.tell(told, idle, Teller::Writer);
+            drop(held);
+        } else {
+            // Who is alone, and is told now, finds the place free, and carries out by itself what it submits next.
+            drop(state);
+            drop(held);
+            told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+        }
+        tails.into_iter().for_each(Waker::wake);
         thread::park();
     }
 }

@@ -445,19 +445,57 @@ impl BatchBuilder {
     /// below that of `prev`.
     pub fn seal(self) -> Result<Batch, BatchError> {
         let sum = |f: fn(&Block) -> u32| self.blocks.iter().map(|b| u64::from(f(b))).sum::<u64>();
-        let narrow = |n: u64, field| u32::try_from(n).map_err(|_| BatchError::Field { field });
-        let raw_len = narrow(sum(Block::raw_len), "raw length")?;
-        let record_count = narrow(sum(Block::record_count), "record count")?;
-        let len = self.encoded_len();
+        let (raw_len, record_count) = (sum(Block::raw_len), sum(Block::record_count));
+        let mut payload = self.payload(self.encoded_len())?;
+        for block in &self.blocks {
+            block.put_header(&mut payload);
+            payload.put_bytes(block.stored());
+        }
+        self.finish(payload, raw_len, record_count, self.blocks.len())
+    }
+
+    /// Makes a batch of one block of `record_count` records, uncompressed: as `.block(Block::encode(..)).seal()` does, with
+    /// one copy of the bytes and none in between.
+    ///
+    /// ```
+    /// use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, LogPosition};
+    /// let log = LogId::new(1);
+    /// let start = LogPosition::origin(log);
+    /// let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), start, 0).seal_raw(b"hello", 1).unwrap();
+    /// assert_eq!(batch.last_lsn().get(), 1);
+    /// ```
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::seal`]; also if there is a block already.
+    pub fn seal_raw(self, raw: &[u8], record_count: u32) -> Result<Batch, BatchError> {
+        if !self.blocks.is_empty() {
+            return Err(BatchError::Field { field: "block count" });
+        }
+        let block = crate::limits::PAYLOAD_BLOCK_HEADER_BYTES.saturating_add(raw.len());
+        let mut payload = self.payload(BATCH_HEADER_BYTES.saturating_add(block))?;
+        Block::put_raw_header(&mut payload, len_u32(raw.len()), record_count);
+        payload.put_bytes(raw);
+        self.finish(payload, u64::from(len_u32(raw.len())), u64::from(record_count), 1)
+    }
+
+    /// Room for the batch, with that of its header filled.
+    fn payload(&self, len: usize) -> Result<Vec<u8>, BatchError> {
         if len > crate::limits::BATCH_BYTES_MAX {
             return Err(BatchError::Field { field: "stored length" });
         }
         let mut payload = Vec::with_capacity(len);
         payload.put_zeroes(BATCH_HEADER_BYTES);
-        for block in &self.blocks {
-            block.put_header(&mut payload);
-            payload.put_bytes(block.stored());
-        }
+        Ok(payload)
+    }
+
+    fn finish(
+        &self,
+        mut payload: Vec<u8>,
+        raw_len: u64,
+        record_count: u64,
+        blocks: usize,
+    ) -> Result<Batch, BatchError> {
+        let narrow = |n: u64, field| u32::try_from(n).map_err(|_| BatchError::Field { field });
         let mut header = BatchHeader {
             log: self.log,
             kind: self.kind,
@@ -465,12 +503,12 @@ impl BatchBuilder {
             epoch: self.epoch,
             prev_epoch: self.prev.epoch,
             first_lsn: self.prev.lsn.next(),
-            record_count,
+            record_count: narrow(record_count, "record count")?,
             time_micros: self.time_micros,
-            raw_len,
-            stored_len: len_u32(len.saturating_sub(BATCH_HEADER_BYTES)),
+            raw_len: narrow(raw_len, "raw length")?,
+            stored_len: len_u32(payload.len().saturating_sub(BATCH_HEADER_BYTES)),
             payload_crc: crc32fast::hash(payload.get(BATCH_HEADER_BYTES..).unwrap_or_default()),
-            block_count: len_u32(self.blocks.len()),
+            block_count: len_u32(blocks),
             chain: Chain::new(0),
         };
         header.within_limits()?;
@@ -478,8 +516,9 @@ impl BatchBuilder {
         if let Some(front) = payload.first_chunk_mut::<BATCH_HEADER_BYTES>() {
             front.copy_from_slice(&header.encode());
         }
-        let batch = Batch { header, bytes: Bytes::from(payload) };
-        batch.check_blocks()?;
+        // Counted from the start: the log keeps it in two places, and should not have to allocate for that.
+        let batch = Batch { header, bytes: Bytes::from_owner(payload) };
+        debug_assert!(batch.check_blocks().is_ok(), "what is sealed can be opened");
         Ok(batch)
     }
 }

@@ -79,6 +79,15 @@ pub enum BlockError {
     NoZstd,
 }
 
+fn put_header(out: &mut Vec<u8>, raw_len: u32, stored_len: u32, record_count: u32, codec: Codec) {
+    out.put_u32(raw_len);
+    out.put_u32(stored_len);
+    out.put_u32(record_count);
+    #[expect(clippy::as_conversions, reason = "the discriminant is the code on disk")]
+    out.put_u8(codec as u8);
+    out.put_zeroes(3);
+}
+
 impl Block {
     /// Makes a block of `record_count` records, compressed as the policy says and where it pays.
     #[must_use]
@@ -144,12 +153,12 @@ impl Block {
     }
 
     pub(crate) fn put_header(&self, out: &mut Vec<u8>) {
-        out.put_u32(self.raw_len);
-        out.put_u32(len_u32(self.stored.len()));
-        out.put_u32(self.record_count);
-        #[expect(clippy::as_conversions, reason = "the discriminant is the code on disk")]
-        out.put_u8(self.codec as u8);
-        out.put_zeroes(3);
+        put_header(out, self.raw_len, len_u32(self.stored.len()), self.record_count, self.codec);
+    }
+
+    /// The header of an uncompressed block.
+    pub(crate) fn put_raw_header(out: &mut Vec<u8>, raw_len: u32, record_count: u32) {
+        put_header(out, raw_len, raw_len, record_count, Codec::Raw);
     }
 
     pub(crate) fn encoded_len(&self) -> usize {
