@@ -74,7 +74,7 @@ impl Wal {
     fn begin(core: LogCore, options: &Options, io: RealIo, writes: Box<dyn Io + Send>) -> Result<Self, OpenError> {
         let waiters = Waiters::new(options.group_bytes_max);
         let state =
-            State { core, waiters, tails: Tails::default(), stopping: false, is_lonely: true, taken: Taken::default() };
+            State { core, waiters, tails: Tails::default(), stopping: false, last_entries: 0, taken: Taken::default() };
         let (prepare_to, prepare_from) = sync::unbounded();
         let (compact_to, compact_from) = sync::unbounded();
         let (notifier, notifications) = threads::notifier();

@@ -108,7 +108,7 @@ impl Model {
         }
         let waiters = Waiters::new(options().group_bytes_max);
         let state =
-            State { core, waiters, tails: Tails::default(), stopping: false, is_lonely: true, taken: Taken::default() };
+            State { core, waiters, tails: Tails::default(), stopping: false, last_entries: 0, taken: Taken::default() };
         let disk = SharedDisk(Arc::new(Mutex::new(disk)));
         let (prepare_to, prepare_from) = unbounded();
         let (compact_to, _) = unbounded();

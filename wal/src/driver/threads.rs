@@ -61,7 +61,7 @@ impl Shared {
         let Some(mut driver) = self.driver.try_lock() else { return false };
         let Some(driver) = driver.as_mut() else { return false };
         let mut state = self.state.lock();
-        if !state.is_lonely || state.stopping {
+        if !state.is_lonely() || state.stopping {
             return false;
         }
         loop {
@@ -84,8 +84,8 @@ pub(super) struct State {
     pub(super) waiters: Waiters,
     pub(super) tails: Tails,
     pub(super) stopping: bool,
-    /// The last group was of one entry: then the next is likely to be, too.
-    pub(super) is_lonely: bool,
+    /// Entries of the last group: the next one is likely to have as many.
+    pub(super) last_entries: usize,
     pub(super) taken: Taken,
 }
 
@@ -103,8 +103,17 @@ pub(super) type Told = Vec<(Waiter, Result<(), WalError>)>;
 const RETRY_PREPARATION: Duration = Duration::from_millis(200);
 /// Waiters that are woken by the writer itself: handing them over would cost more than waking them.
 const WAKE_INLINE_MAX: usize = 2;
+/// Entries of a group from which on its waiters, many on one event, are woken by `wal-notify` while the next group goes to the
+/// device: waking 64 threads takes as long as a sync. Callers then fall into two halves that take turns, which keeps both the
+/// device and the processors busy; with fewer callers it would only double the syncs (docs/src/measurements.md).
+const HAND_OVER_ENTRIES: usize = 16;
 
 impl State {
+    /// Whether there is one caller at most, as far as the last group tells.
+    const fn is_lonely(&self) -> bool {
+        self.last_entries <= 1
+    }
+
     fn told(&mut self) -> Told {
         let mut told = Vec::new();
         while let Some(completion) = self.core.poll_completion() {
@@ -157,7 +166,7 @@ impl State {
         let request = self.core.poll_io()?;
         if matches!(request.op, IoOp::Write { .. }) {
             self.waiters.begin_next();
-            self.is_lonely = entries <= 1;
+            self.last_entries = entries;
         }
         Some(request)
     }
@@ -226,8 +235,8 @@ pub(super) struct Driver {
 }
 
 impl Driver {
-    /// Tells the waiters of what has completed. They are told before the next group is built: who submits again at once goes
-    /// with it. The other way round, blocking threads fell into two halves that took turns (`docs/src/measurements.md`).
+    /// Tells the waiters of what has completed. If they are few, they are told before the next group is built: who submits
+    /// again at once goes with it.
     fn tell<'a>(&self, shared: &'a Shared, mut state: MutexGuard<'a, State>, teller: Teller) -> MutexGuard<'a, State> {
         let told = state.told();
         let tails = state.ready_tails();
@@ -235,10 +244,15 @@ impl Driver {
             return state;
         }
         let idle = !state.core.has_unwritten();
+        let many = state.last_entries >= HAND_OVER_ENTRIES;
         drop(state);
-        self.notifier.tell(told, idle, teller);
+        if many && !told.is_empty() {
+            self.notifier.hand_over(told);
+        } else {
+            self.notifier.tell(told, idle, teller);
+        }
         tails.into_iter().for_each(Waker::wake);
-        if teller == Teller::Writer {
+        if teller == Teller::Writer && !many {
             // Those who were woken on this processor submit again before the next group is built, and go with it.
             thread::yield_now();
         }
@@ -274,7 +288,7 @@ pub(super) fn write(shared: &Shared) {
         let Some(driver) = held.as_mut() else { return };
         let mut state = shared.state.lock();
         loop {
-            let waits_alone = state.is_lonely && !state.core.has_unwritten();
+            let waits_alone = state.is_lonely() && !state.core.has_unwritten();
             if !waits_alone {
                 state = driver.tell(shared, state, Teller::Writer);
             }

@@ -451,7 +451,9 @@ impl BatchBuilder {
             block.put_header(&mut payload);
             payload.put_bytes(block.stored());
         }
-        self.finish(payload, raw_len, record_count, self.blocks.len())
+        let batch = self.finish(payload, raw_len, record_count, self.blocks.len())?;
+        batch.check_blocks()?;
+        Ok(batch)
     }
 
     /// Makes a batch of one block of `record_count` records, uncompressed: as `.block(Block::encode(..)).seal()` does, with
@@ -475,7 +477,9 @@ impl BatchBuilder {
         let mut payload = self.payload(BATCH_HEADER_BYTES.saturating_add(block))?;
         Block::put_raw_header(&mut payload, len_u32(raw.len()), record_count);
         payload.put_bytes(raw);
-        self.finish(payload, u64::from(len_u32(raw.len())), u64::from(record_count), 1)
+        let batch = self.finish(payload, u64::from(len_u32(raw.len())), u64::from(record_count), 1)?;
+        debug_assert!(batch.check_blocks().is_ok(), "what is sealed can be opened");
+        Ok(batch)
     }
 
     /// Room for the batch, with that of its header filled.
@@ -517,9 +521,7 @@ impl BatchBuilder {
             front.copy_from_slice(&header.encode());
         }
         // Counted from the start: the log keeps it in two places, and should not have to allocate for that.
-        let batch = Batch { header, bytes: Bytes::from_owner(payload) };
-        debug_assert!(batch.check_blocks().is_ok(), "what is sealed can be opened");
-        Ok(batch)
+        Ok(Batch { header, bytes: Bytes::from_owner(payload) })
     }
 }
 
