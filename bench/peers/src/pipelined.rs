@@ -7,7 +7,6 @@ use crate::plain::{PlainLog, Receipt};
 use crate::sample::{self, Phase, Sample, Tally, median, median_of};
 use crate::table::{Cell, Table, progress};
 use anyhow::Result;
-use bytes::Bytes;
 use std::collections::VecDeque;
 
 const WINDOWS: [usize; 5] = [1, 8, 64, 256, 1024];
@@ -74,7 +73,7 @@ fn rounds(run: &Run, pool: &Pool, window: usize, name: &str) -> Result<(Vec<Samp
     let (ours, plain) = (Ours::open(place.path(), 1)?, PlainLog::open(place.path())?);
     let mut producer = ours.of(0);
     let mut of_ours = || {
-        let submit = |count| producer.submit(Bytes::copy_from_slice(&pool.payload(count, BYTES)), 1);
+        let submit = |count| producer.start(&pool.payload(count, BYTES));
         let worker = |phase: &Phase, tally: &mut Tally| in_flight(window, phase, tally, submit, |it| Ok(it.wait()?));
         sample::run(vec![worker], run.pace)
     };

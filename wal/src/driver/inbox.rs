@@ -7,9 +7,10 @@
 use std::mem;
 use std::sync::Arc;
 
-use super::pending::Event;
+use super::pending::{Event, Pending};
 use super::sync::Mutex;
-use crate::error::{SubmitError, WalError};
+use crate::core::Options;
+use crate::error::SubmitError;
 use crate::format::batch::Batch;
 
 /// A batch that nobody has looked at yet, and whom to tell.
@@ -21,36 +22,21 @@ pub(super) struct Left {
     pub(super) place: u32,
 }
 
-/// One who left a batch.
-#[derive(Debug)]
-pub(super) struct Receipt {
-    event: Arc<Event>,
-    place: u32,
-}
-
-impl Receipt {
-    pub(super) fn is_done(&self) -> bool {
-        self.event.is_done()
-    }
-
-    /// Waits until the batch is durable, or was refused.
-    pub(super) fn wait(self) -> Result<(), WalError> {
-        self.event.wait();
-        self.event.outcome(self.place)
-    }
-}
-
 #[derive(Debug)]
 pub(super) struct Inbox {
     inside: Mutex<Inside>,
     /// Bytes of batches that share an event at the most: those of a group, or the first of them would wait for the groups of
     /// the others.
     event_bytes_max: usize,
+    /// Bytes of batches that lie here at the most.
+    queue_bytes_max: usize,
 }
 
 #[derive(Debug, Default)]
 struct Inside {
     left: Vec<Left>,
+    /// Bytes of their batches.
+    left_bytes: usize,
     /// What those who come now wait for.
     event: Arc<Event>,
     /// How many wait for it, and bytes of their batches.
@@ -72,16 +58,22 @@ impl Inside {
 }
 
 impl Inbox {
-    pub(super) fn new(event_bytes_max: usize) -> Self {
-        Self { inside: Mutex::new(Inside::default()), event_bytes_max }
+    pub(super) fn new(options: &Options) -> Self {
+        let (event_bytes_max, queue_bytes_max) = (options.group_bytes_max, options.queue_bytes_max);
+        Self { inside: Mutex::new(Inside::default()), event_bytes_max, queue_bytes_max }
     }
 
-    pub(super) fn leave(&self, batch: Batch) -> Result<Receipt, SubmitError> {
+    pub(super) fn leave(&self, batch: Batch) -> Result<Pending, SubmitError> {
         let mut inside = self.inside.lock();
         if inside.is_closed {
             return Err(SubmitError::Closed);
         }
         let bytes = batch.bytes().len();
+        let left_bytes = inside.left_bytes.saturating_add(bytes);
+        if inside.left_bytes > 0 && left_bytes > self.queue_bytes_max {
+            return Err(SubmitError::Busy { queue_bytes_max: self.queue_bytes_max });
+        }
+        inside.left_bytes = left_bytes;
         if inside.bytes.saturating_add(bytes) > self.event_bytes_max {
             inside.next_event();
         }
@@ -90,12 +82,14 @@ impl Inbox {
         inside.count += 1;
         let event = Arc::clone(&inside.event);
         inside.left.push(Left { batch, event: Arc::clone(&event), place });
-        Ok(Receipt { event, place })
+        Ok(Pending::left(event, place))
     }
 
     /// Takes what lies here into an empty buffer; others may join who waits for the same event.
     pub(super) fn take(&self, into: &mut Vec<Left>) {
-        mem::swap(&mut self.inside.lock().left, into);
+        let mut inside = self.inside.lock();
+        inside.left_bytes = 0;
+        mem::swap(&mut inside.left, into);
     }
 
     /// Takes what lies here into empty buffers, before a group is built: who comes now waits for a later one. Also the events
@@ -103,6 +97,7 @@ impl Inbox {
     pub(super) fn take_all(&self, into: &mut Vec<Left>, events: &mut Vec<Arc<Event>>) {
         let mut inside = self.inside.lock();
         inside.next_event();
+        inside.left_bytes = 0;
         mem::swap(&mut inside.left, into);
         mem::swap(&mut inside.past, events);
     }

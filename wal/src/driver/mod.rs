@@ -80,7 +80,7 @@ impl Wal {
         let (notifier, notifications) = threads::notifier();
         let background = Background { prepare: prepare_to, compact: compact_to };
         let driver = Driver { io: writes, background, notifier };
-        let shared = Arc::new(Shared::new(state, Inbox::new(options.group_bytes_max), driver));
+        let shared = Arc::new(Shared::new(state, Inbox::new(options), driver));
         let wal = Self {
             shared,
             io,
@@ -173,6 +173,33 @@ impl Wal {
     /// [`WalError::Refused`]: nothing was taken. Others: in doubt until the log is reopened.
     pub fn append(&self, batch: Batch) -> Result<(), WalError> {
         self.shared.append(batch)
+    }
+
+    /// Appends one batch; wait for the result, or await it. Batches of one thread are accepted in the order of its calls.
+    /// Cheaper than [`Wal::submit`], since whether the batch is refused is not known before the end: then waiting says so.
+    ///
+    /// ```
+    /// # use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, Options, Wal};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
+    /// let log = LogId::new(1);
+    /// let mut end = wal.end(log);
+    /// let mut under_way = Vec::new();
+    /// for record in [b"one", b"two"] {
+    ///     let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), end, 0).seal_raw(record, 1).unwrap();
+    ///     end = batch.position();
+    ///     under_way.push(wal.start_append(batch).unwrap());
+    /// }
+    /// for pending in under_way {
+    ///     pending.wait().unwrap();
+    /// }
+    /// assert_eq!(wal.durable_end(log), end);
+    /// ```
+    ///
+    /// # Errors
+    /// [`SubmitError::Busy`], [`SubmitError::Closed`]: nothing was taken.
+    pub fn start_append(&self, batch: Batch) -> Result<Pending, SubmitError> {
+        self.shared.start_append(batch)
     }
 
     /// Whole batches, from the one that contains `from`, up to about `max_bytes` but at least one; none at the end of

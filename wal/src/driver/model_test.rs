@@ -115,7 +115,7 @@ impl Model {
         let (notifier, notifications) = threads::notifier();
         let background = Background { prepare: prepare_to, compact: compact_to };
         let driver = Driver { io: Box::new(disk.clone()), background, notifier };
-        let shared = Arc::new(Shared::new(state, Inbox::new(options().group_bytes_max), driver));
+        let shared = Arc::new(Shared::new(state, Inbox::new(&options()), driver));
         let (s, io) = (Arc::clone(&shared), disk.clone());
         let prepares = thread::spawn(move || threads::prepare(&s, io, &prepare_from));
         let notifies = thread::spawn(move || threads::notify(&notifications));
@@ -235,6 +235,32 @@ fn calls_and_receipts_of_other_submissions_keep_their_turn() {
         assert_eq!(model.after_a_power_cut().end(log).lsn, Lsn::new(3));
         Arc::into_inner(model).unwrap().stop();
         assert_eq!(calls.load(Ordering::SeqCst), 3);
+    });
+}
+
+#[test]
+fn receipts_of_one_thread_come_true_in_order() {
+    check(|| {
+        let model = Arc::new(Model::start(None));
+        let other = Arc::clone(&model);
+        let other = thread::spawn(move || assert_eq!(other.append(LogId::new(2), 2), 2));
+        let log = LogId::new(1);
+        let mut at = LogPosition::origin(log);
+        let mut under_way = Vec::new();
+        for _ in 0..4 {
+            let next = batch(log, at);
+            at = next.position();
+            under_way.push((at.lsn, model.shared.start_append(next).unwrap()));
+        }
+        // It does not follow, and nobody else suffers.
+        let refused = model.shared.start_append(batch(log, LogPosition::origin(log))).unwrap();
+        for (lsn, pending) in under_way {
+            pending.wait().unwrap();
+            assert!(model.after_a_power_cut().end(log).lsn >= lsn, "called durable and is not");
+        }
+        assert!(matches!(refused.wait(), Err(WalError::Refused(SubmitError::DoesNotFollow { .. }))));
+        other.join().unwrap();
+        Arc::into_inner(model).unwrap().stop();
     });
 }
 

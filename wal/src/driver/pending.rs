@@ -64,7 +64,7 @@ impl Event {
     }
 
     /// What became of one of those who share it.
-    pub(super) fn outcome(&self, place: u32) -> Result<(), WalError> {
+    fn outcome(&self, place: u32) -> Result<(), WalError> {
         if self.has_refused.load(Ordering::Acquire)
             && let Some((_, error)) = self.refused.lock().iter().find(|(of, _)| *of == place)
         {
@@ -85,11 +85,11 @@ impl Event {
         std::mem::take(&mut *self.wakers.lock()).into_iter().for_each(Waker::wake);
     }
 
-    pub(super) fn is_done(&self) -> bool {
+    fn is_done(&self) -> bool {
         self.state.number().load(Ordering::Acquire) == DONE
     }
 
-    pub(super) fn wait(&self) {
+    fn wait(&self) {
         let state = self.state.number();
         while state.compare_exchange(PENDING, SLEPT_ON, Ordering::Acquire, Ordering::Acquire) != Err(DONE) {
             self.state.wait(SLEPT_ON);
@@ -107,9 +107,19 @@ impl Event {
 #[must_use = "until it is waited for, nobody knows whether the submission is durable"]
 pub struct Pending {
     event: Arc<Event>,
+    /// Its number among those who share the event, if it may still be refused.
+    place: Option<u32>,
 }
 
 impl Pending {
+    pub(super) const fn left(event: Arc<Event>, place: u32) -> Self {
+        Self { event, place: Some(place) }
+    }
+
+    fn outcome(&self) -> Result<(), WalError> {
+        self.place.map_or_else(|| self.event.result(), |place| self.event.outcome(place))
+    }
+
     /// Waits until the submission is durable, with everything before it. It waits as long as the disk takes: a
     /// deadline here could only turn a known outcome into an unknown one.
     ///
@@ -117,7 +127,7 @@ impl Pending {
     /// [`WalError`]: whether it is durable is unknown until the log is reopened.
     pub fn wait(self) -> Result<(), WalError> {
         self.event.wait();
-        self.event.result()
+        self.outcome()
     }
 
     /// Whether waiting would return at once.
@@ -133,7 +143,7 @@ impl Future for Pending {
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut wakers = self.event.wakers.lock();
         if self.event.is_done() {
-            return Poll::Ready(self.event.result());
+            return Poll::Ready(self.outcome());
         }
         if !wakers.iter().any(|waker| waker.will_wake(context.waker())) {
             wakers.push(context.waker().clone());
@@ -198,12 +208,12 @@ impl Waiters {
             && *shared + bytes <= self.event_bytes_max
         {
             (*last, *shared) = (ticket, *shared + bytes);
-            return Pending { event: Arc::clone(event) };
+            return Pending { event: Arc::clone(event), place: None };
         }
         let event = Arc::new(Event::default());
         event.expect();
         self.push(ticket, Waiter::Event(Arc::clone(&event)), bytes, true);
-        Pending { event }
+        Pending { event, place: None }
     }
 
     /// A submission whose waiter has an event already. It must be known here before any group that holds something of the

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use std::task::Waker;
 use std::time::Duration;
 
-use super::inbox::{Inbox, Left, Receipt};
+use super::inbox::{Inbox, Left};
 use super::paced::PacedIo;
-use super::pending::{Event, Waiter, Waiters};
+use super::pending::{Event, Pending, Waiter, Waiters};
 use super::stopwatch::Stopwatch;
 use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, thread, unbounded};
 use super::tail::Tails;
@@ -44,20 +44,31 @@ impl Shared {
 
     /// Has a batch accepted, and waits until it is durable.
     pub(super) fn append(&self, batch: Batch) -> Result<(), WalError> {
-        let receipt = self.inbox.leave(batch)?;
-        if !self.lead(&receipt) {
-            // Checking it is work that needs not wait for the writer, nor the writer for it.
-            if let Some(mut state) = self.state.try_lock() {
-                state.take_in(&self.inbox);
-            }
-            self.signal();
+        let pending = self.inbox.leave(batch)?;
+        if !self.lead(&pending) {
+            self.help();
         }
-        receipt.wait()
+        pending.wait()
+    }
+
+    /// Leaves a batch to be accepted.
+    pub(super) fn start_append(&self, batch: Batch) -> Result<Pending, SubmitError> {
+        let pending = self.inbox.leave(batch)?;
+        self.help();
+        Ok(pending)
+    }
+
+    fn help(&self) {
+        // Checking what was left is work that needs not wait for the writer, nor the writer for it.
+        if let Some(mut state) = self.state.try_lock() {
+            state.take_in(&self.inbox);
+        }
+        self.signal();
     }
 
     /// Has a caller who is alone write and sync by itself: two switches of threads would take it a good part of a sync's
     /// time. Whoever comes meanwhile signals `wal-write`, which goes on. `false`: nothing was done.
-    fn lead(&self, receipt: &Receipt) -> bool {
+    fn lead(&self, pending: &Pending) -> bool {
         let Some(mut driver) = self.driver.try_lock() else { return false };
         let Some(driver) = driver.as_mut() else { return false };
         let mut state = self.state.lock();
@@ -66,7 +77,7 @@ impl Shared {
         }
         loop {
             state = driver.tell(self, state, Teller::Caller);
-            let is_done = receipt.is_done();
+            let is_done = pending.is_done();
             let Some(request) = state.poll_io(&self.inbox) else { return true };
             let is_others = is_done && !request.op.is_background();
             state = driver.carry_out(self, state, request);

@@ -63,6 +63,22 @@ impl<'a> Producer<'a> {
         Ok(batch)
     }
 
+    /// Starts an append of one record, and releases what is old where it is time for that.
+    pub(crate) fn start(&mut self, record: &[u8]) -> Result<Pending> {
+        let pending = self.wal.start_append(self.record(record)?)?;
+        self.let_go()?;
+        Ok(pending)
+    }
+
+    /// The batch that follows: one record.
+    fn record(&mut self, record: &[u8]) -> Result<Batch> {
+        let builder = BatchBuilder::new(self.log, BatchKind::Data, Epoch::new(1, 1), self.end, 0);
+        let batch = builder.seal_raw(record, 1)?;
+        self.end = batch.position();
+        self.bytes += batch.bytes().len() as u64;
+        Ok(batch)
+    }
+
     /// Lets go of all but the newest records.
     pub(crate) fn release(&self, kept: u64) -> Result<()> {
         let before = Lsn::new(self.end.lsn.get().saturating_sub(kept));
@@ -97,11 +113,7 @@ impl<'a> Producer<'a> {
 
 impl Append for Producer<'_> {
     fn append(&mut self, record: &[u8]) -> Result<()> {
-        let builder = BatchBuilder::new(self.log, BatchKind::Data, Epoch::new(1, 1), self.end, 0);
-        let batch = builder.seal_raw(record, 1)?;
-        self.end = batch.position();
-        self.bytes += batch.bytes().len() as u64;
-        self.wal.append(batch)?;
+        self.wal.append(self.record(record)?)?;
         self.let_go()
     }
 }
