@@ -161,6 +161,8 @@ impl Wal {
         if state.stopping {
             return Err(SubmitError::Closed);
         }
+        // What the same thread left before comes first.
+        state.take_in(&self.shared.inbox);
         let waiting = state.core.submit_when(entries, full).map(|ticket| wait(&mut state.waiters, ticket));
         drop(state);
         self.shared.signal();
@@ -177,6 +179,7 @@ impl Wal {
 
     /// Appends one batch; wait for the result, or await it. Batches of one thread are accepted in the order of its calls.
     /// Cheaper than [`Wal::submit`], since whether the batch is refused is not known before the end: then waiting says so.
+    /// What is submitted, synced or closed after this call comes behind it; [`Wal::end`] may not know of it yet.
     ///
     /// ```
     /// # use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, Options, Wal};
@@ -296,6 +299,7 @@ impl Wal {
         if state.stopping {
             return Err(WalError::Closed);
         }
+        state.take_in(&self.shared.inbox);
         let ticket = state.core.barrier()?;
         let pending = ticket.map(|ticket| state.waiters.join(ticket, 0));
         drop(state);
@@ -315,6 +319,7 @@ impl Wal {
         }
         let pending = {
             let mut state = self.state();
+            state.take_in(&self.shared.inbox);
             let ticket = state.core.begin_close();
             state.waiters.begin_next();
             state.waiters.join(ticket, 0)

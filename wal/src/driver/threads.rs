@@ -139,7 +139,7 @@ impl State {
     }
 
     /// Accepts what was left for it.
-    fn take_in(&mut self, inbox: &Inbox) {
+    pub(super) fn take_in(&mut self, inbox: &Inbox) {
         inbox.take(&mut self.taken.left);
         self.accept_taken();
     }

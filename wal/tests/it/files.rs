@@ -257,3 +257,28 @@ fn a_log_of_many_segments_leaves_the_process_its_descriptors() {
     let count = open.filter(|file| file.starts_with(&own)).count();
     assert!(count <= 70, "{count} files are open");
 }
+
+#[test]
+fn what_was_started_comes_before_what_the_same_thread_does_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+    let mut end = LogPosition::origin(log(1));
+    let mut next = || {
+        let batch = batch(log(1), end, Epoch::new(1, 1), 1, 100);
+        end = batch.position();
+        batch
+    };
+    for _ in 0..200 {
+        let started = wal.start_append(next()).unwrap();
+        // It follows what was started, which may not have been looked at yet.
+        let submitted = wal.submit(vec![Entry::Batch(next())]).unwrap();
+        let last = wal.start_append(next()).unwrap();
+        wal.sync().unwrap();
+        assert!(started.is_done() && submitted.is_done() && last.is_done(), "a sync is behind all of them");
+    }
+    let under_way: Vec<_> = (0..50).map(|_| wal.start_append(next()).unwrap()).collect();
+    wal.close().unwrap();
+    under_way.into_iter().for_each(|pending| pending.wait().unwrap());
+    assert_eq!(wal.durable_end(log(1)).lsn, Lsn::new(650));
+    assert!(matches!(wal.start_append(next()), Err(SubmitError::Closed)));
+}
