@@ -355,7 +355,7 @@ impl Survey {
         self.replay.report.segments_missing.sort_unstable();
         let missing = self.replay.report.segments_missing.clone();
         for number in missing {
-            let next = (number + 1..).find(|next| !self.replay.retired.contains(next));
+            let next = (number + 1..).find(|next| !self.was_retired(*next));
             if !next.is_some_and(|next| self.headers.contains_key(&next)) {
                 return Err(OpenError::Missing { segment: number });
             }

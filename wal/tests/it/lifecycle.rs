@@ -325,3 +325,30 @@ fn an_index_that_the_device_refused_to_read_is_read_again_and_meanwhile_not_call
     assert!(world.core.plan_read(log(1), at, 1 << 20).is_ok());
     assert!(world.core.index_needed(log(1), at).is_none());
 }
+
+#[test]
+fn a_segment_that_is_missing_is_missed_by_every_open_though_those_behind_it_are_long_gone() {
+    let options = Options { slack_segments: 0, ..options() };
+    let mut world = World::open(VirtualDisk::with_seed(2), &options).unwrap();
+    for round in 0..30 {
+        world.append_synced(log(7), 3, 6000);
+        if round % 6 == 0 {
+            world.append_synced(log(8), 3, 300);
+        }
+    }
+    let before = world.core.end(log(7)).lsn;
+    release(&mut world, log(7), before.get());
+    world.append_synced(log(8), 1, 300);
+    assert!(world.core.stats().compactions > 0);
+    let mut disk = world.disk;
+    disk.kill_process();
+    let oldest = disk.list().unwrap().remove(0);
+    disk.remove(&oldest).unwrap();
+    // The second one finds the record of what the first one found, and a newest segment that does not say what was retired.
+    for _ in 0..3 {
+        let world = World::open(disk, &options).unwrap();
+        assert_eq!(world.report.segments_missing, [1]);
+        disk = world.disk;
+        disk.kill_process();
+    }
+}
