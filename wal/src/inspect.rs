@@ -448,7 +448,7 @@ fn extents(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) 
             .into_iter()
             .flatten()
             .filter(|entry| run.is_some_and(|run| entry.last >= run.first && entry.last <= run.end.lsn));
-        extents.extend(within.map(|entry| Extent::entry(log, segment, entry)));
+        extents.extend(within.map(|entry| Extent::entry(log, state, segment, entry)));
         let slots = state.slots.iter().filter(|slot| slot.segment == segment);
         extents.extend(slots.map(|slot| Extent::of(log, slot)));
     }

@@ -45,15 +45,17 @@ impl LogCore {
 
     /// A sync of what is written, if something is and none is under way.
     pub(crate) fn poll_sync(&mut self) -> Option<IoRequest> {
-        if self.syncing.is_some() {
-            return None;
-        }
-        let segment = self.in_flight.front()?.segment;
-        let written = self.in_flight.iter().take_while(|group| group.writing.is_none() && group.segment == segment);
-        let through = written.last()?.number;
+        let (segment, through) = self.unsynced()?;
         let id = self.io_id();
         self.syncing = Some(Syncing { id, through });
         Some(IoRequest { id, op: IoOp::Sync { segment } })
+    }
+
+    /// The segment and the last group of what the next sync is for; `None`: nothing is written, or a sync is under way.
+    pub(super) fn unsynced(&self) -> Option<(u64, u64)> {
+        let segment = self.in_flight.front().filter(|_| self.syncing.is_none())?.segment;
+        let written = self.in_flight.iter().take_while(|group| group.writing.is_none() && group.segment == segment);
+        written.last().map(|group| (segment, group.number))
     }
 
     fn on_written(&mut self, id: IoId) {

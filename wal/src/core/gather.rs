@@ -67,9 +67,7 @@ impl LogCore {
 
     /// The next group's write, if there is something to write, and a place for it.
     pub(crate) fn poll_write(&mut self) -> Option<IoRequest> {
-        let in_flight_max = self.options.groups_in_flight.clamp(1, GROUPS_IN_FLIGHT_MAX);
-        let full = self.in_flight.len() >= usize::try_from(in_flight_max).unwrap_or(1);
-        if full || self.in_flight.back().is_some_and(|group| group.writing.is_some()) {
+        if !self.has_place_in_flight() {
             return None;
         }
         self.reclaim();
@@ -83,10 +81,14 @@ impl LogCore {
 
     /// Whether the next request would be a group, if something waited.
     pub(crate) fn may_write(&self) -> bool {
-        let in_flight_max = usize::try_from(self.options.groups_in_flight.clamp(1, GROUPS_IN_FLIGHT_MAX)).unwrap_or(1);
-        let unsynced = self.in_flight.front().is_some_and(|group| group.writing.is_none());
-        let syncs = self.syncing.is_none() && unsynced;
-        !syncs && self.in_flight.len() < in_flight_max
+        self.unsynced().is_none() && self.has_place_in_flight()
+    }
+
+    /// One write at a time: a group goes behind the one before.
+    fn has_place_in_flight(&self) -> bool {
+        let in_flight_max = self.options.groups_in_flight.clamp(1, GROUPS_IN_FLIGHT_MAX);
+        let has_place = self.in_flight.len() < usize::try_from(in_flight_max).unwrap_or(1);
+        has_place && self.in_flight.back().is_none_or(|group| group.writing.is_none())
     }
 
     /// Entries that wait to be written.

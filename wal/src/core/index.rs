@@ -227,7 +227,7 @@ impl LogState {
     }
 
     /// The epoch of the record at `lsn`, which the log has.
-    fn epoch_of(&self, lsn: Lsn) -> Epoch {
+    pub(crate) fn epoch_of(&self, lsn: Lsn) -> Epoch {
         let after = self.epochs.partition_point(|(_, first)| *first <= lsn);
         after.checked_sub(1).and_then(|i| self.epochs.get(i)).map_or(self.start.epoch, |(epoch, _)| *epoch)
     }

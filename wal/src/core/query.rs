@@ -28,22 +28,25 @@ pub struct Extent {
     pub first: Lsn,
     /// Last LSN of the batch.
     pub last: Lsn,
+    /// Its epoch.
+    pub epoch: Epoch,
     /// The chain at its end.
     pub chain: Chain,
 }
 
 impl Extent {
     pub(crate) fn of(log: LogId, slot: &Slot) -> Self {
-        let Slot { segment, offset, len, first, last, chain, .. } = *slot;
-        Self { segment, offset: u64::from(offset), len, log, first, last, chain }
+        let Slot { segment, offset, len, first, last, epoch, chain } = *slot;
+        Self { segment, offset: u64::from(offset), len, log, first, last, epoch, chain }
     }
 
-    pub(crate) fn entry(log: LogId, segment: u64, entry: &IndexEntry) -> Self {
+    pub(crate) fn entry(log: LogId, state: &LogState, segment: u64, entry: &IndexEntry) -> Self {
         let IndexEntry { first, last, chain, offset, len } = *entry;
-        Self { segment, offset: u64::from(offset), len, log, first, last, chain }
+        let epoch = state.epoch_of(first);
+        Self { segment, offset: u64::from(offset), len, log, first, last, epoch, chain }
     }
 
-    /// Reads the batch and checks that it is the one: bytes, log, LSNs, chain.
+    /// Reads the batch and checks that it is the one: bytes, log, LSNs, epoch, chain.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] if it is not, or if the medium can't read it, twice.
@@ -65,7 +68,8 @@ impl Extent {
     }
 
     fn is(&self, batch: &Batch) -> bool {
-        batch.log() == self.log && batch.first_lsn() == self.first && batch.header().chain == self.chain
+        let at = batch.position();
+        (batch.log(), batch.first_lsn()) == (self.log, self.first) && (at.epoch, at.chain) == (self.epoch, self.chain)
     }
 
     pub(crate) fn bytes_len(&self) -> usize {
@@ -219,7 +223,7 @@ impl LogCore {
             let from = plan.next.max(run.first);
             let start = entries.partition_point(|entry| entry.last < from);
             let within = entries.iter().skip(start).take_while(|entry| entry.last <= run.end.lsn);
-            plan.extend(state, within.map(|entry| Extent::entry(log, segment, entry)), bytes_max);
+            plan.extend(state, within.map(|entry| Extent::entry(log, state, segment, entry)), bytes_max);
             if plan.is_ended {
                 return Ok(());
             }

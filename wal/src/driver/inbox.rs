@@ -1,8 +1,7 @@
 //! Where callers that wait leave their batches: handing one over takes a lock for a push, never the lock under which the log
 //! works. Whoever holds that one next takes in all that lie here.
 //!
-//! With one lock for all, 64 blocking callers spun on it, and yielded to each other, while the writer built a group
-//! (`docs/src/measurements.md`).
+//! With one lock for all, 64 blocking callers spun on it, and yielded to each other, while the writer built a group.
 
 use std::mem;
 use std::sync::Arc;
@@ -105,5 +104,42 @@ impl Inbox {
     /// Nothing can be left here any more.
     pub(super) fn close(&self) {
         self.inside.lock().is_closed = true;
+    }
+}
+
+#[cfg(all(test, not(shuttle)))]
+mod tests {
+    #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+    use super::*;
+    use crate::format::batch::{BatchBuilder, BatchKind};
+    use crate::format::ids::{Epoch, LogId, LogPosition};
+
+    fn batch(bytes: usize) -> Batch {
+        let start = LogPosition::origin(LogId::new(1));
+        BatchBuilder::new(LogId::new(1), BatchKind::Data, Epoch::new(1, 1), start, 0)
+            .seal_raw(&vec![1; bytes], 1)
+            .unwrap()
+    }
+
+    #[test]
+    fn what_lies_there_is_bounded_until_it_is_taken_and_one_batch_always_fits() {
+        let options = Options { queue_bytes_max: 3000, ..Options::default() };
+        let inbox = Inbox::new(&options);
+        let (mut left, mut events) = (Vec::new(), Vec::new());
+        for round in 0..3 {
+            let pending = [inbox.leave(batch(1000)).unwrap(), inbox.leave(batch(1000)).unwrap()];
+            assert_eq!(inbox.leave(batch(1000)).unwrap_err(), SubmitError::Busy { queue_bytes_max: 3000 });
+            if round == 1 {
+                inbox.take_all(&mut left, &mut events);
+            } else {
+                inbox.take(&mut left);
+            }
+            assert_eq!(left.len(), pending.len());
+            left.clear();
+        }
+        assert!(inbox.leave(batch(9000)).is_ok());
+        inbox.close();
+        assert_eq!(inbox.leave(batch(1)).unwrap_err(), SubmitError::Closed);
     }
 }

@@ -200,7 +200,8 @@ impl Wal {
     /// ```
     ///
     /// # Errors
-    /// [`SubmitError::Busy`], [`SubmitError::Closed`]: nothing was taken.
+    /// [`SubmitError::Busy`], [`SubmitError::Closed`]: nothing was taken. Any of [`SubmitError`], `Busy` too, may also be what
+    /// waiting comes to; then what this thread started behind it in the same log does not follow, and is refused as well.
     pub fn start_append(&self, batch: Batch) -> Result<Pending, SubmitError> {
         self.shared.start_append(batch)
     }

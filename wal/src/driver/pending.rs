@@ -124,7 +124,8 @@ impl Pending {
     /// deadline here could only turn a known outcome into an unknown one.
     ///
     /// # Errors
-    /// [`WalError`]: whether it is durable is unknown until the log is reopened.
+    /// [`WalError::Refused`], only of [`Wal::start_append`](super::Wal::start_append): nothing was taken. Others: whether it is
+    /// durable is unknown until the log is reopened.
     pub fn wait(self) -> Result<(), WalError> {
         self.event.wait();
         self.outcome()

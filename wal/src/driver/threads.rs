@@ -1,6 +1,7 @@
 //! The four threads of a log, all owned and joined by [`super::Wal`]:
-//! `wal-write` writes and syncs groups, one after another; `wal-prepare` makes segments and writes footers; `wal-compact`
-//! copies what is live out of segments that hold little of it, at a bounded pace; `wal-notify` wakes who waits and runs their calls where that would delay the next group.
+//! `wal-write` writes and syncs groups, one after another, unless a lone caller does; `wal-prepare` makes segments and writes
+//! footers; `wal-compact` copies what is live out of segments that hold little of it, at a bounded pace; `wal-notify` wakes
+//! who waits and runs their calls where that would delay the next group.
 
 use std::sync::{Arc, OnceLock};
 use std::task::Waker;
@@ -186,7 +187,7 @@ impl State {
 /// The writer's way to `wal-notify`.
 pub(super) struct Notifier {
     told: Sender<Told>,
-    /// Batches of waiters handed over and not yet told: only the writer adds, only the notifier takes away.
+    /// Lots of waiters handed over and not yet told: only who drives the log adds, only the notifier takes away.
     /// Release/Acquire: whoever sees 0 runs after the calls of all that were handed over.
     outstanding: Arc<AtomicUsize>,
 }

@@ -211,6 +211,7 @@ fn compress(raw: &[u8]) -> Option<Bytes> {
     let enough = raw.len().checked_mul(COMPRESS_PERCENT_MAX)?.checked_div(100)?;
     contexts::COMPRESSOR.with_borrow_mut(|context| {
         if context.is_none() {
+            // No memory for one: stored raw, below, and asked for again the next time.
             *context = zstd::bulk::Compressor::new(ZSTD_LEVEL).ok();
         }
         // The output buffer is as large as what would still pay: compressing further is stopped by the encoder.

@@ -393,3 +393,56 @@ impl Io for RealIo {
         std::process::id()
     }
 }
+
+#[cfg(test)]
+mod tests {
+
+    use super::*;
+
+    fn blocks(byte: u8, count: usize) -> Vec<Bytes> {
+        vec![Bytes::from(vec![byte; count * 4096])]
+    }
+
+    fn read(io: &mut RealIo, name: &str, offset: u64, len: usize) -> Vec<u8> {
+        let mut bytes = vec![0; len];
+        assert_eq!(io.read_at(name, offset, &mut bytes).unwrap(), len);
+        bytes
+    }
+
+    #[test]
+    fn writes_past_the_cache_and_through_it_see_each_other() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = crate::io::segment_name(1);
+        for mut io in [RealIo::new(dir.path()), RealIo::new(dir.path()).buffered()] {
+            io.create(&name).unwrap();
+            io.write_zeroes(&name, 1 << 20).unwrap();
+            io.write_at(&name, 0, &blocks(1, 2)).unwrap();
+            assert_eq!(read(&mut io, &name, 0, 8192), [1; 8192]);
+            // Too short for the device: through the cache, into a block that was written past it.
+            io.write_at(&name, 4000, &[Bytes::from_static(&[2; 200])]).unwrap();
+            assert_eq!(read(&mut io, &name, 4000, 200), [2; 200]);
+            io.write_at(&name, 4096, &blocks(3, 1)).unwrap();
+            io.sync_data(&name).unwrap();
+            let mut expected = [vec![1; 4000], vec![2; 96], vec![3; 4096]].concat();
+            expected.resize(12_288, 0);
+            assert_eq!(read(&mut io, &name, 0, 12_288), expected);
+        }
+    }
+
+    #[test]
+    fn a_name_that_came_to_another_file_is_written_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut writer, mut other) = (RealIo::new(dir.path()), RealIo::new(dir.path()));
+        other.shared = Arc::clone(&writer.shared);
+        let (name, spare) = (crate::io::segment_name(1), crate::io::segment_name(2));
+        for file in [&name, &spare] {
+            other.create(file).unwrap();
+            other.write_zeroes(file, 8192).unwrap();
+        }
+        writer.write_at(&name, 0, &blocks(1, 1)).unwrap();
+        // As a compaction does on its own thread.
+        other.rename(&spare, &name).unwrap();
+        writer.write_at(&name, 4096, &blocks(2, 1)).unwrap();
+        assert_eq!(read(&mut other, &name, 0, 8192), [vec![0; 4096], vec![2; 4096]].concat());
+    }
+}

@@ -352,3 +352,15 @@ fn a_segment_that_is_missing_is_missed_by_every_open_though_those_behind_it_are_
         disk.kill_process();
     }
 }
+
+#[test]
+fn a_batch_of_another_epoch_than_the_index_says_is_not_served() {
+    let mut world = World::new();
+    world.append_synced(log(1), 1, 100);
+    let extent = world.core.plan_read(log(1), Lsn::FIRST, 1).unwrap()[0];
+    assert!(extent.read(&mut world.disk).is_ok());
+    let mut other = extent;
+    other.epoch = Epoch::new(1, 7);
+    assert!(matches!(other.read(&mut world.disk), Err(ReadError::Corrupt { .. })));
+    assert!(world.core.cached(&extent).is_some() && world.core.cached(&other).is_none());
+}
