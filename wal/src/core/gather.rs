@@ -96,6 +96,11 @@ impl LogCore {
         self.queue.len()
     }
 
+    /// Bytes of what was accepted and is not durable.
+    pub(crate) const fn bytes_queued(&self) -> usize {
+        self.queue_bytes
+    }
+
     /// Whether something waits to be written, the opening group included.
     pub(crate) fn has_unwritten(&self) -> bool {
         self.opening || !self.queue.is_empty()

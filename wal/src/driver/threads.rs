@@ -120,6 +120,9 @@ const WAKE_INLINE_MAX: usize = 2;
 /// device and the processors busy; with fewer callers it would only double the syncs (docs/src/measurements.md).
 const HAND_OVER_ENTRIES: usize = 16;
 
+/// Bytes that wait from which on the next group goes to the device first: no waiter that is told now makes it better.
+const HAND_OVER_BYTES: usize = 1 << 20;
+
 impl State {
     /// Whether there is one caller at most, as far as the last group tells.
     const fn is_lonely(&self) -> bool {
@@ -256,7 +259,7 @@ impl Driver {
             return state;
         }
         let idle = !state.core.has_unwritten();
-        let many = state.last_entries >= HAND_OVER_ENTRIES;
+        let many = state.last_entries >= HAND_OVER_ENTRIES || state.core.bytes_queued() >= HAND_OVER_BYTES;
         drop(state);
         if many && !told.is_empty() {
             self.notifier.hand_over(told);
