@@ -125,6 +125,13 @@ impl LogCore {
         self.completions.push_back(Completion { ticket, result });
     }
 
+    /// Ends the log as a failed write does.
+    pub(crate) fn fail(&mut self, failure: IoFailure) {
+        if matches!(self.life, Life::Running) {
+            self.poison(failure);
+        }
+    }
+
     fn poison(&mut self, failure: IoFailure) {
         let waiting: Vec<Ticket> = self
             .in_flight

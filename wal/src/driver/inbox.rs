@@ -31,12 +31,12 @@ pub(super) struct Inbox {
     queue_bytes_max: usize,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inside {
     left: Vec<Left>,
     /// Bytes of their batches.
     left_bytes: usize,
-    /// What those who come now wait for.
+    /// What those who come now wait for; it has a part for this place until nobody joins it any more.
     event: Arc<Event>,
     /// How many wait for it, and bytes of their batches.
     count: u32,
@@ -51,7 +51,7 @@ impl Inside {
     fn next_event(&mut self) {
         if self.count > 0 {
             (self.count, self.bytes) = (0, 0);
-            self.past.push(mem::take(&mut self.event));
+            self.past.push(mem::replace(&mut self.event, Arc::new(Event::new())));
         }
     }
 }
@@ -59,7 +59,16 @@ impl Inside {
 impl Inbox {
     pub(super) fn new(options: &Options) -> Self {
         let (event_bytes_max, queue_bytes_max) = (options.group_bytes_max, options.queue_bytes_max);
-        Self { inside: Mutex::new(Inside::default()), event_bytes_max, queue_bytes_max }
+        let inside = Inside {
+            left: Vec::new(),
+            left_bytes: 0,
+            event: Arc::new(Event::new()),
+            count: 0,
+            bytes: 0,
+            past: Vec::new(),
+            is_closed: false,
+        };
+        Self { inside: Mutex::new(inside), event_bytes_max, queue_bytes_max }
     }
 
     pub(super) fn leave(&self, batch: Batch) -> Result<Pending, SubmitError> {
@@ -92,7 +101,7 @@ impl Inbox {
     }
 
     /// Takes what lies here into empty buffers, before a group is built: who comes now waits for a later one. Also the events
-    /// that nobody joins any more.
+    /// that nobody joins any more, each with a part to be ended when what lay here was accepted or refused.
     pub(super) fn take_all(&self, into: &mut Vec<Left>, events: &mut Vec<Arc<Event>>) {
         let mut inside = self.inside.lock();
         inside.next_event();

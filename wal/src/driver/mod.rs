@@ -12,7 +12,6 @@ mod verify;
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::task::Waker;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -51,6 +50,9 @@ pub struct Wal {
     closed: Mutex<Option<Result<(), WalError>>>,
 }
 
+/// How a thread is started.
+type Spawn<'a> = dyn FnMut(std::thread::Builder, Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> + 'a;
+
 impl fmt::Debug for Wal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Wal").field("dir", &self.io.dir()).field("stats", &self.stats()).finish_non_exhaustive()
@@ -66,12 +68,18 @@ impl Wal {
         let io = RealIo::new(dir.as_ref());
         let mut io = if options.direct_writes { io } else { io.buffered() };
         let (core, report) = LogCore::recover(&mut io, &options)?;
-        let wal = Self::begin(core, &options, io.clone(), Box::new(io))?;
+        let wal = Self::begin(core, &options, io.clone(), Box::new(io), &mut |thread, run| thread.spawn(run))?;
         Ok((wal, report))
     }
 
     /// `writes`: the directory again, for what waiters wait for.
-    fn begin(core: LogCore, options: &Options, io: RealIo, writes: Box<dyn Io + Send>) -> Result<Self, OpenError> {
+    fn begin(
+        core: LogCore,
+        options: &Options,
+        io: RealIo,
+        writes: Box<dyn Io + Send>,
+        spawn: &mut Spawn<'_>,
+    ) -> Result<Self, OpenError> {
         let waiters = Waiters::new(options.group_bytes_max);
         let state =
             State { core, waiters, tails: Tails::default(), stopping: false, last_entries: 0, taken: Taken::default() };
@@ -89,32 +97,35 @@ impl Wal {
             threads: Mutex::new(Vec::new()),
             closed: Mutex::new(None),
         };
-        // If a thread can't be started, dropping `wal` stops the others.
-        wal.start(prepare_from, compact_from, notifications)
-            .map_err(|e| OpenError::Io(IoFailure::from_error(&e, "start the threads of", ".")))?;
+        let started = wal.start(spawn, prepare_from, compact_from, notifications);
+        if let Err(error) = started {
+            // The others wait for what nobody would ask of them; dropping `wal` waits for them.
+            wal.shared.disband();
+            return Err(OpenError::Io(IoFailure::from_error(&error, "start the threads of", ".")));
+        }
         Ok(wal)
     }
 
     fn start(
         &self,
+        spawn: &mut Spawn<'_>,
         prepare_from: sync::Receiver<IoRequest>,
         compact_from: sync::Receiver<IoRequest>,
         notifications: Notifications,
     ) -> std::io::Result<()> {
         let (shared, io) = (Arc::clone(&self.shared), self.io.clone());
-        self.spawn("wal-prepare", move || threads::prepare(&shared, io, &prepare_from))?;
+        let mut begin = |name: &str, run: Box<dyn FnOnce() + Send>| -> std::io::Result<()> {
+            let thread = spawn(std::thread::Builder::new().name(name.to_owned()), run)?;
+            self.threads.lock().push(thread);
+            Ok(())
+        };
+        begin("wal-prepare", Box::new(move || threads::prepare(&shared, io, &prepare_from)))?;
         let (shared, stopping) = (Arc::clone(&self.shared), Arc::clone(&self.stopping));
         let io = PacedIo::new(self.io.clone(), self.background_bytes_per_second, stopping);
-        self.spawn("wal-compact", move || threads::compact(&shared, io, &compact_from))?;
-        self.spawn("wal-notify", move || threads::notify(&notifications))?;
+        begin("wal-compact", Box::new(move || threads::compact(&shared, io, &compact_from)))?;
+        begin("wal-notify", Box::new(move || threads::notify(&notifications)))?;
         let shared = Arc::clone(&self.shared);
-        self.spawn("wal-write", move || threads::write(&shared))
-    }
-
-    fn spawn(&self, name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
-        let thread = std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
-        self.threads.lock().push(thread);
-        Ok(())
+        begin("wal-write", Box::new(move || threads::write(&shared)))
     }
 
     /// Accepts entries in order; wait for the result, or don't. If they fit a group (`group_bytes_max`), a crash leaves all of
@@ -149,15 +160,14 @@ impl Wal {
         full: WhenFull,
         wait: impl FnOnce(&mut Waiters, Ticket) -> T,
     ) -> Result<T, SubmitError> {
-        // A truncation must know the boundary that it is to.
-        let truncated = entries.iter().find_map(|entry| match entry {
-            Entry::Truncate { log, to } => Some((*log, to.lsn)),
-            _ => None,
-        });
-        let mut state = match truncated {
-            Some((log, lsn)) => self.loaded(log, lsn),
-            None => self.state(),
-        };
+        let mut state = self.state();
+        for entry in &entries {
+            // A truncation must know the boundary that it is to.
+            if let Entry::Truncate { log, to } = entry {
+                drop(state);
+                state = self.loaded(*log, to.lsn);
+            }
+        }
         if state.stopping {
             return Err(SubmitError::Closed);
         }
@@ -320,6 +330,14 @@ impl Wal {
         }
         let pending = {
             let mut state = self.state();
+            if state.stopping {
+                // Only a log whose writer is gone stops before it is closed.
+                let failed = state.core.poisoned().cloned().map_or(WalError::Closed, WalError::Poisoned);
+                drop(state);
+                self.stop();
+                *closed = Some(Err(failed.clone()));
+                return Err(failed);
+            }
             state.take_in(&self.shared.inbox);
             let ticket = state.core.begin_close();
             state.waiters.begin_next();
@@ -337,7 +355,7 @@ impl Wal {
         state.stopping = true;
         let over = state.ready_tails();
         drop(state);
-        over.into_iter().for_each(Waker::wake);
+        pending::wake_all(over);
         self.stopping.say();
         self.shared.signal();
         let threads = std::mem::take(&mut *self.threads.lock());

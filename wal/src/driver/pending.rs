@@ -17,13 +17,13 @@ const SLEPT_ON: u32 = 1;
 const DONE: u32 = 2;
 
 /// What all who wait for one group sleep on: however many they are, one call to the system wakes them.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Event {
     /// Release/Acquire: whoever sees `DONE` sees the result.
     state: Futex,
     result: OnceLock<Result<(), WalError>>,
     wakers: Mutex<Vec<Waker>>,
-    /// How many of [`Waiters`]' entries are still to come for it.
+    /// How many of [`Waiters`]' entries are still to come for it, and one more for who made it, while others may join.
     parts: AtomicU32,
     /// What became of one that came to nothing: who shares an event shares the doubt.
     doubt: OnceLock<WalError>,
@@ -33,13 +33,26 @@ pub(super) struct Event {
 }
 
 impl Event {
-    /// Counts one more entry that it waits for. Under the log's lock.
+    /// Of one part, for who makes it to end by [`Event::part_done`].
+    pub(super) fn new() -> Self {
+        Self {
+            state: Futex::default(),
+            result: OnceLock::new(),
+            wakers: Mutex::default(),
+            parts: AtomicU32::new(1),
+            doubt: OnceLock::new(),
+            has_refused: AtomicBool::new(false),
+            refused: Mutex::default(),
+        }
+    }
+
+    /// Counts one more entry that it waits for. Under the log's lock, and before its maker's part is done.
     fn expect(&self) {
         self.parts.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// One of its entries has completed; the last one sets it.
-    fn part_done(&self, result: Result<(), WalError>) {
+    /// One of its parts has come to an end; the last one sets it.
+    pub(super) fn part_done(&self, result: Result<(), WalError>) {
         if let Err(error) = result {
             // The first one stands.
             drop(self.doubt.set(error));
@@ -54,13 +67,6 @@ impl Event {
     pub(super) fn refuse(&self, place: u32, error: SubmitError) {
         self.refused.lock().push((place, error));
         self.has_refused.store(true, Ordering::Release);
-    }
-
-    /// Nobody else joins it: if all who did were refused, it is over.
-    pub(super) fn end_if_nothing_was_accepted(&self) {
-        if self.parts.load(Ordering::Relaxed) == 0 {
-            self.set(Ok(()));
-        }
     }
 
     /// What became of one of those who share it.
@@ -81,8 +87,10 @@ impl Event {
         if self.state.number().swap(DONE, Ordering::AcqRel) == SLEPT_ON {
             self.state.wake_all();
         }
-        // Whoever registers after this sees that it is done.
-        std::mem::take(&mut *self.wakers.lock()).into_iter().for_each(Waker::wake);
+        // Whoever registers after this sees that it is done. Without the lock: who is woken may ask at once, here or on
+        // another thread.
+        let wakers = std::mem::take(&mut *self.wakers.lock());
+        wake_all(wakers);
     }
 
     fn is_done(&self) -> bool {
@@ -142,6 +150,9 @@ impl Future for Pending {
     type Output = Result<(), WalError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.event.is_done() {
+            return Poll::Ready(self.outcome());
+        }
         let mut wakers = self.event.wakers.lock();
         if self.event.is_done() {
             return Poll::Ready(self.outcome());
@@ -150,6 +161,14 @@ impl Future for Pending {
             wakers.push(context.waker().clone());
         }
         Poll::Pending
+    }
+}
+
+/// Wakes tasks. Their executors' code runs here: a panic in it was reported by the panic hook, and must not take the log's
+/// thread, for which others wait.
+pub(super) fn wake_all(wakers: impl IntoIterator<Item = Waker>) {
+    for waker in wakers {
+        drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
     }
 }
 
@@ -211,8 +230,7 @@ impl Waiters {
             (*last, *shared) = (ticket, *shared + bytes);
             return Pending { event: Arc::clone(event), place: None };
         }
-        let event = Arc::new(Event::default());
-        event.expect();
+        let event = Arc::new(Event::new());
         self.push(ticket, Waiter::Event(Arc::clone(&event)), bytes, true);
         Pending { event, place: None }
     }

@@ -90,9 +90,67 @@ fn tasks_are_woken_once_each_and_may_come_late() {
     assert_eq!(Pin::new(&mut late).poll(&mut context), Poll::Ready(Ok(())));
 }
 
+/// Asks at once whether it is done, as an executor may that runs tasks where they are woken.
+struct Asks(Mutex<Option<Pending>>, AtomicUsize);
+
+impl Wake for Asks {
+    fn wake(self: Arc<Self>) {
+        if let Some(mut pending) = self.0.lock().take() {
+            let waker = Waker::noop();
+            assert_eq!(Pin::new(&mut pending).poll(&mut Context::from_waker(waker)), Poll::Ready(Ok(())));
+            assert!(pending.event.wakers.try_lock().is_some(), "who is woken may register again");
+            self.1.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[test]
+fn who_is_woken_may_ask_at_once() {
+    let mut waiters = Waiters::new(100);
+    let mut pending = waiters.join(Ticket(1), 1);
+    let asks = Arc::new(Asks(Mutex::new(Some(waiters.join(Ticket(2), 1))), AtomicUsize::new(0)));
+    let waker = Waker::from(Arc::clone(&asks));
+    assert!(Pin::new(&mut pending).poll(&mut Context::from_waker(&waker)).is_pending());
+    tell(&mut waiters, 2, Ok(()));
+    assert_eq!(asks.1.load(Ordering::Relaxed), 1);
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("the executor's, not the log's");
+    }
+}
+
+#[test]
+fn a_panic_of_who_is_woken_is_not_the_logs() {
+    let mut waiters = Waiters::new(100);
+    let mut pending = [waiters.join(Ticket(1), 1), waiters.join(Ticket(2), 1)];
+    let counter = Arc::new(Counter(AtomicUsize::new(0)));
+    let wakers = [Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&counter))];
+    for (pending, waker) in pending.iter_mut().zip(&wakers) {
+        assert!(Pin::new(pending).poll(&mut Context::from_waker(waker)).is_pending());
+    }
+    tell(&mut waiters, 2, Ok(()));
+    assert_eq!(counter.0.load(Ordering::Relaxed), 1);
+}
+
+#[test]
+fn an_event_that_others_may_still_join_is_not_over_when_all_who_did_are_told() {
+    let mut waiters = Waiters::new(100);
+    let event = Arc::new(Event::new());
+    let pending = Pending::left(Arc::clone(&event), 0);
+    waiters.share(Ticket(1), &event);
+    tell(&mut waiters, 1, Err(WalError::Closed));
+    assert!(!pending.is_done());
+    event.part_done(Ok(()));
+    assert_eq!(pending.wait(), Err(WalError::Closed), "the last part does not speak for the others");
+}
+
 #[test]
 fn threads_that_sleep_are_woken_together() {
-    let event = Arc::new(Event::default());
+    let event = Arc::new(Event::new());
     std::thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| {

@@ -1,16 +1,19 @@
-//! A device that stops answering, on real files.
+//! A device that stops answering, threads that panic or can't be started, and calls that meddle with the thread that runs
+//! them; on real files.
 
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, channel};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
 use super::Wal;
-use crate::core::{Entry, LogCore, Options};
-use crate::error::SubmitError;
+use crate::core::{Entry, LogCore, Options, WhenFull};
+use crate::error::{SubmitError, WalError};
 use crate::format::batch::{Batch, BatchBuilder, BatchKind};
 use crate::format::block::{Block, Compression};
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
@@ -22,6 +25,8 @@ const LOG: LogId = LogId::new(1);
 #[derive(Default)]
 struct Gate {
     is_closed: Mutex<bool>,
+    /// Writes panic.
+    is_broken: Mutex<bool>,
     opened: Condvar,
 }
 
@@ -41,6 +46,10 @@ impl Gate {
 
 /// The directory behind a gate: only what the writer uses.
 struct Gated(RealIo, Arc<Gate>);
+
+fn spawn(thread: std::thread::Builder, run: Box<dyn FnOnce() + Send>) -> std::io::Result<JoinHandle<()>> {
+    thread.spawn(run)
+}
 
 impl Io for Gated {
     fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
@@ -64,6 +73,7 @@ impl Io for Gated {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
+        assert!(!*self.1.is_broken.lock(), "the device's driver is broken");
         self.0.write_at(name, offset, slices)
     }
 
@@ -109,7 +119,8 @@ fn a_device_that_hangs_is_seen_and_holds_up_nobody_but_who_waits_for_it() {
     let mut io = RealIo::new(dir.path());
     let (core, _) = LogCore::recover(&mut io, &options).unwrap();
     let gate = Arc::new(Gate::default());
-    let wal = Wal::begin(core, &options, io.clone(), Box::new(Gated(io, Arc::clone(&gate)))).unwrap();
+    let gated = Box::new(Gated(io.clone(), Arc::clone(&gate)));
+    let wal = Wal::begin(core, &options, io, gated, &mut spawn).unwrap();
     wal.append(batch(LogPosition::origin(LOG))).unwrap();
     gate.set(true);
     let mut waiting = vec![wal.submit(vec![Entry::Batch(batch(wal.end(LOG)))]).unwrap()];
@@ -135,4 +146,91 @@ fn a_device_that_hangs_is_seen_and_holds_up_nobody_but_who_waits_for_it() {
     assert_eq!(wal.durable_end(LOG).lsn, Lsn::new(1 + accepted));
     wal.close().unwrap();
     assert_eq!(wal.io_under_way(), None);
+}
+
+/// What another thread comes to; it must not take for ever.
+fn within_a_minute<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
+    let (to, from): (_, Receiver<T>) = channel();
+    let thread = std::thread::Builder::new().spawn(move || to.send(run())).unwrap();
+    let result = from.recv_timeout(Duration::from_secs(60)).unwrap();
+    thread.join().unwrap().unwrap();
+    result
+}
+
+#[test]
+fn a_panic_below_the_log_is_told_to_all_who_wait() {
+    for alone in [true, false] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+        let mut io = RealIo::new(dir.path());
+        let (core, _) = LogCore::recover(&mut io, &options).unwrap();
+        let gate = Arc::new(Gate::default());
+        let gated = Box::new(Gated(io.clone(), Arc::clone(&gate)));
+        let wal = Arc::new(Wal::begin(core, &options, io, gated, &mut spawn).unwrap());
+        wal.append(batch(LogPosition::origin(LOG))).unwrap();
+        *gate.is_broken.lock() = true;
+        let waits = Arc::clone(&wal);
+        let result = within_a_minute(move || {
+            let next = batch(waits.end(LOG));
+            if alone {
+                // The caller itself writes, most of the time, and has the panic.
+                let appended = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| waits.append(next)));
+                return appended.unwrap_or(Err(WalError::Closed));
+            }
+            waits.submit(vec![Entry::Batch(next)]).unwrap().wait()
+        });
+        result.unwrap_err();
+        let later = Arc::clone(&wal);
+        let refused = within_a_minute(move || later.append(batch(later.end(LOG))));
+        refused.unwrap_err();
+        let ends = Arc::clone(&wal);
+        within_a_minute(move || ends.close()).unwrap_err();
+        let end = wal.durable_end(LOG);
+        drop(wal);
+        // What was acknowledged is there.
+        let (wal, _) = Wal::open(dir.path(), options).unwrap();
+        assert!(wal.durable_end(LOG).lsn >= end.lsn);
+    }
+}
+
+#[test]
+fn a_log_whose_threads_cannot_be_started_does_not_open_and_leaves_nothing_behind() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+    for fails in 0..4 {
+        let mut io = RealIo::new(dir.path());
+        let (core, _) = LogCore::recover(&mut io, &options).unwrap();
+        let options = options.clone();
+        let begun = within_a_minute(move || {
+            let mut count = 0;
+            let mut spawn = |thread: std::thread::Builder, run: Box<dyn FnOnce() + Send>| {
+                count += 1;
+                if count > fails { Err(std::io::ErrorKind::WouldBlock.into()) } else { thread.spawn(run) }
+            };
+            Wal::begin(core, &options, io.clone(), Box::new(io), &mut spawn).map(drop)
+        });
+        assert!(begun.is_err(), "thread {fails} was not there");
+    }
+    // The lock is free.
+    Wal::open(dir.path(), options).unwrap();
+}
+
+#[test]
+fn a_call_that_parks_its_thread_keeps_nobody_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
+    let wal = Arc::new(wal);
+    for _ in 0..20 {
+        let (started, starts) = channel();
+        let done = move |_| {
+            started.send(()).unwrap();
+            // Whatever wakes it is gone for the log's own thread.
+            std::thread::park_timeout(Duration::from_millis(20));
+        };
+        wal.submit_with(vec![Entry::Batch(batch(wal.end(LOG)))], WhenFull::Refuse, done).unwrap();
+        starts.recv().unwrap();
+        let appends = Arc::clone(&wal);
+        within_a_minute(move || appends.append(batch(appends.end(LOG)))).unwrap();
+    }
+    wal.close().unwrap();
 }

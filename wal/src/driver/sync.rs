@@ -8,6 +8,10 @@ mod primitives {
     pub(in crate::driver) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
     pub(in crate::driver) use std::thread;
 
+    pub(in crate::driver) fn is_panicking() -> bool {
+        thread::panicking()
+    }
+
     /// A number that threads can sleep on.
     #[derive(Debug, Default)]
     pub(in crate::driver) struct Futex(AtomicU32);
@@ -34,6 +38,11 @@ mod primitives {
     pub(in crate::driver) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
     pub(in crate::driver) use shuttle::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel as unbounded};
     pub(in crate::driver) use shuttle::thread;
+
+    /// A panic ends a model as a whole: nobody goes on after it.
+    pub(in crate::driver) const fn is_panicking() -> bool {
+        false
+    }
 
     #[derive(Debug, Default)]
     pub(in crate::driver) struct Mutex<T>(shuttle::sync::Mutex<T>);
@@ -81,6 +90,6 @@ mod primitives {
 }
 
 pub(super) use primitives::{
-    AtomicBool, AtomicU32, AtomicUsize, Futex, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, thread,
-    unbounded,
+    AtomicBool, AtomicU32, AtomicUsize, Futex, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender,
+    is_panicking, thread, unbounded,
 };

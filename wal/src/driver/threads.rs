@@ -9,14 +9,17 @@ use std::time::Duration;
 
 use super::inbox::{Inbox, Left};
 use super::paced::PacedIo;
-use super::pending::{Event, Pending, Waiter, Waiters};
+use super::pending::{Event, Pending, Waiter, Waiters, wake_all};
 use super::stopwatch::Stopwatch;
-use super::sync::{AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, thread, unbounded};
+use super::sync::{
+    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, is_panicking, thread,
+    unbounded,
+};
 use super::tail::Tails;
 use crate::core::LogCore;
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
-use crate::io::{Io, IoOp, IoRequest, execute};
+use crate::io::{Io, IoFailure, IoOp, IoRequest, execute};
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
@@ -27,16 +30,43 @@ pub(super) struct Shared {
     /// Of the I/O for which waiters wait.
     pub(super) stopwatch: Stopwatch,
     writer: OnceLock<thread::Thread>,
+    /// Whether `wal-write` is to look again. What others do with the token of `unpark` on its thread, in calls that they are
+    /// told by, must not lose that.
+    is_signalled: AtomicBool,
 }
 
 impl Shared {
     pub(super) fn new(state: State, inbox: Inbox, driver: Driver) -> Self {
         let driver = Mutex::new(Some(driver));
-        Self { state: Mutex::new(state), inbox, driver, stopwatch: Stopwatch::new(), writer: OnceLock::new() }
+        Self {
+            state: Mutex::new(state),
+            inbox,
+            driver,
+            stopwatch: Stopwatch::new(),
+            writer: OnceLock::new(),
+            is_signalled: AtomicBool::new(false),
+        }
+    }
+
+    /// Gives up what carries requests out, which ends the threads that wait for some. Nothing is carried out any more.
+    pub(super) fn disband(&self) {
+        *self.driver.lock() = None;
+    }
+
+    /// A thread of the log, or a caller who led it, panicked: what it was doing is unknown, and nobody must wait for it.
+    fn fail(&self) {
+        self.state.lock().core.fail(IoFailure::new(
+            std::io::ErrorKind::Other,
+            "go on after a panic in a thread of",
+            ".",
+        ));
+        self.signal();
     }
 
     /// There may be something for `wal-write` to do. After the change, and better without the lock.
     pub(super) fn signal(&self) {
+        // Release, and acquire where it is taken: who sees it sees the change.
+        self.is_signalled.store(true, Ordering::Release);
         // Before it has begun it looks for itself.
         if let Some(writer) = self.writer.get() {
             writer.unpark();
@@ -70,6 +100,7 @@ impl Shared {
     /// Has a caller who is alone write and sync by itself: two switches of threads would take it a good part of a sync's
     /// time. Whoever comes meanwhile signals `wal-write`, which goes on. `false`: nothing was done.
     fn lead(&self, pending: &Pending) -> bool {
+        let _failing = Failing(self);
         let Some(mut driver) = self.driver.try_lock() else { return false };
         let Some(driver) = driver.as_mut() else { return false };
         let mut state = self.state.lock();
@@ -118,7 +149,7 @@ const WAKE_INLINE_MAX: usize = 2;
 /// Entries of a group from which on its waiters, many on one event, are woken by `wal-notify` while the next group goes to the
 /// device: waking 64 threads takes as long as a sync. Callers then fall into two halves that take turns, which keeps both the
 /// device and the processors busy; with fewer callers it would only double the syncs (docs/src/measurements.md).
-const HAND_OVER_ENTRIES: usize = 16;
+const HAND_OVER_ENTRIES: usize = if cfg!(shuttle) { 2 } else { 16 };
 
 /// Bytes that wait from which on the next group goes to the device first: no waiter that is told now makes it better.
 const HAND_OVER_BYTES: usize = 1 << 20;
@@ -152,7 +183,7 @@ impl State {
     fn take_in_all(&mut self, inbox: &Inbox) {
         inbox.take_all(&mut self.taken.left, &mut self.taken.events);
         self.accept_taken();
-        self.taken.events.drain(..).for_each(|event| event.end_if_nothing_was_accepted());
+        self.taken.events.drain(..).for_each(|event| event.part_done(Ok(())));
     }
 
     fn accept_taken(&mut self) {
@@ -170,7 +201,7 @@ impl State {
         for Left { event, place, .. } in self.taken.left.drain(..) {
             event.refuse(place, SubmitError::Closed);
         }
-        self.taken.events.drain(..).for_each(|event| event.end_if_nothing_was_accepted());
+        self.taken.events.drain(..).for_each(|event| event.part_done(Ok(())));
     }
 
     fn poll_io(&mut self, inbox: &Inbox) -> Option<IoRequest> {
@@ -266,7 +297,7 @@ impl Driver {
         } else {
             self.notifier.tell(told, idle, teller);
         }
-        tails.into_iter().for_each(Waker::wake);
+        wake_all(tails);
         if teller == Teller::Writer && !many {
             // Those who were woken on this processor submit again before the next group is built, and go with it.
             thread::yield_now();
@@ -294,11 +325,46 @@ impl Driver {
     }
 }
 
+/// Whoever drops this in a panic has the log fail: its waiters are told. Made before any lock is taken, so dropped without one.
+struct Failing<'a>(&'a Shared);
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if is_panicking() {
+            self.0.fail();
+        }
+    }
+}
+
+/// The same for `wal-write`: nobody is left to tell them.
+struct WriteFailing<'a>(&'a Shared);
+
+impl Drop for WriteFailing<'_> {
+    fn drop(&mut self) {
+        if !is_panicking() {
+            return;
+        }
+        self.0.fail();
+        self.0.disband();
+        let mut state = self.0.state.lock();
+        state.stopping = true;
+        self.0.inbox.close();
+        state.refuse_all(&self.0.inbox);
+        let (told, tails) = (state.told(), state.ready_tails());
+        drop(state);
+        told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
+        wake_all(tails);
+    }
+}
+
 /// `wal-write`.
 pub(super) fn write(shared: &Shared) {
+    let _failing = WriteFailing(shared);
     // Nobody else sets it.
     drop(shared.writer.set(thread::current()));
     loop {
+        // Before it looks: who changes something after that signals again.
+        shared.is_signalled.swap(false, Ordering::AcqRel);
         let mut held = shared.driver.lock();
         let Some(driver) = held.as_mut() else { return };
         let mut state = shared.state.lock();
@@ -337,8 +403,10 @@ pub(super) fn write(shared: &Shared) {
             drop(held);
             told.into_iter().for_each(|(waiter, result)| waiter.tell(result));
         }
-        tails.into_iter().for_each(Waker::wake);
-        thread::park();
+        wake_all(tails);
+        while !shared.is_signalled.load(Ordering::Acquire) {
+            thread::park();
+        }
     }
 }
 
@@ -358,6 +426,7 @@ impl Background {
 
 /// `wal-compact`.
 pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRequest>) {
+    let _failing = Failing(shared);
     for request in requests {
         let mut state;
         let result = if let IoOp::InstallCompacted { .. } = &request.op {
@@ -377,6 +446,7 @@ pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRe
 
 /// `wal-prepare`.
 pub(super) fn prepare(shared: &Shared, mut io: impl Io, requests: &Receiver<IoRequest>) {
+    let _failing = Failing(shared);
     loop {
         match requests.recv_timeout(RETRY_PREPARATION) {
             Ok(request) => {
