@@ -32,6 +32,8 @@ pub struct CompactionPlan {
     /// The segments that are live now.
     pub(crate) live: Vec<(u64, u64)>,
     pub(crate) sources: Vec<Source>,
+    /// Some of their records killed something in other segments that are still there.
+    pub(crate) keeps_kills: bool,
     /// What the new file takes, at most.
     pub(crate) bytes: u64,
 }
@@ -42,8 +44,6 @@ pub(crate) struct Source {
     pub(crate) segment: u64,
     pub(crate) salt: u64,
     pub(crate) last_group: u64,
-    /// Its records killed something in older segments that are still there.
-    pub(crate) keeps_kills: bool,
     pub(crate) live: Vec<LiveRange>,
 }
 
@@ -203,7 +203,7 @@ impl<'a> Output<'a> {
                         kept.push(Kept::Batch(entry, *before, batch.bytes().clone()));
                     }
                 }
-                record if source.keeps_kills && is_kill(&record) => kept.push(Kept::Record(record)),
+                record if self.plan.keeps_kills && is_kill(&record) => kept.push(Kept::Record(record)),
                 _ => {}
             }
         }

@@ -81,7 +81,7 @@ impl LogCore {
             .flat_map(|source| self.index.iter().flat_map(|(log, state)| state.records_in(log, *source)))
             .collect();
         relocated.into_iter().for_each(|record| self.enqueue(record));
-        self.queue.push_back(Queued { item: Item::Compaction, ticket: None });
+        self.queue.push_back(Queued { item: Item::Compaction, ticket: None, ends_unit: true });
         let sources = window.sources.into_iter().collect();
         self.compaction = Some(Compaction { plan: Arc::new(plan), sources, step: Step::Marked, late: BTreeSet::new() });
     }
@@ -135,6 +135,9 @@ impl LogCore {
 
     /// `None`: something in these segments is not as it should be.
     fn plan_compaction(&mut self, numbers: &[u64]) -> Option<CompactionPlan> {
+        // All or none: of two records that kill, the later may have ended what the earlier one says.
+        let kills = |number: &u64| self.segments.get(*number).map(|segment| &segment.victims);
+        let keeps_kills = numbers.iter().filter_map(kills).flatten().any(|victim| !numbers.contains(victim));
         let mut sources = Vec::with_capacity(numbers.len());
         for number in numbers {
             let segment = self.segments.get(*number)?;
@@ -146,9 +149,8 @@ impl LogCore {
                 let range = state.live_in(*number).ok()?;
                 live.extend(range.map(|(before, last)| LiveRange { log, before, last }));
             }
-            let keeps_kills = segment.victims.iter().any(|victim| !numbers.contains(victim));
             let (salt, last_group) = (segment.salt, segment.last_group);
-            sources.push(Source { segment: *number, salt, last_group, keeps_kills, live });
+            sources.push(Source { segment: *number, salt, last_group, live });
         }
         let live_bytes = numbers.iter().filter_map(|n| self.segments.get(*n)).map(|s| s.live_bytes).sum();
         Some(CompactionPlan {
@@ -156,6 +158,7 @@ impl LogCore {
             segment_bytes: self.options.segment_bytes,
             number: *numbers.first()?,
             salt: self.salt(),
+            keeps_kills,
             live: self.segments.ranges(),
             sources,
             bytes: compacted_size(live_bytes),

@@ -67,14 +67,9 @@ impl LogCore {
             return;
         };
         group.writing = None;
-        for (log, lsn, chain) in &group.batches {
-            let Some(state) = self.index.get_mut(*log) else {
-                continue;
-            };
-            // Not there: a truncation was accepted in the mean time.
-            if let Some(at) = state.slot_end_at(*lsn).filter(|at| at.chain == *chain)
-                && at.lsn > state.written.lsn
-            {
+        for mark in &group.marks {
+            let Some(state) = self.index.get_mut(mark.log) else { continue };
+            if let Some(at) = state.reached(mark, group.segment).filter(|at| at.lsn > state.written.lsn) {
                 state.written = at;
             }
         }
@@ -95,13 +90,9 @@ impl LogCore {
     /// The one place where something becomes durable.
     fn on_durable(&mut self, group: InFlight) {
         self.queue_bytes -= group.weight;
-        for (log, lsn, chain) in group.batches {
-            let Some(state) = self.index.get_mut(log) else {
-                continue;
-            };
-            if let Some(at) = state.slot_end_at(lsn).filter(|at| at.chain == chain)
-                && at.lsn > state.durable.lsn
-            {
+        for mark in &group.marks {
+            let Some(state) = self.index.get_mut(mark.log) else { continue };
+            if let Some(at) = state.reached(mark, group.segment).filter(|at| at.lsn > state.durable.lsn) {
                 state.durable = at;
             }
         }
@@ -167,7 +158,7 @@ impl LogCore {
         for cut in self.cuts() {
             let item = Item::Record { record: Record::Cut { log: cut.log, from: cut.from }, kills_from: None };
             self.queue_bytes += item.weight();
-            self.queue.push_back(Queued { item, ticket: None });
+            self.queue.push_back(Queued { item, ticket: None, ends_unit: true });
         }
     }
 

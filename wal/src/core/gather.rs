@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::index::room_of;
+use super::index::{Mark, Reached, room_of};
 use super::{Content, InFlight, Item, Life, LogCore, Ticket};
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
@@ -110,7 +110,7 @@ impl LogCore {
         let mut g = Gathering { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
         let batches_max = self.options.group_bytes_max.min(self.batch_bytes_max());
         let directory_max = Self::directory_bytes_max(self.options.segment_bytes);
-        // The last end of a submission: one that fits a group is not torn apart, so after a crash all of it is there or
+        // The last place between two submissions: one that fits a group is not torn apart, so after a crash all of it is there or
         // nothing. Who cuts a batch in two truncates and writes the first half again, and must not lose that.
         let mut whole = None;
         for queued in &self.queue {
@@ -125,7 +125,7 @@ impl LogCore {
             g.directory_len += directory_len;
             g.batches_len += batch_len;
             g.footer_growth += queued.item.footer_growth();
-            whole = if queued.ticket.is_some() { Some(g) } else { whole };
+            whole = if queued.ends_unit { Some(g) } else { whole };
         }
         // The closing group is one of its own, behind everything and synced like any other.
         if g.entries == 0 && !self.opening && self.closing.is_some() && matches!(self.life, Life::Running) {
@@ -194,7 +194,7 @@ impl LogCore {
             number: self.next_group,
             segment,
             writing: Some(id),
-            batches: Vec::with_capacity(gathering.entries),
+            marks: Vec::with_capacity(gathering.entries),
             tickets: Vec::with_capacity(gathering.entries),
             retires: Vec::new(),
             compacts: false,
@@ -223,6 +223,9 @@ impl LogCore {
                     if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
                         state.place_record(&record, segment);
                     }
+                    if let Record::Reset { log, to } = record {
+                        laid.group.marks.push(Mark { log, to: Reached::Start(to) });
+                    }
                     laid.own.push(record);
                     continue;
                 }
@@ -240,7 +243,9 @@ impl LogCore {
             }
             active.footer.batch(entry, before);
             laid.own.push(Record::Batch(entry));
-            laid.group.batches.push((entry.log, entry.last, entry.chain));
+            laid.group
+                .marks
+                .push(Mark { log: entry.log, to: Reached::Batch { last: entry.last, offset: entry.offset } });
             laid.batches.push(batch.bytes().clone());
             laid.placed.push((at, batch));
             at = at.saturating_add(entry.len);

@@ -111,6 +111,21 @@ impl Freed {
     }
 }
 
+/// What of a log a group holds, to be noted when it is written and when it is durable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Mark {
+    pub(crate) log: LogId,
+    pub(crate) to: Reached,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Reached {
+    /// A batch, at its place in the segment.
+    Batch { last: Lsn, offset: u32 },
+    /// A reset to this position.
+    Start(LogPosition),
+}
+
 /// One log.
 #[derive(Debug, Clone)]
 pub(crate) struct LogState {
@@ -263,9 +278,23 @@ impl LogState {
         self.position_at(log, position.lsn, cache).as_ref() == Some(position)
     }
 
-    /// The end of the batch that ends at `lsn`, if it is one of the newer ones.
-    pub(crate) fn slot_end_at(&self, lsn: Lsn) -> Option<LogPosition> {
-        self.slots.get(self.slot_at(lsn)).filter(|slot| slot.last == lsn).map(Slot::end)
+    /// The position that a group brought the log to, if it is still of the log: a truncation, a reset, or the same batch
+    /// written again may have overtaken it.
+    pub(crate) fn reached(&self, mark: &Mark, segment: u64) -> Option<LogPosition> {
+        match mark.to {
+            Reached::Batch { last, offset } => {
+                let slot = self.slots.get(self.slot_at(last)).filter(|slot| slot.last == last)?;
+                ((slot.segment, slot.offset) == (segment, offset)).then(|| slot.end())
+            }
+            Reached::Start(to) => (self.start == to).then_some(to),
+        }
+    }
+
+    /// Whether a position is one of the log's, as far as it can still change, and durable.
+    pub(crate) fn is_durable(&self, at: &LogPosition) -> bool {
+        let changes = at.lsn > self.folded_end().lsn;
+        let is_there = || self.slots.get(self.slot_at(at.lsn)).is_some_and(|slot| slot.end() == *at);
+        at.lsn <= self.durable.lsn && (!changes || is_there())
     }
 
     /// The epochs of the batches, each with the first LSN that it has here.
@@ -332,10 +361,12 @@ impl LogState {
         }
     }
 
-    /// Everything is there again; the lowest segment with a record that says otherwise.
-    pub(crate) fn settle(&mut self) -> Option<u64> {
+    /// Everything is there again; the lowest segment with a record that says otherwise, or that will have one: `active` is
+    /// where the next group goes at the earliest.
+    pub(crate) fn settle(&mut self, active: u64) -> Option<u64> {
+        let unplaced = (self.cut.is_some() && self.cut_in == 0).then_some(active);
         (self.cut, self.cut_in) = (None, 0);
-        self.cuts_from.take()
+        self.cuts_from.take().map(|from| unplaced.map_or(from, |active| from.min(active))).or(unplaced)
     }
 
     /// What only the segment says of the log, to be said again.
@@ -436,18 +467,19 @@ impl LogState {
         freed
     }
 
-    /// Forgets the history; the log starts at `to`.
-    pub(crate) fn reset(&mut self, to: LogPosition) -> Freed {
+    /// Forgets the history; the log starts at `to`. What may be missing is so still, from there on.
+    pub(crate) fn reset(&mut self, log: LogId, to: LogPosition) -> Freed {
         let freed = self.clear();
-        self.settle();
-        (self.start, self.written, self.durable) = (to, to, to);
+        self.cut = self.cut.map(|_| to.lsn.next());
+        // Nothing of what is now the log is in the files until the record of this is.
+        (self.start, self.written, self.durable) = (to, LogPosition::origin(log), LogPosition::origin(log));
         self.start_in = 0;
         freed
     }
 
-    /// Everything of the log that segments hold.
+    /// Everything of the log that segments hold, and what is on its way to one: its records too, not only its batches.
     fn clear(&mut self) -> Freed {
-        let mut freed = Freed { from: self.oldest, ..Freed::default() };
+        let mut freed = Freed { from: self.oldest, unplaced: true, ..Freed::default() };
         for slot in self.slots.drain(..) {
             freed.take(slot.segment, slot.room());
         }
@@ -481,11 +513,6 @@ impl LogState {
         if self.start.lsn < at.lsn {
             self.start = at;
             self.start_in = 0;
-        }
-        for mark in [&mut self.written, &mut self.durable] {
-            if mark.lsn < at.lsn {
-                *mark = at;
-            }
         }
         if self.is_empty() {
             self.epochs.clear();

@@ -25,7 +25,7 @@ use bytes::Bytes;
 use crate::error::WalError;
 use crate::format::batch::Batch;
 use crate::format::footer::Footer;
-use crate::format::ids::{Chain, LogId, LogPosition, Lsn};
+use crate::format::ids::{LogId, LogPosition, Lsn};
 use crate::format::record::{HardStateKind, Record};
 use crate::format::segment::{LogFilesEnd, SegmentHeader};
 use crate::io::{IoFailure, IoId, IoRequest};
@@ -324,6 +324,7 @@ pub struct LogCore {
     stats: Stats,
 }
 
+use index::Mark;
 pub(crate) use index::{DamagedSlot, Freed, HardState, Index, Run, Slot};
 pub use segment_index::{IndexRequest, SegmentIndex};
 pub(crate) use segments::{Segment, Segments};
@@ -371,6 +372,8 @@ struct Queued {
     item: Item,
     /// The submission that ends with this entry.
     ticket: Option<Ticket>,
+    /// Whether a group may end behind it: with a submission's last entry, and with whatever the log itself says.
+    ends_unit: bool,
 }
 
 #[derive(Debug)]
@@ -427,7 +430,7 @@ struct InFlight {
     segment: u64,
     /// The write under way; `None`: written.
     writing: Option<IoId>,
-    batches: Vec<(LogId, Lsn, Chain)>,
+    marks: Vec<Mark>,
     tickets: Vec<Ticket>,
     /// Segments that its records retire.
     retires: Vec<u64>,

@@ -101,6 +101,11 @@ impl LogCore {
         self.index.get(log).map_or_else(|| LogPosition::origin(log), |state| state.durable)
     }
 
+    /// Whether a batch that ends at this position is the log's, and durable.
+    pub(crate) fn is_durable(&self, log: LogId, at: &LogPosition) -> bool {
+        self.index.get(log).is_some_and(|state| state.is_durable(at))
+    }
+
     /// Where the log starts: its origin, or behind what was released.
     #[must_use]
     pub fn start(&self, log: LogId) -> LogPosition {
@@ -203,7 +208,8 @@ impl LogCore {
         let ended = self.plan_runs(log, state, &mut plan, max_bytes);
         if ended.is_ok() && !plan.is_ended {
             let slots = state.slots.iter().skip(state.slot_at(plan.next)).map(|slot| Extent::of(log, slot));
-            plan.extend(state, slots.take_while(|extent| extent.last <= state.written.lsn), max_bytes);
+            // Between slots nothing is missing but what is known to be damaged.
+            let _ = plan.extend(state, slots.take_while(|extent| extent.last <= state.written.lsn), max_bytes);
         }
         let error = ended.err().or_else(|| damage_between(log, state, plan.next, plan.next));
         match error {
@@ -223,7 +229,7 @@ impl LogCore {
             let from = plan.next.max(run.first);
             let start = entries.partition_point(|entry| entry.last < from);
             let within = entries.iter().skip(start).take_while(|entry| entry.last <= run.end.lsn);
-            plan.extend(state, within.map(|entry| Extent::entry(log, state, segment, entry)), bytes_max);
+            let next = plan.extend(state, within.map(|entry| Extent::entry(log, state, segment, entry)), bytes_max);
             if plan.is_ended {
                 return Ok(());
             }
@@ -232,7 +238,7 @@ impl LogCore {
                     return Err(ReadError::Io(failure.clone()));
                 }
                 // The segment's groups don't say where these are: its footer was lost, and some of the groups.
-                let (first, last) = (plan.next, run.end.lsn);
+                let (first, last) = (plan.next, next.map_or(run.end.lsn, Lsn::prev));
                 return Err(ReadError::Corrupt { log, first, last, file: segment_name(segment), offset: 0 });
             }
         }
@@ -299,18 +305,22 @@ struct Plan {
 }
 
 impl Plan {
-    /// Adds what fits, up to damage.
-    fn extend(&mut self, state: &LogState, extents: impl Iterator<Item = Extent>, bytes_max: usize) {
+    /// Adds what fits, up to damage, or up to a hole: then it says what comes behind that.
+    fn extend(&mut self, state: &LogState, extents: impl Iterator<Item = Extent>, bytes_max: usize) -> Option<Lsn> {
         for extent in extents {
             let fits = self.extents.is_empty() || self.bytes.saturating_add(extent.bytes_len()) <= bytes_max;
             if !fits || damage_between(extent.log, state, self.next, extent.last).is_some() {
                 self.is_ended = true;
-                return;
+                return None;
+            }
+            if extent.first > self.next {
+                return Some(extent.first);
             }
             self.bytes = self.bytes.saturating_add(extent.bytes_len());
             self.next = extent.last.next();
             self.extents.push(extent);
         }
+        None
     }
 }
 

@@ -63,7 +63,7 @@ impl LogCore {
     pub(super) fn enqueue(&mut self, record: Record) {
         let item = Item::Record { record, kills_from: None };
         self.queue_bytes += item.weight();
-        self.queue.push_back(Queued { item, ticket: None });
+        self.queue.push_back(Queued { item, ticket: None, ends_unit: true });
     }
 
     /// The record that retires it is durable.

@@ -121,8 +121,12 @@ impl Segments {
         self.map.insert(target, compacted);
     }
 
-    /// A segment was written anew without what had been dead in it: only what was killed since is still there.
+    /// A segment was written anew without what had been dead in it: only what was killed since is still there. If it had to
+    /// keep records that kill, those that were over are there too, and who ended them must go on outliving it.
     pub(crate) fn cleansed(&mut self, target: u64, late: &BTreeSet<u64>) {
+        if self.map.get(&target).is_some_and(|segment| !segment.victims.is_empty()) {
+            return;
+        }
         for (number, segment) in &mut self.map {
             if *number != target && late.contains(number) {
                 segment.victims.insert(target);

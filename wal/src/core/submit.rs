@@ -69,7 +69,8 @@ impl LogCore {
             let item = self.accept(entry);
             self.queue_bytes += item.weight();
             self.stats.entries += 1;
-            self.queue.push_back(Queued { item, ticket: (i == last).then_some(ticket) });
+            let ticket = (i == last).then_some(ticket);
+            self.queue.push_back(Queued { item, ticket, ends_unit: i == last });
         }
         ticket
     }
@@ -89,7 +90,7 @@ impl LogCore {
         {
             group.tickets.push(ticket);
         } else {
-            self.queue.push_back(Queued { item: Item::Barrier, ticket: Some(ticket) });
+            self.queue.push_back(Queued { item: Item::Barrier, ticket: Some(ticket), ends_unit: true });
         }
         Ok(Some(ticket))
     }
@@ -264,7 +265,8 @@ impl LogCore {
                 Item::Record { record: Record::HardState { log, kind, bytes }, kills_from: None }
             }
             Entry::Settle { log } => {
-                let kills_from = self.index.log(log).settle();
+                let active = self.last_segment();
+                let kills_from = self.index.log(log).settle(active);
                 Item::Record { record: Record::Settled { log }, kills_from }
             }
             Entry::Release { log, before } => {
@@ -278,7 +280,7 @@ impl LogCore {
                 Item::Record { record: Record::Anchor { log, at }, kills_from: None }
             }
             Entry::Reset { log, to } => {
-                let freed = self.index.log(log).reset(to);
+                let freed = self.index.log(log).reset(log, to);
                 self.killed(Record::Reset { log, to }, &freed)
             }
             Entry::Remove { log } => {

@@ -167,8 +167,10 @@ impl Tail<'_> {
             return Poll::Pending;
         }
         let mut batches = self.wal.read(self.log, self.next, max_bytes)?;
-        let durable = self.wal.durable_end(self.log);
-        batches.retain(|batch| batch.last_lsn() <= durable.lsn);
+        let state = self.wal.state();
+        // Not by its LSN alone: what was read may have been cut off, and something else be durable in its place.
+        while batches.pop_if(|batch| !state.core.is_durable(self.log, &batch.position())).is_some() {}
+        drop(state);
         let Some(first) = batches.first() else {
             // It was cut in between. The next look tells.
             context.waker().wake_by_ref();

@@ -96,7 +96,10 @@ impl Footer {
             }
             Record::Reset { log, .. } => {
                 self.logs.remove(log);
-                self.records.retain(|r| r.log() != Some(*log) || matches!(r, Record::HardState { .. }));
+                // What stays true of the log, or ends what older segments say of it.
+                let stays =
+                    |r: &Record| matches!(r, Record::HardState { .. } | Record::Cut { .. } | Record::Settled { .. });
+                self.records.retain(|r| r.log() != Some(*log) || stays(r));
             }
             Record::HardState { log, kind, .. } => {
                 let same = |r: &Record| matches!(r, Record::HardState { log: l, kind: k, .. } if l == log && k == kind);

@@ -341,7 +341,7 @@ impl Replay {
             }
             Record::Anchor { log, at } => drop(self.index.log(*log).release(*at)),
             Record::Reset { log, to } => {
-                if let Some(from) = self.index.log(*log).reset(*to).lowest(segment) {
+                if let Some(from) = self.index.log(*log).reset(*log, *to).lowest(segment) {
                     self.segments.kill(segment, from);
                 }
                 self.suspects.remove(log);
@@ -356,7 +356,7 @@ impl Replay {
                 state.cut = Some(state.cut.map_or(*from, |cut| cut.min(*from)));
             }
             Record::Settled { log } => {
-                if let Some(from) = self.index.log(*log).settle() {
+                if let Some(from) = self.index.log(*log).settle(segment) {
                     self.segments.kill(segment, from);
                 }
             }

@@ -1,6 +1,7 @@
 //! What a user of the log can see, on a disk that fails (`world`), and on real files (`files`).
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
+mod afterlife;
 mod compaction;
 mod crashes;
 mod damage;

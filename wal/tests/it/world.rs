@@ -49,11 +49,19 @@ pub(crate) fn batch(log: LogId, prev: LogPosition, epoch: Epoch, records: u32, b
 #[derive(Clone, Default, PartialEq, Debug)]
 pub(crate) struct Model {
     pub(crate) logs: BTreeMap<LogId, Vec<Batch>>,
+    /// Where each log starts, one without batches too.
+    pub(crate) starts: BTreeMap<LogId, Lsn>,
     pub(crate) hard: BTreeMap<(LogId, HardStateKind), Bytes>,
 }
 
 impl Model {
     pub(crate) fn apply(&mut self, entry: &Entry) {
+        match entry {
+            Entry::Release { log, before } => drop(self.starts.insert(*log, before.prev())),
+            Entry::Reset { log, to } => drop(self.starts.insert(*log, to.lsn)),
+            Entry::Remove { log } => drop(self.starts.remove(log)),
+            other => drop(self.starts.entry(other.log()).or_insert(Lsn::ZERO)),
+        }
         match entry {
             Entry::Batch(batch) => self.logs.entry(batch.log()).or_default().push(batch.clone()),
             Entry::Truncate { log, to } => {
@@ -80,7 +88,9 @@ impl Model {
 
     fn content(&self) -> impl PartialEq + '_ {
         let logs: BTreeMap<_, _> = self.logs.iter().filter(|(_, batches)| !batches.is_empty()).collect();
-        (logs, &self.hard)
+        // A log that starts with its first record and has none is as good as not there.
+        let starts: BTreeMap<_, _> = self.starts.iter().filter(|(_, start)| **start > Lsn::ZERO).collect();
+        (logs, &self.hard, starts)
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
@@ -96,6 +106,9 @@ impl Model {
         let logs: BTreeSet<LogId> = self.logs.keys().chain(other.logs.keys()).copied().collect();
         let logs = logs.iter().map(|log| (log, ends(self, log), ends(other, log))).filter(|(_, a, b)| a != b);
         let mut found: Vec<String> = logs.map(|(log, a, b)| format!("log {log}: {a:?} and {b:?}")).collect();
+        if self.starts != other.starts {
+            found.push(format!("starts: {:?} and {:?}", self.starts, other.starts));
+        }
         if self.hard != other.hard {
             found.push(format!("hard states: {:?} and {:?}", self.hard, other.hard));
         }
@@ -166,6 +179,7 @@ impl World {
             for kind in [HardStateKind::Promise, HardStateKind::Assignment, HardStateKind::Snapshot] {
                 model.hard.extend(self.core.hard_state(log, kind).map(|bytes| ((log, kind), bytes)));
             }
+            model.starts.insert(log, self.core.start(log).lsn);
         }
         model
     }
