@@ -74,10 +74,14 @@ fn a_removed_log_does_not_come_back_by_a_record_that_compaction_had_to_keep() {
 #[test]
 fn a_removed_log_does_not_come_back_because_only_one_of_two_records_is_copied() {
     let (removed, cut, pins, filler) = (log(1), log(2), log(3), log(4));
-    let mut world = World::open(VirtualDisk::new(), &Options { slack_segments: 1000, ..options() }).unwrap();
+    let eager = Options { segment_bytes: 256 << 10, ..eager() };
+    let patient = Options { slack_segments: 1000, segment_bytes: 256 << 10, ..options() };
+    let mut world = World::open(VirtualDisk::new(), &patient).unwrap();
     // 1: a batch that will be cut off, and much that stays.
     world.append_synced(cut, 2, 100);
-    world.append_synced_to_the_next_segment(pins);
+    while world.core.stats().active_segment == 1 {
+        world.append_synced(pins, 1, 7500);
+    }
     // 2: the cut, so that its records must be kept because of the first; and a log that begins with a reset.
     let to = world.core.position_at(cut, Lsn::new(1)).unwrap();
     world.submit(vec![Entry::Truncate { log: cut, to }]).unwrap();
@@ -90,11 +94,12 @@ fn a_removed_log_does_not_come_back_because_only_one_of_two_records_is_copied() 
     world.append_synced(log(5), 1, 100);
     world.append_synced_to_the_next_segment(filler);
     release_all(&mut world, filler);
-    let mut world = reopened(world, &eager());
+    let mut world = reopened(world, &eager);
     world.run();
-    assert!(world.core.stats().compactions > 0, "{:?}", world.core.stats());
+    let first = world.disk.len(&segment_name(1)).unwrap();
+    assert!(world.core.stats().compactions > 0 && first == 256 << 10, "{:?}", world.core.stats());
     for _ in 0..3 {
-        world = reopened(world, &eager());
+        world = reopened(world, &eager);
         assert!(!world.core.logs().contains(&removed), "it starts at {:?}", world.core.start(removed));
         assert_eq!((world.lsns(cut), world.lsns(log(5))), (vec![1], vec![1]));
         world.run();
