@@ -235,7 +235,8 @@ impl ReadError {
     }
 }
 
-/// The directory was not opened. Nothing in it was changed, unless it is `Io`.
+/// The directory was not opened. Nothing in it was changed, unless it is `Io`, but that the directory and its `LOCK` are made
+/// where they are missing.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

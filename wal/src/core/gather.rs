@@ -72,11 +72,27 @@ impl LogCore {
         }
         self.reclaim();
         let gathering = self.gather()?;
+        let only_proves =
+            std::mem::take(&mut self.beacon) && gathering.entries == 0 && !self.opening && !gathering.closing;
+        if only_proves && !self.fits(&gathering) {
+            // Not worth a segment: the next one's header says the same.
+            return None;
+        }
         if !self.fits(&gathering) && !self.rotate(&gathering) {
             self.give_up_closing();
             return None;
         }
-        Some(self.build(&gathering))
+        self.is_unproven = gathering.entries > 0;
+        Some(self.build(&gathering, only_proves))
+    }
+
+    /// For a log that was idle for a while: its last group, acknowledged or not, is not known to the files as durable, so if it
+    /// rots it looks like one that was never acknowledged. Has a small group written that says that it was; once, until there
+    /// is something new. Drivers call this now and then. `false`: there is nothing to prove.
+    pub fn prove(&mut self) -> bool {
+        let is_idle = self.queue.is_empty() && self.in_flight.is_empty();
+        self.beacon = self.is_unproven && is_idle && matches!(self.life, Life::Running) && self.closing.is_none();
+        self.beacon
     }
 
     /// Whether the next request would be a group, if something waited.
@@ -134,7 +150,7 @@ impl LogCore {
             let waiting = self.in_flight.iter().any(|group| group.closing);
             return (!waiting).then_some(g);
         }
-        (g.entries > 0 || self.opening).then_some(g)
+        (g.entries > 0 || self.opening || self.beacon).then_some(g)
     }
 
     /// Bytes of the group on disk.
@@ -144,7 +160,7 @@ impl LogCore {
     }
 
     /// Takes the entries off the queue, and lays them out behind what the active segment has.
-    fn build(&mut self, gathering: &Gathering) -> IoRequest {
+    fn build(&mut self, gathering: &Gathering, beacon: bool) -> IoRequest {
         let id = self.io_id();
         let group_len = self.group_len(gathering);
         let Laid { group, own, batches, placed } = self.lay_out(gathering, id);
@@ -152,7 +168,7 @@ impl LogCore {
         let Some(active) = self.active.as_mut() else { unreachable!("a group is built only where it fits") };
         let (segment, offset) = (active.header.number, active.offset);
         let identity = GroupIdentity {
-            flags: GroupFlags { closing: gathering.closing, ..GroupFlags::default() },
+            flags: GroupFlags { closing: gathering.closing, beacon, ..GroupFlags::default() },
             place: Place { salt: active.header.salt, segment, offset },
             number: group.number,
             incarnation: self.incarnation,
@@ -165,7 +181,6 @@ impl LogCore {
         self.next_group += 1;
         self.opening = false;
         self.stats.groups += 1;
-        self.stats.group_bytes += group_len;
         self.stats.batch_bytes += u64::from(header.batches_len);
         self.in_flight.push_back(group);
         self.tail.push(segment, placed);
@@ -180,6 +195,7 @@ impl LogCore {
             slices.insert(0, Bytes::from(active.header.encode()));
         }
         let offset = if fresh { 0 } else { offset };
+        self.stats.group_bytes += slices.iter().map(|slice| u64::from(len_u32(slice.len()))).sum::<u64>();
         IoRequest { id, op: IoOp::Write { segment, offset, slices } }
     }
 

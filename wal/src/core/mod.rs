@@ -43,7 +43,8 @@ pub struct Options {
     pub segment_bytes: u64,
     /// Bytes of batches gathered into one group, unless one batch is larger.
     pub group_bytes_max: usize,
-    /// Bytes accepted and not yet durable, beyond which a submission is `Busy`.
+    /// Bytes accepted and not yet durable, beyond which a submission is `Busy`. What [`crate::Wal::append`] and
+    /// [`crate::Wal::start_append`] have left to be accepted may be as much again.
     pub queue_bytes_max: usize,
     /// Segments kept ready beyond the active one.
     pub segments_ahead: u32,
@@ -297,6 +298,10 @@ pub struct LogCore {
     /// The first group of this life is due, also if nothing is submitted: it makes the incarnation and the cuts
     /// durable.
     opening: bool,
+    /// The last group holds something, and no later one says that it was durable.
+    is_unproven: bool,
+    /// A group is due that says so.
+    beacon: bool,
     // rotate
     active: Option<Active>,
     /// Where the log ends while no segment is active: the next one's header says so.
@@ -493,6 +498,8 @@ impl LogCore {
             closing: None,
             opened_behind: from.end.group,
             opening: true,
+            is_unproven: false,
+            beacon: false,
             active: None,
             end: from.end,
             segments: from.segments,

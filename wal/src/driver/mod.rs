@@ -63,7 +63,7 @@ impl Wal {
     /// Opens the log in `dir`, or makes one there. The directory is made if it is missing.
     ///
     /// # Errors
-    /// [`OpenError`]; unless it is `Io`, nothing in the directory was changed.
+    /// [`OpenError`]; unless it is `Io`, nothing in the directory was changed, but that its lock was taken and given back.
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<(Self, OpenReport), OpenError> {
         let io = RealIo::new(dir.as_ref());
         let mut io = if options.direct_writes { io } else { io.buffered() };

@@ -234,3 +234,19 @@ fn a_call_that_parks_its_thread_keeps_nobody_waiting() {
     }
     wal.close().unwrap();
 }
+
+#[test]
+#[expect(clippy::disallowed_methods, reason = "it waits for a thread that looks now and then")]
+fn a_log_that_is_idle_proves_its_last_group() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
+    wal.append(batch(LogPosition::origin(LOG))).unwrap();
+    // The opening's group may come with the first batch, or before it.
+    let written = wal.stats().groups;
+    let idle = std::time::Instant::now();
+    while wal.stats().groups == written {
+        assert!(idle.elapsed() < Duration::from_secs(60), "nothing proves it");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    wal.close().unwrap();
+}

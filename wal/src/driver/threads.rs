@@ -142,8 +142,8 @@ pub(super) struct Taken {
 /// Waiters of one group, with what became of their submissions.
 pub(super) type Told = Vec<(Waiter, Result<(), WalError>)>;
 
-/// How often a full disk is asked again for room.
-const RETRY_PREPARATION: Duration = Duration::from_millis(200);
+/// How often a full disk is asked again for room, and a log looked at that may have become idle.
+const LOOK: Duration = Duration::from_millis(200);
 /// Waiters that are woken by the writer itself: handing them over would cost more than waking them.
 const WAKE_INLINE_MAX: usize = 2;
 /// Entries of a group from which on its waiters, many on one event, are woken by `wal-notify` while the next group goes to the
@@ -447,8 +447,10 @@ pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRe
 /// `wal-prepare`.
 pub(super) fn prepare(shared: &Shared, mut io: impl Io, requests: &Receiver<IoRequest>) {
     let _failing = Failing(shared);
+    // Written when it was looked at last.
+    let mut groups = 0;
     loop {
-        match requests.recv_timeout(RETRY_PREPARATION) {
+        match requests.recv_timeout(LOOK) {
             Ok(request) => {
                 let result = execute(&mut io, &request);
                 shared.state.lock().core.on_io(request.id, result);
@@ -456,9 +458,12 @@ pub(super) fn prepare(shared: &Shared, mut io: impl Io, requests: &Receiver<IoRe
             }
             Err(RecvTimeoutError::Timeout) => {
                 let mut state = shared.state.lock();
-                if state.core.stats().disk_full {
-                    state.core.retry_preparation();
-                    drop(state);
+                let stats = state.core.stats();
+                state.core.retry_preparation();
+                let proves = stats.groups == groups && state.core.prove();
+                groups = stats.groups;
+                drop(state);
+                if stats.disk_full || proves {
                     shared.signal();
                 }
             }

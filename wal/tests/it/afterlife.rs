@@ -298,3 +298,45 @@ fn a_batch_that_an_index_does_not_know_any_more_is_missed_and_not_passed_over() 
     let behind = core.plan_read(log(1), Lsn::new(4), 1).unwrap();
     assert_eq!(behind[0].first, Lsn::new(4), "what is behind it can be read");
 }
+
+#[test]
+fn rot_of_the_last_group_of_a_log_that_was_idle_is_damage_and_no_torn_tail() {
+    for idle in [false, true] {
+        let mut world = World::new();
+        world.append_synced(log(1), 2, 100);
+        if idle {
+            for _ in 0..3 {
+                world.core.prove();
+                world.run();
+            }
+            assert_eq!(world.core.stats().groups, 4, "the opening's, two, and one that proves them");
+        }
+        let extent = world.core.plan_read(log(1), Lsn::new(2), 1).unwrap().remove(0);
+        let mut disk = world.disk;
+        disk.crash(CrashKind::DropAll, &mut |_| 0);
+        flip(&mut disk, &segment_name(1), extent.offset + 150);
+        let world = World::open(disk, &options()).unwrap();
+        let damaged = world.core.damaged(log(1));
+        assert_eq!(damaged, if idle { vec![(Lsn::new(2), Lsn::new(2))] } else { Vec::new() });
+        assert!(world.core.cuts().iter().any(|cut| cut.from == Lsn::new(2)), "either way it is missing");
+    }
+}
+
+#[test]
+fn what_only_proves_takes_no_segment() {
+    let mut world = World::new();
+    loop {
+        world.append_synced(log(1), 1, 3000);
+        let before = (world.core.stats().active_segment, world.core.stats().groups);
+        world.core.prove();
+        world.run();
+        let after = (world.core.stats().active_segment, world.core.stats().groups);
+        assert_eq!(before.0, after.0);
+        if before.1 == after.1 {
+            // There was no room for it; the next append goes to the next segment.
+            world.append_synced(log(1), 1, 3000);
+            assert_eq!(world.core.stats().active_segment, before.0 + 1);
+            break;
+        }
+    }
+}

@@ -161,7 +161,8 @@ fn a_directory_that_is_removed_under_a_log_stops_it_within_a_segment_or_two() {
     let gone = dir.path().join("log");
     let (wal, _) = Wal::open(&gone, small()).unwrap();
     append(&wal).unwrap();
-    fs::remove_dir_all(&gone).unwrap();
+    // The log may be making a segment meanwhile.
+    assert!((0..1000).any(|_| fs::remove_dir_all(&gone).is_ok()));
     let failed = (0..60).find_map(|_| append(&wal).err());
     let failed = failed.expect("a log without a directory must not go on for ever");
     assert!(matches!(failed, WalError::Poisoned(_) | WalError::Refused(SubmitError::Poisoned(_))), "{failed}");
