@@ -23,7 +23,7 @@ use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{Io, IoFailure, IoRequest, RealIo};
+use crate::io::{Io, IoFailure, IoRequest, RealIo, segment_name};
 use crate::recovery::report::OpenReport;
 use inbox::Inbox;
 use paced::{PacedIo, Stop};
@@ -233,6 +233,7 @@ impl Wal {
                 return Err(error);
             }
             let mut batches = Vec::with_capacity(plan.len());
+            read_ahead(&mut io, &plan, &cached);
             for (extent, cached) in plan.into_iter().zip(cached.drain(..)) {
                 match cached.map_or_else(|| extent.read(&mut io), Ok) {
                     Ok(batch) => batches.push(batch),
@@ -481,6 +482,23 @@ impl Wal {
         self.state().core.batch_bytes_max()
     }
 }
+
+/// Has the device begin with all that is to be read of a segment, where that is much.
+fn read_ahead(io: &mut RealIo, plan: &[Extent], cached: &[Option<Batch>]) {
+    let end = |extent: &Extent| extent.offset.saturating_add(u64::from(extent.len));
+    let on_disk: Vec<&Extent> =
+        plan.iter().zip(cached).filter(|(_, c)| c.is_none()).map(|(extent, _)| extent).collect();
+    for run in on_disk.chunk_by(|a, b| a.segment == b.segment) {
+        if let (Some(first), Some(last)) = (run.first(), run.last())
+            && end(last).saturating_sub(first.offset) >= READ_AHEAD_BYTES_MIN
+        {
+            io.will_read(&segment_name(first.segment), first.offset..end(last));
+        }
+    }
+}
+
+/// Less is read by a call or two anyway.
+const READ_AHEAD_BYTES_MIN: u64 = 256 << 10;
 
 impl Drop for Wal {
     fn drop(&mut self) {

@@ -3,10 +3,12 @@
 //!
 //! [`RealIo`] implements it on a real directory, [`crate::vdisk::VirtualDisk`] in memory with every fault.
 
+mod cache;
 mod direct;
 mod real;
 
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -149,8 +151,8 @@ pub trait Io {
     /// The sync failed.
     fn settle(&mut self, name: &str) -> Result<(), IoFailure>;
 
-    /// The whole file will be read soon: the device may begin. Only a hint.
-    fn will_read(&mut self, _name: &str) {}
+    /// These bytes of the file will be read soon: the device may begin. Only a hint.
+    fn will_read(&mut self, _name: &str, _range: Range<u64>) {}
 
     /// Bytes that new files may take in the directory, or where it would be made; `None`: unknown.
     ///
@@ -293,8 +295,8 @@ pub(crate) fn segment_number(name: &str) -> Option<u64> {
     } else {
         return None;
     };
-    // `00000000000000042.seg` is not ours, though it is a number.
-    (segment_name(number) == name && number <= NUMBERS_MAX).then_some(number)
+    // `00000000000000042.seg` is not ours, though it is a number; and 0 stands for no segment.
+    (segment_name(number) == name && (1..=NUMBERS_MAX).contains(&number)).then_some(number)
 }
 
 /// Whether the name is that of a segment that was being filled.

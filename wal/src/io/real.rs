@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, Read, Write};
+use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -227,8 +228,6 @@ fn create_durably(dir: &Path) -> std::io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Bytes that are read ahead by one call.
-const READ_AHEAD_BYTES: usize = 1 << 20;
 const LOCK: &str = "LOCK";
 
 impl Io for RealIo {
@@ -358,22 +357,15 @@ impl Io for RealIo {
         self.sync_data(name)?;
         // Pages whose write-back failed are clean in the cache and not on the medium. Advice may be ignored (by a
         // file system in memory, say); then there is no medium to differ from.
-        let advised = rustix::fs::fadvise(&*self.file(name)?, 0, None, rustix::fs::Advice::DontNeed);
-        advised.or(Ok(()))
+        super::cache::forget(&*self.file(name)?);
+        Ok(())
     }
 
-    fn will_read(&mut self, name: &str) {
-        let Ok(file) = self.file(name) else { return };
-        // By a thread: Linux takes advice to read ahead for a megabyte or so only. It ends with the file, and what goes
-        // wrong is found by who reads it.
-        let ahead = std::thread::Builder::new().name("wal-read-ahead".to_owned()).spawn(move || {
-            let mut scratch = vec![0; READ_AHEAD_BYTES];
-            let mut at = 0;
-            while let Ok(n @ 1..) = file.read_at(&mut scratch, at) {
-                at = at.saturating_add(u64::try_from(n).unwrap_or(u64::MAX));
-            }
-        });
-        drop(ahead);
+    fn will_read(&mut self, name: &str, range: Range<u64>) {
+        // What goes wrong is found by who reads it.
+        if let Ok(file) = self.file(name) {
+            super::cache::read_ahead(&file, range);
+        }
     }
 
     fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {

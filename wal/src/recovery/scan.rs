@@ -72,6 +72,7 @@ impl Image {
         let name = segment_name(segment);
         let len = usize::try_from(io.len(&name)?.min(bytes_max)).unwrap_or(0);
         let block = usize::try_from(BLOCK_BYTES).unwrap_or(4096);
+        io.will_read(&name, 0..as_u64(len));
         let mut bytes = vec![0; len];
         let mut unreadable = None;
         for (i, chunk) in bytes.chunks_mut(block.saturating_mul(256)).enumerate() {

@@ -17,6 +17,9 @@ use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
 use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
 
+/// Bytes of the next segment that the device reads while one is checked.
+const READ_AHEAD_BYTES: u64 = 32 << 20;
+
 /// Whether the reader may make the files settle before it reads: only their owner may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
@@ -401,7 +404,7 @@ impl Survey {
                     // The device reads the next one while this one is checked.
                     let next = numbers.get(i + 1).filter(|next| !self.scans.contains_key(next));
                     if let Some(next) = next.filter(|next| read_trailer(io, **next, &self.manifest).is_none()) {
-                        io.will_read(&segment_name(*next));
+                        io.will_read(&segment_name(*next), 0..READ_AHEAD_BYTES);
                     }
                     scan(&image, &header, bound)?
                 }

@@ -109,8 +109,10 @@ fn a_truncated_file_is_damage_where_it_ended_and_the_rest_is_read() {
 fn junk_is_left_alone() {
     let dir = tempfile::tempdir().unwrap();
     let end = closed(dir.path());
-    let junk = ["notes.txt", ".DS_Store", "1.seg", "000000000000000x.seg", "0000000000000002.seg.bak", "lost+found"];
-    for name in junk {
+    let numbered = ["1.seg", "000000000000000x.seg", "0000000000000000.seg", "0000000000000002.seg.bak"];
+    let junk = ["notes.txt", ".DS_Store", "lost+found"].into_iter().chain(numbered);
+    let junk: Vec<&str> = junk.collect();
+    for name in &junk {
         fs::write(dir.path().join(name), b"junk").unwrap();
     }
     fs::create_dir(dir.path().join("0000000000000002.seg.d")).unwrap();
