@@ -24,12 +24,12 @@
 //! | 92 | CRC-32 of bytes 0..92 | u32 | checked before any length is believed |
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use xxhash_rust::xxh3::Xxh3;
 
 use super::block::Block;
 use super::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
-use super::layout::{Fields, PutFields, len_u32};
+use super::layout::{Fields, Front, PutFields, len_u32};
 use crate::limits::{BATCH_BLOCKS_MAX, BATCH_HEADER_BYTES, BATCH_RAW_BYTES_MAX, BATCH_RECORDS_MAX};
 
 const MAGIC: [u8; 4] = *b"TWBT";
@@ -86,8 +86,8 @@ impl BatchHeader {
     }
 
     /// The header's bytes with `chain`, without the CRC.
-    fn unsealed(&self, chain: u64) -> Vec<u8> {
-        let mut out = Vec::with_capacity(BATCH_HEADER_BYTES);
+    fn unsealed(&self, chain: u64) -> Front<BATCH_HEADER_BYTES> {
+        let mut out = Front::new();
         out.put_bytes(&MAGIC);
         out.put_u8(BATCH_VERSION);
         #[expect(clippy::as_conversions, reason = "the discriminant is the code on disk")]
@@ -104,7 +104,7 @@ impl BatchHeader {
         out.put_u32(self.raw_len);
         out.put_u32(self.stored_len);
         out.put_u32(self.payload_crc);
-        debug_assert_eq!(out.len(), CHAIN_AT);
+        debug_assert_eq!(out.so_far().len(), CHAIN_AT);
         out.put_u64(chain);
         out.put_u32(self.block_count);
         out
@@ -118,16 +118,16 @@ impl BatchHeader {
     pub fn chain_after(&self, previous: Chain) -> Chain {
         let mut hasher = Xxh3::new();
         hasher.update(&previous.get().to_le_bytes());
-        hasher.update(&self.unsealed(0));
+        hasher.update(self.unsealed(0).so_far());
         hasher.update(&[0; 4]);
         Chain::new(hasher.digest())
     }
 
-    fn encode(&self) -> Vec<u8> {
+    fn encode(&self) -> [u8; BATCH_HEADER_BYTES] {
         let mut out = self.unsealed(self.chain.get());
-        let crc = crc32fast::hash(&out);
+        let crc = crc32fast::hash(out.so_far());
         out.put_u32(crc);
-        out
+        out.whole()
     }
 
     /// Reads the 96 bytes of a header: the first step of reading a batch from a file or a wire, which tells
@@ -446,12 +446,15 @@ impl BatchBuilder {
     pub fn seal(self) -> Result<Batch, BatchError> {
         let sum = |f: fn(&Block) -> u32| self.blocks.iter().map(|b| u64::from(f(b))).sum::<u64>();
         let (raw_len, record_count) = (sum(Block::raw_len), sum(Block::record_count));
-        let mut payload = self.payload(self.encoded_len())?;
+        let len = within_bounds(self.encoded_len())?;
+        let mut bytes = Vec::with_capacity(len);
+        bytes.put_zeroes(BATCH_HEADER_BYTES);
         for block in &self.blocks {
-            block.put_header(&mut payload);
-            payload.put_bytes(block.stored());
+            block.put_header(&mut bytes);
+            bytes.put_bytes(block.stored());
         }
-        let batch = self.finish(payload, raw_len, record_count, self.blocks.len())?;
+        let header = self.finish(&mut bytes, raw_len, record_count, self.blocks.len())?;
+        let batch = Batch { header, bytes: shared(bytes) };
         batch.check_blocks()?;
         Ok(batch)
     }
@@ -470,35 +473,71 @@ impl BatchBuilder {
     /// # Errors
     /// As [`BatchBuilder::seal`]; also if there is a block already.
     pub fn seal_raw(self, raw: &[u8], record_count: u32) -> Result<Batch, BatchError> {
-        if !self.blocks.is_empty() {
-            return Err(BatchError::Field { field: "block count" });
-        }
-        let block = crate::limits::PAYLOAD_BLOCK_HEADER_BYTES.saturating_add(raw.len());
-        let mut payload = self.payload(BATCH_HEADER_BYTES.saturating_add(block))?;
-        Block::put_raw_header(&mut payload, len_u32(raw.len()), record_count);
-        payload.put_bytes(raw);
-        let batch = self.finish(payload, u64::from(len_u32(raw.len())), u64::from(record_count), 1)?;
+        let mut bytes = Vec::with_capacity(self.raw_len(raw)?);
+        self.put_raw(&mut bytes, raw, record_count);
+        let header = self.finish(&mut bytes, u64::from(len_u32(raw.len())), u64::from(record_count), 1)?;
+        let batch = Batch { header, bytes: shared(bytes) };
         debug_assert!(batch.check_blocks().is_ok(), "what is sealed can be opened");
         Ok(batch)
     }
 
-    /// Room for the batch, with that of its header filled.
-    fn payload(&self, len: usize) -> Result<Vec<u8>, BatchError> {
-        if len > crate::limits::BATCH_BYTES_MAX {
-            return Err(BatchError::Field { field: "stored length" });
+    /// As [`BatchBuilder::seal_raw`], in memory that the caller keeps for one batch after the other: it is allocated for some
+    /// hundred kilobytes of them at once, and used again when none of them is needed any more. What it holds is discarded.
+    ///
+    /// A batch that is kept for long keeps those beside it in memory.
+    ///
+    /// ```
+    /// use bytes::BytesMut;
+    /// use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, LogPosition};
+    /// let log = LogId::new(1);
+    /// let mut end = LogPosition::origin(log);
+    /// let mut memory = BytesMut::new();
+    /// for record in [b"one", b"two"] {
+    ///     let builder = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), end, 0);
+    ///     end = builder.seal_raw_in(&mut memory, record, 1).unwrap().position();
+    /// }
+    /// assert_eq!(end.lsn.get(), 2);
+    /// ```
+    ///
+    /// # Errors
+    /// As [`BatchBuilder::seal_raw`].
+    pub fn seal_raw_in(self, memory: &mut BytesMut, raw: &[u8], record_count: u32) -> Result<Batch, BatchError> {
+        let len = self.raw_len(raw)?;
+        memory.clear();
+        if memory.capacity() < len {
+            memory.reserve(len.max(MEMORY_BYTES));
         }
-        let mut payload = Vec::with_capacity(len);
-        payload.put_zeroes(BATCH_HEADER_BYTES);
-        Ok(payload)
+        self.put_raw(memory, raw, record_count);
+        let header = self.finish(memory, u64::from(len_u32(raw.len())), u64::from(record_count), 1)?;
+        let batch = Batch { header, bytes: memory.split().freeze() };
+        debug_assert!(batch.check_blocks().is_ok(), "what is sealed can be opened");
+        Ok(batch)
     }
 
+    /// Bytes of a batch of these bytes alone.
+    fn raw_len(&self, raw: &[u8]) -> Result<usize, BatchError> {
+        if !self.blocks.is_empty() {
+            return Err(BatchError::Field { field: "block count" });
+        }
+        let block = crate::limits::PAYLOAD_BLOCK_HEADER_BYTES.saturating_add(raw.len());
+        within_bounds(BATCH_HEADER_BYTES.saturating_add(block))
+    }
+
+    /// Room for the header, and the one block.
+    fn put_raw(&self, bytes: &mut impl PutFields, raw: &[u8], record_count: u32) {
+        bytes.put_zeroes(BATCH_HEADER_BYTES);
+        Block::put_raw_header(bytes, len_u32(raw.len()), record_count);
+        bytes.put_bytes(raw);
+    }
+
+    /// Fills the header in front of the blocks.
     fn finish(
         &self,
-        mut payload: Vec<u8>,
+        bytes: &mut [u8],
         raw_len: u64,
         record_count: u64,
         blocks: usize,
-    ) -> Result<Batch, BatchError> {
+    ) -> Result<BatchHeader, BatchError> {
         let narrow = |n: u64, field| u32::try_from(n).map_err(|_| BatchError::Field { field });
         let mut header = BatchHeader {
             log: self.log,
@@ -510,19 +549,33 @@ impl BatchBuilder {
             record_count: narrow(record_count, "record count")?,
             time_micros: self.time_micros,
             raw_len: narrow(raw_len, "raw length")?,
-            stored_len: len_u32(payload.len().saturating_sub(BATCH_HEADER_BYTES)),
-            payload_crc: crc32fast::hash(payload.get(BATCH_HEADER_BYTES..).unwrap_or_default()),
+            stored_len: len_u32(bytes.len().saturating_sub(BATCH_HEADER_BYTES)),
+            payload_crc: crc32fast::hash(bytes.get(BATCH_HEADER_BYTES..).unwrap_or_default()),
             block_count: len_u32(blocks),
             chain: Chain::new(0),
         };
         header.within_limits()?;
         header.chain = header.chain_after(self.prev.chain);
-        if let Some(front) = payload.first_chunk_mut::<BATCH_HEADER_BYTES>() {
+        if let Some(front) = bytes.first_chunk_mut::<BATCH_HEADER_BYTES>() {
             front.copy_from_slice(&header.encode());
         }
-        // Counted from the start: the log keeps it in two places, and should not have to allocate for that.
-        Ok(Batch { header, bytes: Bytes::from_owner(payload) })
+        Ok(header)
     }
+}
+
+/// Bytes that are allocated at once for batches one after the other.
+const MEMORY_BYTES: usize = 256 << 10;
+
+/// Counted from the start: the log keeps it in two places, and should not have to allocate for that.
+fn shared(bytes: Vec<u8>) -> Bytes {
+    Bytes::from_owner(bytes)
+}
+
+fn within_bounds(len: usize) -> Result<usize, BatchError> {
+    if len > crate::limits::BATCH_BYTES_MAX {
+        return Err(BatchError::Field { field: "stored length" });
+    }
+    Ok(len)
 }
 
 #[cfg(test)]

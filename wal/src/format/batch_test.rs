@@ -92,13 +92,21 @@ fn blocks_that_do_not_add_up_are_refused() {
 #[test]
 fn a_batch_sealed_from_bytes_is_the_one_sealed_from_their_block() {
     let builder = || BatchBuilder::new(LogId::new(7), BatchKind::Data, Epoch::new(1, 1), start(), 5);
+    let (mut memory, mut sealed) = (BytesMut::new(), Vec::new());
     for bytes in [&b""[..], b"x", &[9; 70_000]] {
         let block = Block::encode(Bytes::copy_from_slice(bytes), 3, Compression::Never);
         let batch = builder().seal_raw(bytes, 3).unwrap();
         assert_eq!(batch, builder().block(block).seal().unwrap());
         assert_eq!(Batch::decode(batch.bytes().clone()).unwrap(), batch);
+        memory.extend_from_slice(b"something that was left in it");
+        let inside = builder().seal_raw_in(&mut memory, bytes, 3).unwrap();
+        assert_eq!(inside, batch);
+        sealed.push(inside);
     }
-    assert!(builder().seal_raw(b"x", 0).is_err());
+    for (bytes, batch) in [&b""[..], b"x", &[9; 70_000]].iter().zip(&sealed) {
+        assert_eq!(&builder().seal_raw(bytes, 3).unwrap(), batch, "the memory of one batch is not another's");
+    }
+    assert!(builder().seal_raw(b"x", 0).is_err() && builder().seal_raw_in(&mut memory, b"x", 0).is_err());
     assert!(builder().seal_raw(&vec![0; BATCH_RAW_BYTES_MAX + 1], 1).is_err());
     let block = Block::encode(Bytes::from_static(b"x"), 1, Compression::Never);
     assert_eq!(builder().block(block).seal_raw(b"y", 1), Err(BatchError::Field { field: "block count" }));

@@ -79,7 +79,7 @@ pub enum BlockError {
     NoZstd,
 }
 
-fn put_header(out: &mut Vec<u8>, raw_len: u32, stored_len: u32, record_count: u32, codec: Codec) {
+fn put_header(out: &mut impl PutFields, raw_len: u32, stored_len: u32, record_count: u32, codec: Codec) {
     out.put_u32(raw_len);
     out.put_u32(stored_len);
     out.put_u32(record_count);
@@ -157,7 +157,7 @@ impl Block {
     }
 
     /// The header of an uncompressed block.
-    pub(crate) fn put_raw_header(out: &mut Vec<u8>, raw_len: u32, record_count: u32) {
+    pub(crate) fn put_raw_header(out: &mut impl PutFields, raw_len: u32, record_count: u32) {
         put_header(out, raw_len, raw_len, record_count, Codec::Raw);
     }
 

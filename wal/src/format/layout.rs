@@ -3,6 +3,8 @@
 //! [`Fields`] never indexes and never overflows: a short input is [`Short`], whatever the bytes say.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
+use bytes::BytesMut;
+
 /// The bytes ended before the field did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Short;
@@ -72,36 +74,80 @@ pub(crate) fn is_zero(bytes: &[u8]) -> bool {
 
 /// Appends fields to a buffer.
 pub(crate) trait PutFields {
-    fn put_u8(&mut self, value: u8);
-    fn put_u16(&mut self, value: u16);
-    fn put_u32(&mut self, value: u32);
-    fn put_u64(&mut self, value: u64);
-    fn put_u128(&mut self, value: u128);
     fn put_bytes(&mut self, bytes: &[u8]);
     fn put_zeroes(&mut self, len: usize);
-}
 
-impl PutFields for Vec<u8> {
     fn put_u8(&mut self, value: u8) {
-        self.push(value);
+        self.put_bytes(&[value]);
     }
 
     fn put_u16(&mut self, value: u16) {
-        self.extend_from_slice(&value.to_le_bytes());
+        self.put_bytes(&value.to_le_bytes());
     }
 
     fn put_u32(&mut self, value: u32) {
-        self.extend_from_slice(&value.to_le_bytes());
+        self.put_bytes(&value.to_le_bytes());
     }
 
     fn put_u64(&mut self, value: u64) {
-        self.extend_from_slice(&value.to_le_bytes());
+        self.put_bytes(&value.to_le_bytes());
     }
 
     fn put_u128(&mut self, value: u128) {
-        self.extend_from_slice(&value.to_le_bytes());
+        self.put_bytes(&value.to_le_bytes());
+    }
+}
+
+/// Fields of a known length in all, on the stack.
+pub(crate) struct Front<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+}
+
+impl<const N: usize> Front<N> {
+    pub(crate) const fn new() -> Self {
+        Self { bytes: [0; N], len: 0 }
     }
 
+    /// What was put so far.
+    pub(crate) fn so_far(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+
+    /// All of it, of which nothing may be missing.
+    pub(crate) fn whole(self) -> [u8; N] {
+        debug_assert_eq!(self.len, N, "every field was put");
+        self.bytes
+    }
+}
+
+impl<const N: usize> PutFields for Front<N> {
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        let end = self.len.saturating_add(bytes.len());
+        if let Some(room) = self.bytes.get_mut(self.len..end) {
+            room.copy_from_slice(bytes);
+            self.len = end;
+        } else {
+            debug_assert!(false, "{} more bytes behind {} of {N}", bytes.len(), self.len);
+        }
+    }
+
+    fn put_zeroes(&mut self, len: usize) {
+        self.len = self.len.saturating_add(len).min(N);
+    }
+}
+
+impl PutFields for Vec<u8> {
+    fn put_bytes(&mut self, bytes: &[u8]) {
+        self.extend_from_slice(bytes);
+    }
+
+    fn put_zeroes(&mut self, len: usize) {
+        self.resize(self.len().saturating_add(len), 0);
+    }
+}
+
+impl PutFields for BytesMut {
     fn put_bytes(&mut self, bytes: &[u8]) {
         self.extend_from_slice(bytes);
     }

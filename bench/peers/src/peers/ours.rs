@@ -3,7 +3,7 @@
 
 use super::{Append, DurableLog};
 use anyhow::{Context as _, Result};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::path::Path;
 use towline_wal::{
     Batch, BatchBuilder, BatchKind, Block, Compression, Entry, Epoch, LogId, LogPosition, Lsn, Options, Pending, Wal,
@@ -39,6 +39,8 @@ pub(crate) struct Producer<'a> {
     wal: &'a Wal,
     log: LogId,
     end: LogPosition,
+    /// What batches of one record are made in.
+    memory: BytesMut,
     kept_bytes: u64,
     /// Bytes since `marks` moved.
     bytes: u64,
@@ -51,7 +53,7 @@ impl<'a> Producer<'a> {
         let log = LogId::new(u128::from(number) + 1);
         let end = wal.end(log);
         let end = if end.lsn == Lsn::ZERO { LogPosition::origin(log) } else { end };
-        Self { wal, log, end, kept_bytes, bytes: 0, marks: [end.lsn; 2] }
+        Self { wal, log, end, memory: BytesMut::new(), kept_bytes, bytes: 0, marks: [end.lsn; 2] }
     }
 
     /// The batch that follows: so many records in one block.
@@ -71,9 +73,9 @@ impl<'a> Producer<'a> {
     }
 
     /// The batch that follows: one record.
-    fn record(&mut self, record: &[u8]) -> Result<Batch> {
+    pub(crate) fn record(&mut self, record: &[u8]) -> Result<Batch> {
         let builder = BatchBuilder::new(self.log, BatchKind::Data, Epoch::new(1, 1), self.end, 0);
-        let batch = builder.seal_raw(record, 1)?;
+        let batch = builder.seal_raw_in(&mut self.memory, record, 1)?;
         self.end = batch.position();
         self.bytes += batch.bytes().len() as u64;
         Ok(batch)
