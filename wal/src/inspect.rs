@@ -17,15 +17,16 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::{fmt, vec};
 
-use crate::core::{Extent, Slot};
+use crate::core::{DamagedSlot, Extent, Slot};
 use crate::error::{OpenError, ReadError};
 use crate::format::batch::{Batch, BatchHeader};
 use crate::format::ids::{Epoch, LogId, Lsn};
 use crate::format::record::Record;
+use crate::format::segment::SegmentHeader;
 use crate::io::{Io, RealIo, segment_name};
 use crate::limits::INDEX_BYTES_DEFAULT;
 use crate::recovery::report::{DamagedRange, Finding, OpenReport};
-use crate::recovery::scan::{Image, Scanned, ScannedGroup, scan};
+use crate::recovery::scan::{Bound, Image, Scanned, ScannedGroup, scan};
 use crate::recovery::survey::{Reader, Survey, read_manifest, read_summary, survey};
 use crate::recovery::table::GroupRow;
 
@@ -115,6 +116,9 @@ pub struct VerifyReport {
     pub batches_good: u64,
     /// Batches that can't be read, beyond those that the report names.
     pub batches_bad: Vec<DamagedRange>,
+    /// Groups that are not good, behind good footers, at which an open does not look. What they said of what is still
+    /// there, the footers say too: by themselves they are no damage, and go with their segments.
+    pub findings: Vec<Finding>,
 }
 
 impl VerifyReport {
@@ -169,10 +173,14 @@ pub struct VerifyProgress {
 }
 
 fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
+    look_with(io, batches_max())
+}
+
+fn look_with(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
     let Some(manifest) = read_manifest(io, None)? else {
         return Err(OpenError::Manifest { why: "is missing: this is not the directory of a log" });
     };
-    survey(io, manifest, Reader::Guest, batches_max())
+    survey(io, manifest, Reader::Guest, batches_max)
 }
 
 /// Batches that are known one by one, as in a log with the default options.
@@ -246,7 +254,8 @@ fn group_view(group: &ScannedGroup) -> GroupView {
     }
 }
 
-/// Reads every batch of every log, as its owner would see it.
+/// Reads every batch of every log, as its owner would see it, and every group's header and directory. Left unread are
+/// blocks behind a segment's last group, but for its footer, and what lies in segments that are retired.
 ///
 /// # Errors
 /// [`OpenError`], as an open would say it.
@@ -267,43 +276,75 @@ pub fn verify_io(io: &mut dyn Io) -> Result<VerifyReport, OpenError> {
 /// # Errors
 /// [`OpenError`], as an open would say it.
 pub fn verify_with(io: &mut dyn Io, progress: &mut dyn FnMut(VerifyProgress)) -> Result<VerifyReport, OpenError> {
-    let survey = look(io)?;
-    let (batches_good, bad) = read_all(&survey, io, progress);
-    let batches_bad = bad.iter().map(Extent::damaged).collect();
-    Ok(VerifyReport { report: survey.replay.report, batches_good, batches_bad })
+    report(look(io)?, io, progress)
 }
 
-/// Reads every batch of every log: how many are good, and those that can't be read, beyond what the survey's report says.
+fn report(
+    survey: Survey,
+    io: &mut dyn Io,
+    progress: &mut dyn FnMut(VerifyProgress),
+) -> Result<VerifyReport, OpenError> {
+    let ReadAll { good, bad, findings } = read_all(&survey, io, progress)?;
+    let batches_bad = bad.iter().map(|(log, range)| range.of(*log)).collect();
+    Ok(VerifyReport { report: survey.replay.report, batches_good: good, batches_bad, findings })
+}
+
+/// What reading everything found, beyond what the survey's report says.
+#[derive(Debug, Default)]
+pub(crate) struct ReadAll {
+    /// Batches that are good.
+    pub(crate) good: u64,
+    /// What can't be read of the logs.
+    pub(crate) bad: Vec<(LogId, DamagedSlot)>,
+    /// Groups that are not good, in segments that the survey knows by their footers.
+    findings: Vec<Finding>,
+}
+
+/// Reads every batch of every log, and the groups of which the survey read footers only.
 pub(crate) fn read_all(
     survey: &Survey,
     io: &mut dyn Io,
     progress: &mut dyn FnMut(VerifyProgress),
-) -> (u64, Vec<Extent>) {
-    let (mut good, mut bad) = (0, Vec::new());
+) -> Result<ReadAll, OpenError> {
+    let mut all = ReadAll::default();
     let segments_total = u64::try_from(survey.replay.segments.len()).unwrap_or(u64::MAX);
-    for (segments, (segment, _)) in (0..).zip(survey.replay.segments.iter()) {
+    for (segments, (number, segment)) in (0..).zip(survey.replay.segments.iter()) {
         progress(VerifyProgress { segments, segments_total });
-        for extent in extents(survey, io, segment, None) {
-            match extent.read(io) {
-                Ok(_) => good += 1,
-                Err(_) if survey.replay.report.damaged.iter().any(|range| extent.is_within(range)) => {}
-                Err(_) => bad.push(extent),
+        let image = if segment.has_footer { Image::read(io, number, survey.manifest.segment_bytes).ok() } else { None };
+        if let (Some(image), Some(header)) = (&image, survey.headers.get(&number)) {
+            let header = SegmentHeader { first_group: segment.first_group, ..header.clone() };
+            let bound = Bound { last_group: Some(segment.last_group), is_sealed: true };
+            all.findings.extend(scan(image, &header, bound)?.findings);
+        }
+        for part in parts(survey, io, number, None) {
+            let (log, range) = match part {
+                Part::Batch(extent) if image.as_ref().is_some_and(|image| image.has(&extent)) => {
+                    all.good += 1;
+                    continue;
+                }
+                Part::Batch(extent) => match extent.read(io) {
+                    Ok(_) => {
+                        all.good += 1;
+                        continue;
+                    }
+                    Err(_) => (extent.log, extent.damaged()),
+                },
+                Part::Unknown(log, range) => (log, range),
+            };
+            let covers = |known: &DamagedRange| known.first <= range.first && known.last >= range.last;
+            if !survey.replay.report.damaged.iter().any(|known| known.log == log && covers(known)) {
+                all.bad.push((log, range));
             }
         }
     }
-    (good, bad)
+    Ok(all)
 }
 
 impl Extent {
     /// The batch's place, as that of damage.
-    fn damaged(&self) -> DamagedRange {
-        let Self { log, first, last, segment, offset, .. } = *self;
-        DamagedRange { log, first, last, file: segment_name(segment), offset }
-    }
-
-    /// Whether all of the batch is known to be damaged.
-    fn is_within(&self, range: &DamagedRange) -> bool {
-        range.log == self.log && range.first <= self.first && range.last >= self.last
+    pub(crate) const fn damaged(&self) -> DamagedSlot {
+        let Self { first, last, segment, offset, .. } = *self;
+        DamagedSlot { first, last, segment, offset }
     }
 }
 
@@ -342,7 +383,7 @@ pub struct Batches<I> {
     survey: Survey,
     wanted: Wanted,
     segments: VecDeque<u64>,
-    extents: vec::IntoIter<Extent>,
+    parts: vec::IntoIter<Part>,
 }
 
 impl Batches<RealIo> {
@@ -363,7 +404,7 @@ impl<I: Io> Batches<I> {
     pub fn open_io(mut io: I, wanted: Wanted) -> Result<Self, OpenError> {
         let survey = look(&mut io)?;
         let segments = survey.replay.segments.iter().map(|(number, _)| number).collect();
-        Ok(Self { io, survey, wanted, segments, extents: Vec::new().into_iter() })
+        Ok(Self { io, survey, wanted, segments, parts: Vec::new().into_iter() })
     }
 
     /// Whether the log is there at all.
@@ -386,13 +427,18 @@ impl<I: Io> Iterator for Batches<I> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(extent) = self.extents.next() {
-                return Some(extent.read(&mut self.io));
+            match self.parts.next() {
+                Some(Part::Batch(extent)) => return Some(extent.read(&mut self.io)),
+                Some(Part::Unknown(log, range)) => return Some(Err(range.of(log).into())),
+                None => {}
             }
             let segment = self.segments.pop_front()?;
-            let mut extents = extents(&self.survey, &mut self.io, segment, self.wanted.log);
-            extents.retain(|extent| self.wanted.covers(extent.log, extent.first, extent.last));
-            self.extents = extents.into_iter();
+            let mut parts = parts(&self.survey, &mut self.io, segment, self.wanted.log);
+            parts.retain(|part| match part {
+                Part::Batch(extent) => self.wanted.covers(extent.log, extent.first, extent.last),
+                Part::Unknown(log, range) => self.wanted.covers(*log, range.first, range.last),
+            });
+            self.parts = parts.into_iter();
         }
     }
 }
@@ -416,7 +462,9 @@ pub fn logs(dir: impl AsRef<Path>) -> Result<Vec<(LogId, Lsn, Lsn, usize)>, Open
     let survey = look(io)?;
     let mut logs = Vec::new();
     for (log, state) in survey.replay.index.iter() {
-        let folded = state.runs.iter().map(|run| extents(&survey, io, run.segment, Some(log)).len());
+        let known = |part: &Part| matches!(part, Part::Batch(_));
+        let folded =
+            state.runs.iter().map(|run| parts(&survey, io, run.segment, Some(log)).into_iter().filter(known).count());
         let batches = folded.sum::<usize>() + state.slots.len();
         logs.push((log, state.start.lsn.next(), state.end().lsn, batches));
     }
@@ -435,23 +483,49 @@ pub enum InspectError {
     Read(#[from] ReadError),
 }
 
-/// Where a segment holds batches that are still their logs', in the order of the file.
-fn extents(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) -> Vec<Extent> {
+/// Something of a log in a segment.
+#[derive(Debug)]
+enum Part {
+    /// Where a batch lies.
+    Batch(Extent),
+    /// Records of which is known only that they were there.
+    Unknown(LogId, DamagedSlot),
+}
+
+/// What a segment holds that is still its logs', in the order of the file.
+fn parts(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) -> Vec<Part> {
     let logs = || survey.replay.index.iter().filter(|(log, _)| only.is_none_or(|only| only == *log));
     let folded = logs().any(|(_, state)| state.runs.iter().any(|run| run.segment == segment));
-    let index = if folded { survey.replay.index_request(segment).map(|request| request.load(io)) } else { None };
-    let mut extents = Vec::new();
+    let request = if folded { survey.replay.index_request(segment) } else { None };
+    // Once more, if the device refused: what is not known then is told as what can't be read.
+    let index = request.map(|request| match request.load(io) {
+        index if index.is_partial() => request.load(io),
+        index => index,
+    });
+    let mut parts = Vec::new();
     for (log, state) in logs() {
         let run = state.runs.iter().find(|run| run.segment == segment);
-        let entries = index.as_ref().and_then(|index| index.logs().get(&log)).filter(|_| run.is_some());
-        let within = entries
-            .into_iter()
-            .flatten()
-            .filter(|entry| run.is_some_and(|run| entry.last >= run.first && entry.last <= run.end.lsn));
-        extents.extend(within.map(|entry| Extent::entry(log, state, segment, entry)));
+        let entries = index.as_ref().and_then(|index| index.logs().get(&log)).map_or(&[][..], Vec::as_slice);
+        // What is unknown stands behind the batch before it.
+        let mut at = 0;
+        for part in run.into_iter().flat_map(|run| run.batches(run.first, entries)) {
+            match part {
+                Ok(entry) => {
+                    at = u64::from(entry.offset);
+                    parts.push((at, Part::Batch(Extent::entry(log, state, segment, entry))));
+                }
+                Err((first, last)) => {
+                    parts.push((at, Part::Unknown(log, DamagedSlot { first, last, segment, offset: 0 })));
+                }
+            }
+        }
         let slots = state.slots.iter().filter(|slot| slot.segment == segment);
-        extents.extend(slots.map(|slot| Extent::of(log, slot)));
+        parts.extend(slots.map(|slot| (u64::from(slot.offset), Part::Batch(Extent::of(log, slot)))));
     }
-    extents.sort_by_key(|extent| extent.offset);
-    extents
+    parts.sort_by_key(|(at, _)| *at);
+    parts.into_iter().map(|(_, part)| part).collect()
 }
+
+#[cfg(test)]
+#[path = "inspect_test.rs"]
+mod tests;

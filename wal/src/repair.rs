@@ -22,7 +22,7 @@
 mod backup;
 mod plan;
 
-use crate::core::{DamagedSlot, Entry, LogCore, Options, Ticket};
+use crate::core::{Entry, LogCore, Options, Ticket};
 use crate::error::{FaultClass, OpenError, SubmitError, WalError};
 use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME, Manifest};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
@@ -157,7 +157,7 @@ impl<'a> Repair<'a> {
         };
         let survey = survey(io, manifest, Reader::Owner, batches_max());
         let mut survey = survey.map_err(RepairError::Refused)?;
-        find_hidden_damage(&mut survey, io);
+        find_hidden_damage(&mut survey, io).map_err(RepairError::Refused)?;
         let plan = plan::make(&mut survey, io, &names, anew, options).map_err(refused)?;
         Ok(Self { io, survey, plan })
     }
@@ -239,14 +239,13 @@ fn agreed_manifest(io: &mut dyn Io, manifest: &'static str) -> Result<Manifest, 
 
 /// An open believes a good footer and does not read what it speaks of. A repair reads it: what is damaged there is
 /// damaged like anything else, and, before it is given up, is told by a cut.
-fn find_hidden_damage(survey: &mut Survey, io: &mut dyn Io) {
-    let (_, bad) = read_all(survey, io, &mut |_| {});
-    for extent in bad {
-        let state = survey.replay.index.log(extent.log);
-        let (first, last, segment, offset) = (extent.first, extent.last, extent.segment, extent.offset);
-        state.damaged.push(DamagedSlot { first, last, segment, offset });
-        state.cut = Some(state.cut.map_or(first, |cut| cut.min(first)));
+fn find_hidden_damage(survey: &mut Survey, io: &mut dyn Io) -> Result<(), OpenError> {
+    for (log, range) in read_all(survey, io, &mut |_| {})?.bad {
+        let state = survey.replay.index.log(log);
+        state.damaged.push(range);
+        state.cut = Some(state.cut.map_or(range.first, |cut| cut.min(range.first)));
     }
+    Ok(())
 }
 
 /// What lets a log's damage go.

@@ -62,6 +62,36 @@ pub(crate) struct Run {
     pub(crate) bytes: u64,
 }
 
+impl Run {
+    /// The run's batches from `from` on, as its segment's index tells them, oldest first; `Err`: a range of which it tells
+    /// nothing, though the run has it. An index read from groups, some of them damaged, has such.
+    pub(crate) fn batches<'a>(
+        &self,
+        from: Lsn,
+        entries: &'a [IndexEntry],
+    ) -> impl Iterator<Item = Result<&'a IndexEntry, (Lsn, Lsn)>> + use<'a> {
+        let (end, mut next) = (self.end, from.max(self.first));
+        // What ends where the run does, and is another batch, is of a history that was cut off.
+        let is_of_run =
+            move |entry: &&IndexEntry| entry.last < end.lsn || (entry.last == end.lsn && entry.chain == end.chain);
+        let start = entries.partition_point(|entry| entry.last < next);
+        let mut within = entries.iter().skip(start).take_while(is_of_run).peekable();
+        std::iter::from_fn(move || {
+            let first = next;
+            if first > end.lsn {
+                return None;
+            }
+            let Some(entry) = within.next_if(|entry| entry.first <= first) else {
+                let last = within.peek().map_or(end.lsn, |entry| entry.first.prev());
+                next = last.next();
+                return Some(Err((first, last)));
+            };
+            next = entry.last.next();
+            Some(Ok(entry))
+        })
+    }
+}
+
 /// A range that was durable and can't be read, and where.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct DamagedSlot {

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::index::LogState;
 use super::segment_index::{IndexEntry, IndexRequest, SegmentIndex};
-use super::{Cut, Life, LogCore, Slot, Stats};
+use super::{Cut, DamagedSlot, Life, LogCore, Slot, Stats};
 use crate::error::ReadError;
 use crate::format::batch::Batch;
 use crate::format::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
@@ -208,8 +208,7 @@ impl LogCore {
         let ended = self.plan_runs(log, state, &mut plan, max_bytes);
         if ended.is_ok() && !plan.is_ended {
             let slots = state.slots.iter().skip(state.slot_at(plan.next)).map(|slot| Extent::of(log, slot));
-            // Between slots nothing is missing but what is known to be damaged.
-            let _ = plan.extend(state, slots.take_while(|extent| extent.last <= state.written.lsn), max_bytes);
+            plan.extend(state, slots.take_while(|extent| extent.last <= state.written.lsn), max_bytes);
         }
         let error = ended.err().or_else(|| damage_between(log, state, plan.next, plan.next));
         match error {
@@ -226,23 +225,29 @@ impl LogCore {
             }
             let segment = run.segment;
             let entries = self.index.cache.entries(segment, log).ok_or(ReadError::NotLoaded { segment })?;
-            let from = plan.next.max(run.first);
-            let start = entries.partition_point(|entry| entry.last < from);
-            let within = entries.iter().skip(start).take_while(|entry| entry.last <= run.end.lsn);
-            let next = plan.extend(state, within.map(|entry| Extent::entry(log, state, segment, entry)), bytes_max);
+            let mut gap = None;
+            let known = run.batches(plan.next, entries).map_while(|part| part.map_err(|range| gap = Some(range)).ok());
+            plan.extend(state, known.map(|entry| Extent::entry(log, state, segment, entry)), bytes_max);
             if plan.is_ended {
                 return Ok(());
             }
-            if plan.next <= run.end.lsn {
+            if let Some((first, last)) = gap {
                 if let Some(failure) = self.index.cache.failure(segment) {
                     return Err(ReadError::Io(failure.clone()));
                 }
                 // The segment's groups don't say where these are: its footer was lost, and some of the groups.
-                let (first, last) = (plan.next, next.map_or(run.end.lsn, Lsn::prev));
                 return Err(ReadError::Corrupt { log, first, last, file: segment_name(segment), offset: 0 });
             }
         }
         Ok(())
+    }
+
+    /// The range from `from` on that no index tells, in the segment that should hold it.
+    pub(crate) fn unknown_at(&self, log: LogId, from: Lsn) -> Option<DamagedSlot> {
+        let run = self.index.get(log)?.run_at(from)?;
+        let entries = self.index.cache.entries(run.segment, log).unwrap_or_default();
+        let (first, last) = run.batches(from, entries).find_map(Result::err)?;
+        Some(DamagedSlot { first, last, segment: run.segment, offset: 0 })
     }
 
     /// The batch, if it is one of the newest, which are in memory.
@@ -305,22 +310,18 @@ struct Plan {
 }
 
 impl Plan {
-    /// Adds what fits, up to damage, or up to a hole: then it says what comes behind that.
-    fn extend(&mut self, state: &LogState, extents: impl Iterator<Item = Extent>, bytes_max: usize) -> Option<Lsn> {
+    /// Adds what fits, up to damage.
+    fn extend(&mut self, state: &LogState, extents: impl Iterator<Item = Extent>, bytes_max: usize) {
         for extent in extents {
             let fits = self.extents.is_empty() || self.bytes.saturating_add(extent.bytes_len()) <= bytes_max;
             if !fits || damage_between(extent.log, state, self.next, extent.last).is_some() {
                 self.is_ended = true;
-                return None;
-            }
-            if extent.first > self.next {
-                return Some(extent.first);
+                return;
             }
             self.bytes = self.bytes.saturating_add(extent.bytes_len());
             self.next = extent.last.next();
             self.extents.push(extent);
         }
-        None
     }
 }
 

@@ -18,7 +18,7 @@ pub struct Verified {
     pub batches: u64,
     /// Their bytes.
     pub bytes: u64,
-    /// What can't be read, or is not what was written, in no order.
+    /// What can't be read, or is not what was written, in no order: also what the device refuses to read now.
     pub damaged: Vec<DamagedRange>,
 }
 
@@ -59,24 +59,29 @@ impl Wal {
 
     /// Reads some batches; where to go on, or `None` at the end.
     fn verify_step(&self, io: &mut PacedIo, log: LogId, from: Lsn, verified: &mut Verified) -> Option<Lsn> {
-        let plan = match self.loaded(log, from).core.plan_read(log, from, STEP_BYTES) {
+        let state = self.loaded(log, from);
+        let plan = match state.core.plan_read(log, from, STEP_BYTES) {
             Ok(plan) => plan,
             Err(ReadError::Released { start, .. }) => return Some(start.next()),
             Err(ReadError::Corrupt { log, first, last, file, offset }) => {
                 verified.damaged.push(DamagedRange { log, first, last, file, offset });
                 return Some(last.next());
             }
-            Err(_) => return None,
+            Err(ReadError::Io(_) | ReadError::NotLoaded { .. }) => {
+                // The rest of the log can be read all the same.
+                let unknown = state.core.unknown_at(log, from)?;
+                verified.damaged.push(unknown.of(log));
+                return Some(unknown.last.next());
+            }
         };
+        drop(state);
         let mut next = None;
         for extent in plan {
             if extent.read(io).is_ok() {
                 verified.batches += 1;
                 verified.bytes += u64::from(extent.len);
             } else if self.is_still(&extent) {
-                let Extent { log, first, last, segment, offset, .. } = extent;
-                let file = crate::io::segment_name(segment);
-                verified.damaged.push(DamagedRange { log, first, last, file, offset });
+                verified.damaged.push(extent.damaged().of(extent.log));
             } else {
                 // Released, cut off or moved while it was read: it is looked for again.
                 return Some(next.unwrap_or(from));

@@ -69,7 +69,8 @@ fn from_groups(image: &Image, request: &IndexRequest) -> Option<Logs> {
             let named: Vec<Option<Batch>> = Vec::new();
             gather(&mut footer, &group.repeated, &named, true);
         }
-        gather(&mut footer, &own, &group.batches, false);
+        // Bad ones too, as a footer names them: otherwise nobody would miss them.
+        gather(&mut footer, &own, &group.batches, true);
     }
     let logs = footer.logs.into_iter();
     Some(logs.map(|(log, state)| (log, state.batches.iter().map(entry).collect())).collect())
@@ -90,6 +91,9 @@ fn gather(footer: &mut Footer, records: &[Record], batches: &[Option<Batch>], al
         match record {
             Record::Batch(batch) => {
                 if all || batches.next().is_some_and(Option::is_some) {
+                    // The truncation before it may have been lost.
+                    let known = footer.logs.get_mut(&batch.log).map(|state| &mut state.batches);
+                    known.into_iter().for_each(|known| while known.pop_if(|b| b.last >= batch.first).is_some() {});
                     footer.batch(*batch, LogPosition::origin(batch.log));
                 }
             }

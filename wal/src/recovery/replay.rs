@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use super::report::{DamagedRange, OpenReport};
+use super::report::OpenReport;
 use super::scan::{Scanned, ScannedGroup, is_entry};
 use crate::core::index::room_of;
 use crate::core::{DamagedSlot, HardState, Index, IndexRequest, Run, Segment, Segments, Slot};
@@ -405,11 +405,7 @@ impl Replay {
         }
         for (log, state) in self.index.iter() {
             self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
-            for range in &state.damaged {
-                let file = if range.segment == 0 { "(unknown)".to_owned() } else { segment_name(range.segment) };
-                let DamagedSlot { first, last, offset, .. } = *range;
-                self.report.damaged.push(DamagedRange { log, first, last, file, offset });
-            }
+            self.report.damaged.extend(state.damaged.iter().map(|range| range.of(log)));
         }
         self.report.clean_close = self.clean;
         self.report.batches = self.folded;

@@ -1,8 +1,10 @@
 //! What an open found, dropped, rebuilt: for the log file, the operator, and the engine's promises.
 
-use crate::core::Cut;
+use crate::core::{Cut, DamagedSlot};
+use crate::error::ReadError;
 use crate::format::ids::{LogId, Lsn};
 use crate::format::record::HardStateKind;
+use crate::io::segment_name;
 use crate::recovery::table::GroupRow;
 
 /// A range that was durable and can't be read (I8: reported, and never truncated away).
@@ -19,6 +21,21 @@ pub struct DamagedRange {
     pub file: String,
     /// Byte in the file, 0 if unknown.
     pub offset: u64,
+}
+
+impl From<DamagedRange> for ReadError {
+    fn from(DamagedRange { log, first, last, file, offset }: DamagedRange) -> Self {
+        Self::Corrupt { log, first, last, file, offset }
+    }
+}
+
+impl DamagedSlot {
+    /// As it is reported, of its log.
+    pub(crate) fn of(&self, log: LogId) -> DamagedRange {
+        let Self { first, last, segment, offset } = *self;
+        let file = if segment == 0 { "(unknown)".to_owned() } else { segment_name(segment) };
+        DamagedRange { log, first, last, file, offset }
+    }
 }
 
 /// A place in the files where the scan found something other than a good group.

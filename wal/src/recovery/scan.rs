@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 use super::report::Finding;
 use super::table::{GroupEvidence, GroupRow, GroupSeen, group_row};
+use crate::core::Extent;
 use crate::error::OpenError;
 use crate::format::batch::{BATCH_VERSION, Batch, BatchError};
 use crate::format::group::{BatchesSum, GROUP_VERSION, GroupHeader, HeaderSeen, Place, front_len};
@@ -99,6 +100,11 @@ impl Image {
     /// Why some of it could not be read, if so.
     pub(crate) fn unreadable(&self) -> Option<IoFailure> {
         self.unreadable.clone()
+    }
+
+    /// Whether the batch is here.
+    pub(crate) fn has(&self, extent: &Extent) -> bool {
+        self.at(extent.offset, extent.bytes_len()).is_some_and(|bytes| extent.verify(bytes).is_some())
     }
 
     /// Headers of groups that say of themselves that they belong where they are, of whichever activation.

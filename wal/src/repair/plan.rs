@@ -301,18 +301,13 @@ fn repair(replay: &mut Replay, io: &mut dyn Io, log: LogId, options: RepairOptio
         None => (RepairAction::Truncate { to: before }, (start.lsn.next(), before.lsn), (before.lsn.next(), end)),
     };
     let given_up = LsnRange { first: given_up.0, last: given_up.1 };
-    let named = |range: &DamagedSlot| {
-        let DamagedSlot { first, last, segment, offset } = *range;
-        let file = if segment == 0 { "(unknown)".to_owned() } else { segment_name(segment) };
-        DamagedRange { log, first, last, file, offset }
-    };
     LogRepair {
         log,
         kept: LsnRange::new(kept.0, kept.1),
         given_up_readable: given_up.records().saturating_sub(covered(&damaged, given_up)),
         given_up,
         action,
-        damaged: damaged.iter().map(named).collect(),
+        damaged: damaged.iter().map(|range| range.of(log)).collect(),
         cut_from: replay.index.log(log).cut.map_or(first, |cut| cut.min(first)),
     }
 }

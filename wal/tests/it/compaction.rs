@@ -1,6 +1,7 @@
 //! Compaction: what is live stays, what is dead goes, and a crash at any step leaves one or the other.
 
 use bytes::Bytes;
+use towline_wal::inspect::verify_io;
 use towline_wal::io::{Io, IoOp};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{Entry, Epoch, HardStateKind, LogId, Lsn, Options};
@@ -55,6 +56,8 @@ fn sparse_segments_become_one_and_everything_live_is_still_read() {
             assert!(world.content().same(&content), "{:?}", world.content().differences(&content));
             assert_eq!(world.core.hard_state(log(2), HardStateKind::Promise).unwrap(), "promised");
             assert!(world.report.is_intact(), "{:?}", world.report);
+            let verified = verify_io(&mut world.disk).unwrap();
+            assert!(verified.is_good() && verified.findings.is_empty(), "{verified:?}");
             world = reopened(world, &options);
         }
         // The logs go on behind what was moved.

@@ -177,6 +177,30 @@ fn a_log_that_works_is_verified_and_its_damage_named() {
 }
 
 #[test]
+fn a_verification_names_what_the_device_refuses_and_goes_on_behind_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 64 << 10, index_bytes_max: 0, tail_cache_bytes: 0, ..small() };
+    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    while wal.stats().rotations < 80 {
+        append(&wal, 1, 9000);
+    }
+    let verify = || wal.verify(u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+    // More segments than files are kept open: the third is opened anew when it is read.
+    let (file, aside) = (dir.path().join("0000000000000003.seg"), dir.path().join("aside"));
+    std::fs::rename(&file, &aside).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let verified = verify();
+    let [range] = &verified.damaged[..] else { panic!("{verified:?}") };
+    let records = range.first.distance_to(range.last).unwrap() + 1;
+    assert_eq!((range.log, range.file.as_str(), range.offset), (log(1), "0000000000000003.seg", 0));
+    assert_eq!(verified.batches + records, wal.end(log(1)).lsn.get(), "all others are read, those behind it too");
+    assert!(matches!(wal.read(log(1), range.first, 1), Err(ReadError::Io(_))));
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&aside, &file).unwrap();
+    assert!(verify().damaged.is_empty(), "nothing of it is remembered");
+}
+
+#[test]
 fn what_a_log_needs_no_more_is_said_by_calls_that_wait() {
     let dir = tempfile::tempdir().unwrap();
     let (wal, _) = Wal::open(dir.path(), small()).unwrap();

@@ -58,7 +58,7 @@ pub(super) fn object(directory: &Path, found: &VerifyReport) -> Value {
     let torn = found.torn().map(|torn| {
         serde_json::json!({ "segment": torn.segment, "offset": torn.offset, "group": torn.group, "what": torn.to_string() })
     });
-    let findings: Vec<_> = report.findings.iter().map(ToString::to_string).collect();
+    let findings: Vec<_> = report.findings.iter().chain(&found.findings).map(ToString::to_string).collect();
     let doubtful: Vec<_> = report
         .doubtful_hard_states
         .iter()
@@ -83,6 +83,7 @@ pub(super) fn words(directory: &Path, found: &VerifyReport) -> String {
         format!("  log {log}: its {kind} may be older than what was promised")
     }));
     lines.extend(report.findings.iter().map(|finding| format!("  {finding}")));
+    lines.extend(found.findings.iter().map(|finding| format!("  {finding}; the segment's footer stands for it")));
     if let Some(torn) = found.torn() {
         let dropped = report.groups_dropped;
         let behind =
