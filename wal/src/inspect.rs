@@ -14,6 +14,7 @@
 //! ```
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::path::Path;
 use std::{fmt, vec};
 
@@ -338,6 +339,28 @@ pub(crate) fn read_all(
         }
     }
     Ok(all)
+}
+
+/// A batch that lies in a range of a segment's file, in part at least, and is not known to be damaged; also one of which
+/// can't be told where it lies.
+pub(crate) fn good_batch_within(
+    survey: &Survey,
+    io: &mut dyn Io,
+    segment: u64,
+    range: &Range<u64>,
+) -> Option<DamagedRange> {
+    let batches = parts(survey, io, segment, None).into_iter().filter_map(|part| match part {
+        Part::Batch(extent) => {
+            let end = extent.offset.saturating_add(u64::from(extent.len));
+            (extent.offset < range.end && end > range.start).then(|| (extent.log, extent.damaged()))
+        }
+        Part::Unknown(log, range) => Some((log, range)),
+    });
+    let is_good = |(log, batch): &(LogId, DamagedSlot)| {
+        let damaged = survey.replay.index.get(*log).map_or(&[][..], |state| &state.damaged);
+        !damaged.iter().any(|known| known.first <= batch.first && known.last >= batch.last)
+    };
+    batches.into_iter().find(is_good).map(|(log, batch)| batch.of(log))
 }
 
 impl Extent {

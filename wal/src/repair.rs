@@ -30,9 +30,10 @@ use crate::inspect::{VerifyReport, batches_max, read_all, verify_io};
 use crate::io::{Io, IoFailure, LockOutcome, execute, read_exact, segment_name, segment_number};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::recovery::create;
+use crate::recovery::report::DamagedRange;
 use crate::recovery::survey::{Reader, Survey, read_manifest, survey};
 
-pub use backup::{README_NAME, restore_steps};
+pub use backup::{README_NAME, Unread, restore_steps};
 pub use plan::{BackupFile, LogRepair, LsnRange, ManifestRepair, RepairAction, RepairPlan, Unmendable};
 
 /// What kind of repair is wanted.
@@ -90,6 +91,15 @@ pub enum RepairError {
     /// The copy could not be made.
     #[error("the copy could not be made, and nothing was changed: {0}")]
     Backup(IoFailure),
+    /// The copy would have zeroes where something could still be read when the damage was looked for.
+    #[error("{} at byte {} can't be read now, and held LSN {} to {} of log {}, which could be read before; the log \
+        is as it was: run it again, with another directory for the copy", part.file, part.offset, range.first, range.last, range.log)]
+    Unread {
+        /// What could not be read.
+        part: Unread,
+        /// The first batch in it.
+        range: DamagedRange,
+    },
     /// The log did not take what would repair it. The copy is complete; a part of the repair may be done. Run it again.
     #[error("the log did not take it: {0}; the copy is complete, and the repair may be run again")]
     Interrupted(WalError),
@@ -111,6 +121,7 @@ impl RepairError {
             Self::Backup(_) => "TW-1305",
             Self::Interrupted(_) => "TW-1306",
             Self::Stopped(_) => "TW-1307",
+            Self::Unread { .. } => "TW-1308",
         }
     }
 
@@ -120,6 +131,7 @@ impl RepairError {
         match self {
             Self::Refused(refused) | Self::Stopped(refused) => refused.class(),
             Self::Interrupted(error) => error.class(),
+            Self::Unread { .. } => FaultClass::Retry,
             Self::NotALog | Self::BackupExists { .. } => FaultClass::FixRequest,
             Self::NoManifest { .. } => FaultClass::Damage,
             Self::NoRoom { .. } | Self::Backup(_) => FaultClass::Operator,
@@ -133,6 +145,8 @@ impl RepairError {
 pub struct Repaired {
     /// What a verification says now. It is good unless something was damaged that no repair mends.
     pub verified: VerifyReport,
+    /// What the copy has zeroes for. Nothing in it could be read before, either, of what the log holds.
+    pub unread: Vec<Unread>,
 }
 
 impl<'a> Repair<'a> {
@@ -176,7 +190,7 @@ impl<'a> Repair<'a> {
     /// [`RepairError`]. A crash on the way leaves a directory that opens, or that can be repaired again.
     pub fn execute(self, backup: &mut dyn Io, made: &str) -> Result<Repaired, RepairError> {
         let Self { io, mut survey, plan } = self;
-        backup::make(io, backup, &plan, made)?;
+        let unread = backup::make(io, backup, &plan, &survey, made)?;
         // DURABLE: from here on the log changes, and all that it loses by it is durable elsewhere (attacked by
         // `the_copy_is_complete_before_the_log_changes`).
         let options = Options {
@@ -189,6 +203,8 @@ impl<'a> Repair<'a> {
             // It has its name now.
             survey.leftovers.retain(|name| name != MANIFEST_UNREADY_NAME);
         }
+        // Files of retired segments stay as they are: the next open uses them, and the way back has them.
+        survey.spare.clear();
         if !plan.logs.is_empty() {
             let (mut core, _) = LogCore::begin_life(io, &options, survey).map_err(RepairError::Stopped)?;
             let interrupted = RepairError::Interrupted;
@@ -200,7 +216,7 @@ impl<'a> Repair<'a> {
             complete(&mut core, io, closing).map_err(interrupted)?;
         }
         let verified = verify_io(io).map_err(RepairError::Stopped)?;
-        Ok(Repaired { verified })
+        Ok(Repaired { verified, unread })
     }
 }
 

@@ -1,9 +1,13 @@
 //! Repair of a damaged directory: what it gives up, what it keeps, and that it can stop anywhere (rows D3, D12, D17 of the
 //! fault list).
 
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use bytes::Bytes;
 use towline_wal::inspect::{Batches, Wanted, inspect_io, verify_io};
-use towline_wal::io::{Io, IoFailure, LockOutcome, RealIo, segment_name};
+use towline_wal::io::{Io, IoFailure, IoOp, LockOutcome, RealIo, segment_name};
 use towline_wal::repair::{
     README_NAME, Repair, RepairAction, RepairError, RepairOptions, RepairPlan, Repaired, Unmendable,
 };
@@ -352,6 +356,81 @@ fn a_sector_that_cannot_be_read_does_not_keep_the_rest_from_being_copied() {
     let at = usize::try_from(at).unwrap();
     old[at..at + 4096].fill(0);
     assert_eq!(whole(&mut backup, SEG), old, "what the medium does not give is zeroes");
+    let [part] = &repaired.unread[..] else { panic!("{repaired:?}") };
+    assert_eq!((part.file.as_str(), usize::try_from(part.offset).unwrap(), part.bytes), (SEG, at, 4096));
+    let text = String::from_utf8(whole(&mut backup, README_NAME)).unwrap();
+    assert!(text.contains(&format!("gaps:\n\n{part}\n\nKeep")), "{text}");
+}
+
+/// What a repair comes to if reads of the second group fail so many times from when its copy begins, and the copy.
+fn with_reads_failing_in_the_copy(lost: &[usize], times: u64) -> (Result<Repaired, RepairError>, VirtualDisk, Vec<u8>) {
+    let (mut disk, groups) = disk_with(4);
+    for lsn in lost {
+        flip(&mut disk, SEG, group_of(&groups, *lsn).batches[0].offset + 120);
+    }
+    let (before, old) = (all_files(&mut disk), whole(&mut disk, SEG));
+    let at = group_of(&groups, 2).offset;
+    let (mut backup, left) = (VirtualDisk::new(), Arc::new(AtomicU64::new(0)));
+    let mut failing =
+        Stopping { refuses: Some((at..at + 4096, Arc::clone(&left))), ..Stopping::after(&mut disk, u64::MAX) };
+    let repair = Repair::begin(&mut failing, RepairOptions::default()).unwrap();
+    left.store(times, Ordering::Relaxed);
+    let repaired = repair.execute(&mut backup, "");
+    assert_eq!(repaired.is_err(), all_files(&mut disk) == before, "all or nothing");
+    (repaired, backup, old)
+}
+
+#[test]
+fn a_read_that_fails_once_leaves_no_zeroes_in_the_copy() {
+    // The large read fails, then that of the block.
+    let (repaired, mut backup, old) = with_reads_failing_in_the_copy(&[3], 2);
+    assert_eq!(repaired.unwrap().unread, []);
+    assert_eq!(whole(&mut backup, SEG), old);
+}
+
+#[test]
+fn what_could_be_read_and_cannot_be_copied_is_not_given_up() {
+    let (refused, mut backup, _) = with_reads_failing_in_the_copy(&[3], u64::MAX);
+    let Err(RepairError::Unread { range, .. }) = &refused else { panic!("{refused:?}") };
+    assert_eq!((range.log, range.first), (log(1), Lsn::new(2)));
+    assert!(!backup.list().unwrap().contains(&README_NAME.to_owned()), "the copy is not complete");
+}
+
+#[test]
+fn files_of_retired_segments_are_left_as_they_are() {
+    let mut world = World::new();
+    world.append_synced(log(2), 1, 100);
+    world.append_synced_to_the_next_segment(log(2));
+    world.append_synced(log(1), 6, 100);
+    world.append_synced_to_the_next_segment(log(1));
+    world.submit(vec![Entry::Release { log: log(2), before: Lsn::new(u64::from(u32::MAX)) }]).unwrap();
+    // Until the first file of a retired segment would be used again.
+    let is_reuse = |op: &IoOp| matches!(op, IoOp::RecycleSegment { .. } | IoOp::DiscardSegment { .. });
+    while !world.flying.iter().any(|request| is_reuse(&request.op)) {
+        if !world.take() {
+            world.finish(0);
+        }
+    }
+    let mut disk = world.disk;
+    disk.crash(CrashKind::KeepAll, &mut |_| 0);
+    let seen = inspect_io(&mut disk.clone()).unwrap();
+    assert!(seen.segments.iter().all(|segment| segment.number > 1) && disk.list().unwrap().contains(&SEG.to_owned()));
+    let lost =
+        seen.segments[0].groups.iter().flat_map(|group| &group.batches).filter(|b| b.log == log(1)).nth(2).unwrap();
+    flip(&mut disk, &seen.segments[0].file, lost.offset + 120);
+    // The repair has to make a segment of its own.
+    for ready in seen.segments_ready {
+        disk.remove(&segment_name(ready)).unwrap();
+    }
+    disk.sync_dir().unwrap();
+    let old = whole(&mut disk, SEG);
+    let (plan, repaired, mut backup) = repair(&mut disk, RepairOptions::default()).unwrap();
+    assert!(repaired.verified.is_good() && !backup.list().unwrap().contains(&SEG.to_owned()), "{plan}");
+    assert_eq!(whole(&mut disk, SEG), old);
+    let mut world = World::open(disk, &options()).unwrap();
+    world.run();
+    assert!(!world.disk.list().unwrap().contains(&SEG.to_owned()), "the next life uses it");
+    assert_eq!(world.lsns(log(1)), [1, 2]);
 }
 
 #[test]
@@ -384,9 +463,15 @@ fn on_real_files_the_copy_is_a_private_directory_beside_the_log() {
 struct Stopping<'a> {
     disk: &'a mut VirtualDisk,
     left: u64,
+    /// Reads of a range of the first segment that fail, and how many still.
+    refuses: Option<(Range<u64>, Arc<AtomicU64>)>,
 }
 
-impl Stopping<'_> {
+impl<'a> Stopping<'a> {
+    fn after(disk: &'a mut VirtualDisk, left: u64) -> Self {
+        Self { disk, left, refuses: None }
+    }
+
     fn step(&mut self, name: &str) -> Result<(), IoFailure> {
         let stopped = || IoFailure::new(std::io::ErrorKind::Other, "stop", name);
         self.left = self.left.checked_sub(1).ok_or_else(stopped)?;
@@ -408,6 +493,13 @@ impl Io for Stopping<'_> {
         self.disk.len(name)
     }
     fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        let end = offset + u64::try_from(buffer.len()).unwrap();
+        let hit = self.refuses.as_ref().filter(|(at, _)| name == SEG && at.start < end && at.end > offset);
+        if hit.is_some_and(|(_, left)| {
+            left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| n.checked_sub(1)).is_ok()
+        }) {
+            return Err(IoFailure::new(std::io::ErrorKind::Other, "read", name));
+        }
         self.disk.read_at(name, offset, buffer)
     }
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
@@ -453,7 +545,7 @@ fn a_crash_anywhere_leaves_a_log_that_opens_or_can_be_repaired_again() {
             for (kind, seed) in [(CrashKind::DropAll, 0), (CrashKind::KeepAll, 0), (CrashKind::Chance, steps + 1)] {
                 let told = format!("world {which}, stopped after {steps} steps, {kind:?}, seed {seed}");
                 let mut disk = disk.clone();
-                let mut stopping = Stopping { disk: &mut disk, left: steps };
+                let mut stopping = Stopping::after(&mut disk, steps);
                 let repaired = Repair::begin(&mut stopping, RepairOptions::default())
                     .and_then(|repair| repair.execute(&mut VirtualDisk::new(), ""));
                 done = repaired.is_ok();
@@ -486,7 +578,7 @@ fn the_copy_is_complete_before_the_log_changes() {
         let (mut disk, mut backup) = (disk.clone(), VirtualDisk::new());
         let before = (all_files(&mut disk), disk.stats().writes);
         let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap();
-        let made = repair.execute(&mut Stopping { disk: &mut backup, left: steps }, "");
+        let made = repair.execute(&mut Stopping::after(&mut backup, steps), "");
         if made.is_ok() {
             break;
         }
@@ -498,7 +590,7 @@ fn the_copy_is_complete_before_the_log_changes() {
 
     // Power fails at the log's very first change: the copy is all there.
     let (mut disk, mut backup) = (disk, VirtualDisk::new());
-    let mut stopping = Stopping { disk: &mut disk, left: 0 };
+    let mut stopping = Stopping::after(&mut disk, 0);
     let stopped = Repair::begin(&mut stopping, RepairOptions::default()).unwrap().execute(&mut backup, "");
     assert!(matches!(stopped, Err(RepairError::Stopped(_))), "{stopped:?}");
     backup.crash(CrashKind::DropAll, &mut |_| 0);

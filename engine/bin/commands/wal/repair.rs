@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use towline_wal::io::RealIo;
 use towline_wal::repair::{
-    LogRepair, LsnRange, README_NAME, Repair, RepairAction, RepairError, RepairOptions, RepairPlan, Unmendable,
+    LogRepair, LsnRange, README_NAME, Repair, RepairAction, RepairError, RepairOptions, RepairPlan, Unmendable, Unread,
 };
 
 pub(super) const CODES: &str = "What is given up is copied first, with a text that says how to go back. A repair never \
@@ -75,15 +75,22 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             if let Value::Object(object) = &mut object {
                 object.insert("event".to_owned(), "repaired".into());
                 object.insert("backup".to_owned(), serde_json::json!(backup));
+                let unread: Vec<_> = repaired.unread.iter().map(unread_object).collect();
+                object.insert("backup_zeroes".to_owned(), unread.into());
             }
             object
         },
         || {
             let copy = format!("repaired; the copy is {}, read its {README_NAME}", backup.display());
-            format!("{copy}\n{}", verify::words(&directory, found))
+            let gaps: String = repaired.unread.iter().map(|part| format!("\n  {part}")).collect();
+            format!("{copy}{gaps}\n{}", verify::words(&directory, found))
         },
     )?;
     Ok(if found.is_good() { ExitCode::SUCCESS } else { ExitCode::from(3) })
+}
+
+fn unread_object(part: &Unread) -> Value {
+    serde_json::json!({ "file": part.file, "offset": part.offset, "bytes": part.bytes })
 }
 
 /// The directory in which the log's own lies.
