@@ -177,7 +177,33 @@ fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
     look_with(io, batches_max())
 }
 
+/// Beside a writer files are used again, replaced and removed while they are read: what is wrong is believed when a second
+/// look finds the same.
 fn look_with(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
+    let mut known = None;
+    for _ in 0..LOOKS_MAX {
+        let found = look_once(io, batches_max);
+        let wrong = match &found {
+            Ok(survey) if survey.replay.report.is_intact() => return found,
+            Ok(Survey { replay, .. }) => Ok((
+                replay.report.damaged.clone(),
+                replay.report.segments_missing.clone(),
+                replay.report.doubtful_hard_states.clone(),
+            )),
+            Err(error) => Err(error.clone()),
+        };
+        if known.as_ref() == Some(&wrong) {
+            return found;
+        }
+        known = Some(wrong);
+    }
+    look_once(io, batches_max)
+}
+
+/// A writer that changes what is there that often has changed it between any two looks.
+const LOOKS_MAX: usize = 4;
+
+fn look_once(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
     let Some(manifest) = read_manifest(io, None)? else {
         return Err(OpenError::Manifest { why: "is missing: this is not the directory of a log" });
     };
@@ -205,7 +231,13 @@ pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
     let survey = look(io)?;
     let mut segments = Vec::new();
     for (number, header) in &survey.headers {
-        let result = scan(&Image::read(io, *number, header.segment_bytes)?, header, survey.bound(*number))?;
+        let image = Image::read(io, *number, header.segment_bytes).map_err(OpenError::from);
+        let result = match image.and_then(|image| survey.scan(io, &image, header, survey.bound(*number))) {
+            Ok(result) if result.findings.is_empty() || !survey.is_gone(io, *number)? => result,
+            Err(error) if !survey.is_gone(io, *number)? => return Err(error),
+            // A writer has given it up meanwhile.
+            Ok(_) | Err(_) => continue,
+        };
         let groups = result.scanned.iter().filter_map(|item| match item {
             Scanned::Group(group) => Some(group_view(group)),
             Scanned::Gap { .. } => None,
@@ -256,7 +288,8 @@ fn group_view(group: &ScannedGroup) -> GroupView {
 }
 
 /// Reads every batch of every log, as its owner would see it, and every group's header and directory. Left unread are
-/// blocks behind a segment's last group, but for its footer, and what lies in segments that are retired.
+/// blocks behind a segment's last group, but for its footer, and what lies in segments that are retired; beside a writer also
+/// what it retires meanwhile.
 ///
 /// # Errors
 /// [`OpenError`], as an open would say it.
@@ -311,6 +344,7 @@ pub(crate) fn read_all(
     let segments_total = u64::try_from(survey.replay.segments.len()).unwrap_or(u64::MAX);
     for (segments, (number, segment)) in (0..).zip(survey.replay.segments.iter()) {
         progress(VerifyProgress { segments, segments_total });
+        let (known_bad, known_findings) = (all.bad.len(), all.findings.len());
         let image = if segment.has_footer { Image::read(io, number, survey.manifest.segment_bytes).ok() } else { None };
         if let (Some(image), Some(header)) = (&image, survey.headers.get(&number)) {
             let header = SegmentHeader { first_group: segment.first_group, ..header.clone() };
@@ -319,23 +353,24 @@ pub(crate) fn read_all(
         }
         for part in parts(survey, io, number, None) {
             let (log, range) = match part {
-                Part::Batch(extent) if image.as_ref().is_some_and(|image| image.has(&extent)) => {
-                    all.good += 1;
-                    continue;
-                }
-                Part::Batch(extent) => match extent.read(io) {
-                    Ok(_) => {
+                Part::Batch(extent) => {
+                    if image.as_ref().is_some_and(|image| image.has(&extent)) || extent.read(io).is_ok() {
                         all.good += 1;
                         continue;
                     }
-                    Err(_) => (extent.log, extent.damaged()),
-                },
+                    (extent.log, extent.damaged())
+                }
                 Part::Unknown(log, range) => (log, range),
             };
             let covers = |known: &DamagedRange| known.first <= range.first && known.last >= range.last;
             if !survey.replay.report.damaged.iter().any(|known| known.log == log && covers(known)) {
                 all.bad.push((log, range));
             }
+        }
+        let is_bad = all.bad.len() > known_bad || all.findings.len() > known_findings;
+        if is_bad && survey.is_gone(io, number)? {
+            all.bad.truncate(known_bad);
+            all.findings.truncate(known_findings);
         }
     }
     Ok(all)

@@ -1,9 +1,11 @@
+use std::cell::Cell;
+
 use super::*;
 use crate::core::{Entry, LogCore, Options};
 use crate::format::batch::{BatchBuilder, BatchKind};
 use crate::format::block::{Block, Compression};
 use crate::format::footer::{TRAILER_BYTES, Trailer};
-use crate::io::{execute, read_exact};
+use crate::io::{IoFailure, LockOutcome, execute, read_exact};
 use crate::vdisk::VirtualDisk;
 
 const LOG: LogId = LogId::new(1);
@@ -14,10 +16,15 @@ fn options() -> Options {
 }
 
 /// Appends a batch of one record in a group of its own, durably.
-fn append(core: &mut LogCore, io: &mut dyn Io, bytes: usize) {
+fn append(core: &mut LogCore, io: &mut dyn Io, log: LogId, bytes: usize) {
     let block = Block::encode(vec![7; bytes].into(), 1, Compression::Never);
-    let batch = BatchBuilder::new(LOG, BatchKind::Data, Epoch::new(1, 1), core.end(LOG), 0).block(block);
-    core.submit(vec![Entry::Batch(batch.seal().unwrap())]).unwrap();
+    let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), core.end(log), 0).block(block);
+    submit(core, io, Entry::Batch(batch.seal().unwrap()));
+}
+
+/// Submits an entry, and does all there is to do.
+fn submit(core: &mut LogCore, io: &mut dyn Io, entry: Entry) {
+    core.submit(vec![entry]).unwrap();
     while let Some(request) = core.poll_io() {
         let result = execute(io, &request);
         core.on_io(request.id, result);
@@ -28,7 +35,7 @@ fn append(core: &mut LogCore, io: &mut dyn Io, bytes: usize) {
 fn long_disk() -> VirtualDisk {
     let mut disk = VirtualDisk::new();
     let (mut core, _) = LogCore::recover(&mut disk, &options()).unwrap();
-    (0..40).for_each(|_| append(&mut core, &mut disk, 4000));
+    (0..40).for_each(|_| append(&mut core, &mut disk, LOG, 4000));
     disk
 }
 
@@ -153,4 +160,114 @@ fn a_group_that_rots_behind_a_good_footer_is_told_and_nothing_is_missing() {
     assert!(found.is_good() && found.batches_good == 40);
     let [finding] = found.findings[..] else { panic!("{found:?}") };
     assert_eq!((finding.row, finding.segment, finding.offset), (GroupRow::G4, 2, group));
+}
+
+/// A disk on which a log is at work: so much is done before a file is read.
+struct Beside<W> {
+    disk: VirtualDisk,
+    core: LogCore,
+    work: W,
+}
+
+impl<W: FnMut(&mut LogCore, &mut VirtualDisk, &str)> Io for Beside<W> {
+    fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        (self.work)(&mut self.core, &mut self.disk, name);
+        self.disk.read_at(name, offset, buffer)
+    }
+    fn list(&mut self) -> Result<Vec<String>, IoFailure> {
+        self.disk.list()
+    }
+    fn len(&mut self, name: &str) -> Result<u64, IoFailure> {
+        self.disk.len(name)
+    }
+    fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
+        unreachable!("a guest takes no lock")
+    }
+    fn create(&mut self, _: &str) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn write_at(&mut self, _: &str, _: u64, _: &[bytes::Bytes]) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn sync_data(&mut self, _: &str) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn sync_dir(&mut self) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn rename(&mut self, _: &str, _: &str) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn remove(&mut self, _: &str) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn settle(&mut self, _: &str) -> Result<(), IoFailure> {
+        unreachable!("a guest changes nothing")
+    }
+    fn entropy(&mut self) -> u64 {
+        unreachable!("a guest makes nothing")
+    }
+    fn process_id(&self) -> u32 {
+        unreachable!("a guest takes no lock")
+    }
+}
+
+#[test]
+fn a_segment_that_grows_while_it_is_read_is_not_damaged() {
+    for begun in 1..=12 {
+        let beside = || {
+            let mut disk = VirtualDisk::new();
+            let options = Options { segment_bytes: 12 << 20, ..Options::default() };
+            let (mut core, _) = LogCore::recover(&mut disk, &options).unwrap();
+            (0..begun).for_each(|_| append(&mut core, &mut disk, LOG, 100_000));
+            // An image is read in pieces of 1 MiB. Here and there one ends before what the next one proves.
+            let work = |core: &mut LogCore, disk: &mut VirtualDisk, name: &str| {
+                if name == segment_name(1) && core.stats().active_segment == 1 {
+                    (0..4).for_each(|_| append(core, disk, LOG, 100_000));
+                }
+            };
+            Beside { disk, core, work }
+        };
+        let once = look_once(&mut beside(), batches_max()).unwrap().replay.report;
+        assert!(once.is_intact() && once.findings.is_empty(), "{begun}: {once:?}");
+        let found = verify_io(&mut beside()).unwrap();
+        assert!(found.is_good() && found.report.findings.is_empty(), "{begun}: {found:?}");
+        assert!(found.batches_good > begun, "what was there before is seen");
+        let seen = inspect_io(&mut beside()).unwrap();
+        assert!(seen.report.is_intact() && seen.segments.iter().all(|segment| segment.findings.is_empty()), "{begun}");
+    }
+}
+
+#[test]
+fn what_is_given_up_and_used_again_while_it_is_looked_at_is_not_damaged() {
+    const OTHER: LogId = LogId::new(2);
+    // Before the first look, or between it and the reading; with a little that lives on, or nothing.
+    for (is_late, is_compacted) in [(false, false), (false, true), (true, false), (true, true)] {
+        let told = format!("late: {is_late}, compacted: {is_compacted}");
+        let mut disk = VirtualDisk::new();
+        let options = Options { slack_segments: 0, ..options() };
+        let (mut core, _) = LogCore::recover(&mut disk, &options).unwrap();
+        for i in 0..60 {
+            append(&mut core, &mut disk, LOG, 4000);
+            if is_compacted && i % 8 == 0 {
+                append(&mut core, &mut disk, OTHER, 100);
+            }
+        }
+        let (is_begun, is_done) = (Cell::new(!is_late), Cell::new(false));
+        let mut reads = 0;
+        let work = |core: &mut LogCore, disk: &mut VirtualDisk, name: &str| {
+            reads += u32::from(name.ends_with(".seg"));
+            if is_begun.get() && reads > 3 && !is_done.replace(true) {
+                let before = core.end(LOG).lsn.next();
+                submit(core, disk, Entry::Release { log: LOG, before });
+                (0..30).for_each(|_| append(core, disk, LOG, 4000));
+                let stats = core.stats();
+                assert_eq!((stats.retired > 0, stats.compactions > 0), (true, is_compacted));
+            }
+        };
+        let io = &mut Beside { disk, core, work };
+        let found = verify_with(io, &mut |_| is_begun.set(true)).expect(&told);
+        assert!(is_done.get() && found.is_good() && found.findings.is_empty(), "{told}: {found:?}");
+        assert!(is_late || found.batches_good > 0, "{told}");
+    }
 }

@@ -116,6 +116,18 @@ impl Image {
         })
     }
 
+    /// Where the last group of the segment's activation ends, as far as headers tell.
+    pub(crate) fn groups_end(&self, segment: &SegmentHeader) -> u64 {
+        let groups = self.own_groups(segment.number).filter(|group| group.salt == segment.salt);
+        groups.map(|group| group.offset.saturating_add(u64::from(group.total_len))).max().unwrap_or(0)
+    }
+
+    /// The image without what is behind this byte.
+    pub(crate) fn up_to(&self, end: u64) -> Self {
+        let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.bytes.len());
+        Self { bytes: self.bytes.slice(..end), unreadable: self.unreadable.clone() }
+    }
+
     fn at(&self, offset: u64, len: usize) -> Option<Bytes> {
         let start = usize::try_from(offset).ok()?;
         let end = start.checked_add(len)?;

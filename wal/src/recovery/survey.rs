@@ -31,6 +31,7 @@ pub(crate) enum Reader {
 #[derive(Debug)]
 pub(crate) struct Survey {
     pub(crate) manifest: Manifest,
+    reader: Reader,
     pub(crate) replay: Replay,
     /// Activated segments' headers.
     pub(crate) headers: BTreeMap<u64, SegmentHeader>,
@@ -107,6 +108,7 @@ pub(crate) fn survey(
     let leftovers = names.iter().filter(half_made).cloned().collect();
     let mut survey = Survey {
         manifest,
+        reader,
         replay: Replay::new(manifest),
         headers: BTreeMap::new(),
         live: BTreeSet::new(),
@@ -219,7 +221,7 @@ impl Survey {
                 header.first_group = end + 1;
             }
             let image = Image::read(io, number, self.manifest.segment_bytes)?;
-            let result = scan(&image, &header, self.bound(number))?;
+            let result = self.scan(io, &image, &header, self.bound(number))?;
             end = result.last_group;
             self.replay.retired.extend(result.scanned.iter().flat_map(retired));
             self.scans.insert(number, result);
@@ -233,6 +235,46 @@ impl Survey {
         let retired = &self.replay.retired;
         self.replay.report.segments_missing.retain(|number| !retired.contains(number));
         Ok(())
+    }
+
+    /// Scans a segment's image.
+    ///
+    /// An image is read piece by piece. Beside a writer a piece may lack groups that were written while it was read, and the
+    /// next one have groups that prove them durable: what a guest finds wrong is looked at again. All that the first image
+    /// knows of was written before the second one is read, so up to there what is wrong is wrong.
+    pub(crate) fn scan(
+        &self,
+        io: &mut dyn Io,
+        image: &Image,
+        header: &SegmentHeader,
+        bound: Bound,
+    ) -> Result<ScanResult, OpenError> {
+        let first = scan(image, header, bound)?;
+        let is_in_question = self.reader == Reader::Guest && !bound.is_sealed;
+        if !is_in_question || first.findings.iter().all(|finding| finding.row.is_end()) {
+            return Ok(first);
+        }
+        let again = Image::read(io, header.number, self.manifest.segment_bytes)?;
+        let second = scan(&again, header, bound)?;
+        if second.findings == first.findings {
+            return Ok(first);
+        }
+        scan(&again.up_to(image.groups_end(header)), header, bound)
+    }
+
+    /// Whether a writer gave the segment's file up since: what it held that is still a log's is elsewhere.
+    pub(crate) fn is_gone(&self, io: &mut dyn Io, number: u64) -> Result<bool, OpenError> {
+        if self.reader == Reader::Owner {
+            return Ok(false);
+        }
+        let name = segment_name(number);
+        if !io.list()?.contains(&name) {
+            return Ok(true);
+        }
+        // A compacted one has the number of the first that it stands for, and another salt.
+        let header = read_exact(io, &name, 0, SEGMENT_HEADER_BYTES).map(|block| SegmentHeader::decode(&block));
+        let known = self.replay.segments.get(number).map(|segment| segment.salt);
+        Ok(matches!(header, Ok(Ok(header)) if header.number == number && Some(header.salt) != known))
     }
 
     /// What later headers tell of a segment.
@@ -406,7 +448,7 @@ impl Survey {
                     if let Some(next) = next.filter(|next| read_trailer(io, **next, &self.manifest).is_none()) {
                         io.will_read(&segment_name(*next), 0..READ_AHEAD_BYTES);
                     }
-                    scan(&image, &header, bound)?
+                    self.scan(io, &image, &header, bound)?
                 }
             };
             self.take_scan(io, header, result, begins_a_life)?;
@@ -482,7 +524,7 @@ impl Survey {
         self.replay.report.headers_rebuilt += 1;
         self.replay.report.segments += 1;
         let image = Image::read(io, number, self.manifest.segment_bytes)?;
-        let result = scan(&image, &header, Bound::default())?;
+        let result = self.scan(io, &image, &header, Bound::default())?;
         let (salt, first_group) = (header.salt, header.first_group);
         let bytes = header.segment_bytes;
         let segment = Segment { salt, first_group, bytes, ..Segment::default() };
