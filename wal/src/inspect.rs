@@ -13,11 +13,12 @@
 //! assert!(inspect::verify(dir.path()).unwrap().is_good());
 //! ```
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::{fmt, vec};
 
+use crate::core::segment_index::{IndexEntry, SegmentIndex};
 use crate::core::{DamagedSlot, Extent, Slot};
 use crate::error::{OpenError, ReadError};
 use crate::format::batch::{Batch, BatchHeader};
@@ -39,7 +40,7 @@ pub struct DirectoryView {
     pub directory_uuid: [u8; 16],
     /// Bytes of a segment, as the manifest says.
     pub segment_bytes: u64,
-    /// Segments with groups, oldest first.
+    /// Segments with groups, oldest first; none where they are handed over one by one.
     pub segments: Vec<SegmentView>,
     /// Segments ready for use.
     pub segments_ready: Vec<u64>,
@@ -215,7 +216,8 @@ pub(crate) fn batches_max() -> u64 {
     u64::try_from(INDEX_BYTES_DEFAULT / size_of::<Slot>()).unwrap_or(u64::MAX)
 }
 
-/// Reads a directory.
+/// Reads a directory. All of its groups and batches are in memory at once: for more than a small one see
+/// [`Batches::directory`].
 ///
 /// # Errors
 /// [`OpenError`], as an open would say it.
@@ -230,6 +232,19 @@ pub fn inspect(dir: impl AsRef<Path>) -> Result<DirectoryView, OpenError> {
 pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
     let survey = look(io)?;
     let mut segments = Vec::new();
+    let view = directory(&survey, io, &mut |segment| {
+        segments.push(segment);
+        ControlFlow::Continue(())
+    })?;
+    Ok(DirectoryView { segments, ..view })
+}
+
+/// A directory's view, its segments handed over one after another.
+fn directory(
+    survey: &Survey,
+    io: &mut dyn Io,
+    take: &mut dyn FnMut(SegmentView) -> ControlFlow<()>,
+) -> Result<DirectoryView, OpenError> {
     for (number, header) in &survey.headers {
         let image = Image::read(io, *number, header.segment_bytes).map_err(OpenError::from);
         let result = match image.and_then(|image| survey.scan(io, &image, header, survey.bound(*number))) {
@@ -242,7 +257,7 @@ pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
             Scanned::Group(group) => Some(group_view(group)),
             Scanned::Gap { .. } => None,
         });
-        segments.push(SegmentView {
+        let view = SegmentView {
             number: *number,
             file: segment_name(*number),
             incarnation: header.incarnation,
@@ -250,14 +265,17 @@ pub fn inspect_io(io: &mut dyn Io) -> Result<DirectoryView, OpenError> {
             footer: read_summary(io, *number, &survey.manifest).is_some(),
             groups: groups.collect(),
             findings: result.findings,
-        });
+        };
+        if take(view).is_break() {
+            break;
+        }
     }
     Ok(DirectoryView {
         directory_uuid: survey.manifest.directory,
         segment_bytes: survey.manifest.segment_bytes,
-        segments,
-        segments_ready: survey.ready.into_iter().collect(),
-        report: survey.replay.report,
+        segments: Vec::new(),
+        segments_ready: survey.ready.iter().copied().collect(),
+        report: survey.replay.report.clone(),
     })
 }
 
@@ -461,8 +479,45 @@ impl<I: Io> Batches<I> {
     /// [`OpenError`], as an open would say it.
     pub fn open_io(mut io: I, wanted: Wanted) -> Result<Self, OpenError> {
         let survey = look(&mut io)?;
-        let segments = survey.replay.segments.iter().map(|(number, _)| number).collect();
-        Ok(Self { io, survey, wanted, segments, parts: Vec::new().into_iter() })
+        let mut batches = Self { io, survey, wanted, segments: VecDeque::new(), parts: Vec::new().into_iter() };
+        batches.restart(wanted);
+        Ok(batches)
+    }
+
+    /// Begins again with what is wanted now, as the directory was when it was opened.
+    pub fn restart(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
+        self.segments = self.survey.replay.segments.iter().map(|(number, _)| number).collect();
+        self.parts = Vec::new().into_iter();
+    }
+
+    /// The directory's view, whatever is wanted of its batches. Its segments go to `take`, oldest first, one in memory at a
+    /// time, until it ends that.
+    ///
+    /// # Errors
+    /// [`OpenError::Io`], [`OpenError::NewerFormat`].
+    pub fn directory(
+        &mut self,
+        take: &mut dyn FnMut(SegmentView) -> ControlFlow<()>,
+    ) -> Result<DirectoryView, OpenError> {
+        directory(&self.survey, &mut self.io, take)
+    }
+
+    /// The logs, whatever is wanted, with their first and last LSN and the number of batches.
+    pub fn logs(&mut self) -> Vec<(LogId, Lsn, Lsn, usize)> {
+        let index = &self.survey.replay.index;
+        let folded: BTreeSet<u64> = index.iter().flat_map(|(_, state)| &state.runs).map(|run| run.segment).collect();
+        let mut counts: BTreeMap<LogId, usize> = index.iter().map(|(log, state)| (log, state.slots.len())).collect();
+        for segment in folded {
+            let loaded = load_index(&self.survey, &mut self.io, segment);
+            for (log, state) in index.iter() {
+                let runs = state.runs.iter().filter(|run| run.segment == segment);
+                let known = runs.flat_map(|run| run.batches(run.first, entries(loaded.as_ref(), log)));
+                *counts.entry(log).or_default() += known.filter(Result::is_ok).count();
+            }
+        }
+        let count = |log| counts.get(&log).copied().unwrap_or(0);
+        index.iter().map(|(log, state)| (log, state.start.lsn.next(), state.end().lsn, count(log))).collect()
     }
 
     /// Whether the log is there at all.
@@ -516,17 +571,7 @@ pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectE
 /// # Errors
 /// [`OpenError`], as an open would say it.
 pub fn logs(dir: impl AsRef<Path>) -> Result<Vec<(LogId, Lsn, Lsn, usize)>, OpenError> {
-    let io = &mut RealIo::read_only(dir.as_ref());
-    let survey = look(io)?;
-    let mut logs = Vec::new();
-    for (log, state) in survey.replay.index.iter() {
-        let known = |part: &Part| matches!(part, Part::Batch(_));
-        let folded =
-            state.runs.iter().map(|run| parts(&survey, io, run.segment, Some(log)).into_iter().filter(known).count());
-        let batches = folded.sum::<usize>() + state.slots.len();
-        logs.push((log, state.start.lsn.next(), state.end().lsn, batches));
-    }
-    Ok(logs)
+    Ok(Batches::open(dir, Wanted::default())?.logs())
 }
 
 /// Why batches can't be had from outside.
@@ -554,16 +599,11 @@ enum Part {
 fn parts(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) -> Vec<Part> {
     let logs = || survey.replay.index.iter().filter(|(log, _)| only.is_none_or(|only| only == *log));
     let folded = logs().any(|(_, state)| state.runs.iter().any(|run| run.segment == segment));
-    let request = if folded { survey.replay.index_request(segment) } else { None };
-    // Once more, if the device refused: what is not known then is told as what can't be read.
-    let index = request.map(|request| match request.load(io) {
-        index if index.is_partial() => request.load(io),
-        index => index,
-    });
+    let index = if folded { load_index(survey, io, segment) } else { None };
     let mut parts = Vec::new();
     for (log, state) in logs() {
         let run = state.runs.iter().find(|run| run.segment == segment);
-        let entries = index.as_ref().and_then(|index| index.logs().get(&log)).map_or(&[][..], Vec::as_slice);
+        let entries = entries(index.as_ref(), log);
         // What is unknown stands behind the batch before it.
         let mut at = 0;
         for part in run.into_iter().flat_map(|run| run.batches(run.first, entries)) {
@@ -582,6 +622,17 @@ fn parts(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) ->
     }
     parts.sort_by_key(|(at, _)| *at);
     parts.into_iter().map(|(_, part)| part).collect()
+}
+
+/// A segment's index. Once more, if the device refused: what is not known then is told as what can't be read.
+fn load_index(survey: &Survey, io: &mut dyn Io, segment: u64) -> Option<SegmentIndex> {
+    let request = survey.replay.index_request(segment)?;
+    let index = request.load(io);
+    Some(if index.is_partial() { request.load(io) } else { index })
+}
+
+fn entries(index: Option<&SegmentIndex>, log: LogId) -> &[IndexEntry] {
+    index.and_then(|index| index.logs().get(&log)).map_or(&[], Vec::as_slice)
 }
 
 #[cfg(test)]

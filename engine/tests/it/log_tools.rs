@@ -211,6 +211,33 @@ fn inspect_shows_segments_and_logs_and_more_where_it_is_asked() {
 }
 
 #[test]
+fn inspect_prints_no_control_characters_of_a_record_and_goes_on_behind_batches_of_others() {
+    let world = World::of([b"\x1b[2J\n1  put".to_vec()]);
+    let other = LogId::new(3);
+    let (wal, _) = Wal::open(world.wal(), options()).unwrap();
+    let last = put(9, b"behind it").encode().unwrap();
+    for bytes in [Bytes::from_static(b"not the engine's"), last] {
+        let block = Block::encode(bytes, 1, Compression::Never);
+        let batch = BatchBuilder::new(other, BatchKind::Data, Epoch::new(1, 1), wal.end(other), 0).block(block);
+        wal.append(batch.seal().unwrap()).unwrap();
+    }
+    wal.close().unwrap();
+    let log = LOG.to_string();
+    let ran = world.run("inspect", &["--records", "--log", &log]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    assert!(!ran.text().contains('\x1b'), "{}", ran.text());
+    let told: Vec<&str> = ran.text().lines().filter(|line| line.contains("put key-1")).collect();
+    assert_eq!(told, ["  1  put key-1 = \\u{1b}[2J\\n1  put"]);
+
+    let ran = world.run("inspect", &["--records"]);
+    assert_eq!((ran.code, ran.err.as_str()), (3, ""), "as a dump ends");
+    assert!(ran.text().contains("\n  LSN 1 to 1: not records that this build reads: "), "{}", ran.text());
+    assert!(ran.text().contains("  2  put key-9 = behind it"), "{}", ran.text());
+    let objects = world.run("inspect", &["--records", "--json"]).objects();
+    assert_eq!(objects.iter().filter(|object| object.get("not_read").is_some()).count(), 1);
+}
+
+#[test]
 fn repair_asks_and_where_there_is_nobody_to_ask_it_changes_nothing() {
     let (world, _) = World::damaged(3);
     let before = world.bytes();

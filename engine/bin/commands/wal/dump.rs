@@ -1,6 +1,6 @@
 //! `towline wal dump DIR`: streams; never holds more than a batch.
 
-use super::records::{Read, each, escaped};
+use super::records::{Read, each, escaped, not_records};
 use super::{damage_object, damage_words, log_directory, refused};
 use crate::failure::{Exit, Failure};
 use serde_json::Value;
@@ -103,7 +103,7 @@ impl<W: Write> Dump<W> {
             let object = serde_json::json!({
                 "log": log.to_string(), "first_lsn": next.get(), "last_lsn": last.get(), "why": why,
             });
-            self.tell(object, &format!("log {log}, LSN {next} to {last}: not records that this build reads: {why}"));
+            self.tell(object, &format!("log {log}, {}", not_records(next, last, &failure)));
         }
         Ok(())
     }

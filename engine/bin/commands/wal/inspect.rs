@@ -1,16 +1,18 @@
 //! `towline wal inspect DIR`.
 
-use super::records::each;
+use super::records::{each, escaped, not_records};
 use super::{damage_words, log_directory, refused};
 use crate::failure::{Exit, Failure};
-use crate::output::{Format, Output, count, hex, readable, size, table};
+use crate::output::{Format, Output, count, hex, size, table};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use towline::model::{LogId, Lsn};
-use towline_wal::inspect::{self, Batches, DirectoryView, GroupView, SegmentView, Wanted};
+use towline_wal::inspect::{Batches, DirectoryView, GroupView, SegmentView, Wanted};
+use towline_wal::io::RealIo;
 use towline_wal::{Batch, ReadError};
 
 #[derive(Debug, clap::Args)]
@@ -80,16 +82,30 @@ pub(crate) struct BatchLine {
 pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let output = Output::new(args.format);
     let directory = log_directory(&args.directory);
-    let view = inspect::inspect(&directory).map_err(|error| refused(&directory, error))?;
-    let mut logs = inspect::logs(&directory).map_err(|error| refused(&directory, error))?;
+    let refuse = |error| refused(&directory, error);
+    let mut batches = Batches::open(&directory, Wanted::default()).map_err(refuse)?;
+    let mut logs = batches.logs();
     logs.retain(|(log, ..)| args.log.is_none_or(|named| named == *log));
     if let (Some(log), true) = (args.log, logs.is_empty()) {
         return Err(Failure::say(Exit::Failed, format!("{}: there is no log {log}", directory.display())));
     }
-    print_directory(output, &directory, &view)?;
-    print_segments(output, &view)?;
+    // Of a segment no more is kept than its line.
+    let mut segments = Vec::new();
+    let view = batches.directory(&mut |segment| {
+        segments.push(segment_line(&segment));
+        ControlFlow::Continue(())
+    });
+    let view = view.map_err(refuse)?;
+    print_directory(output, &directory, &view, &segments)?;
+    print_segments(output, &view, &segments)?;
     if args.groups {
-        view.segments.iter().try_for_each(|segment| print_groups(output, segment))?;
+        let mut printed = Ok(());
+        let read = batches.directory(&mut |segment| {
+            printed = print_groups(output, &segment);
+            if printed.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+        });
+        printed?;
+        read.map_err(refuse)?;
     }
     let logs: Vec<_> = logs.into_iter().map(log_line).collect();
     let mut is_good = view.report.is_intact();
@@ -98,25 +114,30 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
         output.text(|| format!("\n{}", log_table(&logs)))?;
     } else {
         for (log, line) in &logs {
-            is_good &= print_batches(output, &directory, *log, line, args.records)?;
+            is_good &= print_batches(output, &mut batches, *log, line, args.records)?;
         }
     }
     Ok(if is_good { ExitCode::SUCCESS } else { ExitCode::from(3) })
 }
 
-fn print_directory(output: Output, directory: &Path, view: &DirectoryView) -> Result<(), Failure> {
-    let groups: usize = view.segments.iter().map(|segment| segment.groups.len()).sum();
+fn print_directory(
+    output: Output,
+    directory: &Path,
+    view: &DirectoryView,
+    segments: &[SegmentLine],
+) -> Result<(), Failure> {
+    let groups: u64 = segments.iter().map(|segment| segment.groups).sum();
     output.both(
         || {
             serde_json::json!({
                 "directory": directory, "directory_uuid": hex(&view.directory_uuid),
-                "segment_bytes": view.segment_bytes, "segments": view.segments.len(), "groups": groups,
+                "segment_bytes": view.segment_bytes, "segments": segments.len(), "groups": groups,
                 "segments_ready": view.segments_ready, "segments_missing": view.report.segments_missing,
                 "clean_close": view.report.clean_close, "intact": view.report.is_intact(),
             })
         },
         || {
-            let (segments, bytes) = (view.segments.len(), size(view.segment_bytes));
+            let (segments, bytes) = (segments.len(), size(view.segment_bytes));
             let end =
                 if view.report.clean_close { "closed in good order" } else { "open, or not closed in good order" };
             let mut lines =
@@ -129,8 +150,7 @@ fn print_directory(output: Output, directory: &Path, view: &DirectoryView) -> Re
     Ok(())
 }
 
-fn print_segments(output: Output, view: &DirectoryView) -> Result<(), Failure> {
-    let lines: Vec<SegmentLine> = view.segments.iter().map(segment_line).collect();
+fn print_segments(output: Output, view: &DirectoryView, lines: &[SegmentLine]) -> Result<(), Failure> {
     lines.iter().try_for_each(|line| output.object(|| serde_json::json!(line)))?;
     output.text(|| {
         let header = ["segment", "life", "groups", "first", "last", "batches", "used", "footer", "findings"];
@@ -235,60 +255,99 @@ fn log_table(logs: &[(LogId, LogLine)]) -> String {
 /// Prints a log's batches; whether all of them can be read.
 fn print_batches(
     output: Output,
-    directory: &Path,
+    batches: &mut Batches<RealIo>,
     log: LogId,
     line: &LogLine,
     with_records: bool,
 ) -> Result<bool, Failure> {
-    let wanted = Wanted { log: Some(log), ..Wanted::default() };
-    let batches = Batches::open(directory, wanted).map_err(|error| refused(directory, error))?;
+    batches.restart(Wanted { log: Some(log), ..Wanted::default() });
     output.both(
         || serde_json::json!(line),
         || format!("\nlog {log}: LSN {} to {} in {} batches", line.first_lsn, line.last_lsn, line.batches),
     )?;
-    let (mut rows, mut is_good) = (Vec::new(), true);
+    let (mut rows, mut is_good) = (Rows { output, with_records, rows: Vec::new(), is_printed: false }, true);
     for batch in batches {
         let batch = match batch {
             Ok(batch) => batch,
             Err(error) => {
                 is_good = false;
-                unreadable(output, &error, &mut rows)?;
+                output.object(|| serde_json::json!({ "unreadable": error.to_string() }))?;
+                if let ReadError::Corrupt { first, last, .. } = error {
+                    rows.push(vec!["damaged".to_owned(), String::new(), first.to_string(), last.to_string()])?;
+                }
                 continue;
             }
         };
         let line = batch_line(&batch);
-        let mut records = Vec::new();
+        let (mut records, mut unknown) = (Vec::new(), None);
         if with_records {
-            each(&batch, &mut |record| {
-                records.push((record.object(), format!("{}  {}", record.lsn, record.words(readable))));
+            let mut next = batch.first_lsn();
+            let read = each(&batch, &mut |record| {
+                next = record.lsn.next();
+                records.push((record.object(), format!("{}  {}", record.lsn, record.words(escaped))));
                 Ok(())
-            })?;
+            });
+            // Another application's batch, or a newer release's: the next one may be read.
+            unknown = read.err().map(|failure| not_records(next, batch.last_lsn(), &failure));
+            is_good &= unknown.is_none();
         }
         output.object(|| {
             let mut object = serde_json::json!(line);
             if with_records && let Value::Object(object) = &mut object {
                 object.insert("contents".to_owned(), records.iter().map(|record| record.0.clone()).collect());
+                object.extend(unknown.iter().map(|words| ("not_read".to_owned(), words.as_str().into())));
             }
             object
         })?;
         let mut row = vec![line.kind, line.epoch, line.first_lsn.to_string(), line.last_lsn.to_string()];
         row.extend([line.records.to_string(), size(line.bytes), line.chain]);
         row.push(line.sha256.get(..16).unwrap_or_default().to_owned());
-        rows.push(row);
+        rows.push(row)?;
         // Beside the batch's line, where people look for them; the table of batches stands alone without.
-        rows.extend(records.into_iter().map(|(_, text)| vec![String::new(), text]));
+        records
+            .into_iter()
+            .map(|(_, text)| text)
+            .chain(unknown)
+            .try_for_each(|text| rows.push(vec![String::new(), text]))?;
     }
-    let header = ["kind", "epoch", "first", "last", "records", "bytes", "chain", "sha256"];
-    output.text(|| if with_records { plain(rows) } else { table(&header, rows) })?;
+    rows.finish()?;
     Ok(is_good)
 }
 
-fn unreadable(output: Output, error: &ReadError, rows: &mut Vec<Vec<String>>) -> Result<(), Failure> {
-    output.object(|| serde_json::json!({ "unreadable": error.to_string() }))?;
-    if let ReadError::Corrupt { first, last, .. } = error {
-        rows.push(vec!["damaged".to_owned(), String::new(), first.to_string(), last.to_string()]);
+/// The lines of a log's batches, for people: with records one by one, otherwise as tables of so many.
+struct Rows {
+    output: Output,
+    with_records: bool,
+    rows: Vec<Vec<String>>,
+    is_printed: bool,
+}
+
+impl Rows {
+    /// A log may have any number of batches, and memory has an end.
+    const ROWS_MAX: usize = 1000;
+
+    fn push(&mut self, row: Vec<String>) -> Result<(), Failure> {
+        if self.with_records {
+            self.output.text(|| row.join("  "))?;
+            return Ok(());
+        }
+        self.rows.push(row);
+        if self.rows.len() < Self::ROWS_MAX { Ok(()) } else { self.print() }
     }
-    Ok(())
+
+    fn print(&mut self) -> Result<(), Failure> {
+        let header = ["kind", "epoch", "first", "last", "records", "bytes", "chain", "sha256"];
+        self.is_printed = true;
+        self.output.text(|| table(&header, self.rows.drain(..)))?;
+        // Those of JSON are printed already.
+        self.rows.clear();
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), Failure> {
+        let is_due = !self.with_records && (!self.rows.is_empty() || !self.is_printed);
+        if is_due { self.print() } else { Ok(()) }
+    }
 }
 
 fn batch_line(batch: &Batch) -> BatchLine {
@@ -305,8 +364,4 @@ fn batch_line(batch: &Batch) -> BatchLine {
         chain: header.chain.to_string(),
         sha256: hex(&Sha256::digest(batch.bytes())),
     }
-}
-
-fn plain(rows: Vec<Vec<String>>) -> String {
-    rows.iter().map(|row| row.join("  ")).collect::<Vec<_>>().join("\n")
 }

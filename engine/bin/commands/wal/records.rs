@@ -47,6 +47,11 @@ pub(super) fn each(batch: &Batch, take: &mut dyn FnMut(Read) -> Result<(), Failu
     Ok(())
 }
 
+/// What is said of records that can't be told.
+pub(super) fn not_records(first: Lsn, last: Lsn, why: &Failure) -> String {
+    format!("LSN {first} to {last}: not records that this build reads: {}", why.sentence())
+}
+
 impl Read {
     /// As JSON.
     pub(super) fn object(&self) -> Value {
