@@ -271,3 +271,27 @@ fn what_is_given_up_and_used_again_while_it_is_looked_at_is_not_damaged() {
         assert!(is_late || found.batches_good > 0, "{told}");
     }
 }
+
+#[test]
+fn one_look_serves_the_view_the_logs_and_the_batches_as_often_as_wanted() {
+    let mut disk = long_disk();
+    let view = inspect_io(&mut disk.clone()).unwrap();
+    let survey = look_with(&mut disk, 0).unwrap();
+    // Whoever looked once has seen it: what is gone now is not asked for.
+    disk.remove("MANIFEST").unwrap();
+    let (wanted, segments, parts) = (Wanted::default(), VecDeque::new(), Vec::new().into_iter());
+    let mut batches = Batches { io: disk, survey, wanted, segments, parts };
+    assert_eq!(batches.logs(), [(LOG, Lsn::FIRST, Lsn::new(40), 40)]);
+    for _ in 0..2 {
+        batches.restart(wanted);
+        assert_eq!(batches.by_ref().filter(Result::is_ok).count(), 40);
+        batches.restart(Wanted { log: Some(LOG), from: Lsn::new(30), ..wanted });
+        assert_eq!(batches.by_ref().next().unwrap().unwrap().first_lsn(), Lsn::new(30));
+    }
+    let mut numbers = Vec::new();
+    let seen = batches.directory(&mut |segment| {
+        numbers.push(segment.number);
+        if segment.number < 3 { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    assert_eq!((seen.unwrap().directory_uuid, numbers), (view.directory_uuid, vec![1, 2, 3]));
+}
