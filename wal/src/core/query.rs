@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::index::LogState;
-use super::segment_index::{IndexEntry, IndexRequest, SegmentIndex};
+use super::segment_index::{IndexCache, IndexEntry, IndexRequest, SegmentIndex};
 use super::{Cut, DamagedSlot, Life, LogCore, Slot, Stats};
 use crate::error::ReadError;
 use crate::format::batch::Batch;
@@ -32,21 +32,23 @@ pub struct Extent {
     pub epoch: Epoch,
     /// The chain at its end.
     pub chain: Chain,
+    /// What it continues, as far as the index knows.
+    pub before: Option<LogPosition>,
 }
 
 impl Extent {
     pub(crate) fn of(log: LogId, slot: &Slot) -> Self {
         let Slot { segment, offset, len, first, last, epoch, chain } = *slot;
-        Self { segment, offset: u64::from(offset), len, log, first, last, epoch, chain }
+        Self { segment, offset: u64::from(offset), len, log, first, last, epoch, chain, before: None }
     }
 
     pub(crate) fn entry(log: LogId, state: &LogState, segment: u64, entry: &IndexEntry) -> Self {
         let IndexEntry { first, last, chain, offset, len } = *entry;
         let epoch = state.epoch_of(first);
-        Self { segment, offset: u64::from(offset), len, log, first, last, epoch, chain }
+        Self { segment, offset: u64::from(offset), len, log, first, last, epoch, chain, before: None }
     }
 
-    /// Reads the batch and checks that it is the one: bytes, log, LSNs, epoch, chain.
+    /// Reads the batch and checks that it is the one: bytes, log, LSNs, epoch, chain, and what it continues.
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] if it is not, or if the medium can't read it, twice.
@@ -69,7 +71,18 @@ impl Extent {
 
     fn is(&self, batch: &Batch) -> bool {
         let at = batch.position();
-        (batch.log(), batch.first_lsn()) == (self.log, self.first) && (at.epoch, at.chain) == (self.epoch, self.chain)
+        (batch.log(), batch.first_lsn()) == (self.log, self.first)
+            && (at.epoch, at.chain) == (self.epoch, self.chain)
+            && self.before.is_none_or(|before| batch.follows(&before))
+    }
+
+    /// Whether both are the same batch at the same place.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        Self { before: None, ..*self } == Self { before: None, ..*other }
+    }
+
+    const fn end(&self) -> LogPosition {
+        LogPosition { epoch: self.epoch, lsn: self.last, chain: self.chain }
     }
 
     pub(crate) fn bytes_len(&self) -> usize {
@@ -208,7 +221,12 @@ impl LogCore {
         let ended = self.plan_runs(log, state, &mut plan, max_bytes);
         if ended.is_ok() && !plan.is_ended {
             let slots = state.slots.iter().skip(state.slot_at(plan.next)).map(|slot| Extent::of(log, slot));
-            plan.extend(state, slots.take_while(|extent| extent.last <= state.written.lsn), max_bytes);
+            plan.extend(
+                state,
+                &self.index.cache,
+                slots.take_while(|extent| extent.last <= state.written.lsn),
+                max_bytes,
+            );
         }
         let error = ended.err().or_else(|| damage_between(log, state, plan.next, plan.next));
         match error {
@@ -227,7 +245,12 @@ impl LogCore {
             let entries = self.index.cache.entries(segment, log).ok_or(ReadError::NotLoaded { segment })?;
             let mut gap = None;
             let known = run.batches(plan.next, entries).map_while(|part| part.map_err(|range| gap = Some(range)).ok());
-            plan.extend(state, known.map(|entry| Extent::entry(log, state, segment, entry)), bytes_max);
+            plan.extend(
+                state,
+                &self.index.cache,
+                known.map(|entry| Extent::entry(log, state, segment, entry)),
+                bytes_max,
+            );
             if plan.is_ended {
                 return Ok(());
             }
@@ -311,7 +334,13 @@ struct Plan {
 
 impl Plan {
     /// Adds what fits, up to damage.
-    fn extend(&mut self, state: &LogState, extents: impl Iterator<Item = Extent>, bytes_max: usize) {
+    fn extend(
+        &mut self,
+        state: &LogState,
+        cache: &IndexCache,
+        extents: impl Iterator<Item = Extent>,
+        bytes_max: usize,
+    ) {
         for extent in extents {
             let fits = self.extents.is_empty() || self.bytes.saturating_add(extent.bytes_len()) <= bytes_max;
             if !fits || damage_between(extent.log, state, self.next, extent.last).is_some() {
@@ -320,7 +349,9 @@ impl Plan {
             }
             self.bytes = self.bytes.saturating_add(extent.bytes_len());
             self.next = extent.last.next();
-            self.extents.push(extent);
+            let last = self.extents.last().filter(|last| last.last == extent.first.prev());
+            let before = last.map(Extent::end).or_else(|| state.position_at(extent.log, extent.first.prev(), cache));
+            self.extents.push(Extent { before, ..extent });
         }
     }
 }

@@ -229,7 +229,9 @@ impl Wal {
             let plan = state.core.plan_read(log, from, max_bytes)?;
             let mut cached: Vec<Option<Batch>> = plan.iter().map(|extent| state.core.cached(extent)).collect();
             drop(state);
-            if let Some((_, error)) = failed.take().filter(|(extent, _)| plan.first() == Some(extent)) {
+            if let Some((_, error)) =
+                failed.take().filter(|(extent, _)| plan.first().is_some_and(|first| first.is_same(extent)))
+            {
                 return Err(error);
             }
             let mut batches = Vec::with_capacity(plan.len());

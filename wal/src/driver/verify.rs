@@ -95,6 +95,9 @@ impl Wal {
     fn is_still(&self, extent: &Extent) -> bool {
         let state = self.loaded(extent.log, extent.first);
         !state.stopping
-            && state.core.plan_read(extent.log, extent.first, 1).is_ok_and(|plan| plan.first() == Some(extent))
+            && state
+                .core
+                .plan_read(extent.log, extent.first, 1)
+                .is_ok_and(|plan| plan.first().is_some_and(|first| first.is_same(extent)))
     }
 }

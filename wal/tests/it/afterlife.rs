@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use towline_wal::io::{Io, segment_name};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogCore, LogId, LogPosition, Lsn, Options, ReadError};
+use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogId, LogPosition, Lsn, Options};
 
 use crate::damage::flip;
 use crate::world::{Chance, World, batch, log, options};
@@ -254,49 +254,6 @@ fn a_batch_that_is_written_again_behind_a_truncation_is_there_when_it_is() {
     world.run();
     assert_eq!(world.core.durable_end(log(1)), next.position());
     assert_eq!(world.core.plan_read(log(1), next.first_lsn(), 1).unwrap().len(), 1);
-}
-
-#[test]
-fn a_batch_that_an_index_does_not_know_any_more_is_missed_and_not_passed_over() {
-    let mut world = World::new();
-    world.append_synced_to_the_next_segment(log(1));
-    world.append_synced_to_the_next_segment(log(1));
-    world.disk.kill_process();
-    let folded = Options { index_bytes_max: 0, ..options() };
-    let mut disk = world.disk;
-    let bad = Lsn::new(3);
-    let plan = {
-        let mut disk = disk.clone();
-        let (mut core, _) = LogCore::recover(&mut disk, &folded).unwrap();
-        core.load_index(&mut disk, log(1), bad);
-        core.plan_read(log(1), bad, 1).unwrap()
-    };
-    let name = segment_name(plan[0].segment);
-    // The batch, and the footer's list of where batches are, which an open does not read.
-    flip(&mut disk, &name, plan[0].offset + 200);
-    let len = disk.len(&name).unwrap();
-    let spoilt = (0..len).rev().step_by(16).find(|at| {
-        let mut tried = disk.clone();
-        flip(&mut tried, &name, *at);
-        let (mut core, report) = LogCore::recover(&mut tried, &folded).unwrap();
-        let by_footer = report.is_intact() && core.damaged(log(1)).is_empty();
-        core.load_index(&mut tried, log(1), bad);
-        let plan = core.plan_read(log(1), bad, 1);
-        by_footer && plan.map_or(true, |plan| plan.iter().all(|extent| extent.first != bad))
-    });
-    flip(&mut disk, &name, spoilt.expect("there is such a byte"));
-    let (mut core, _) = LogCore::recover(&mut disk, &folded).unwrap();
-    for from in [1, 3] {
-        core.load_index(&mut disk, log(1), Lsn::new(from));
-        match core.plan_read(log(1), Lsn::new(from), 1 << 20) {
-            Ok(plan) => assert!(from == 1 && plan.len() == 2, "{plan:?}"),
-            Err(ReadError::Corrupt { first, last, .. }) => assert_eq!((first, last), (bad, bad)),
-            Err(other) => panic!("{other}"),
-        }
-    }
-    core.load_index(&mut disk, log(1), Lsn::new(4));
-    let behind = core.plan_read(log(1), Lsn::new(4), 1).unwrap();
-    assert_eq!(behind[0].first, Lsn::new(4), "what is behind it can be read");
 }
 
 #[test]
