@@ -4,7 +4,9 @@
 //! 1. A segment is retired behind everything that made it dead: the record goes through the same queue.
 //! 2. What only it says and is still true (hard states, starts, cuts) is said again before it is retired.
 //! 3. A segment with a record that killed something outlives the files of what it killed.
-//! 4. A segment whose header says where the one before it ends outlives it, until that says so itself, in a footer.
+//! 4. What is gone is said again as well: else all that a segment's records retired would be missing once it is retired
+//!    itself, if the header rots that was written since.
+//! 5. A segment whose header says where the one before it ends outlives it, until that says so itself, in a footer.
 
 use super::{Item, Life, LogCore, Queued, Spare};
 use crate::core::index::LogState;
@@ -19,10 +21,9 @@ impl LogCore {
             return;
         }
         (self.reclaim_due, self.freed_bytes) = (false, 0);
-        let taken = |number: u64| self.compaction.as_ref().is_some_and(|c| c.takes(number));
-        let dead = self.segments.iter().filter(|(number, s)| s.is_dead() && !taken(*number));
+        let dead = self.segments.iter().filter(|(number, s)| s.is_dead() && !self.is_taken(*number));
         let dead: Vec<u64> = dead.map(|(number, _)| number).collect();
-        let mut relocated = 0;
+        let (mut relocated, mut gone_is_said) = (0, false);
         for number in dead {
             if self.sealing.values().any(|sealing| *sealing == number) || !self.may_leave_a_hole(number) {
                 continue;
@@ -40,6 +41,9 @@ impl LogCore {
             let records: Vec<Record> =
                 self.index.iter().flat_map(|(log, state)| state.records_in(log, number)).collect();
             relocated += records.iter().map(Record::encoded_len).sum::<usize>();
+            if !std::mem::replace(&mut gone_is_said, true) {
+                self.say_what_is_gone();
+            }
             records.into_iter().for_each(|record| self.enqueue(record));
             self.enqueue(Record::Retirement { segment: number });
             if let Some(segment) = self.segments.get_mut(number) {
@@ -51,6 +55,25 @@ impl LogCore {
             }
         }
         self.consider_compaction();
+    }
+
+    fn is_taken(&self, number: u64) -> bool {
+        self.compaction.as_ref().is_some_and(|compaction| compaction.takes(number))
+    }
+
+    /// All numbers below the active segment's that are no segment any more, or will be none behind what is in the queue. As
+    /// many records at most as there are ranges in a header, and one.
+    fn say_what_is_gone(&mut self) {
+        // Until the name of the file that stands for them is durable, compacted ones are there.
+        let there = self.segments.iter().filter(|(number, segment)| !segment.retiring || self.is_taken(*number));
+        let there = ranges(there.map(|(number, _)| number));
+        let mut first = 1;
+        for (start, end) in there {
+            if first < start {
+                self.enqueue(Record::Gone { first, last: start - 1 });
+            }
+            first = end + 1;
+        }
     }
 
     /// Headers name live segments by ranges, and hold so many.

@@ -111,7 +111,7 @@ impl Footer {
                 self.records.retain(|r| !over(r));
             }
             Record::Anchor { log, at } => self.anchor(*log, at),
-            Record::Cut { .. } | Record::Retirement { .. } => {}
+            Record::Cut { .. } | Record::Retirement { .. } | Record::Gone { .. } => {}
         }
         self.growth = self.growth.saturating_add(record.encoded_len());
         self.records.push(record.clone());

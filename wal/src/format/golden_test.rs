@@ -181,6 +181,15 @@ fn a_settled_record_is_the_golden_one() {
     assert_eq!(decode_records(&stored).unwrap(), [Record::Settled { log: LOG }]);
 }
 
+/// As above.
+#[test]
+fn a_record_of_what_is_gone_is_the_golden_one() {
+    let (gone, mut fresh) = (Record::Gone { first: 3, last: 9 }, Vec::new());
+    gone.encode(&mut fresh);
+    let stored = check("record-gone.bin", &fresh);
+    assert_eq!(decode_records(&stored).unwrap(), [gone]);
+}
+
 #[test]
 fn a_group_is_the_golden_one() {
     let (header, fresh) = group();

@@ -15,6 +15,7 @@
 //! | 9 | closing | incarnation 8 |
 //! | 10 | mention of a hard state (only where a directory is repeated) | log 16, kind 1, zero 7 |
 //! | 11 | settled: the log's cut is over | log 16 |
+//! | 12 | gone: no segment from the first to the last is there any more | first segment 8, last segment 8 |
 //!
 //! A position is: log 16, LSN 8, epoch.version 8, epoch.term 4, zero 4, chain 8.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
@@ -92,6 +93,7 @@ pub(crate) enum Record {
     Closing { incarnation: u64 },
     Mention { log: LogId, kind: HardStateKind },
     Settled { log: LogId },
+    Gone { first: u64, last: u64 },
 }
 
 /// Bytes that are no record of this build.
@@ -125,6 +127,7 @@ impl fmt::Display for Record {
             Self::Closing { incarnation } => write!(f, "closed in good order in life {incarnation}"),
             Self::Mention { log, kind } => write!(f, "log {log}: a hard state {kind:?} was set"),
             Self::Settled { log } => write!(f, "log {log} is whole again"),
+            Self::Gone { first, last } => write!(f, "segments {first} to {last} are gone"),
         }
     }
 }
@@ -143,6 +146,7 @@ impl Record {
             Self::Closing { .. } => 9,
             Self::Mention { .. } => 10,
             Self::Settled { .. } => 11,
+            Self::Gone { .. } => 12,
         }
     }
 
@@ -158,7 +162,7 @@ impl Record {
             | Self::Cut { log, .. }
             | Self::Mention { log, .. }
             | Self::Settled { log } => Some(*log),
-            Self::Retirement { .. } | Self::Closing { .. } => None,
+            Self::Retirement { .. } | Self::Closing { .. } | Self::Gone { .. } => None,
         }
     }
 
@@ -167,7 +171,7 @@ impl Record {
         let body = match self {
             Self::Batch(_) => 64,
             Self::Truncate { .. } | Self::Anchor { .. } | Self::Reset { .. } => 48,
-            Self::Remove { .. } | Self::Settled { .. } => 16,
+            Self::Remove { .. } | Self::Settled { .. } | Self::Gone { .. } => 16,
             Self::HardState { bytes, .. } => bytes.len().saturating_add(24),
             Self::Cut { .. } | Self::Mention { .. } => 24,
             Self::Retirement { .. } | Self::Closing { .. } => 8,
@@ -215,6 +219,10 @@ impl Record {
                 out.put_u8(kind.code());
                 out.put_zeroes(7);
             }
+            Self::Gone { first, last } => {
+                out.put_u64(*first);
+                out.put_u64(*last);
+            }
         }
         debug_assert_eq!(out.len(), start.saturating_add(self.encoded_len()));
     }
@@ -222,7 +230,7 @@ impl Record {
     fn decode(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
         let (kind, version, zero, len) = (fields.u8()?, fields.u8()?, fields.u16()?, fields.u32()?);
         let mut body = Fields::new(fields.bytes(usize::try_from(len).map_err(|_| Short)?)?);
-        if version != VERSION || !(1..=11).contains(&kind) {
+        if version != VERSION || !(1..=12).contains(&kind) {
             return Err(RecordError::Newer { found: version.max(2) });
         }
         let record = Self::decode_body(kind, &mut body)?;
@@ -235,6 +243,10 @@ impl Record {
         }
         if kind == 9 {
             return Ok(Self::Closing { incarnation: f.u64()? });
+        }
+        if kind == 12 {
+            let (first, last) = (f.u64()?, f.u64()?);
+            return if first <= last { Ok(Self::Gone { first, last }) } else { Err(RecordError::Malformed) };
         }
         let log = LogId::new(f.u128()?);
         Ok(match kind {
@@ -333,6 +345,7 @@ mod tests {
             Record::Closing { incarnation: 6 },
             Record::Mention { log, kind: HardStateKind::Owner },
             Record::Settled { log },
+            Record::Gone { first: 6, last: 9 },
         ]
     }
 
@@ -352,7 +365,7 @@ mod tests {
         let mut bytes = Vec::new();
         Record::Retirement { segment: 5 }.encode(&mut bytes);
         assert_eq!(decode_records(&bytes[..15]), Err(RecordError::Malformed));
-        bytes[0] = 12;
+        bytes[0] = 13;
         assert_eq!(decode_records(&bytes), Err(RecordError::Newer { found: 2 }));
     }
 }

@@ -2,6 +2,7 @@
 //! the next segment is activated, and its first group makes this life's incarnation and the cuts durable.
 
 pub(crate) mod index;
+pub(crate) mod numbers;
 pub(crate) mod replay;
 pub(crate) mod report;
 pub(crate) mod scan;

@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use super::numbers::Numbers;
 use super::report::OpenReport;
 use super::scan::{Scanned, ScannedGroup, is_entry};
 use crate::core::index::room_of;
@@ -35,8 +36,8 @@ pub(crate) struct Replay {
     /// What each segment that was read is, and what it must outlive.
     pub(crate) segments: Segments,
     pub(crate) manifest: Option<Manifest>,
-    /// Numbers that were live once and are no more, as far as records and compacted segments tell.
-    pub(crate) retired: BTreeSet<u64>,
+    /// Numbers that were live once and are no more, as far as records and headers tell.
+    pub(crate) retired: Numbers,
     lost: Option<Lost>,
     /// Batches that are known by the segments' summaries only.
     folded: u64,
@@ -360,7 +361,8 @@ impl Replay {
                     self.segments.kill(segment, from);
                 }
             }
-            Record::Batch(_) | Record::Retirement { .. } | Record::Closing { .. } | Record::Mention { .. } => {}
+            Record::Batch(_) | Record::Retirement { .. } | Record::Gone { .. } => {}
+            Record::Closing { .. } | Record::Mention { .. } => {}
         }
         if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
             state.place_record(record, segment);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::numbers::Numbers;
 use super::replay::Replay;
 use super::scan::{Bound, Image, ScanResult, Scanned, scan};
 use super::table::{SegmentEvidence, SegmentRow, SegmentSeen, segment_row};
@@ -177,12 +178,14 @@ impl Survey {
         self.headers.values().rev().find(|header| !header.live.is_empty())
     }
 
-    /// Whether a record says so, or the newest header: its list of what was live lacks the number.
-    fn was_retired(&self, number: u64) -> bool {
-        let unlisted = |newest: &SegmentHeader| {
-            number < newest.number && !newest.live.iter().any(|(first, last)| (*first..=*last).contains(&number))
-        };
-        self.replay.retired.contains(&number) || self.newest().is_some_and(unlisted)
+    /// What the newest header does not list, below its own number, was retired before; that number, 0 without a header.
+    fn retire_unlisted(&mut self) -> u64 {
+        let Some((number, live)) = self.newest().map(|header| (header.number, header.live.clone())) else { return 0 };
+        let mut listed = Numbers::default();
+        live.iter().for_each(|(first, last)| listed.insert_range(*first, *last));
+        let unlisted = listed.ranges_outside(1, number.saturating_sub(1));
+        unlisted.for_each(|(first, last)| self.replay.retired.insert_range(first, last));
+        number
     }
 
     /// Sets files aside that no longer count: of segments retired before the newest one was activated, and of those that a
@@ -210,10 +213,12 @@ impl Survey {
         Ok(())
     }
 
-    /// Scans the segments from the newest header on that tells what is live: their records tell what was retired since.
+    /// Scans the segments from the newest header on that tells what is live, or all of them if none does: their records
+    /// tell what was retired since.
     fn scan_newest(&mut self, io: &mut dyn Io) -> Result<(), OpenError> {
-        let Some(newest) = self.newest().map(|header| header.number) else { return Ok(()) };
+        let newest = self.retire_unlisted();
         let numbers: Vec<u64> = self.headers.range(newest..).map(|(number, _)| *number).collect();
+        let last = self.headers.keys().next_back().copied();
         let mut end = 0;
         for number in numbers {
             let Some(mut header) = self.headers.get(&number).cloned() else { continue };
@@ -223,17 +228,23 @@ impl Survey {
             let image = Image::read(io, number, self.manifest.segment_bytes)?;
             let result = self.scan(io, &image, &header, self.bound(number))?;
             end = result.last_group;
-            self.replay.retired.extend(result.scanned.iter().flat_map(retired));
-            self.scans.insert(number, result);
+            let gone = result.scanned.iter().flat_map(retired);
+            gone.for_each(|(first, last)| self.replay.retired.insert_range(first, last));
+            // One is in memory at a time: the others have footers, or are read again.
+            if last == Some(number) {
+                self.scans.insert(number, result);
+            }
         }
-        for number in self.replay.retired.clone() {
-            let there = self.headers.remove(&number).is_some();
-            if self.live.remove(&number) && there {
+        let gone: Vec<u64> =
+            self.live.iter().filter(|number| self.replay.retired.contains(**number)).copied().collect();
+        for number in gone {
+            self.live.remove(&number);
+            if self.headers.remove(&number).is_some() {
                 self.spare(io, number)?;
             }
         }
         let retired = &self.replay.retired;
-        self.replay.report.segments_missing.retain(|number| !retired.contains(number));
+        self.replay.report.segments_missing.retain(|number| !retired.contains(*number));
         Ok(())
     }
 
@@ -381,8 +392,8 @@ impl Survey {
     /// What the newest header says is live must be there, or a neighbour must tell what is lost.
     fn find_missing(&mut self) -> Result<(), OpenError> {
         let live: Vec<(u64, u64)> = self.newest().map_or_else(Vec::new, |header| header.live.clone());
-        for number in live.into_iter().flat_map(|(first, last)| first..=last) {
-            if self.replay.retired.contains(&number) || !self.live.insert(number) {
+        for number in live.into_iter().flat_map(|(first, last)| self.replay.retired.outside(first, last)) {
+            if !self.live.insert(number) {
                 continue;
             }
             if self.replay.report.segments_missing.len() >= SEGMENTS_MISSING_MAX {
@@ -400,7 +411,7 @@ impl Survey {
         self.replay.report.segments_missing.sort_unstable();
         let missing = self.replay.report.segments_missing.clone();
         for number in missing {
-            let next = (number + 1..).find(|next| !self.was_retired(*next));
+            let next = self.replay.retired.next_outside(number.saturating_add(1));
             if !next.is_some_and(|next| self.headers.contains_key(&next)) {
                 return Err(OpenError::Missing { segment: number });
             }
@@ -492,13 +503,15 @@ impl Survey {
             return Ok(());
         }
         let between = self.end.segment + 1..header.number;
-        if !between.is_empty() && between.clone().all(|number| self.was_retired(number)) {
+        let retired = self.replay.retired.clone();
+        let mut untold = retired.outside(between.start, between.end.saturating_sub(1)).peekable();
+        if !between.is_empty() && untold.peek().is_none() {
             return Ok(());
         }
         self.replay.lose_unknown();
         self.replay.doubt_hard_states();
-        for number in between {
-            if self.was_retired(number) || self.headers.contains_key(&number) {
+        for number in untold {
+            if self.headers.contains_key(&number) {
                 continue;
             }
             if self.replay.report.segments_missing.contains(&number) {
@@ -568,13 +581,16 @@ impl Survey {
     }
 }
 
-/// The segments that the records of a group, or those that it repeats, retire.
-fn retired(item: &Scanned) -> Vec<u64> {
+/// The segments that the records of a group, or those that it repeats, retire, or say are gone.
+fn retired(item: &Scanned) -> Vec<(u64, u64)> {
     let Scanned::Group(group) = item else { return Vec::new() };
     let records = group.own.iter().flatten().chain(&group.repeated);
-    records
-        .filter_map(|record| if let Record::Retirement { segment } = record { Some(*segment) } else { None })
-        .collect()
+    let ranges = records.filter_map(|record| match record {
+        Record::Retirement { segment } => Some((*segment, *segment)),
+        Record::Gone { first, last } => Some((*first, *last)),
+        _ => None,
+    });
+    ranges.collect()
 }
 
 fn first_group(io: &mut dyn Io, number: u64) -> Option<GroupHeader> {

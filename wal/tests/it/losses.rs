@@ -282,3 +282,56 @@ fn a_segment_is_sealed_also_by_one_whose_header_is_rebuilt() {
     let world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
     assert_eq!(world.report.segments_missing, [last - 1]);
 }
+
+/// Log 1 fills segments and is released now and then, log 2, if it is there, has a batch in every eighth, and after each step
+/// the header of the newest segment rots in a copy of the disk. How many compactions there were.
+fn newest_header_rots_after_each_step(options: &Options, with_slow_log: bool) -> u64 {
+    let mut world = World::open(VirtualDisk::new(), options).unwrap();
+    for round in 0..32 {
+        if with_slow_log && round % 8 == 3 {
+            world.append_synced(log(2), 1, 300);
+        }
+        if with_slow_log && round % 16 == 15 {
+            let before = world.core.start(log(2)).lsn.next().next();
+            world.submit(vec![Entry::Release { log: log(2), before }]).unwrap();
+        }
+        world.append_synced_to_the_next_segment(log(1));
+        // Several at once: what one segment retired is known from its records alone, and that segment goes next.
+        if round % 3 == 2 {
+            let before = world.core.end(log(1)).lsn;
+            world.submit(vec![Entry::Release { log: log(1), before }]).unwrap();
+            world.run();
+        }
+        let content = world.content();
+        let mut disk = world.disk.clone();
+        disk.crash(CrashKind::DropAll, &mut |_| 0);
+        flip(&mut disk, &segment_name(world.core.stats().active_segment), 100);
+        for life in 0..2 {
+            let found = World::open(disk, options);
+            let mut world = found.unwrap_or_else(|error| panic!("round {round}, life {life}: {error}"));
+            assert!(world.report.is_intact(), "round {round}, life {life}: {:?}", world.report);
+            let now = world.content();
+            assert!(now.same(&content), "round {round}, life {life}: {:?}", now.differences(&content));
+            world.run();
+            disk = world.disk;
+            disk.crash(CrashKind::DropAll, &mut |_| 0);
+        }
+    }
+    world.core.stats().compactions
+}
+
+#[test]
+fn segments_that_were_retired_are_not_missed_when_the_newest_header_rots() {
+    let options = Options { slack_segments: 1000, ..options() };
+    assert_eq!(newest_header_rots_after_each_step(&options, true), 0);
+}
+
+#[test]
+fn segments_that_were_retired_are_not_missed_when_the_only_header_rots() {
+    newest_header_rots_after_each_step(&options(), false);
+}
+
+#[test]
+fn segments_that_were_retired_are_not_missed_when_the_newest_header_rots_though_others_were_compacted() {
+    assert!(newest_header_rots_after_each_step(&Options { slack_segments: 0, ..options() }, true) > 1);
+}
