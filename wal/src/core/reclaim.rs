@@ -12,6 +12,7 @@ use super::{Item, Life, LogCore, Queued, Spare};
 use crate::core::index::LogState;
 use crate::core::segments::ranges;
 use crate::format::record::Record;
+use crate::io::{IoOp, IoRequest};
 use crate::limits::{LIVE_RANGES_KEPT_MAX, RELOCATION_BYTES_MAX};
 
 impl LogCore {
@@ -28,7 +29,10 @@ impl LogCore {
             if self.sealing.values().any(|sealing| *sealing == number) || !self.may_leave_a_hole(number) {
                 continue;
             }
-            if !self.segments.before(number).is_none_or(|before| before.has_footer) {
+            if let Some((before, segment)) = self.segments.before(number).filter(|(_, before)| !before.has_footer) {
+                if segment.footer_was_found && !self.is_taken(before) {
+                    self.sync_footer(before);
+                }
                 continue;
             }
             // What was lost in it is doubted as long as it is there.
@@ -55,6 +59,23 @@ impl LogCore {
             }
         }
         self.consider_compaction();
+    }
+
+    /// Makes a footer durable that an earlier life wrote: what the open read may have been in the cache alone, and lost
+    /// with it nothing would tell any more where the segment ends.
+    ///
+    /// When it is first needed and no earlier: a sync of a file of which nothing is dirty waits for the device all the same,
+    /// and an open would wait for one of each segment.
+    fn sync_footer(&mut self, segment: u64) {
+        if self.sealing.values().any(|sealing| *sealing == segment) {
+            return;
+        }
+        let id = self.io_id();
+        self.sealing.insert(id, segment);
+        // DURABLE: the footer, before the segment that says the same is retired (attacked by
+        // `a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes`).
+        let op = IoOp::Seal { segment, offset: 0, slices: Vec::new(), wipe: Vec::new() };
+        self.seals.push_back(IoRequest { id, op });
     }
 
     fn is_taken(&self, number: u64) -> bool {

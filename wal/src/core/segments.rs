@@ -17,6 +17,8 @@ pub(crate) struct Segment {
     pub(crate) victims: BTreeSet<u64>,
     /// Its footer is durable.
     pub(crate) has_footer: bool,
+    /// The open found a footer. Whoever wrote it may have died before it was synced.
+    pub(crate) footer_was_found: bool,
     /// Something in it could not be read.
     pub(crate) is_damaged: bool,
     pub(crate) compacted: bool,
@@ -66,8 +68,8 @@ impl Segments {
     }
 
     /// The segment before this one.
-    pub(crate) fn before(&self, number: u64) -> Option<&Segment> {
-        self.map.range(..number).rev().map(|(_, segment)| segment).find(|segment| !segment.retiring)
+    pub(crate) fn before(&self, number: u64) -> Option<(u64, &Segment)> {
+        self.map.range(..number).rev().map(|(number, segment)| (*number, segment)).find(|(_, s)| !s.retiring)
     }
 
     pub(crate) fn missing(&self, number: u64) -> bool {

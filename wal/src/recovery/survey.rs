@@ -492,7 +492,9 @@ impl Survey {
         self.replay.summary(io, number, &summary, offsets);
         self.end = LogFilesEnd { segment: number, group: summary.last_group, offset: summary.end };
         if let Some(segment) = self.replay.segments.get_mut(number) {
-            (segment.last_group, segment.has_footer) = (summary.last_group, true);
+            (segment.last_group, segment.footer_was_found) = (summary.last_group, true);
+            // A compacted one was synced before it had its name.
+            segment.has_footer = segment.compacted;
         }
         true
     }

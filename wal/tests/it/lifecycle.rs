@@ -1,7 +1,7 @@
 //! What ends a log's records: releases, resets, removals; and what becomes of the segments that they leave empty.
 
 use bytes::Bytes;
-use towline_wal::io::{Io, IoOp};
+use towline_wal::io::{Io, IoOp, segment_name};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogId, LogPosition, Lsn, Options, ReadError, SubmitError};
 
@@ -307,6 +307,41 @@ fn a_segment_that_says_where_the_one_before_it_ends_stays_until_that_has_a_foote
     assert!(world.core.stats().retired >= 1, "those behind it are gone: {:?}", world.core.stats());
     world.run();
     assert!(!world.disk.list().unwrap().contains(&"0000000000000002.seg".to_owned()));
+}
+
+#[test]
+fn a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes() {
+    let mut world = World::new();
+    world.append_synced(log(1), 3, 100);
+    // A group that is never acknowledged, and torn.
+    world.append(log(1), 1, 100).unwrap();
+    while world.take() {}
+    let Some(IoOp::Write { offset, .. }) = world.flying.iter().map(|request| request.op.clone()).next() else {
+        panic!("the group is written: {:?}", world.flying);
+    };
+    world.disk.crash(CrashKind::KeepAll, &mut |_| 0);
+    assert!(world.disk.flip_bit(&segment_name(1), (offset + 400) * 8));
+    // The second life drops it, and dies between the writes of the footer and their sync.
+    let mut world = World::open(world.disk, &options()).unwrap();
+    assert_eq!(world.report.findings.len(), 1);
+    while world.take() {}
+    let seal = world.flying.iter().find_map(|request| match &request.op {
+        IoOp::Seal { segment: 1, offset, slices, wipe } => Some((*offset, slices.clone(), wipe.clone())),
+        _ => None,
+    });
+    let (offset, slices, wipe) = seal.unwrap();
+    for at in wipe {
+        world.disk.write_at(&segment_name(1), at, &[Bytes::from(vec![0; 4096])]).unwrap();
+    }
+    world.disk.write_at(&segment_name(1), offset, &slices).unwrap();
+    // The third one believes the footer, and has no use for the second one's segment.
+    let mut world = world.reopen().unwrap();
+    assert_eq!(world.report.segments_by_footer, 1);
+    world.run();
+    assert!(world.core.stats().retired > 0);
+    let mut world = crashed(world, 1);
+    assert!(world.report.is_intact() && world.report.findings.is_empty(), "{:?}", world.report);
+    assert_eq!(world.lsns(log(1)), [1, 2, 3]);
 }
 
 #[test]
