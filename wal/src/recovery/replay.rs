@@ -277,8 +277,9 @@ impl Replay {
     }
 
     fn truncate(&mut self, log: LogId, to: LogPosition, segment: u64) {
-        let freed = self.index.log(log).truncate(to);
-        if let Some(from) = freed.lowest(segment) {
+        // Of a log that is not there nothing can be cut off, and it is not to appear by that.
+        let Some(state) = self.index.get_mut(log) else { return };
+        if let Some(from) = state.truncate(to).lowest(segment) {
             self.segments.kill(segment, from);
         }
     }
@@ -324,7 +325,7 @@ impl Replay {
             Record::Truncate { log, to } => {
                 // In a segment of which only the footer's summary was read, the record is believed.
                 let believed = self.index.index_needed(*log, to.lsn).is_some();
-                if believed || self.index.log(*log).end() == *to || self.index.has(*log, to) {
+                if believed || self.index.end(*log) == *to || self.index.has(*log, to) {
                     self.truncate(*log, *to, segment);
                 } else if to.lsn < self.index.end(*log).lsn {
                     // The boundary itself is lost; what lies behind it must not come back.
@@ -357,7 +358,7 @@ impl Replay {
                 state.cut = Some(state.cut.map_or(*from, |cut| cut.min(*from)));
             }
             Record::Settled { log } => {
-                if let Some(from) = self.index.log(*log).settle(segment) {
+                if let Some(from) = self.index.get_mut(*log).and_then(|state| state.settle(segment)) {
                     self.segments.kill(segment, from);
                 }
             }
@@ -431,4 +432,33 @@ fn read_entry(io: &mut dyn Io, segment: u64, entry: &BatchEntry) -> Option<Batch
     }
     let bytes = read_exact(io, &segment_name(segment), u64::from(entry.offset), len).ok()?;
     Batch::decode(bytes.into()).ok().filter(|batch| is_entry(batch, entry))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::format::ids::{Chain, Epoch};
+    use crate::vdisk::VirtualDisk;
+
+    fn id(n: u64) -> LogId {
+        LogId::new(u128::from(n))
+    }
+
+    #[test]
+    fn a_truncation_or_settlement_of_an_unknown_log_makes_none() {
+        for with_lsn in [false, true] {
+            let mut replay = Replay::default();
+            let to = if with_lsn {
+                LogPosition { epoch: Epoch::new(1, 1), lsn: Lsn::new(7), chain: Chain::new(5) }
+            } else {
+                LogPosition::origin(id(1))
+            };
+            let disk = &mut VirtualDisk::new();
+            replay.record(disk, &Record::Remove { log: id(1) }, 1, true);
+            replay.record(disk, &Record::Truncate { log: id(1), to }, 2, true);
+            replay.record(disk, &Record::Settled { log: id(1) }, 2, true);
+            replay.finish();
+            assert_eq!(replay.index.len(), 0);
+        }
+    }
 }
