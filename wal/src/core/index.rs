@@ -549,14 +549,6 @@ impl LogState {
         }
         freed
     }
-
-    /// Whether the segment holds batches of the log that are still its, or should.
-    pub(crate) fn lives_in(&self, segment: u64) -> bool {
-        let run = self.runs.binary_search_by_key(&segment, |run| run.segment);
-        let slots = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment < segment);
-        let damaged = self.damaged.iter().any(|range| range.segment == segment);
-        damaged || run.is_ok() || self.slots.get(slots).is_some_and(|slot| slot.segment == segment)
-    }
 }
 
 /// All logs.

@@ -8,12 +8,80 @@
 //!    itself, if the header rots that was written since.
 //! 5. A segment whose header says where the one before it ends outlives it, until that says so itself, in a footer.
 
-use super::{Item, Life, LogCore, Queued, Spare};
-use crate::core::index::LogState;
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::{Index, Item, Life, LogCore, Queued, Segments, Spare};
 use crate::core::segments::ranges;
 use crate::format::record::Record;
 use crate::io::{IoOp, IoRequest};
 use crate::limits::{LIVE_RANGES_KEPT_MAX, RELOCATION_BYTES_MAX};
+
+/// What the logs need of dead segments, by one look at each log, however many are dead.
+///
+/// That no batch of a log is in them is known: none of their bytes is live.
+#[derive(Debug, Default, PartialEq)]
+struct Needs {
+    /// What only they say, log by log.
+    said: BTreeMap<u64, Vec<Record>>,
+    /// Those that hold what can't be read, and is still its log's.
+    damaged: BTreeSet<u64>,
+    /// Of some log something may be missing.
+    any_doubt: bool,
+}
+
+impl Needs {
+    fn of(index: &Index, dead: &BTreeSet<u64>) -> Self {
+        let mut needs = Self::default();
+        if dead.is_empty() {
+            return needs;
+        }
+        for (log, state) in index.iter() {
+            needs.any_doubt |= state.cut.is_some() || state.is_damaged();
+            needs.damaged.extend(state.damaged.iter().map(|range| range.segment));
+            let hard = state.hard.values().map(|hard| hard.segment);
+            let says: BTreeSet<u64> = hard.chain([state.start_in, state.cut_in]).filter(|n| dead.contains(n)).collect();
+            for number in says {
+                let records = state.records_in(log, number);
+                if !records.is_empty() {
+                    needs.said.entry(number).or_default().extend(records);
+                }
+            }
+        }
+        needs
+    }
+}
+
+/// The segments that are not on their way out.
+struct Left {
+    numbers: BTreeSet<u64>,
+    ranges: usize,
+}
+
+impl Left {
+    fn of(segments: &Segments) -> Self {
+        let numbers: BTreeSet<u64> = segments.iter().filter(|(_, s)| !s.retiring).map(|(number, _)| number).collect();
+        let ranges = ranges(numbers.iter().copied()).len();
+        Self { numbers, ranges }
+    }
+
+    fn before(&self, number: u64) -> Option<u64> {
+        self.numbers.range(..number).next_back().copied()
+    }
+
+    /// Headers name live segments by ranges, and hold so many: how many there would be without this one, which is there.
+    fn ranges_without(&self, number: u64) -> usize {
+        let has_neighbour = |number: Option<u64>| number.is_some_and(|number| self.numbers.contains(&number));
+        let neighbours =
+            [number.checked_sub(1), number.checked_add(1)].into_iter().filter(|n| has_neighbour(*n)).count();
+        // In the middle of a range it makes two of one; alone it was one.
+        (self.ranges + neighbours).saturating_sub(1)
+    }
+
+    fn remove(&mut self, number: u64) {
+        self.ranges = self.ranges_without(number);
+        self.numbers.remove(&number);
+    }
+}
 
 impl LogCore {
     /// Looks for segments that nothing needs any more, if there may be some.
@@ -23,13 +91,18 @@ impl LogCore {
         }
         (self.reclaim_due, self.freed_bytes) = (false, 0);
         let dead = self.segments.iter().filter(|(number, s)| s.is_dead() && !self.is_taken(*number));
-        let dead: Vec<u64> = dead.map(|(number, _)| number).collect();
+        let dead: BTreeSet<u64> = dead.map(|(number, _)| number).collect();
+        let mut needs = Needs::of(&self.index, &dead);
+        let mut left = Left::of(&self.segments);
         let (mut relocated, mut gone_is_said) = (0, false);
         for number in dead {
-            if self.sealing.values().any(|sealing| *sealing == number) || !self.may_leave_a_hole(number) {
+            if self.sealing.values().any(|sealing| *sealing == number)
+                || left.ranges_without(number) > LIVE_RANGES_KEPT_MAX
+            {
                 continue;
             }
-            if let Some((before, segment)) = self.segments.before(number).filter(|(_, before)| !before.has_footer) {
+            let before = left.before(number).and_then(|before| Some((before, self.segments.get(before)?)));
+            if let Some((before, segment)) = before.filter(|(_, before)| !before.has_footer) {
                 if segment.footer_was_found && !self.is_taken(before) {
                     self.sync_footer(before);
                 }
@@ -37,13 +110,10 @@ impl LogCore {
             }
             // What was lost in it is doubted as long as it is there.
             let doubted = self.segments.get(number).is_some_and(|segment| segment.is_damaged);
-            let needed =
-                |state: &LogState| state.lives_in(number) || (doubted && (state.cut.is_some() || state.is_damaged()));
-            if self.index.iter().any(|(_, state)| needed(state)) {
+            if needs.damaged.contains(&number) || (doubted && needs.any_doubt) {
                 continue;
             }
-            let records: Vec<Record> =
-                self.index.iter().flat_map(|(log, state)| state.records_in(log, number)).collect();
+            let records = needs.said.remove(&number).unwrap_or_default();
             relocated += records.iter().map(Record::encoded_len).sum::<usize>();
             if !std::mem::replace(&mut gone_is_said, true) {
                 self.say_what_is_gone();
@@ -53,6 +123,7 @@ impl LogCore {
             if let Some(segment) = self.segments.get_mut(number) {
                 segment.retiring = true;
             }
+            left.remove(number);
             if relocated > RELOCATION_BYTES_MAX {
                 self.reclaim_due = true;
                 return;
@@ -97,12 +168,6 @@ impl LogCore {
         }
     }
 
-    /// Headers name live segments by ranges, and hold so many.
-    fn may_leave_a_hole(&self, number: u64) -> bool {
-        let left = self.segments.iter().filter(|(n, s)| !s.retiring && *n != number).map(|(n, _)| n);
-        ranges(left).len() <= LIVE_RANGES_KEPT_MAX
-    }
-
     /// A record of the log's own, of which nobody waits.
     pub(super) fn enqueue(&mut self, record: Record) {
         let item = Item::Record { record, kills_from: None };
@@ -133,6 +198,72 @@ impl LogCore {
                 return;
             }
             slots -= self.index.fold(number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::core::{DamagedSlot, HardState, Segment};
+    use crate::format::ids::{LogId, Lsn};
+    use crate::format::record::HardStateKind;
+
+    fn chance(mut state: u64) -> impl FnMut(u64) -> u64 {
+        move |n| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        }
+    }
+
+    #[test]
+    fn one_look_at_each_log_finds_what_a_look_for_each_segment_does() {
+        let mut below = chance(17);
+        for _ in 0..300 {
+            let mut index = Index::default();
+            for n in 0..below(8) {
+                let state = index.log(LogId::new(u128::from(n)));
+                (state.start_in, state.cut_in) = (below(6), below(6));
+                state.cut = (below(2) == 0).then_some(Lsn::FIRST);
+                for kind in HardStateKind::ALL.into_iter().take(usize::try_from(below(5)).unwrap()) {
+                    state.hard.insert(kind, HardState { bytes: Bytes::new(), segment: below(6) });
+                }
+                if below(4) == 0 {
+                    let (first, last, segment) = (Lsn::FIRST, Lsn::new(2), below(6));
+                    state.damaged.push(DamagedSlot { first, last, segment, offset: 0 });
+                }
+            }
+            let dead: BTreeSet<u64> = (1..6).filter(|_| below(2) == 0).collect();
+            let needs = Needs::of(&index, &dead);
+            for number in dead {
+                let said: Vec<Record> = index.iter().flat_map(|(log, state)| state.records_in(log, number)).collect();
+                assert_eq!(needs.said.get(&number).cloned().unwrap_or_default(), said);
+                let is_damaged = |range: &DamagedSlot| range.segment == number;
+                let damaged = index.iter().any(|(_, state)| state.damaged.iter().any(is_damaged));
+                assert_eq!(needs.damaged.contains(&number), damaged);
+                let doubt = index.iter().any(|(_, state)| state.cut.is_some() || state.is_damaged());
+                assert_eq!(needs.any_doubt, doubt);
+            }
+        }
+    }
+
+    #[test]
+    fn ranges_that_are_left_are_counted_as_they_go() {
+        let mut below = chance(19);
+        for _ in 0..300 {
+            let mut segments = Segments::default();
+            (1..30).filter(|_| below(3) > 0).for_each(|n| segments.insert(n, Segment::default()));
+            let (mut left, numbers) = (Left::of(&segments), segments.iter().map(|(n, _)| n).collect::<Vec<_>>());
+            for number in numbers.into_iter().filter(|_| below(2) == 0) {
+                let before = segments.iter().filter(|(n, s)| *n < number && !s.retiring).map(|(n, _)| n).next_back();
+                assert_eq!(left.before(number), before);
+                let without = segments.iter().filter(|(n, s)| !s.retiring && *n != number).map(|(n, _)| n);
+                assert_eq!(left.ranges_without(number), ranges(without).len());
+                left.remove(number);
+                segments.get_mut(number).unwrap().retiring = true;
+            }
         }
     }
 }

@@ -67,11 +67,6 @@ impl Segments {
         self.map.iter().map(|(number, segment)| (*number, segment))
     }
 
-    /// The segment before this one.
-    pub(crate) fn before(&self, number: u64) -> Option<(u64, &Segment)> {
-        self.map.range(..number).rev().map(|(number, segment)| (*number, segment)).find(|(_, s)| !s.retiring)
-    }
-
     pub(crate) fn missing(&self, number: u64) -> bool {
         !self.map.contains_key(&number)
     }

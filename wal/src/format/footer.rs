@@ -32,7 +32,7 @@ use std::collections::BTreeMap;
 
 use super::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
 use super::layout::{Fields, PutFields, Short, len_u32, round_up};
-use super::record::{BatchEntry, Record, decode_records};
+use super::record::{BatchEntry, HardStateKind, Record, decode_records};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::limits::{BLOCK_BYTES, FOOTER_BYTES_MAX, NUMBERS_MAX};
 
@@ -63,10 +63,42 @@ pub(crate) struct FooterLog {
 pub(crate) struct Footer {
     pub(crate) last_group: u64,
     pub(crate) end: u64,
-    pub(crate) records: Vec<Record>,
+    /// By the order in which they were written.
+    records: BTreeMap<u64, Record>,
+    /// Which of them are of a log and a sort.
+    places: BTreeMap<(LogId, Sort), Vec<u64>>,
+    next_record: u64,
     pub(crate) logs: BTreeMap<LogId, FooterLog>,
     /// At least the bytes of the body without the fixed front.
     growth: usize,
+}
+
+/// Records of a log that are superseded together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Sort {
+    /// Cuts, and their ends.
+    Cut,
+    HardState(HardStateKind),
+    Other,
+}
+
+impl Sort {
+    const ALL: [Self; 6] = [
+        Self::Cut,
+        Self::HardState(HardStateKind::Promise),
+        Self::HardState(HardStateKind::Assignment),
+        Self::HardState(HardStateKind::Snapshot),
+        Self::HardState(HardStateKind::Owner),
+        Self::Other,
+    ];
+
+    const fn of(record: &Record) -> Self {
+        match record {
+            Record::Cut { .. } | Record::Settled { .. } => Self::Cut,
+            Record::HardState { kind, .. } => Self::HardState(*kind),
+            _ => Self::Other,
+        }
+    }
 }
 
 impl Footer {
@@ -92,29 +124,43 @@ impl Footer {
             }
             Record::Remove { log } => {
                 self.logs.remove(log);
-                self.records.retain(|r| r.log() != Some(*log));
+                self.supersede(*log, |_| true);
             }
             Record::Reset { log, .. } => {
                 self.logs.remove(log);
-                // What stays true of the log, or ends what older segments say of it.
-                let stays =
-                    |r: &Record| matches!(r, Record::HardState { .. } | Record::Cut { .. } | Record::Settled { .. });
-                self.records.retain(|r| r.log() != Some(*log) || stays(r));
+                // What stays true of the log, or ends what older segments say of it, stays.
+                self.supersede(*log, |sort| sort == Sort::Other);
             }
             Record::HardState { log, kind, .. } => {
-                let same = |r: &Record| matches!(r, Record::HardState { log: l, kind: k, .. } if l == log && k == kind);
-                self.records.retain(|r| !same(r));
+                self.supersede(*log, |sort| sort == Sort::HardState(*kind));
             }
             Record::Settled { log } => {
-                let over =
-                    |r: &Record| matches!(r, Record::Cut { log: l, .. } | Record::Settled { log: l } if l == log);
-                self.records.retain(|r| !over(r));
+                self.supersede(*log, |sort| sort == Sort::Cut);
             }
             Record::Anchor { log, at } => self.anchor(*log, at),
             Record::Cut { .. } | Record::Retirement { .. } | Record::Gone { .. } => {}
         }
         self.growth = self.growth.saturating_add(record.encoded_len());
-        self.records.push(record.clone());
+        if let Some(log) = record.log() {
+            self.places.entry((log, Sort::of(record))).or_default().push(self.next_record);
+        }
+        self.records.insert(self.next_record, record.clone());
+        self.next_record = self.next_record.saturating_add(1);
+    }
+
+    /// What outlives the batches, in the order in which it was written.
+    pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
+        self.records.values()
+    }
+
+    /// Takes the log's records of some sorts out. Each was put in once: however many records there are, no other is looked at.
+    fn supersede(&mut self, log: LogId, which: impl Fn(Sort) -> bool) {
+        for sort in Sort::ALL.into_iter().filter(|sort| which(*sort)) {
+            for place in self.places.remove(&(log, sort)).unwrap_or_default() {
+                let record = self.records.remove(&place);
+                self.growth = self.growth.saturating_sub(record.map_or(0, |record| record.encoded_len()));
+            }
+        }
     }
 
     /// Records are applied before batches: those that the anchor releases must not be there.
@@ -139,7 +185,7 @@ impl Footer {
     fn summary(&self, header: &SegmentHeader) -> Vec<u8> {
         let mut out = Vec::with_capacity(FRONT_BYTES.saturating_add(self.growth));
         let mut records = Vec::new();
-        for record in &self.records {
+        for record in self.records() {
             record.encode(&mut records);
         }
         out.put_bytes(&MAGIC);
@@ -383,5 +429,61 @@ impl Trailer {
     /// Batches that the footer names.
     pub(crate) fn batches(&self) -> u64 {
         u64::from(self.offsets_len).div_euclid(u64::from(len_u32(OFFSET_BYTES)))
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::indexing_slicing, reason = "a test may index what it made")]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    /// What is left of the records, found by looking at all of them each time.
+    fn superseded(records: &mut Vec<Record>, by: &Record) {
+        let of = by.log();
+        records.retain(|r| match by {
+            Record::Remove { .. } => r.log() != of,
+            Record::Reset { .. } => r.log() != of || matches!(r, Record::HardState { .. }),
+            Record::HardState { kind, .. } => {
+                !matches!(r, Record::HardState { kind: other, .. } if other == kind) || r.log() != of
+            }
+            Record::Settled { .. } => !matches!(r, Record::Cut { .. } | Record::Settled { .. }) || r.log() != of,
+            _ => true,
+        });
+    }
+
+    #[test]
+    fn records_stay_in_their_order_until_they_are_superseded_and_their_room_is_given_back() {
+        let mut state = 11_u64;
+        let mut below = |n: u64| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from((state >> 33) % n).unwrap()
+        };
+        for _ in 0..100 {
+            let (mut footer, mut plain) = (Footer::default(), Vec::new());
+            for n in 0..120 {
+                let log = LogId::new(u128::from(below(4) < 2) + 1);
+                let at = LogPosition { lsn: Lsn::new(n), ..LogPosition::origin(log) };
+                let (kind, bytes) = (HardStateKind::ALL[below(4)], Bytes::from(vec![7; below(9)]));
+                let record = match below(12) {
+                    0 => Record::Remove { log },
+                    1 => Record::Reset { log, to: at },
+                    2 | 3 => Record::Cut { log, from: at.lsn },
+                    4 => Record::Settled { log },
+                    5 => Record::Anchor { log, at },
+                    6 => Record::Truncate { log, to: at },
+                    7 => Record::Retirement { segment: n },
+                    _ => Record::HardState { log, kind, bytes },
+                };
+                footer.record(&record);
+                superseded(&mut plain, &record);
+                plain.push(record);
+                assert!(footer.records().eq(&plain));
+                assert_eq!(footer.growth, plain.iter().map(Record::encoded_len).sum::<usize>());
+                let places = footer.places.values().map(Vec::len).sum::<usize>();
+                assert_eq!(places, plain.iter().filter(|record| record.log().is_some()).count(), "none is left behind");
+            }
+        }
     }
 }

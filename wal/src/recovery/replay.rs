@@ -1,7 +1,7 @@
 //! From directories back to the index: the same operations as at submission, with the chain checked at each batch.
 //! What does not fit is damage, never a silent skip.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::numbers::Numbers;
 use super::report::OpenReport;
@@ -43,6 +43,34 @@ pub(crate) struct Replay {
     folded: u64,
     /// Logs that had no batch since something unknown was lost: their tails are in doubt.
     suspects: BTreeSet<LogId>,
+    doubts: Doubts,
+    /// At least the last LSN of what is damaged in each log.
+    damaged_to: BTreeMap<LogId, Lsn>,
+}
+
+/// Hard states that are in doubt, each with the order in which it came to be.
+#[derive(Debug, Default)]
+struct Doubts {
+    since: BTreeMap<(LogId, HardStateKind), u64>,
+    next: u64,
+}
+
+impl Doubts {
+    fn insert(&mut self, log: LogId, kind: HardStateKind) {
+        self.since.entry((log, kind)).or_insert(self.next);
+        self.next += 1;
+    }
+
+    fn remove(&mut self, log: LogId, kind: HardStateKind) {
+        self.since.remove(&(log, kind));
+    }
+
+    /// The oldest first.
+    fn take(&mut self) -> Vec<(LogId, HardStateKind)> {
+        let mut doubts: Vec<_> = std::mem::take(&mut self.since).into_iter().collect();
+        doubts.sort_unstable_by_key(|(_, since)| *since);
+        doubts.into_iter().map(|(doubt, _)| doubt).collect()
+    }
 }
 
 impl Replay {
@@ -116,9 +144,7 @@ impl Replay {
     pub(crate) fn doubt_hard_states(&mut self) {
         for (log, _) in self.index.iter() {
             for kind in HardStateKind::ALL {
-                if !self.report.doubtful_hard_states.contains(&(log, kind)) {
-                    self.report.doubtful_hard_states.push((log, kind));
-                }
+                self.doubts.insert(log, kind);
             }
         }
     }
@@ -143,7 +169,7 @@ impl Replay {
         }
         for record in repeated {
             match record {
-                Record::Mention { log, kind } => self.report.doubtful_hard_states.push((*log, *kind)),
+                Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
                 Record::Batch(entry) => {
                     let batch = read_entry(io, lost.segment, entry);
                     // In the lost group's segment, so not in the footer of the one that is being read.
@@ -351,7 +377,7 @@ impl Replay {
             Record::HardState { log, kind, bytes } => {
                 let hard = HardState { bytes: bytes.clone(), segment };
                 self.index.log(*log).hard.insert(*kind, hard);
-                self.report.doubtful_hard_states.retain(|doubt| *doubt != (*log, *kind));
+                self.doubts.remove(*log, *kind);
             }
             Record::Cut { log, from } => {
                 let state = self.index.log(*log);
@@ -375,9 +401,12 @@ impl Replay {
 
     fn damage(&mut self, log: LogId, first: Lsn, last: Lsn, segment: u64, offset: u64) {
         let damaged = &mut self.index.log(log).damaged;
-        if damaged.iter().any(|range| range.first <= first && range.last >= last) {
+        // Most of it comes in the order of the log: then none that is there reaches so far.
+        let to = self.damaged_to.entry(log).or_insert(Lsn::ZERO);
+        if last <= *to && damaged.iter().any(|range| range.first <= first && range.last >= last) {
             return;
         }
+        *to = last.max(*to);
         damaged.push(DamagedSlot { first, last, segment, offset });
     }
 
@@ -410,6 +439,7 @@ impl Replay {
             self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
             self.report.damaged.extend(state.damaged.iter().map(|range| range.of(log)));
         }
+        self.report.doubtful_hard_states = self.doubts.take();
         self.report.clean_close = self.clean;
         self.report.batches = self.folded;
         for (_, state) in self.index.iter() {
@@ -442,6 +472,58 @@ mod tests {
 
     fn id(n: u64) -> LogId {
         LogId::new(u128::from(n))
+    }
+
+    /// Without end, and always the same.
+    fn chance(mut state: u64) -> impl FnMut(u64) -> u64 {
+        move |n| {
+            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (state >> 33) % n
+        }
+    }
+
+    #[test]
+    fn what_is_in_doubt_is_told_once_and_in_the_order_in_which_it_came_to_be() {
+        let mut below = chance(3);
+        for _ in 0..200 {
+            let (mut doubts, mut plain) = (Doubts::default(), Vec::new());
+            for _ in 0..60 {
+                let doubt = (id(below(6)), HardStateKind::ALL[usize::try_from(below(4)).unwrap()]);
+                if below(3) == 0 {
+                    doubts.remove(doubt.0, doubt.1);
+                    plain.retain(|other| *other != doubt);
+                } else {
+                    doubts.insert(doubt.0, doubt.1);
+                    if !plain.contains(&doubt) {
+                        plain.push(doubt);
+                    }
+                }
+            }
+            assert_eq!(doubts.take(), plain);
+        }
+    }
+
+    #[test]
+    fn damage_inside_of_damage_is_not_told_again_in_whichever_order_it_is_found() {
+        let mut below = chance(5);
+        for _ in 0..200 {
+            let (mut replay, mut plain) = (Replay::default(), Vec::<(Lsn, Lsn)>::new());
+            for _ in 0..40 {
+                let first = 1 + below(50);
+                let (first, last) = (Lsn::new(first), Lsn::new(first + below(5)));
+                if below(10) == 0 {
+                    replay.index.log(id(1)).truncate(LogPosition { lsn: first, ..LogPosition::origin(id(1)) });
+                    plain.retain(|(start, _)| *start <= first);
+                    plain.iter_mut().for_each(|(_, end)| *end = first.min(*end));
+                }
+                replay.damage(id(1), first, last, 1, 0);
+                if !plain.iter().any(|(start, end)| *start <= first && *end >= last) {
+                    plain.push((first, last));
+                }
+            }
+            let damaged = &replay.index.log(id(1)).damaged;
+            assert_eq!(damaged.iter().map(|range| (range.first, range.last)).collect::<Vec<_>>(), plain);
+        }
     }
 
     #[test]
