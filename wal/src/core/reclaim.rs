@@ -90,7 +90,9 @@ impl LogCore {
             return;
         }
         (self.reclaim_due, self.freed_bytes) = (false, 0);
-        let dead = self.segments.iter().filter(|(number, s)| s.is_dead() && !self.is_taken(*number));
+        let active = self.active.as_ref().map(|active| active.header.number);
+        let sealed = self.segments.iter().filter(|(number, _)| Some(*number) != active);
+        let dead = sealed.filter(|(number, s)| s.is_dead() && !self.is_taken(*number));
         let dead: BTreeSet<u64> = dead.map(|(number, _)| number).collect();
         let mut needs = Needs::of(&self.index, &dead);
         let mut left = Left::of(&self.segments);

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 pub(crate) struct Segment {
     pub(crate) salt: u64,
     pub(crate) first_group: u64,
-    /// 0: it is the active one.
+    /// 0: it is the active one, or the first of all, and no group of it ever counted.
     pub(crate) last_group: u64,
     /// Bytes of its file.
     pub(crate) bytes: u64,
@@ -34,9 +34,9 @@ impl Segment {
         self.is_stubborn || self.is_damaged
     }
 
-    /// Nothing in it is of use any more, as far as it knows itself.
+    /// Nothing in it is of use any more, as far as it knows itself, unless it is the active one.
     pub(crate) fn is_dead(&self) -> bool {
-        self.last_group > 0 && self.live_bytes == 0 && self.victims.is_empty() && !self.retiring
+        self.live_bytes == 0 && self.victims.is_empty() && !self.retiring
     }
 }
 

@@ -121,6 +121,9 @@ impl SegmentHeader {
         for _ in 0..live_count {
             live.push((f.u64()?, f.u64()?));
         }
+        if live.iter().any(|(first, last)| first > last || *last > NUMBERS_MAX) {
+            return Ok(None);
+        }
         let mut sources = Vec::new();
         for _ in 0..source_count {
             sources.push(f.u64()?);
@@ -130,5 +133,30 @@ impl SegmentHeader {
             return Ok(None);
         }
         Ok(Some(Self { directory, number, first_group, salt, predecessor, incarnation, segment_bytes, live, sources }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_of_what_is_live_that_names_no_segments_is_bad() {
+        let header = SegmentHeader {
+            directory: [1; 16],
+            number: 9,
+            first_group: 4,
+            salt: 5,
+            predecessor: LogFilesEnd::default(),
+            incarnation: 1,
+            segment_bytes: 1 << 16,
+            live: vec![(1, 3), (7, 9)],
+            sources: Vec::new(),
+        };
+        assert_eq!(SegmentHeader::decode(&header.encode()).as_ref(), Ok(&header));
+        for range in [(3, 2), (9, NUMBERS_MAX + 1), (u64::MAX, u64::MAX)] {
+            let bad = SegmentHeader { live: vec![range], ..header.clone() };
+            assert_eq!(SegmentHeader::decode(&bad.encode()), Err(SegmentHeaderFault::Bad));
+        }
     }
 }

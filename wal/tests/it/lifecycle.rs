@@ -345,6 +345,23 @@ fn a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes() {
 }
 
 #[test]
+fn a_first_segment_whose_first_group_is_torn_is_given_up_like_any_other() {
+    let mut world = World::new();
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    // The header is good, and nothing else is.
+    assert!(world.disk.flip_bit(&segment_name(1), (4096 + 40) * 8));
+    let mut world = World::open(world.disk, &options()).unwrap();
+    assert_eq!((world.report.headers_rebuilt, world.report.findings.len()), (0, 1));
+    world.run();
+    let stats = world.core.stats();
+    assert_eq!((stats.retired, stats.segments, stats.active_segment), (1, 1, 2));
+    world.append_synced(log(1), 3, 100);
+    let mut world = crashed(world, 1);
+    assert!(world.report.is_intact(), "{:?}", world.report);
+    assert_eq!(world.lsns(log(1)), [1, 2, 3]);
+}
+
+#[test]
 fn an_index_that_the_device_refused_to_read_is_read_again_and_meanwhile_not_called_damage() {
     let mut world = World::open(VirtualDisk::new(), &Options { index_bytes_max: 0, ..options() }).unwrap();
     fill_segments(&mut world, log(1), 3);
