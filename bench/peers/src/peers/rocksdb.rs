@@ -21,7 +21,7 @@ pub(super) fn open(directory: &Path) -> Result<impl DurableLog + use<>> {
     let value = vec![0; 64 << 10];
     for _ in 0..FILLED {
         for i in 0..FILLED_BYTES / value.len() {
-            db.put(i.to_le_bytes(), &value)?;
+            db.put((i as u64).to_le_bytes(), &value)?;
         }
         // The next log file is one that a flush made obsolete.
         db.flush()?;
