@@ -444,7 +444,9 @@ mod tests {
         let of = by.log();
         records.retain(|r| match by {
             Record::Remove { .. } => r.log() != of,
-            Record::Reset { .. } => r.log() != of || matches!(r, Record::HardState { .. }),
+            Record::Reset { .. } => {
+                r.log() != of || matches!(r, Record::HardState { .. } | Record::Cut { .. } | Record::Settled { .. })
+            }
             Record::HardState { kind, .. } => {
                 !matches!(r, Record::HardState { kind: other, .. } if other == kind) || r.log() != of
             }
