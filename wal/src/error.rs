@@ -152,6 +152,10 @@ pub enum WalError {
     /// The submission was refused.
     #[error(transparent)]
     Refused(#[from] SubmitError),
+    /// The system refuses to read, which says nothing about the files ([`IoFailure::is_refusal`]): only of
+    /// [`Wal::verify`](crate::Wal::verify).
+    #[error(transparent)]
+    Unread(IoFailure),
 }
 
 impl WalError {
@@ -162,6 +166,7 @@ impl WalError {
             Self::Poisoned(_) => "TW-1008",
             Self::Closed => "TW-1009",
             Self::Refused(refused) => refused.code(),
+            Self::Unread(_) => "TW-1103",
         }
     }
 
@@ -171,6 +176,7 @@ impl WalError {
         match self {
             Self::Poisoned(_) | Self::Closed => FaultClass::Reopen,
             Self::Refused(refused) => refused.class(),
+            Self::Unread(_) => FaultClass::Retry,
         }
     }
 }

@@ -363,7 +363,8 @@ pub(crate) fn read_all(
     for (segments, (number, segment)) in (0..).zip(survey.replay.segments.iter()) {
         progress(VerifyProgress { segments, segments_total });
         let (known_bad, known_findings) = (all.bad.len(), all.findings.len());
-        let image = if segment.footer_was_found { Image::read(io, number, survey.manifest.segment_bytes).ok() } else { None };
+        let image =
+            if segment.footer_was_found { Image::read(io, number, survey.manifest.segment_bytes).ok() } else { None };
         if let (Some(image), Some(header)) = (&image, survey.headers.get(&number)) {
             let header = SegmentHeader { first_group: segment.first_group, ..header.clone() };
             let bound = Bound { last_group: Some(segment.last_group), is_sealed: true };

@@ -116,7 +116,8 @@ const IO: &[&[&str]] = &[
 ];
 
 /// The parts of wal and net that are drivers, by folder or file.
-const DRIVERS: &[&str] = &["driver", "driver.rs", "direct.rs", "inspect", "inspect.rs", "real.rs", "tls", "tls.rs"];
+const DRIVERS: &[&str] =
+    &["driver", "driver.rs", "direct.rs", "inspect", "inspect.rs", "page_cache.rs", "real.rs", "tls", "tls.rs"];
 
 /// Libraries with one home.
 const HOMES: &[(&str, &[&str])] = &[

@@ -67,19 +67,23 @@ struct Window {
 impl LogCore {
     /// Begins a compaction, if the log takes much more room than what is live in it.
     pub(super) fn consider_compaction(&mut self) {
-        if self.compaction.is_some() || !self.takes_too_much() {
+        // Without a segment ahead, what is left of the active one is for what gives room back.
+        if self.compaction.is_some() || !self.next_segment_is_ready() || !self.takes_too_much() {
             return;
         }
         let Some(window) = self.window() else { return };
-        let Some(plan) = self.plan_compaction(&window.sources) else {
-            self.leave_alone(&window.sources);
-            return;
-        };
         let relocated: Vec<Record> = window
             .sources
             .iter()
             .flat_map(|source| self.index.iter().flat_map(|(log, state)| state.records_in(log, *source)))
             .collect();
+        if !self.is_worth(&relocated, window.freed) {
+            return;
+        }
+        let Some(plan) = self.plan_compaction(&window.sources) else {
+            self.leave_alone(&window.sources);
+            return;
+        };
         relocated.into_iter().for_each(|record| self.enqueue(record));
         self.queue.push_back(Queued { item: Item::Compaction, ticket: None, ends_unit: true });
         let sources = window.sources.into_iter().collect();
@@ -221,6 +225,12 @@ impl LogCore {
                 Some(Ok(()))
             }
             Step::Install(Some(install)) if install == id => {
+                if result.as_ref().is_err_and(IoFailure::is_no_space) {
+                    // The old file has its name still.
+                    self.compaction = None;
+                    self.stats.compactions_failed += 1;
+                    return Some(Ok(()));
+                }
                 if result.is_ok() {
                     compaction.step = Step::Sync(None);
                     self.on_installed();

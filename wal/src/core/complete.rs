@@ -22,7 +22,10 @@ impl LogCore {
             return;
         }
         if let Err(failure) = result {
-            self.poison(failure);
+            // Where files are never written in place a footer may find no room. It is not needed.
+            if !failure.is_no_space() || self.sealing.remove(&id).is_none() {
+                self.poison(failure);
+            }
             return;
         }
         if self.syncing.as_ref().is_some_and(|syncing| syncing.id == id) {

@@ -71,7 +71,11 @@ impl LogCore {
             return None;
         }
         self.reclaim();
-        let gathering = self.gather()?;
+        let mut gathering = self.gather()?;
+        if !self.fits(&gathering) && !self.next_segment_is_ready() {
+            // On a full disk what fits goes: it may be what gives room back.
+            gathering = self.gather_within(|g| self.fits(g)).unwrap_or(gathering);
+        }
         let only_proves =
             std::mem::take(&mut self.beacon) && gathering.entries == 0 && !self.opening && !gathering.closing;
         if only_proves && !self.fits(&gathering) {
@@ -123,6 +127,11 @@ impl LogCore {
     }
 
     fn gather(&self) -> Option<Gathering> {
+        self.gather_within(|_| true)
+    }
+
+    /// What is to become a group, no more of the queue than `fits`.
+    fn gather_within(&self, fits: impl Fn(&Gathering) -> bool) -> Option<Gathering> {
         let mut g = Gathering { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
         let batches_max = self.options.group_bytes_max.min(self.batch_bytes_max());
         let directory_max = Self::directory_bytes_max(self.options.segment_bytes);
@@ -141,7 +150,12 @@ impl LogCore {
             g.directory_len += directory_len;
             g.batches_len += batch_len;
             g.footer_growth += queued.item.footer_growth();
-            whole = if queued.ends_unit { Some(g) } else { whole };
+            if queued.ends_unit {
+                if whole.is_some() && !fits(&g) {
+                    return whole;
+                }
+                whole = Some(g);
+            }
         }
         // The closing group is one of its own, behind everything and synced like any other.
         if g.entries == 0 && !self.opening && self.closing.is_some() && matches!(self.life, Life::Running) {

@@ -319,6 +319,8 @@ pub struct LogCore {
     compaction: Option<Compaction>,
     no_room: bool,
     retry_preparation: bool,
+    /// Not even the change of a name found room.
+    spares_wait: bool,
     seals: VecDeque<IoRequest>,
     sealing: BTreeMap<IoId, u64>,
     // complete
@@ -510,6 +512,7 @@ impl LogCore {
             freed_bytes: 0,
             compaction: None,
             no_room: false,
+            spares_wait: false,
             retry_preparation: false,
             seals: VecDeque::new(),
             sealing: BTreeMap::new(),

@@ -51,14 +51,20 @@ impl Extent {
     /// Reads the batch and checks that it is the one: bytes, log, LSNs, epoch, chain, and what it continues.
     ///
     /// # Errors
-    /// [`ReadError::Corrupt`] if it is not, or if the medium can't read it, twice.
+    /// [`ReadError::Corrupt`] if it is not, or if the medium can't read it, twice; [`ReadError::Io`] if the system refused
+    /// in a way that says nothing about the file ([`IoFailure::is_refusal`]).
     pub fn read(&self, io: &mut dyn Io) -> Result<Batch, ReadError> {
         // One more attempt: what flips on the way is not damage.
         let sound = self.bytes_len() <= BATCH_BYTES_MAX;
         for _ in 0..if sound { 2 } else { 0 } {
-            let bytes = read_exact(io, &segment_name(self.segment), self.offset, self.bytes_len());
-            if let Some(batch) = bytes.ok().and_then(|bytes| self.verify(Bytes::from(bytes))) {
-                return Ok(batch);
+            match read_exact(io, &segment_name(self.segment), self.offset, self.bytes_len()) {
+                Ok(bytes) => {
+                    if let Some(batch) = self.verify(Bytes::from(bytes)) {
+                        return Ok(batch);
+                    }
+                }
+                Err(failure) if failure.is_refusal() => return Err(failure.into()),
+                Err(_) => {}
             }
         }
         Err(self.corrupt())

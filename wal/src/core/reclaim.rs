@@ -12,9 +12,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Index, Item, Life, LogCore, Queued, Segments, Spare};
 use crate::core::segments::ranges;
+use crate::format::layout::len_u32;
 use crate::format::record::Record;
 use crate::io::{IoOp, IoRequest};
 use crate::limits::{LIVE_RANGES_KEPT_MAX, RELOCATION_BYTES_MAX};
+
+/// What is freed is at least so many times what must be said again for it: that lies in its group, again in the next one, in
+/// the footer, and in what pads them.
+const RELOCATION_SHARE: u64 = 8;
 
 /// What the logs need of dead segments, by one look at each log, however many are dead.
 ///
@@ -97,6 +102,8 @@ impl LogCore {
         let mut needs = Needs::of(&self.index, &dead);
         let mut left = Left::of(&self.segments);
         let (mut relocated, mut gone_is_said) = (0, false);
+        // What can't be written must not stand in front of what gives room back.
+        let must_fit = !self.next_segment_is_ready();
         for number in dead {
             if self.sealing.values().any(|sealing| *sealing == number)
                 || left.ranges_without(number) > LIVE_RANGES_KEPT_MAX
@@ -115,13 +122,24 @@ impl LogCore {
             if needs.damaged.contains(&number) || (doubted && needs.any_doubt) {
                 continue;
             }
-            let records = needs.said.remove(&number).unwrap_or_default();
-            relocated += records.iter().map(Record::encoded_len).sum::<usize>();
-            if !std::mem::replace(&mut gone_is_said, true) {
-                self.say_what_is_gone();
+            let gone = if gone_is_said { Vec::new() } else { self.what_is_gone() };
+            let again = needs.said.remove(&number).unwrap_or_default();
+            if !self.is_worth(&again, self.options.segment_bytes) {
+                continue;
             }
-            records.into_iter().for_each(|record| self.enqueue(record));
-            self.enqueue(Record::Retirement { segment: number });
+            let records: Vec<Record> =
+                gone.into_iter().chain(again).chain([Record::Retirement { segment: number }]).collect();
+            if must_fit {
+                let place = self.place_before_batches();
+                if !self.has_room_for_records(place, &records) {
+                    continue;
+                }
+                self.enqueue_at(place, records.iter().cloned());
+            } else {
+                records.iter().for_each(|record| self.enqueue(record.clone()));
+            }
+            gone_is_said = true;
+            relocated += records.iter().map(Record::encoded_len).sum::<usize>();
             if let Some(segment) = self.segments.get_mut(number) {
                 segment.retiring = true;
             }
@@ -157,24 +175,49 @@ impl LogCore {
 
     /// All numbers below the active segment's that are no segment any more, or will be none behind what is in the queue. As
     /// many records at most as there are ranges in a header, and one.
-    fn say_what_is_gone(&mut self) {
+    fn what_is_gone(&self) -> Vec<Record> {
         // Until the name of the file that stands for them is durable, compacted ones are there.
         let there = self.segments.iter().filter(|(number, segment)| !segment.retiring || self.is_taken(*number));
         let there = ranges(there.map(|(number, _)| number));
         let mut first = 1;
+        let mut gone = Vec::new();
         for (start, end) in there {
             if first < start {
-                self.enqueue(Record::Gone { first, last: start - 1 });
+                gone.push(Record::Gone { first, last: start - 1 });
             }
             first = end + 1;
         }
+        gone
+    }
+
+    /// Whether so much room is worth saying these records again. If they took most of what they free, they would fill the
+    /// segments to which they go, and those be dead in their turn, for ever.
+    pub(super) fn is_worth(&self, records: &[Record], freed: u64) -> bool {
+        let bytes: u64 = records.iter().map(|record| u64::from(len_u32(record.encoded_len()))).sum();
+        bytes.saturating_mul(RELOCATION_SHARE) <= freed
+    }
+
+    /// Behind all in the queue that makes something dead, and in front of the batches behind that: on a full disk they wait
+    /// for the room that a retirement brings. A submission is not torn apart.
+    fn place_before_batches(&self) -> usize {
+        let is_batch = |queued: &Queued| matches!(queued.item, Item::Batch { .. });
+        let last = self.queue.iter().rposition(|queued| !is_batch(queued)).map_or(0, |last| last + 1);
+        let units = self.queue.iter().enumerate().skip(last.saturating_sub(1));
+        let end = units.filter(|(_, queued)| queued.ends_unit).map(|(i, _)| i + 1).next();
+        if last == 0 { 0 } else { end.unwrap_or(last) }
     }
 
     /// A record of the log's own, of which nobody waits.
     pub(super) fn enqueue(&mut self, record: Record) {
-        let item = Item::Record { record, kills_from: None };
-        self.queue_bytes += item.weight();
-        self.queue.push_back(Queued { item, ticket: None, ends_unit: true });
+        self.enqueue_at(self.queue.len(), [record].into_iter());
+    }
+
+    fn enqueue_at(&mut self, place: usize, records: impl Iterator<Item = Record>) {
+        for (place, record) in (place..).zip(records) {
+            let item = Item::Record { record, kills_from: None };
+            self.queue_bytes += item.weight();
+            self.queue.insert(place, Queued { item, ticket: None, ends_unit: true });
+        }
     }
 
     /// The record that retires it is durable.

@@ -123,7 +123,7 @@ impl LogCore {
     fn next_preparation(&mut self) -> Option<Preparation> {
         let ahead = usize::try_from(self.options.segments_ahead.max(1)).unwrap_or(1);
         let next = (self.last_segment() + 1..).find(|n| !self.ready.contains_key(n))?;
-        if let Some(spare) = self.spare.front() {
+        if let Some(spare) = self.spare.front().filter(|_| !self.spares_wait) {
             let segment = spare.segment;
             let recycled = spare.is_whole && self.ready.len() < ahead + SEGMENTS_RECYCLED_MAX;
             return Some(if recycled {
@@ -144,6 +144,7 @@ impl LogCore {
     /// submission does as well.
     pub fn retry_preparation(&mut self) {
         self.retry_preparation = self.no_room;
+        self.spares_wait = false;
     }
 
     /// `Some`: the result of the preparation under way; `Err` if it fails in a way that is not a full disk.
@@ -151,7 +152,10 @@ impl LogCore {
         let Preparing { what, .. } = self.preparing.take_if(|preparing| preparing.id == id)?;
         match result {
             Ok(()) => self.on_prepared(what),
-            Err(failure) if failure.is_no_space() => self.no_room = true,
+            Err(failure) if failure.is_no_space() || failure.is_refusal() => {
+                self.no_room = true;
+                self.spares_wait = !matches!(what, Preparation::Create { .. });
+            }
             Err(failure) => return Some(Err(failure.clone())),
         }
         Some(Ok(()))
@@ -169,11 +173,12 @@ impl LogCore {
             }
             Preparation::Discard { segment } => Some(segment),
         };
-        self.no_room = false;
+        (self.no_room, self.spares_wait) = (false, false);
+        // Also what had no certain room to be said again.
+        self.reclaim_due = true;
         if let Some(gone) = gone {
             self.spare.pop_front();
             self.segments.forget_victim(gone);
-            self.reclaim_due = true;
         }
     }
 }

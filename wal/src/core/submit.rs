@@ -115,9 +115,7 @@ impl LogCore {
         if self.queue_bytes > 0 && self.queue_bytes + weight > queue_bytes_max {
             return Err(SubmitError::Busy { queue_bytes_max });
         }
-        let gives = entries.iter().all(|entry| !matches!(entry, Entry::Batch(_)));
-        let reserve = if gives { 0 } else { self.reserve() };
-        if self.no_room && !self.has_room_for(entries, reserve) {
+        if self.no_room && !self.has_room_for(entries) {
             self.retry_preparation = true;
             if full == WhenFull::Refuse {
                 return Err(SubmitError::DiskFull);
@@ -127,16 +125,32 @@ impl LogCore {
     }
 
     /// On a full disk only what certainly fits is accepted, so that what was accepted always becomes durable.
-    fn has_room_for(&self, entries: &[Entry], reserve: u64) -> bool {
-        let Some(active) = &self.active else { return false };
-        let room = active.header.segment_bytes.saturating_sub(active.offset);
-        let waiting = self.queue.iter().map(|queued| {
-            let item = &queued.item;
-            (item.directory_len(), item.batch_len(), item.footer_growth())
-        });
+    fn has_room_for(&self, entries: &[Entry]) -> bool {
         let asked = entries.iter().map(|entry| {
             let (batch, weight) = (entry.batch_bytes(), weight(entry));
             (weight - batch, batch, if batch > 0 { FOOTER_BYTES_PER_BATCH } else { weight })
+        });
+        let reserve = entries.iter().map(|entry| self.reserve(entry)).max().unwrap_or(0);
+        self.has_room(self.queue.len(), asked, reserve)
+    }
+
+    /// The same for what the log itself has to say behind the first entries that wait.
+    pub(super) fn has_room_for_records(&self, behind: usize, records: &[Record]) -> bool {
+        // They go together, in as few groups as their directories fit.
+        let directory_max = Self::directory_bytes_max(self.options.segment_bytes) - HARD_STATE_BYTES_MAX;
+        let bytes: usize = records.iter().map(Record::encoded_len).sum();
+        let full = (0..bytes / directory_max).map(|_| directory_max);
+        self.has_room(behind, full.chain([bytes % directory_max]).map(|bytes| (bytes, 0, bytes)), 0)
+    }
+
+    /// Whether the first entries that wait and what is asked for, each a directory's bytes, a batch's and a footer's, certainly
+    /// fit the active segment and leave the reserve free.
+    fn has_room(&self, behind: usize, asked: impl Iterator<Item = (usize, usize, usize)>, reserve: u64) -> bool {
+        let Some(active) = &self.active else { return false };
+        let room = active.header.segment_bytes.saturating_sub(active.offset);
+        let waiting = self.queue.iter().take(behind).map(|queued| {
+            let item = &queued.item;
+            (item.directory_len(), item.batch_len(), item.footer_growth())
         });
         // The group that ends the log, and the zeroes behind it.
         let mut need = reserve + 3 * BLOCK_BYTES + u64::from(len_u32(2 * self.repeat.len()));
@@ -152,11 +166,20 @@ impl LogCore {
         true
     }
 
-    /// Bytes of the last segment that batches leave free on a full disk: releases are still accepted there, and what
-    /// retires the segments that they empty.
-    fn reserve(&self) -> u64 {
-        // What a release needs by the same reckoning, and a group more.
-        (self.options.segment_bytes / 16).max(5 * BLOCK_BYTES)
+    /// Bytes of the last segment that an entry leaves free on a full disk: batches to hard states, these to releases and
+    /// others that may give room back, and those to what retires the segments that they empty.
+    fn reserve(&self, entry: &Entry) -> u64 {
+        // What a group of few records takes, with the zeroes behind it.
+        let step = 2 * BLOCK_BYTES;
+        match entry {
+            Entry::Batch(_) => (self.options.segment_bytes / 16).max(3 * step),
+            Entry::HardState { .. } => (self.options.segment_bytes / 32).max(2 * step),
+            Entry::Truncate { .. }
+            | Entry::Settle { .. }
+            | Entry::Release { .. }
+            | Entry::Reset { .. }
+            | Entry::Remove { .. } => step,
+        }
     }
 
     fn validate(&self, entries: &[Entry]) -> Result<(), SubmitError> {

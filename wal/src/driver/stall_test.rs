@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use parking_lot::{Condvar, Mutex};
 
-use super::Wal;
+use super::{Verified, Wal};
 use crate::core::{Entry, LogCore, Options, WhenFull};
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::{Batch, BatchBuilder, BatchKind};
@@ -27,6 +27,8 @@ struct Gate {
     is_closed: Mutex<bool>,
     /// Writes panic.
     is_broken: Mutex<bool>,
+    /// Reads find no memory.
+    refuses_reads: Mutex<bool>,
     opened: Condvar,
 }
 
@@ -69,6 +71,9 @@ impl Io for Gated {
     }
 
     fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        if *self.1.refuses_reads.lock() {
+            return Err(IoFailure::new(std::io::ErrorKind::OutOfMemory, "read", name));
+        }
         self.0.read_at(name, offset, buffer)
     }
 
@@ -146,6 +151,23 @@ fn a_device_that_hangs_is_seen_and_holds_up_nobody_but_who_waits_for_it() {
     assert_eq!(wal.durable_end(LOG).lsn, Lsn::new(1 + accepted));
     wal.close().unwrap();
     assert_eq!(wal.io_under_way(), None);
+}
+
+#[test]
+fn a_verification_that_is_refused_its_reads_says_so_and_calls_nothing_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
+    wal.append(batch(LogPosition::origin(LOG))).unwrap();
+    let gate = Arc::new(Gate::default());
+    let mut gated = Gated(RealIo::new(dir.path()), Arc::clone(&gate));
+    let mut verified = Verified::default();
+    *gate.refuses_reads.lock() = true;
+    let refused = wal.verify_step(&mut gated, LOG, Lsn::FIRST, &mut verified).unwrap_err();
+    assert!(matches!(refused, WalError::Unread(_)) && refused.code() == "TW-1103", "{refused}");
+    assert_eq!(verified, Verified::default());
+    *gate.refuses_reads.lock() = false;
+    wal.verify_step(&mut gated, LOG, Lsn::FIRST, &mut verified).unwrap();
+    assert_eq!((verified.batches, verified.damaged), (1, vec![]));
 }
 
 /// What another thread comes to; it must not take for ever.

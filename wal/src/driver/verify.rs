@@ -8,6 +8,7 @@ use super::paced::PacedIo;
 use crate::core::Extent;
 use crate::error::{ReadError, WalError};
 use crate::format::ids::{LogId, Lsn};
+use crate::io::Io;
 use crate::recovery::report::DamagedRange;
 
 /// What a verification has read so far.
@@ -33,7 +34,8 @@ impl Wal {
     /// It repairs nothing: a damaged range is fetched from another copy, or cut off, by the log's owner.
     ///
     /// # Errors
-    /// [`WalError::Closed`]: the log was closed before the end.
+    /// [`WalError::Closed`]: the log was closed before the end. [`WalError::Unread`]: the process has no descriptors left, or
+    /// the system no memory; that is no damage.
     pub fn verify(
         &self,
         bytes_per_second: u64,
@@ -44,7 +46,7 @@ impl Wal {
         let logs = self.state().core.logs();
         for log in logs {
             let mut next = self.state().core.start(log).lsn.next();
-            while let Some(read) = self.verify_step(&mut io, log, next, &mut verified) {
+            while let Some(read) = self.verify_step(&mut io, log, next, &mut verified)? {
                 if self.state().stopping {
                     return Err(WalError::Closed);
                 }
@@ -58,37 +60,45 @@ impl Wal {
     }
 
     /// Reads some batches; where to go on, or `None` at the end.
-    fn verify_step(&self, io: &mut PacedIo, log: LogId, from: Lsn, verified: &mut Verified) -> Option<Lsn> {
+    pub(super) fn verify_step(
+        &self,
+        io: &mut dyn Io,
+        log: LogId,
+        from: Lsn,
+        verified: &mut Verified,
+    ) -> Result<Option<Lsn>, WalError> {
         let state = self.loaded(log, from);
         let plan = match state.core.plan_read(log, from, STEP_BYTES) {
             Ok(plan) => plan,
-            Err(ReadError::Released { start, .. }) => return Some(start.next()),
+            Err(ReadError::Released { start, .. }) => return Ok(Some(start.next())),
             Err(ReadError::Corrupt { log, first, last, file, offset }) => {
                 verified.damaged.push(DamagedRange { log, first, last, file, offset });
-                return Some(last.next());
+                return Ok(after(last, from));
             }
+            Err(ReadError::Io(failure)) if failure.is_refusal() => return Err(WalError::Unread(failure)),
             Err(ReadError::Io(_) | ReadError::NotLoaded { .. }) => {
                 // The rest of the log can be read all the same.
-                let unknown = state.core.unknown_at(log, from)?;
+                let Some(unknown) = state.core.unknown_at(log, from) else { return Ok(None) };
                 verified.damaged.push(unknown.of(log));
-                return Some(unknown.last.next());
+                return Ok(after(unknown.last, from));
             }
         };
         drop(state);
         let mut next = None;
         for extent in plan {
-            if extent.read(io).is_ok() {
-                verified.batches += 1;
-                verified.bytes += u64::from(extent.len);
-            } else if self.is_still(&extent) {
-                verified.damaged.push(extent.damaged().of(extent.log));
-            } else {
+            match extent.read(io) {
+                Ok(_) => {
+                    verified.batches += 1;
+                    verified.bytes += u64::from(extent.len);
+                }
+                Err(ReadError::Io(failure)) => return Err(WalError::Unread(failure)),
+                Err(_) if self.is_still(&extent) => verified.damaged.push(extent.damaged().of(extent.log)),
                 // Released, cut off or moved while it was read: it is looked for again.
-                return Some(next.unwrap_or(from));
+                Err(_) => return Ok(Some(next.unwrap_or(from))),
             }
-            next = Some(extent.last.next());
+            next = after(extent.last, from);
         }
-        next
+        Ok(next)
     }
 
     /// Whether the batch is where it was.
@@ -99,5 +109,21 @@ impl Wal {
                 .core
                 .plan_read(extent.log, extent.first, 1)
                 .is_ok_and(|plan| plan.first().is_some_and(|first| first.is_same(extent)))
+    }
+}
+
+/// The LSN behind what was looked at; `None`: there is none, as behind damage to an unknown end.
+fn after(last: Lsn, from: Lsn) -> Option<Lsn> {
+    Some(last.next()).filter(|next| *next > from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verification_ends_behind_damage_to_an_unknown_end() {
+        assert_eq!(after(Lsn::MAX, Lsn::MAX), None);
+        assert_eq!(after(Lsn::FIRST, Lsn::FIRST), Some(Lsn::new(2)));
     }
 }

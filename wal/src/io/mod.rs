@@ -3,8 +3,8 @@
 //!
 //! [`RealIo`] implements it on a real directory, [`crate::vdisk::VirtualDisk`] in memory with every fault.
 
-mod cache;
 mod direct;
+mod page_cache;
 mod real;
 
 use std::fmt;
@@ -50,6 +50,19 @@ impl IoFailure {
     #[must_use]
     pub const fn is_no_space(&self) -> bool {
         matches!(self.kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+    }
+
+    /// Whether the process or the system ran out of descriptors or memory, or the caller may not do this: it says nothing
+    /// about the file.
+    #[must_use]
+    pub fn is_refusal(&self) -> bool {
+        self.os_code.is_some_and(real::is_exhaustion)
+            || matches!(self.kind, std::io::ErrorKind::OutOfMemory | std::io::ErrorKind::PermissionDenied)
+    }
+
+    /// Of a sync, also a full disk leaves in doubt what was to be made durable: a later sync proves nothing.
+    fn of_sync(self) -> Self {
+        if self.is_no_space() { Self { kind: std::io::ErrorKind::Other, ..self } } else { self }
     }
 }
 
@@ -320,20 +333,30 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
                 io.write_at(&name, *at, &[zeroes(BLOCK)])?;
             }
             io.write_at(&name, *offset, slices)?;
-            io.sync_data(&name)
+            io.sync_data(&name).map_err(IoFailure::of_sync)
         }
         IoOp::CreateSegment { segment, bytes } => create_segment(io, *segment, *bytes),
         IoOp::RecycleSegment { from, to } => {
-            io.rename(&segment_name(*from), &segment_name(*to))?;
+            match io.rename(&segment_name(*from), &segment_name(*to)) {
+                // An attempt before this one got so far, and was refused the rest.
+                Err(failure) if failure.kind == std::io::ErrorKind::NotFound && io.len(&segment_name(*to)).is_ok() => {}
+                renamed => renamed?,
+            }
             // DURABLE: a group in a file whose new name is lost would be lost with it (attacked by
             // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-            io.sync_dir()
+            io.sync_dir().map_err(IoFailure::of_sync)
         }
         IoOp::Compact(plan) => crate::compaction::write(io, plan),
-        IoOp::InstallCompacted { segment } => io.rename(&unready_name(*segment), &segment_name(*segment)),
+        IoOp::InstallCompacted { segment } => {
+            let installed = io.rename(&unready_name(*segment), &segment_name(*segment));
+            if installed.as_ref().is_err_and(IoFailure::is_no_space) {
+                drop(io.remove(&unready_name(*segment)));
+            }
+            installed
+        }
         // DURABLE: the compacted segment's name, before the retirement of any that it stands for (attacked by
         // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-        IoOp::SyncNames => io.sync_dir(),
+        IoOp::SyncNames => io.sync_dir().map_err(IoFailure::of_sync),
         IoOp::DiscardSegment { segment } => {
             match io.remove(&segment_name(*segment)) {
                 // It was missing already.
@@ -364,21 +387,30 @@ pub(crate) fn zeroes(len: usize) -> Bytes {
 /// Fills before naming: a segment that has its name has its room. Real zeroes, since the first write to an
 /// unwritten extent costs a commit of the file system's journal at each sync.
 fn create_segment(io: &mut dyn Io, segment: u64, bytes: u64) -> Result<(), IoFailure> {
-    let unready = unready_name(segment);
-    io.create(&unready)?;
-    let filled = fill(io, &unready, bytes);
-    if let Err(failure) = filled {
-        // Gives back what was taken of a full disk. If it can't be removed, the next open removes it.
-        drop(io.remove(&unready));
-        return Err(failure);
+    // The last of the room is not taken from others just to be given back. Who can't say how much there is may try.
+    if io.free_bytes().ok().flatten().is_some_and(|free| free < bytes) {
+        return Err(IoFailure::new(std::io::ErrorKind::StorageFull, "create", &segment_name(segment)));
     }
-    // DURABLE: the zeroes first, then the name; otherwise a name could stand for a shorter file (attacked by
-    // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-    io.sync_data(&unready)?;
-    io.rename(&unready, &segment_name(segment))?;
+    let unready = unready_name(segment);
+    let named = fill_and_name(io, &unready, segment, bytes);
+    if named.is_err() {
+        // Gives back what was taken of a full disk. If it can't be removed, the next attempt or open removes it.
+        drop(io.remove(&unready));
+        return named;
+    }
     // DURABLE: a group in a file whose name is lost would be lost with it (attacked by
     // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-    io.sync_dir()
+    io.sync_dir().map_err(IoFailure::of_sync)
+}
+
+fn fill_and_name(io: &mut dyn Io, unready: &str, segment: u64, bytes: u64) -> Result<(), IoFailure> {
+    io.create(unready)?;
+    fill(io, unready, bytes)?;
+    // DURABLE: the zeroes first, then the name; otherwise a name could stand for a shorter file (attacked by
+    // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`). Where the disk is found full only here, the file
+    // goes and nothing is in doubt.
+    io.sync_data(unready)?;
+    io.rename(unready, &segment_name(segment))
 }
 
 pub(crate) fn fill(io: &mut dyn Io, name: &str, bytes: u64) -> Result<(), IoFailure> {

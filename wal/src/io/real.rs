@@ -147,6 +147,8 @@ impl RealIo {
                 self.shared.direct.store(false, Ordering::Relaxed);
                 return Ok(None);
             }
+            // Who made the file has another descriptor of it.
+            Err(error) if is_exhaustion(error.raw_os_error()) => return Ok(None),
             Err(error) => return Err(IoFailure::from_error(&error.into(), "open", name)),
         };
         self.last_direct = Some(DirectFile { name: name.to_owned(), file: Arc::clone(&file), names });
@@ -201,6 +203,11 @@ impl RealIo {
         self.shared.names.fetch_add(1, Ordering::Release);
         self.shared.files.lock().remove(name);
     }
+}
+
+/// Whether the system's number for an error says that there are no descriptors left, or no memory.
+pub(super) fn is_exhaustion(code: i32) -> bool {
+    [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS].map(Errno::raw_os_error).contains(&code)
 }
 
 /// Makes a directory and those above it that are missing, each durable in its parent before anything is put inside;
@@ -320,9 +327,12 @@ impl Io for RealIo {
     }
 
     fn write_zeroes(&mut self, name: &str, len: u64) -> Result<(), IoFailure> {
+        if !self.shared.direct.load(Ordering::Relaxed) {
+            return super::fill_by_writes(self, name, len);
+        }
         match self.write_zeroes_directly(name, len) {
             // Not every file system does that.
-            Err(Errno::INVAL) => super::fill_by_writes(self, name, len),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => super::fill_by_writes(self, name, len),
             written => written.map_err(|e| IoFailure::from_error(&e.into(), "fill", name)),
         }
     }
@@ -357,14 +367,14 @@ impl Io for RealIo {
         self.sync_data(name)?;
         // Pages whose write-back failed are clean in the cache and not on the medium. Advice may be ignored (by a
         // file system in memory, say); then there is no medium to differ from.
-        super::cache::forget(&*self.file(name)?);
+        super::page_cache::forget(&*self.file(name)?);
         Ok(())
     }
 
     fn will_read(&mut self, name: &str, range: Range<u64>) {
         // What goes wrong is found by who reads it.
         if let Ok(file) = self.file(name) {
-            super::cache::read_ahead(&file, range);
+            super::page_cache::read_ahead(&file, range);
         }
     }
 

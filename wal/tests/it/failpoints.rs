@@ -1,4 +1,4 @@
-//! Every call that the log makes of its directory fails once, in two ways, wherever it is made: in an open, in work, in the
+//! Every call that the log makes of its directory fails once, in three ways, wherever it is made: in an open, in work, in the
 //! background. What was acknowledged is there afterwards, and nobody panics.
 
 use std::collections::BTreeSet;
@@ -232,8 +232,8 @@ fn check(mut disk: VirtualDisk, base: &[Entry], told: &Told, failed: &str) {
 }
 
 #[test]
-fn each_call_fails_in_two_ways_and_nothing_acknowledged_is_lost() {
-    for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+fn each_call_fails_in_three_ways_and_nothing_acknowledged_is_lost() {
+    for kind in [ErrorKind::Other, ErrorKind::StorageFull, ErrorKind::OutOfMemory] {
         let mut hit = BTreeSet::new();
         let mut n = 0;
         while let Some(failed) = run(n, kind) {

@@ -11,6 +11,7 @@ mod failpoints;
 mod faults;
 mod files;
 mod flips;
+mod full;
 mod lifecycle;
 mod losses;
 mod misplaced;
