@@ -52,7 +52,7 @@ impl Extent {
     ///
     /// # Errors
     /// [`ReadError::Corrupt`] if it is not, or if the medium can't read it, twice; [`ReadError::Io`] if the system refused
-    /// in a way that says nothing about the file ([`IoFailure::is_refusal`]).
+    /// in a way that says nothing about the file ([`IoFailure::is_refusal`](crate::io::IoFailure::is_refusal)).
     pub fn read(&self, io: &mut dyn Io) -> Result<Batch, ReadError> {
         // One more attempt: what flips on the way is not damage.
         let sound = self.bytes_len() <= BATCH_BYTES_MAX;
