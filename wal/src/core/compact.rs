@@ -281,7 +281,7 @@ impl LogCore {
     fn on_named(&mut self) {
         let Some(compaction) = self.compaction.take() else { return };
         let target = compaction.plan.number;
-        self.segments.cleansed(target, &compaction.late);
+        self.segments.cleansed(target, &compaction.late, compaction.plan.keeps_kills);
         self.stats.compactions += 1;
         // Nothing goes behind the closing group; the next open knows by the new header what the others are.
         if self.closing.is_some() {

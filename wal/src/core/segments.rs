@@ -115,13 +115,20 @@ impl Segments {
             segment.retiring = true;
         }
         compacted.victims.retain(|victim| !sources.contains(victim));
+        // What they killed in a source lies in the target now, which outlives the source's file.
+        for (_, segment) in self.map.iter_mut().filter(|(number, _)| !sources.contains(number)) {
+            if !segment.victims.is_disjoint(sources) {
+                segment.victims.insert(target);
+            }
+        }
         self.map.insert(target, compacted);
     }
 
     /// A segment was written anew without what had been dead in it: only what was killed since is still there. If it had to
     /// keep records that kill, those that were over are there too, and who ended them must go on outliving it.
-    pub(crate) fn cleansed(&mut self, target: u64, late: &BTreeSet<u64>) {
-        if self.map.get(&target).is_some_and(|segment| !segment.victims.is_empty()) {
+    pub(crate) fn cleansed(&mut self, target: u64, late: &BTreeSet<u64>, keeps_kills: bool) {
+        // Also if what they killed is gone by now: they were kept when it was there.
+        if keeps_kills {
             return;
         }
         for (number, segment) in &mut self.map {
@@ -178,5 +185,26 @@ mod tests {
         assert_eq!(segments.get(6).unwrap().victims, BTreeSet::from([3, 4]));
         segments.forget_victim(3);
         assert_eq!(segments.get(6).unwrap().victims, BTreeSet::from([4]));
+    }
+
+    #[test]
+    fn a_record_that_kills_outlives_what_its_victim_was_moved_into() {
+        for keeps_kills in [true, false] {
+            let mut segments = Segments::default();
+            for number in [1, 7, 10, 11] {
+                segments.insert(number, Segment::default());
+            }
+            segments.kill(10, 1);
+            segments.kill(11, 10);
+            let sources = BTreeSet::from([7, 10]);
+            segments.replace(7, &sources, Segment::default());
+            assert_eq!(segments.get(7).unwrap().victims, BTreeSet::from([1]));
+            // The file of what the target killed may go before the target has its name for good.
+            segments.forget_victim(1);
+            segments.cleansed(7, &BTreeSet::new(), keeps_kills);
+            segments.forget_victim(10);
+            let left = if keeps_kills { BTreeSet::from([7]) } else { BTreeSet::new() };
+            assert_eq!(segments.get(11).unwrap().victims, left);
+        }
     }
 }

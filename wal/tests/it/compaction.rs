@@ -4,7 +4,7 @@ use bytes::Bytes;
 use towline_wal::inspect::verify_io;
 use towline_wal::io::{Io, IoOp, IoRequest};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Entry, Epoch, HardStateKind, LogId, Lsn, Options};
+use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogId, LogPosition, Lsn, Options};
 
 use crate::world::{Chance, Model, SEGMENT, World, batch, log, options};
 
@@ -244,4 +244,66 @@ fn space_stays_bounded_under_random_work() {
     assert!(world.content().same(&model), "{:?}", world.content().differences(&model));
     let mut world = reopened(world, &eager());
     assert!(world.content().same(&model));
+}
+
+/// Something happens to one of four logs; they begin anew and end more often than in any life. An id that was removed is
+/// not used again.
+fn churn(world: &mut World, ids: &mut [u64; 4], chance: &mut Chance) {
+    let id = &mut ids[usize::try_from(chance.below(4)).unwrap()];
+    let of = log(*id);
+    let end = world.core.end(of);
+    let epoch = Epoch::new(1, end.epoch.term + 1);
+    match chance.below(24) {
+        0 if world.submit(vec![Entry::Remove { log: of }]).is_ok() => *id += 4,
+        1 | 2 => {
+            let lsn = Lsn::new((end.lsn.get() + 3).saturating_sub(chance.below(5)).max(1));
+            let to = LogPosition { epoch, lsn, chain: Chain::new(chance.below(1 << 32)) };
+            world.submit(vec![Entry::Reset { log: of, to }]).unwrap();
+        }
+        3 => {
+            let back = Lsn::new(end.lsn.get().saturating_sub(chance.below(6))).max(world.core.start(of).lsn);
+            world.core.load_index(&mut world.disk, of, back);
+            let to = world.core.boundary_at_or_before(of, back).unwrap();
+            world.submit(vec![Entry::Truncate { log: of, to }, Entry::Batch(batch(of, to, epoch, 1, 100))]).unwrap();
+        }
+        4 | 5 => {
+            let before = Lsn::new(end.lsn.get().saturating_sub(chance.below(4)));
+            world.core.load_index(&mut world.disk, of, before.prev());
+            drop(world.submit(vec![Entry::Release { log: of, before }]));
+        }
+        6 => {
+            let bytes = Bytes::from(chance.below(u64::MAX).to_le_bytes().to_vec());
+            world.submit(vec![Entry::HardState { log: of, kind: HardStateKind::Promise, bytes }]).unwrap();
+        }
+        _ => drop(world.append(of, 1, 500 + usize::try_from(chance.below(11_000)).unwrap()).unwrap()),
+    }
+    world.run();
+}
+
+/// A record that ends something goes only when nothing on the disk says any more that it began: not in its own segment, and
+/// not in an older one that this was moved into.
+#[test]
+fn what_ended_stays_ended_however_its_segments_are_moved() {
+    let mut compactions = 0;
+    for seed in 0..100 {
+        let mut chance = Chance::new(seed);
+        let mut world = World::open(VirtualDisk::with_seed(seed), &eager()).unwrap();
+        let (mut model, mut seen, mut ids) = (Model::default(), 0, [0, 1, 2, 3]);
+        for step in 0..300 {
+            churn(&mut world, &mut ids, &mut chance);
+            world.submitted.iter().skip(seen).for_each(|(_, entry)| model.apply(entry));
+            seen = world.submitted.len();
+            let mut disk = world.disk.clone();
+            disk.crash(CrashKind::DropAll, &mut |_| 0);
+            let index_bytes_max = if step % 2 == 0 { 0 } else { 1 << 20 };
+            let again = World::open(disk, &Options { index_bytes_max, ..eager() }).unwrap();
+            let differences = again.base.differences(&model);
+            assert!(again.base.same(&model), "seed {seed}, step {step}: {differences:?} {:?}", again.report);
+            if chance.below(40) == 0 {
+                compactions += world.core.stats().compactions;
+                (world, seen) = (again, 0);
+            }
+        }
+    }
+    assert!(compactions > 200, "{compactions}");
 }
