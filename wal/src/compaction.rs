@@ -12,7 +12,7 @@ use crate::core::LogCore;
 use crate::format::batch::Batch;
 use crate::format::footer::Footer;
 use crate::format::group::{GroupFlags, GroupIdentity, Place, encode_group, front_len};
-use crate::format::ids::{LogId, LogPosition, Lsn};
+use crate::format::ids::{LogId, LogPosition};
 use crate::format::layout::len_u32;
 use crate::format::record::{BATCH_RECORD_BYTES, BatchEntry, Record, repeat_records};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -47,12 +47,12 @@ pub(crate) struct Source {
     pub(crate) live: Vec<LiveRange>,
 }
 
-/// What is live of a log in a source: all batches behind a position, up to an LSN.
+/// What is live of a log in a source: all batches between two positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LiveRange {
     pub(crate) log: LogId,
     pub(crate) before: LogPosition,
-    pub(crate) last: Lsn,
+    pub(crate) end: LogPosition,
 }
 
 /// Writes the compacted segment under its unready name, and syncs it.
@@ -79,7 +79,7 @@ fn copy(io: &mut dyn Io, plan: &CompactionPlan, name: &str) -> Result<(), IoFail
         // The next segment's header names the last segment that the last source stood for.
         output.header.sources.extend(header.sources.iter().copied().filter(|number| *number > source.segment).max());
         output.header.sources.push(source.segment);
-        let live = live_places(source, &groups);
+        let live = live_places(source, &groups).ok_or_else(|| unsound(source.segment))?;
         for group in groups {
             output.take(io, source, group, &live)?;
         }
@@ -116,20 +116,25 @@ fn read(
     Ok((header, groups.collect::<Result<_, _>>()?))
 }
 
-/// Where the batches lie that are to be copied. LSNs alone don't tell: what a truncation cut off was written again.
-fn live_places(source: &Source, groups: &[ScannedGroup]) -> BTreeMap<u32, LogPosition> {
+/// Where the batches lie that are to be copied, with what each of them follows. LSNs alone don't tell: what a truncation cut
+/// off was written again. `None`: they are not what the index says is here.
+fn live_places(source: &Source, groups: &[ScannedGroup]) -> Option<BTreeMap<u32, LogPosition>> {
     let of = final_batches(groups);
     let mut places = BTreeMap::new();
     for range in &source.live {
         let mut before = range.before;
         for entry in of.get(&range.log).into_iter().flatten() {
-            if entry.first > range.before.lsn && entry.last <= range.last {
+            if entry.first > range.before.lsn && entry.last <= range.end.lsn {
                 places.insert(entry.offset, before);
                 before = entry.position();
             }
         }
+        // Each of them is seen to follow the one before it when it is copied.
+        if before != range.end {
+            return None;
+        }
     }
-    places
+    Some(places)
 }
 
 /// Whether a record killed something for good.
@@ -200,6 +205,9 @@ impl<'a> Output<'a> {
                     let batch: Option<Batch> = batches.next().flatten();
                     let batch = batch.ok_or_else(|| unsound(source.segment))?;
                     if let Some(before) = live.get(&entry.offset) {
+                        if !batch.follows(before) {
+                            return Err(unsound(source.segment));
+                        }
                         kept.push(Kept::Batch(entry, *before, batch.bytes().clone()));
                     }
                 }

@@ -151,7 +151,7 @@ impl LogCore {
                     return None;
                 }
                 let range = state.live_in(*number).ok()?;
-                live.extend(range.map(|(before, last)| LiveRange { log, before, last }));
+                live.extend(range.map(|(before, end)| LiveRange { log, before, end }));
             }
             let (salt, last_group) = (segment.salt, segment.last_group);
             sources.push(Source { segment: *number, salt, last_group, live });

@@ -448,21 +448,22 @@ impl LogState {
         }
     }
 
-    /// What of the log is live in a segment, and what its first batch there follows. `Err`: there is a gap before it.
-    pub(crate) fn live_in(&self, segment: u64) -> Result<Option<(LogPosition, Lsn)>, ()> {
+    /// What of the log is live in a segment: all behind what its first batch there follows, up to the end of the last one.
+    /// `Err`: there is a gap before it.
+    pub(crate) fn live_in(&self, segment: u64) -> Result<Option<(LogPosition, LogPosition)>, ()> {
         let found = if let Ok(i) = self.runs.binary_search_by_key(&segment, |run| run.segment) {
             let before = i.checked_sub(1).and_then(|i| self.runs.get(i)).map_or(self.start, |run| run.end);
-            self.runs.get(i).map(|run| (before, run.first, run.end.lsn))
+            self.runs.get(i).map(|run| (before, run.first, run.end))
         } else {
             let start = self.slots.partition_point(|slot| slot.segment != 0 && slot.segment < segment);
             let within = self.slots.iter().skip(start).take_while(|slot| slot.segment == segment);
             let before =
                 start.checked_sub(1).and_then(|i| self.slots.get(i)).map_or_else(|| self.folded_end(), Slot::end);
             let first = self.slots.get(start).map(|slot| slot.first);
-            within.last().zip(first).map(|(last, first)| (before, first, last.last))
+            within.last().zip(first).map(|(last, first)| (before, first, last.end()))
         };
         match found {
-            Some((before, first, last)) if before.lsn.next() == first => Ok(Some((before, last))),
+            Some((before, first, end)) if before.lsn.next() == first => Ok(Some((before, end))),
             Some(_) => Err(()),
             None => Ok(None),
         }
