@@ -1,5 +1,6 @@
 //! [`Wal`]: the log on real files, with threads of its own.
 
+mod fetch;
 mod inbox;
 mod paced;
 mod pending;
@@ -25,6 +26,7 @@ use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
 use crate::io::{Io, IoFailure, IoRequest, RealIo, segment_name};
 use crate::recovery::report::OpenReport;
+use fetch::{Fetch, Kept};
 use inbox::Inbox;
 use paced::{PacedIo, Stop};
 use pending::Waiters;
@@ -42,6 +44,8 @@ pub use verify::Verified;
 pub struct Wal {
     shared: Arc<Shared>,
     io: RealIo,
+    /// For reads of many batches.
+    kept: Kept,
     background_bytes_per_second: u64,
     /// What is done in the background is to be given up.
     stopping: Arc<Stop>,
@@ -92,6 +96,7 @@ impl Wal {
         let wal = Self {
             shared,
             io,
+            kept: Kept::default(),
             background_bytes_per_second: options.background_bytes_per_second,
             stopping: Arc::new(Stop::default()),
             threads: Mutex::new(Vec::new()),
@@ -222,34 +227,21 @@ impl Wal {
     /// # Errors
     /// [`ReadError`]: released, corrupt.
     pub fn read(&self, log: LogId, from: Lsn, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
-        let mut io = self.io.clone();
         let mut failed: Option<(Extent, ReadError)> = None;
         loop {
             let state = self.loaded(log, from);
             let plan = state.core.plan_read(log, from, max_bytes)?;
-            let mut cached: Vec<Option<Batch>> = plan.iter().map(|extent| state.core.cached(extent)).collect();
+            let cached = plan.iter().map(|extent| state.core.cached(extent)).collect();
             drop(state);
             if let Some((_, error)) =
                 failed.take().filter(|(extent, _)| plan.first().is_some_and(|first| first.is_same(extent)))
             {
                 return Err(error);
             }
-            let mut batches = Vec::with_capacity(plan.len());
-            read_ahead(&mut io, &plan, &cached);
-            for (extent, cached) in plan.into_iter().zip(cached.drain(..)) {
-                match cached.map_or_else(|| extent.read(&mut io), Ok) {
-                    Ok(batch) => batches.push(batch),
-                    // What was read before the damage is good.
-                    Err(_) if !batches.is_empty() => break,
-                    // It may have been released, or compaction may have moved it, since it was planned.
-                    Err(error) => {
-                        failed = Some((extent, error));
-                        break;
-                    }
-                }
-            }
-            if failed.is_none() {
-                return Ok(batches);
+            match Fetch::new(self.io.clone(), &self.kept).run(&plan, cached) {
+                Ok(batches) => return Ok(batches),
+                // It may have been released, or compaction may have moved it, since it was planned.
+                Err(first) => failed = Some(first),
             }
         }
     }
@@ -484,23 +476,6 @@ impl Wal {
         self.state().core.batch_bytes_max()
     }
 }
-
-/// Has the device begin with all that is to be read of a segment, where that is much.
-fn read_ahead(io: &mut RealIo, plan: &[Extent], cached: &[Option<Batch>]) {
-    let end = |extent: &Extent| extent.offset.saturating_add(u64::from(extent.len));
-    let on_disk: Vec<&Extent> =
-        plan.iter().zip(cached).filter(|(_, c)| c.is_none()).map(|(extent, _)| extent).collect();
-    for run in on_disk.chunk_by(|a, b| a.segment == b.segment) {
-        if let (Some(first), Some(last)) = (run.first(), run.last())
-            && end(last).saturating_sub(first.offset) >= READ_AHEAD_BYTES_MIN
-        {
-            io.will_read(&segment_name(first.segment), first.offset..end(last));
-        }
-    }
-}
-
-/// Less is read by a call or two anyway.
-const READ_AHEAD_BYTES_MIN: u64 = 256 << 10;
 
 impl Drop for Wal {
     fn drop(&mut self) {

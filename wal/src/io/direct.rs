@@ -11,6 +11,7 @@ use crossbeam::channel::{Receiver, Sender, unbounded};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
+use super::aligned::{ALIGNMENT, Aligned};
 use crate::limits::BLOCK_BYTES;
 
 /// What opens a file past the page cache, where there is such a thing.
@@ -26,8 +27,13 @@ const PIECE_BYTES: usize = 512 << 10;
 /// Writes of fewer bytes are copied and written by who asks: waking somebody takes longer than it saves.
 const HELPED_BYTES_MIN: usize = 2 * PIECE_BYTES;
 
-/// Alignment in memory, in the file and of lengths that every device in use is content with.
-const ALIGNMENT: usize = 4096;
+/// Whether the device can write the file's bytes from the place on into this memory by itself.
+pub(super) fn is_aligned(offset: u64, memory: &[u8]) -> bool {
+    !memory.is_empty()
+        && memory.len().is_multiple_of(ALIGNMENT)
+        && memory.as_ptr().align_offset(ALIGNMENT) == 0
+        && offset.is_multiple_of(BLOCK_BYTES)
+}
 
 /// Writes from memory of its own, and large writes with a helper: one copies while what the other has copied goes to the
 /// device. A clone has its own of both.
@@ -128,23 +134,13 @@ impl Drop for Helper {
     }
 }
 
-/// Memory from which devices can read.
+/// Memory from which a thread writes.
 #[derive(Debug, Default)]
 struct Room {
-    bytes: Vec<u8>,
+    memory: Aligned,
 }
 
 impl Room {
-    /// `len` bytes of it, aligned.
-    fn of(&mut self, len: usize) -> &mut [u8] {
-        let wanted = len + ALIGNMENT;
-        if self.bytes.len() < wanted {
-            self.bytes = vec![0; wanted.next_power_of_two().min(HELPED_BYTES_MIN + ALIGNMENT)];
-        }
-        let start = self.bytes.as_ptr().align_offset(ALIGNMENT);
-        self.bytes.get_mut(start..start.saturating_add(len)).unwrap_or_default()
-    }
-
     /// Writes those pieces of what the slices hold one behind another.
     fn write(
         &mut self,
@@ -154,7 +150,7 @@ impl Room {
         pieces: impl Iterator<Item = Range<usize>>,
     ) -> Result<(), Errno> {
         for piece in pieces {
-            let room = self.of(piece.len());
+            let room = self.memory.room(piece.len());
             copy(slices, piece.start, room);
             let mut done = 0;
             while let Some(rest) = room.get(done..).filter(|rest| !rest.is_empty()) {
@@ -251,14 +247,5 @@ mod tests {
         let (bytes, slices) = content(HELPED_BYTES_MIN);
         stage.write(&writable, 0, &slices).unwrap();
         assert!(std::fs::read(file.path()).unwrap() == bytes, "an error is not left for the next write");
-    }
-
-    #[test]
-    fn memory_is_aligned_whatever_was_asked_for_before() {
-        let mut memory = Room::default();
-        for len in [4096, 8192, PIECE_BYTES, HELPED_BYTES_MIN, 4096] {
-            let room = memory.of(len);
-            assert_eq!((room.len(), room.as_ptr().align_offset(ALIGNMENT)), (len, 0));
-        }
     }
 }

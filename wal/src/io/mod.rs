@@ -3,6 +3,8 @@
 //!
 //! [`RealIo`] implements it on a real directory, [`crate::vdisk::VirtualDisk`] in memory with every fault.
 
+mod ahead;
+mod aligned;
 mod direct;
 mod page_cache;
 mod real;
@@ -16,6 +18,7 @@ use bytes::Bytes;
 use crate::compaction::CompactionPlan;
 use crate::limits::{BLOCK_BYTES, NUMBERS_MAX};
 
+pub(crate) use aligned::Aligned;
 pub use real::RealIo;
 
 /// A failed operation on a file. Cheap to clone: every waiter of a poisoned log gets it.
@@ -166,6 +169,25 @@ pub trait Io {
 
     /// These bytes of the file will be read soon: the device may begin. Only a hint.
     fn will_read(&mut self, _name: &str, _range: Range<u64>) {}
+
+    /// As [`Io::read_at`], for much that is read in order and hardly again soon: a real directory reads whole blocks into
+    /// memory aligned to them past the page cache, unless they are in it.
+    ///
+    /// # Errors
+    /// As for [`Io::read_at`].
+    fn read_once(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        self.read_at(name, offset, buffer)
+    }
+
+    /// Says that the first `len` bytes of a file, or all if there are fewer, will be [taken](Io::take_read) next: a real
+    /// directory reads them meanwhile.
+    fn begin_read(&mut self, _name: &str, _len: u64) {}
+
+    /// The first `len` bytes of a file, if reading them was [begun](Io::begin_read) and nothing went wrong. What did is told by
+    /// reading them otherwise.
+    fn take_read(&mut self, _name: &str, _len: usize) -> Option<Bytes> {
+        None
+    }
 
     /// Bytes that new files may take in the directory, or where it would be made; `None`: unknown.
     ///
@@ -373,11 +395,11 @@ const _: () = assert!(BLOCK as u64 == BLOCK_BYTES);
 
 /// Bytes of zeroes per write when a segment is filled.
 const FILL_BYTES: usize = 1 << 20;
-static ZEROES: Aligned = Aligned([0; FILL_BYTES]);
+static ZEROES: Zeroes = Zeroes([0; FILL_BYTES]);
 
 /// Aligned as devices want it of memory that they read by themselves.
 #[repr(align(4096))]
-struct Aligned([u8; FILL_BYTES]);
+struct Zeroes([u8; FILL_BYTES]);
 
 /// `len` zeroes, at most a filling's worth, without a copy.
 pub(crate) fn zeroes(len: usize) -> Bytes {

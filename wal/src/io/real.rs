@@ -15,7 +15,10 @@ use parking_lot::Mutex;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::direct::{DIRECT, Stage};
+use super::ahead::Ahead;
+use super::aligned::ALIGNMENT;
+use super::direct::{DIRECT, Stage, is_aligned};
+use super::page_cache;
 use super::{Io, IoFailure, LockOutcome, segment_number};
 
 /// Files in one real directory, opened once and shared by its clones: each thread has its own clone.
@@ -27,9 +30,18 @@ pub struct RealIo {
     shared: Arc<Shared>,
     stage: Stage,
     last_direct: Option<DirectFile>,
+    reader: Reader,
 }
 
-/// The segment that this clone last wrote to past the page cache.
+/// What a clone keeps of its reads past the page cache.
+#[derive(Clone, Debug, Default)]
+struct Reader {
+    last: Option<DirectFile>,
+    probes: u64,
+    ahead: Ahead,
+}
+
+/// The segment that this clone last wrote to, or read, past the page cache.
 #[derive(Clone, Debug)]
 struct DirectFile {
     name: String,
@@ -83,6 +95,40 @@ impl OpenFiles {
     }
 }
 
+/// Bytes that the device is asked to begin with, behind those that are read once through the page cache.
+const READ_AHEAD_BYTES: u64 = 8 << 20;
+
+impl Shared {
+    /// A segment opened past the page cache, again if the last one was another; `None`: it can't be.
+    fn direct_file(
+        &self,
+        last: &mut Option<DirectFile>,
+        name: &str,
+        access: OFlags,
+    ) -> Result<Option<Arc<File>>, IoFailure> {
+        if !self.direct.load(Ordering::Relaxed) || segment_number(name).is_none() {
+            return Ok(None);
+        }
+        // Acquire, and release where it is counted: a name that was seen to change is looked up again.
+        let names = self.names.load(Ordering::Acquire);
+        if let Some(last) = last.as_ref().filter(|last| last.name == name && last.names == names) {
+            return Ok(Some(Arc::clone(&last.file)));
+        }
+        let file = match rustix::fs::open(self.dir.join(name), access | OFlags::CLOEXEC | DIRECT, Mode::empty()) {
+            Ok(file) => Arc::new(File::from(file)),
+            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                self.direct.store(false, Ordering::Relaxed);
+                return Ok(None);
+            }
+            // Who made the file has another descriptor of it.
+            Err(error) if is_exhaustion(error.raw_os_error()) => return Ok(None),
+            Err(error) => return Err(IoFailure::from_error(&error.into(), "open", name)),
+        };
+        *last = Some(DirectFile { name: name.to_owned(), file: Arc::clone(&file), names });
+        Ok(Some(file))
+    }
+}
+
 impl RealIo {
     /// A directory to read and write. Nothing is touched yet.
     #[must_use]
@@ -99,10 +145,14 @@ impl RealIo {
     fn with(dir: PathBuf, read_only: bool) -> Self {
         let (files, direct) = (Mutex::new(OpenFiles::default()), AtomicBool::new(!DIRECT.is_empty()));
         let shared = Shared { dir, read_only, direct, names: AtomicU64::new(0), files, lock: Mutex::new(None) };
-        Self { shared: Arc::new(shared), stage: Stage::default(), last_direct: None }
+        Self::of(Arc::new(shared))
     }
 
-    /// Writes segments through the page cache, as a file system does that has no other way.
+    fn of(shared: Arc<Shared>) -> Self {
+        Self { shared, stage: Stage::default(), last_direct: None, reader: Reader::default() }
+    }
+
+    /// Writes and reads segments through the page cache, as a file system does that has no other way.
     #[must_use]
     pub fn buffered(self) -> Self {
         self.shared.direct.store(false, Ordering::Relaxed);
@@ -130,37 +180,14 @@ impl RealIo {
         Ok(file)
     }
 
-    /// A segment to be written past the page cache; `None`: it is not.
-    fn direct_file(&mut self, name: &str) -> Result<Option<Arc<File>>, IoFailure> {
-        if !self.shared.direct.load(Ordering::Relaxed) || segment_number(name).is_none() {
-            return Ok(None);
-        }
-        // Acquire, and release where it is counted: a name that was seen to change is looked up again.
-        let names = self.shared.names.load(Ordering::Acquire);
-        if let Some(last) = self.last_direct.as_ref().filter(|last| last.name == name && last.names == names) {
-            return Ok(Some(Arc::clone(&last.file)));
-        }
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | DIRECT;
-        let file = match rustix::fs::open(self.path(name), flags, Mode::empty()) {
-            Ok(file) => Arc::new(File::from(file)),
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
-                self.shared.direct.store(false, Ordering::Relaxed);
-                return Ok(None);
-            }
-            // Who made the file has another descriptor of it.
-            Err(error) if is_exhaustion(error.raw_os_error()) => return Ok(None),
-            Err(error) => return Err(IoFailure::from_error(&error.into(), "open", name)),
-        };
-        self.last_direct = Some(DirectFile { name: name.to_owned(), file: Arc::clone(&file), names });
-        Ok(Some(file))
-    }
-
     /// Whether it was written past the page cache; `false`: nothing that counts was, and it is to be written through it.
     fn write_directly(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<bool, IoFailure> {
         if !Stage::suits(offset, slices) {
             return Ok(false);
         }
-        let Some(file) = self.direct_file(name)? else { return Ok(false) };
+        let Some(file) = self.shared.direct_file(&mut self.last_direct, name, OFlags::WRONLY)? else {
+            return Ok(false);
+        };
         match self.stage.write(&file, offset, slices) {
             Ok(()) => Ok(true),
             Err(Errno::INVAL | Errno::OPNOTSUPP) => {
@@ -169,6 +196,28 @@ impl RealIo {
             }
             Err(error) => Err(IoFailure::from_error(&error.into(), "write", name)),
         }
+    }
+
+    /// Reads whole blocks past the page cache, as many bytes as there are up to the file's last whole block; none where that
+    /// does not work.
+    fn read_directly(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        let Some(file) = self.shared.direct_file(&mut self.reader.last, name, OFlags::RDONLY)? else { return Ok(0) };
+        let mut done = 0_usize;
+        while done.is_multiple_of(ALIGNMENT)
+            && let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty())
+        {
+            match rustix::io::pread(&*file, rest, offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX))) {
+                Ok(0) => break,
+                Ok(read) => done += read,
+                Err(Errno::INTR) => {}
+                Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+                    self.shared.direct.store(false, Ordering::Relaxed);
+                    break;
+                }
+                Err(error) => return Err(IoFailure::from_error(&error.into(), "read", name)),
+            }
+        }
+        Ok(done)
     }
 
     /// Past the page cache: copying zeroes through it took a third of a busy log's processor time, and pushed out
@@ -301,7 +350,34 @@ impl Io for RealIo {
         Ok(done)
     }
 
+    fn read_once(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
+        let mut done = 0;
+        let range = offset..offset.saturating_add(u64::try_from(buffer.len()).unwrap_or(u64::MAX));
+        self.reader.probes = self.reader.probes.wrapping_add(1);
+        if !page_cache::seems_to_hold(&*self.file(name)?, &range, self.reader.probes) {
+            if is_aligned(offset, buffer) {
+                done = self.read_directly(name, offset, buffer)?;
+            }
+            if done == 0 {
+                self.will_read(name, range.start..range.end.saturating_add(READ_AHEAD_BYTES));
+            }
+        }
+        let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
+        Ok(done.saturating_add(self.read_at(name, at, buffer.get_mut(done..).unwrap_or_default())?))
+    }
+
+    fn begin_read(&mut self, name: &str, len: u64) {
+        // What goes wrong is found by who reads it.
+        let len = self.len(name).unwrap_or(0).min(len);
+        self.reader.ahead.begin(Self::of(Arc::clone(&self.shared)), name, usize::try_from(len).unwrap_or(0));
+    }
+
+    fn take_read(&mut self, name: &str, len: usize) -> Option<Bytes> {
+        self.reader.ahead.take(name, len)
+    }
+
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
+        self.reader.ahead.cancel();
         if self.write_directly(name, offset, slices)? {
             return Ok(());
         }
@@ -347,6 +423,7 @@ impl Io for RealIo {
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
+        self.reader.ahead.cancel();
         let renamed = std::fs::rename(self.path(from), self.path(to));
         renamed.map_err(|e| IoFailure::from_error(&e, "rename", from))?;
         self.shared.names.fetch_add(1, Ordering::Release);
@@ -359,22 +436,24 @@ impl Io for RealIo {
     }
 
     fn remove(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.reader.ahead.cancel();
         self.forget(name);
         std::fs::remove_file(self.path(name)).map_err(|e| IoFailure::from_error(&e, "remove", name))
     }
 
     fn settle(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.reader.ahead.cancel();
         self.sync_data(name)?;
         // Pages whose write-back failed are clean in the cache and not on the medium. Advice may be ignored (by a
         // file system in memory, say); then there is no medium to differ from.
-        super::page_cache::forget(&*self.file(name)?);
+        page_cache::forget(&*self.file(name)?);
         Ok(())
     }
 
     fn will_read(&mut self, name: &str, range: Range<u64>) {
         // What goes wrong is found by who reads it.
         if let Ok(file) = self.file(name) {
-            super::page_cache::read_ahead(&file, range);
+            page_cache::read_ahead(&file, range);
         }
     }
 
@@ -428,6 +507,91 @@ mod tests {
             let mut expected = [vec![1; 4000], vec![2; 96], vec![3; 4096]].concat();
             expected.resize(12_288, 0);
             assert_eq!(read(&mut io, &name, 0, 12_288), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_read_once_is_what_is_there_wherever_it_begins_and_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = crate::io::segment_name(1);
+        // Not whole blocks, as a file is that was cut short.
+        let content: Vec<u8> = (0..3 * 4096 + 1000_usize).map(|i| (i % 251) as u8).collect();
+        std::fs::write(dir.path().join(&name), &content).unwrap();
+        for mut io in [RealIo::new(dir.path()), RealIo::new(dir.path()).buffered()] {
+            let mut memory = crate::io::Aligned::default();
+            for offset in [0, 1, 4096, 8192, 12_288, 13_287, 13_288, 16_384, 20_000] {
+                for len in [0, 1, 100, 4096, 5000, 8192, 16_384, 20_480] {
+                    // Out of the page cache, and in it.
+                    for warm in [false, true] {
+                        io.settle(&name).unwrap();
+                        let mut through = vec![0; len];
+                        let there = if warm { io.read_at(&name, offset, &mut through).unwrap() } else { 0 };
+                        let room = memory.room(len);
+                        room.fill(0xAA);
+                        let read = io.read_once(&name, offset, room).unwrap();
+                        let from = usize::try_from(offset).unwrap().min(content.len());
+                        let expected = &content[from..content.len().min(from + len)];
+                        assert_eq!(&room[..read], expected, "{len} bytes from {offset}");
+                        assert!(!warm || there == read);
+                    }
+                }
+            }
+        }
+        let missing = RealIo::new(dir.path()).read_once("0000000000000002.seg", 0, &mut [0; 4096]).unwrap_err();
+        assert_eq!(missing.kind, std::io::ErrorKind::NotFound);
+    }
+
+    #[test]
+    fn what_is_read_once_is_the_newest() {
+        let dir = tempfile::tempdir().unwrap();
+        let name = crate::io::segment_name(1);
+        let (mut writer, mut memory) = (RealIo::new(dir.path()), crate::io::Aligned::default());
+        let mut reader = writer.clone();
+        writer.create(&name).unwrap();
+        writer.write_zeroes(&name, 16_384).unwrap();
+        writer.settle(&name).unwrap();
+        for round in 1..20_u8 {
+            // Past the cache, then through it, not synced: the pages are dirty.
+            writer.write_at(&name, 4096, &blocks(round, 1)).unwrap();
+            writer.write_at(&name, 10_000, &[Bytes::copy_from_slice(&[round; 100])]).unwrap();
+            let room = memory.room(16_384);
+            assert_eq!(reader.read_once(&name, 0, room).unwrap(), 16_384);
+            assert_eq!(room[4096..8192], [round; 4096]);
+            assert_eq!(room[10_000..10_100], [round; 100]);
+        }
+        // Another file under the name, as compaction installs one.
+        let spare = crate::io::segment_name(2);
+        writer.create(&spare).unwrap();
+        writer.write_at(&spare, 0, &blocks(99, 4)).unwrap();
+        writer.settle(&spare).unwrap();
+        writer.rename(&spare, &name).unwrap();
+        let room = memory.room(16_384);
+        assert_eq!(reader.read_once(&name, 0, room).unwrap(), 16_384);
+        assert_eq!(room, [99; 16_384]);
+    }
+
+    #[test]
+    fn what_was_begun_to_be_read_is_not_taken_after_a_change_of_the_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, spare) = (crate::io::segment_name(1), crate::io::segment_name(2));
+        let mut io = RealIo::new(dir.path());
+        for (file, byte) in [(&name, 1), (&spare, 2)] {
+            io.create(file).unwrap();
+            io.write_at(file, 0, &blocks(byte, 2)).unwrap();
+        }
+        io.begin_read(&name, 1 << 20);
+        assert_eq!(io.take_read(&name, 8192).unwrap(), vec![1; 8192], "as much as there is");
+        type Change<'a> = &'a dyn Fn(&mut RealIo);
+        let changes: [Change<'_>; 4] = [
+            &|io| io.write_at(&name, 0, &blocks(3, 1)).unwrap(),
+            &|io| io.settle(&name).unwrap(),
+            &|io| io.rename(&spare, &name).unwrap(),
+            &|io| io.remove(&name).unwrap(),
+        ];
+        for change in changes {
+            io.begin_read(&name, 8192);
+            change(&mut io);
+            assert!(io.take_read(&name, 8192).is_none());
         }
     }
 

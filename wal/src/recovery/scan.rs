@@ -11,7 +11,7 @@ use crate::format::batch::{BATCH_VERSION, Batch, BatchError};
 use crate::format::group::{BatchesSum, GROUP_VERSION, GroupHeader, HeaderSeen, Place, front_len};
 use crate::format::record::{BatchEntry, Record, RecordError};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use crate::io::{Io, IoFailure, segment_name};
+use crate::io::{Aligned, Io, IoFailure, segment_name};
 use crate::limits::{BLOCK_BYTES, GROUP_HEADER_BYTES};
 
 /// What a scan reports, in the order of the files.
@@ -73,12 +73,14 @@ impl Image {
         let name = segment_name(segment);
         let len = usize::try_from(io.len(&name)?.min(bytes_max)).unwrap_or(0);
         let block = usize::try_from(BLOCK_BYTES).unwrap_or(4096);
-        io.will_read(&name, 0..as_u64(len));
-        let mut bytes = vec![0; len];
+        if let Some(bytes) = io.take_read(&name, len) {
+            return Ok(Self { bytes, unreadable: None });
+        }
+        let mut memory = Aligned::default();
         let mut unreadable = None;
-        for (i, chunk) in bytes.chunks_mut(block.saturating_mul(256)).enumerate() {
+        for (i, chunk) in memory.room(len).chunks_mut(block.saturating_mul(256)).enumerate() {
             let start = i.saturating_mul(block).saturating_mul(256);
-            if io.read_at(&name, as_u64(start), chunk).is_ok_and(|n| n == chunk.len()) {
+            if io.read_once(&name, as_u64(start), chunk).is_ok_and(|n| n == chunk.len()) {
                 continue;
             }
             // Again by 4 KiB: one bad sector must not take its neighbours with it.
@@ -94,7 +96,7 @@ impl Image {
                 }
             }
         }
-        Ok(Self { bytes: Bytes::from(bytes), unreadable })
+        Ok(Self { bytes: Bytes::from_owner(memory), unreadable })
     }
 
     /// Why some of it could not be read, if so.

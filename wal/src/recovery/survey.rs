@@ -18,9 +18,6 @@ use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION,
 use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
 
-/// Bytes of the next segment that the device reads while one is checked.
-const READ_AHEAD_BYTES: u64 = 32 << 20;
-
 /// Whether the reader may make the files settle before it reads: only their owner may.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
@@ -454,10 +451,10 @@ impl Survey {
                 Some(result) => result,
                 None => {
                     let image = Image::read(io, number, self.manifest.segment_bytes)?;
-                    // The device reads the next one while this one is checked.
+                    // The next one is read while this one is checked.
                     let next = numbers.get(i + 1).filter(|next| !self.scans.contains_key(next));
                     if let Some(next) = next.filter(|next| read_trailer(io, **next, &self.manifest).is_none()) {
-                        io.will_read(&segment_name(*next), 0..READ_AHEAD_BYTES);
+                        io.begin_read(&segment_name(*next), self.manifest.segment_bytes);
                     }
                     self.scan(io, &image, &header, bound)?
                 }

@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
 mod afterlife;
+mod cold_reads;
 mod compaction;
 mod crashes;
 mod damage;
