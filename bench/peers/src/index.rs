@@ -4,9 +4,14 @@ use crate::Run;
 use crate::disk::Pool;
 use crate::peers::Producer;
 use crate::table::{Cell, Table, progress};
-use anyhow::{Context as _, Result};
+use crate::thin::ThinDisk;
+use anyhow::{Context as _, Result, ensure};
+use bytes::BytesMut;
 use std::collections::VecDeque;
-use towline_wal::{Options, Pending, Wal};
+use towline_wal::io::{IoOp, execute, segment_name};
+use towline_wal::{
+    BatchBuilder, BatchKind, Entry, Epoch, LogCore, LogId, LogPosition, Options, Pending, Wal, limits::BATCH_HEADER_BYTES,
+};
 
 /// Bytes of a batch.
 const SIZES: [usize; 3] = [1 << 10, 8 << 10, 64 << 10];
@@ -16,6 +21,10 @@ const EARLY: u64 = 200_000;
 const WINDOW: usize = 512;
 /// A log of this size is what the figures are for.
 const GIB_FOR: u64 = 100;
+/// Bytes of a batch, and how many logs take turns: of [`GIB_FOR`] GiB.
+const AT_SIZE: [(usize, usize); 5] = [(1 << 10, 1), (8 << 10, 1), (64 << 10, 1), (8 << 10, 100), (8 << 10, 1000)];
+/// Bytes submitted before the log is driven.
+const STEP_BYTES: usize = 4 << 20;
 
 /// Memory at one moment.
 struct Moment {
@@ -24,8 +33,88 @@ struct Moment {
     rss_bytes: u64,
 }
 
-/// Prints one table, a row for each size of batches.
+/// Prints two tables: a log on the disk, and the same state machine on a disk that forgets batches, at full size.
 pub(crate) fn measure(run: &Run) -> Result<()> {
+    on_disk(run)?;
+    at_size(run)
+}
+
+fn at_size(run: &Run) -> Result<()> {
+    let columns = ["batches of", "logs", "batches", "segments", "index MB at the end", "index MB after reopening", "damaged"];
+    let title = format!("index, {GIB_FOR} GiB, on a disk in memory that forgets the batches of full segments");
+    let mut table = Table::new(title, &columns);
+    for (bytes, logs) in AT_SIZE {
+        let name = format!("index at size, batches of {bytes} B, {logs} logs");
+        if !run.wants(&name) {
+            continue;
+        }
+        progress(&name);
+        let options = Options::default();
+        let mut disk = ThinDisk::default();
+        let (batches, index_bytes) = make_thin(&mut disk, &options, bytes, logs)?;
+        progress(&format!("{name}: reopening, {} MiB of it kept", disk.bytes() >> 20));
+        let (core, report) = LogCore::recover(&mut disk, &options)?;
+        let stats = core.stats();
+        ensure!(report.batches == batches, "{} of {batches} batches were found again", report.batches);
+        table.row([
+            format!("{} KiB", bytes >> 10).into(),
+            Cell::Number(logs as f64, 0),
+            Cell::Number(batches as f64, 0),
+            Cell::Number(stats.segments as f64, 0),
+            Cell::Number(index_bytes as f64 / 1e6, 1),
+            Cell::Number(stats.index_bytes as f64 / 1e6, 1),
+            Cell::Number(report.damaged.len() as f64, 0),
+        ]);
+    }
+    table.note("The same LogCore that the threads drive. Each log has an entry for each segment that holds some of it.");
+    table.print(run.json);
+    Ok(())
+}
+
+/// Makes and closes a log; its batches, and bytes of its index before the end.
+fn make_thin(disk: &mut ThinDisk, options: &Options, bytes: usize, logs: usize) -> Result<(u64, usize)> {
+    let pool = Pool::new();
+    let (mut core, _) = LogCore::recover(disk, options)?;
+    let mut ends: Vec<LogPosition> =
+        (1..=logs).map(|log| Ok(LogPosition::origin(LogId::new(u128::try_from(log)?)))).collect::<Result<_>>()?;
+    let count = (GIB_FOR << 30) / bytes as u64;
+    let (mut memory, mut queued) = (BytesMut::new(), 0);
+    for number in 0..count {
+        let turn = usize::try_from(number)? % logs;
+        let Some(end) = ends.get_mut(turn) else { break };
+        let builder =
+            BatchBuilder::new(LogId::new(u128::try_from(turn)? + 1), BatchKind::Data, Epoch::new(1, 1), *end, 0);
+        let batch = builder.seal_raw_in(&mut memory, &pool.payload(number, bytes - BATCH_HEADER_BYTES), 1)?;
+        *end = batch.position();
+        queued += bytes;
+        core.submit(vec![Entry::Batch(batch)])?;
+        if queued >= STEP_BYTES {
+            drive(&mut core, disk)?;
+            queued = 0;
+        }
+    }
+    drive(&mut core, disk)?;
+    let index_bytes = core.stats().index_bytes;
+    core.begin_close();
+    drive(&mut core, disk)?;
+    Ok((count, index_bytes))
+}
+
+/// Carries out all that the log asks for.
+fn drive(core: &mut LogCore, disk: &mut ThinDisk) -> Result<()> {
+    while let Some(request) = core.poll_io() {
+        core.on_io(request.id, execute(disk, &request));
+        if let IoOp::Seal { segment, offset, .. } = &request.op {
+            disk.forget_batches(&segment_name(*segment), *offset);
+        }
+    }
+    while let Some(done) = core.poll_completion() {
+        done.result?;
+    }
+    Ok(())
+}
+
+fn on_disk(run: &Run) -> Result<()> {
     let columns = [
         "batches of",
         "batches",

@@ -18,6 +18,7 @@ mod plain;
 mod recovery;
 mod sample;
 mod table;
+mod thin;
 mod uring;
 
 use anyhow::{Result, ensure};
