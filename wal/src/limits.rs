@@ -85,6 +85,9 @@ pub const GROUPS_IN_FLIGHT_DEFAULT: u32 = 1;
 /// More groups in flight than this never helped a disk, and recovery's hole (table row G9) is as wide.
 pub const GROUPS_IN_FLIGHT_MAX: u32 = 16;
 
+/// Groups whose waiters are handed over and not yet told. Calls that take long then hold up writes, not memory.
+pub const GROUPS_TOLD_MAX: usize = 16;
+
 /// Bytes of one footer: per log and per batch some dozens of bytes. Rotation happens before a footer would outgrow
 /// it or the room that is left.
 pub const FOOTER_BYTES_MAX: usize = 16 << 20;

@@ -22,8 +22,9 @@ impl LogCore {
             return;
         }
         if let Err(failure) = result {
-            // Where files are never written in place a footer may find no room. It is not needed.
-            if !failure.is_no_space() || self.sealing.remove(&id).is_none() {
+            // Where files are never written in place a footer may find no room, and a process no descriptor. It is not needed.
+            let may_fail = failure.is_no_space() || failure.is_refusal();
+            if !may_fail || self.sealing.remove(&id).is_none() {
                 self.poison(failure);
             }
             return;

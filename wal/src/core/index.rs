@@ -25,8 +25,28 @@ pub(crate) struct Slot {
     pub(crate) len: u32,
 }
 
-const _: () = assert!(size_of::<Slot>() <= 64, "memory of a log is at most this times its batches");
+const _: () = assert!(size_of::<Slot>() * (ROOM_SHARE + 1) / ROOM_SHARE <= 64, "bytes of index for a batch");
 const _: () = assert!(size_of::<Run>() <= size_of::<Slot>(), "a run is never more than the slots that it stands for");
+
+/// A log's index has room for one in so many more than it holds: a vector by itself takes twice what it needs. Each push then
+/// moves that many others at the most, on average.
+const ROOM_SHARE: usize = 8;
+/// Entries for which room is made at once.
+const ROOM_MIN: usize = 4;
+
+fn push_sparing<T>(entries: &mut VecDeque<T>, entry: T) {
+    if entries.len() == entries.capacity() {
+        entries.reserve_exact((entries.len() / ROOM_SHARE).max(ROOM_MIN));
+    }
+    entries.push_back(entry);
+}
+
+/// Gives room back of which less than half is used. Not before: what was released is often followed by as much.
+fn give_back<T>(entries: &mut VecDeque<T>) {
+    if 2 * entries.len() + ROOM_MIN < entries.capacity() {
+        entries.shrink_to(entries.len() + entries.len() / ROOM_SHARE);
+    }
+}
 
 impl Slot {
     pub(crate) const fn placed(entry: &BatchEntry, segment: u64) -> Self {
@@ -348,7 +368,7 @@ impl LogState {
     pub(crate) fn push(&mut self, slot: Slot) {
         self.note_epoch(slot.epoch, slot.first);
         self.note_segment(slot.segment);
-        self.slots.push_back(slot);
+        push_sparing(&mut self.slots, slot);
     }
 
     /// Takes a sealed segment's batches as one, behind all that is known.
@@ -360,7 +380,7 @@ impl LogState {
         if !self.slots.is_empty() {
             debug_assert!(false, "runs are the older part");
         }
-        self.runs.push_back(run);
+        push_sparing(&mut self.runs, run);
     }
 
     /// Gives the batch that ends at `at` its place, and tells the one that it had before, else 0. `None`: the batch is not
@@ -422,10 +442,12 @@ impl LogState {
             match self.runs.back_mut().filter(|run| run.segment == slot.segment) {
                 Some(run) => (run.end, run.bytes) = (slot.end(), run.bytes + bytes),
                 None => {
-                    self.runs.push_back(Run { segment: slot.segment, first: slot.first, end: slot.end(), bytes });
+                    let run = Run { segment: slot.segment, first: slot.first, end: slot.end(), bytes };
+                    push_sparing(&mut self.runs, run);
                 }
             }
         }
+        self.slots.shrink_to(self.slots.len() + self.slots.len() / ROOM_SHARE);
         count
     }
 
@@ -495,6 +517,7 @@ impl LogState {
         for range in &mut self.damaged {
             range.last = range.last.min(to.lsn);
         }
+        self.give_back();
         freed
     }
 
@@ -519,7 +542,18 @@ impl LogState {
         }
         self.epochs.clear();
         self.damaged.clear();
+        self.give_back();
         freed
+    }
+
+    fn give_back(&mut self) {
+        give_back(&mut self.slots);
+        give_back(&mut self.runs);
+    }
+
+    /// Bytes of memory for its batches, with the room for more.
+    pub(crate) fn index_bytes(&self) -> usize {
+        self.slots.capacity() * size_of::<Slot>() + self.runs.capacity() * size_of::<Run>()
     }
 
     /// Everything up to `at` was released.
@@ -548,6 +582,7 @@ impl LogState {
         if self.is_empty() {
             self.epochs.clear();
         }
+        self.give_back();
         freed
     }
 }

@@ -535,10 +535,14 @@ impl LogCore {
         if matches!(self.life, Life::Poisoned(_)) {
             return None;
         }
-        let next = self.poll_sync().or_else(|| self.poll_write());
-        // What they wipe out is remembered by the first group of this life.
-        let next = next.or_else(|| if self.durable_group > self.opened_behind { self.seals.pop_front() } else { None });
-        next.or_else(|| self.poll_preparation()).or_else(|| self.poll_compaction())
+        // What others do meanwhile comes before a write: where something always waits to be written, it would never begin.
+        self.poll_sync().or_else(|| self.poll_background()).or_else(|| self.poll_write())
+    }
+
+    fn poll_background(&mut self) -> Option<IoRequest> {
+        // What footers wipe out is remembered by the first group of this life.
+        let seal = if self.durable_group > self.opened_behind { self.seals.pop_front() } else { None };
+        seal.or_else(|| self.poll_preparation()).or_else(|| self.poll_compaction())
     }
 
     fn io_id(&mut self) -> IoId {

@@ -310,9 +310,8 @@ impl LogCore {
     }
 
     fn index_bytes(&self) -> usize {
-        let batches = |state: &LogState| state.slots.len() + state.runs.len();
-        let entries: usize = self.index.iter().map(|(_, state)| batches(state)).sum();
-        entries * size_of::<Slot>() + self.index.cache.bytes()
+        let logs: usize = self.index.iter().map(|(_, state)| state.index_bytes()).sum();
+        logs + self.index.cache.bytes()
     }
 
     /// This life of the directory: rises at every open.

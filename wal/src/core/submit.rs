@@ -62,6 +62,24 @@ impl LogCore {
         Ok(self.accept_all(entry.into_iter(), 0))
     }
 
+    /// As [`LogCore::submit_batch`], of a batch that waited within a bound of its own, and is taken beyond that of the queue.
+    pub(crate) fn take_in(&mut self, batch: Batch) -> Result<Ticket, SubmitError> {
+        self.admit_life()?;
+        let entry = [Entry::Batch(batch)];
+        self.admit_room(&entry, WhenFull::Refuse)?;
+        self.validate(&entry)?;
+        Ok(self.accept_all(entry.into_iter(), 0))
+    }
+
+    pub(crate) const fn busy(&self) -> SubmitError {
+        SubmitError::Busy { queue_bytes_max: self.options.queue_bytes_max }
+    }
+
+    /// Bytes that the queue takes now; anything if it is empty, otherwise a submission above the bound could never be made.
+    pub(crate) const fn queue_room(&self) -> usize {
+        if self.queue_bytes == 0 { usize::MAX } else { self.options.queue_bytes_max.saturating_sub(self.queue_bytes) }
+    }
+
     fn accept_all(&mut self, entries: impl Iterator<Item = Entry>, last: usize) -> Ticket {
         let ticket = self.ticket();
         self.stats.submissions += 1;
@@ -109,12 +127,13 @@ impl LogCore {
         if entries.is_empty() {
             return Err(SubmitError::Empty);
         }
-        let weight: usize = entries.iter().map(weight).sum();
-        let queue_bytes_max = self.options.queue_bytes_max;
-        // An empty queue takes anything, otherwise a submission above the bound could never be made.
-        if self.queue_bytes > 0 && self.queue_bytes + weight > queue_bytes_max {
-            return Err(SubmitError::Busy { queue_bytes_max });
+        if entries.iter().map(weight).sum::<usize>() > self.queue_room() {
+            return Err(self.busy());
         }
+        self.admit_room(entries, full)
+    }
+
+    fn admit_room(&mut self, entries: &[Entry], full: WhenFull) -> Result<(), SubmitError> {
         if self.no_room && !self.has_room_for(entries) {
             self.retry_preparation = true;
             if full == WhenFull::Refuse {

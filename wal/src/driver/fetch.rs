@@ -28,12 +28,14 @@ pub(super) struct Fetch<'a> {
     memory: Aligned,
     /// What of the segment at hand is in the memory.
     held: Range<u64>,
+    /// Before this byte of it, batches are read one by one: together they could not be.
+    singly: u64,
 }
 
 impl<'a> Fetch<'a> {
     pub(super) fn new(io: RealIo, kept: &'a Kept) -> Self {
         let memory = kept.lock().take().unwrap_or_default();
-        Self { io, kept, memory, held: 0..0 }
+        Self { io, kept, memory, held: 0..0, singly: 0 }
     }
 
     /// The batches, those from memory that were there, up to the first that can't be read.
@@ -44,14 +46,14 @@ impl<'a> Fetch<'a> {
         &mut self,
         plan: &[Extent],
         cached: Vec<Option<Batch>>,
-    ) -> Result<Vec<Batch>, (Extent, ReadError)> {
+    ) -> Result<Vec<Batch>, Box<(Extent, ReadError)>> {
         let mut batches = Vec::with_capacity(plan.len());
         let wanted: Vec<(&Extent, Option<Batch>)> = plan.iter().zip(cached).collect();
         for run in wanted.chunk_by(|(a, here), (b, there)| a.segment == b.segment && here.is_some() == there.is_some())
         {
             let dense = self.prepare(run);
             for (i, (extent, here)) in run.iter().enumerate() {
-                if dense && !self.holds(extent) {
+                if dense && !self.holds(extent) && extent.offset >= self.singly {
                     self.fill(run.get(i..).unwrap_or_default());
                 }
                 let batch = here.clone().or_else(|| self.held_batch(extent));
@@ -59,7 +61,7 @@ impl<'a> Fetch<'a> {
                     Ok(batch) => batches.push(batch),
                     // What was read before the damage is good.
                     Err(_) if !batches.is_empty() => return Ok(batches),
-                    Err(error) => return Err((**extent, error)),
+                    Err(error) => return Err(Box::new((**extent, error))),
                 }
             }
         }
@@ -69,7 +71,7 @@ impl<'a> Fetch<'a> {
     /// Whether batches one behind the other are to be read many at a time. If not, but they are many bytes, has the device begin
     /// with all of them.
     fn prepare(&mut self, run: &[(&Extent, Option<Batch>)]) -> bool {
-        self.held = 0..0;
+        (self.held, self.singly) = (0..0, 0);
         let Some(((first, None), (last, _))) = run.first().zip(run.last()) else { return false };
         let range = first.offset..end(last);
         let span = range.end.saturating_sub(range.start);
@@ -85,19 +87,27 @@ impl<'a> Fetch<'a> {
         self.held.start <= extent.offset && end(extent) <= self.held.end
     }
 
-    /// Reads as many of the first batches as make a span. If that does not work, or one of them alone is too large, they are
-    /// read one by one.
+    /// Reads as many of the first batches as make a span. If that does not work they are read one by one, and so is one that is
+    /// more than a span by itself, with the device told of all of it.
     fn fill(&mut self, run: &[(&Extent, Option<Batch>)]) {
         self.held = 0..0;
         let Some((first, _)) = run.first() else { return };
+        let name = segment_name(first.segment);
         let start = first.offset / BLOCK_BYTES * BLOCK_BYTES;
         let ends = run.iter().map(|(extent, _)| end(extent));
-        let Some(end) = ends.take_while(|end| end.saturating_sub(start) <= SPAN_BYTES).last() else { return };
+        let Some(end) = ends.take_while(|end| end.saturating_sub(start) <= SPAN_BYTES).last() else {
+            self.io.will_read(&name, start..end(first));
+            self.singly = end(first);
+            return;
+        };
         let whole = end.next_multiple_of(BLOCK_BYTES).saturating_sub(start);
         let room = self.memory.room(usize::try_from(whole).unwrap_or(0));
         // What goes wrong is found by who reads a batch by itself.
-        let read = self.io.read_once(&segment_name(first.segment), start, room).unwrap_or(0);
+        let read = self.io.read_once(&name, start, room).unwrap_or(0);
         self.held = start..start.saturating_add(u64::try_from(read).unwrap_or(0));
+        if self.held.end < end {
+            self.singly = end;
+        }
     }
 
     /// The batch, if it is in the memory and good. It has memory of its own: who keeps it does not keep others.
@@ -113,7 +123,10 @@ impl<'a> Fetch<'a> {
 
 impl Drop for Fetch<'_> {
     fn drop(&mut self) {
-        *self.kept.lock() = Some(std::mem::take(&mut self.memory));
+        let mut kept = self.kept.lock();
+        if kept.as_ref().is_none_or(|kept| kept.as_ref().len() < self.memory.as_ref().len()) {
+            *kept = Some(std::mem::take(&mut self.memory));
+        }
     }
 }
 

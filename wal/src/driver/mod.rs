@@ -24,7 +24,7 @@ use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{Io, IoFailure, IoRequest, RealIo, segment_name};
+use crate::io::{Io, IoFailure, IoRequest, RealIo};
 use crate::recovery::report::OpenReport;
 use fetch::{Fetch, Kept};
 use inbox::Inbox;
@@ -72,7 +72,9 @@ impl Wal {
         let io = RealIo::new(dir.as_ref());
         let mut io = if options.direct_writes { io } else { io.buffered() };
         let (core, report) = LogCore::recover(&mut io, &options)?;
-        let wal = Self::begin(core, &options, io.clone(), Box::new(io), &mut |thread, run| thread.spawn(run))?;
+        // Clones: what an open keeps for its own reads goes with it.
+        let begun = Self::begin(core, &options, io.clone(), Box::new(io.clone()), &mut |thread, run| thread.spawn(run));
+        let wal = begun?;
         Ok((wal, report))
     }
 
@@ -165,6 +167,7 @@ impl Wal {
         full: WhenFull,
         wait: impl FnOnce(&mut Waiters, Ticket) -> T,
     ) -> Result<T, SubmitError> {
+        let _failing = self.shared.failing();
         let mut state = self.state();
         for entry in &entries {
             // A truncation must know the boundary that it is to.
@@ -177,8 +180,16 @@ impl Wal {
             return Err(SubmitError::Closed);
         }
         // What the same thread left before comes first.
-        state.take_in(&self.shared.inbox);
-        let waiting = state.core.submit_when(entries, full).map(|ticket| wait(&mut state.waiters, ticket));
+        let ticket = if state.take_in(&self.shared.inbox) {
+            state.core.submit_when(entries, full)
+        } else {
+            Err(state.core.busy())
+        };
+        let waiting = match ticket {
+            Ok(ticket) => Ok(wait(&mut state.waiters, ticket)),
+            // Their call goes when the lock has: dropping it may run code of theirs, which may ask the log.
+            Err(refused) => Err(refused),
+        };
         drop(state);
         self.shared.signal();
         waiting
@@ -227,16 +238,14 @@ impl Wal {
     /// # Errors
     /// [`ReadError`]: released, corrupt.
     pub fn read(&self, log: LogId, from: Lsn, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
-        let mut failed: Option<(Extent, ReadError)> = None;
+        let mut failed: Option<Box<(Extent, ReadError)>> = None;
         loop {
             let state = self.loaded(log, from);
             let plan = state.core.plan_read(log, from, max_bytes)?;
             let cached = plan.iter().map(|extent| state.core.cached(extent)).collect();
             drop(state);
-            if let Some((_, error)) =
-                failed.take().filter(|(extent, _)| plan.first().is_some_and(|first| first.is_same(extent)))
-            {
-                return Err(error);
+            if let Some(failed) = failed.take().filter(|it| plan.first().is_some_and(|first| first.is_same(&it.0))) {
+                return Err(failed.1);
             }
             match Fetch::new(self.io.clone(), &self.kept).run(&plan, cached) {
                 Ok(batches) => return Ok(batches),
@@ -301,16 +310,18 @@ impl Wal {
     /// # Errors
     /// [`WalError`]: the log failed, or is closed.
     pub fn sync(&self) -> Result<(), WalError> {
+        let _failing = self.shared.failing();
         let mut state = self.state();
         if state.stopping {
             return Err(WalError::Closed);
         }
-        state.take_in(&self.shared.inbox);
+        let is_taken = state.take_in(&self.shared.inbox);
+        let left = if is_taken { Vec::new() } else { self.shared.inbox.under_way() };
         let ticket = state.core.barrier()?;
         let pending = ticket.map(|ticket| state.waiters.join(ticket, 0));
         drop(state);
         self.shared.signal();
-        pending.map_or(Ok(()), Pending::wait)
+        pending.into_iter().chain(left).try_for_each(Pending::wait)
     }
 
     /// Ends the log in good order: what was accepted becomes durable, then a closing group, then the threads end
@@ -323,6 +334,7 @@ impl Wal {
         if let Some(result) = &*closed {
             return result.clone();
         }
+        let _failing = self.shared.failing();
         let pending = {
             let mut state = self.state();
             if state.stopping {
@@ -333,7 +345,7 @@ impl Wal {
                 *closed = Some(Err(failed.clone()));
                 return Err(failed);
             }
-            state.take_in(&self.shared.inbox);
+            state.take_in_the_last(&self.shared.inbox);
             let ticket = state.core.begin_close();
             state.waiters.begin_next();
             state.waiters.join(ticket, 0)

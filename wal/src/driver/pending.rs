@@ -29,6 +29,7 @@ pub(super) struct Event {
     doubt: OnceLock<WalError>,
     /// Whether some of those who share it were refused, which concerns only them.
     has_refused: AtomicBool,
+    /// By their places, which rise: they are looked at in the order in which they came.
     refused: Mutex<Vec<(u32, SubmitError)>>,
 }
 
@@ -51,11 +52,15 @@ impl Event {
         self.parts.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Whoever shares it is in doubt, and hears so when it is set. The first reason stands.
+    pub(super) fn doubt(&self, error: WalError) {
+        drop(self.doubt.set(error));
+    }
+
     /// One of its parts has come to an end; the last one sets it.
     pub(super) fn part_done(&self, result: Result<(), WalError>) {
         if let Err(error) = result {
-            // The first one stands.
-            drop(self.doubt.set(error));
+            self.doubt(error);
         }
         // Acquire and release: the last one sees the others' doubts.
         if self.parts.fetch_sub(1, Ordering::AcqRel) == 1 {
@@ -65,16 +70,22 @@ impl Event {
 
     /// One of those who share it was refused. Under the log's lock, before it is set.
     pub(super) fn refuse(&self, place: u32, error: SubmitError) {
-        self.refused.lock().push((place, error));
+        let mut refused = self.refused.lock();
+        debug_assert!(refused.last().is_none_or(|(last, _)| *last < place), "in the order in which they came");
+        refused.push((place, error));
+        drop(refused);
         self.has_refused.store(true, Ordering::Release);
     }
 
     /// What became of one of those who share it.
     fn outcome(&self, place: u32) -> Result<(), WalError> {
-        if self.has_refused.load(Ordering::Acquire)
-            && let Some((_, error)) = self.refused.lock().iter().find(|(of, _)| *of == place)
-        {
-            return Err(WalError::Refused(error.clone()));
+        if self.has_refused.load(Ordering::Acquire) {
+            let refused = self.refused.lock();
+            if let Ok(i) = refused.binary_search_by_key(&place, |(of, _)| *of)
+                && let Some((_, error)) = refused.get(i)
+            {
+                return Err(WalError::Refused(error.clone()));
+            }
         }
         self.result()
     }
@@ -122,6 +133,11 @@ pub struct Pending {
 impl Pending {
     pub(super) const fn left(event: Arc<Event>, place: u32) -> Self {
         Self { event, place: Some(place) }
+    }
+
+    /// For what became of all who share the event, but for those who were refused.
+    pub(super) const fn of_all(event: Arc<Event>) -> Self {
+        Self { event, place: None }
     }
 
     fn outcome(&self) -> Result<(), WalError> {
@@ -228,11 +244,11 @@ impl Waiters {
             && *shared + bytes <= self.event_bytes_max
         {
             (*last, *shared) = (ticket, *shared + bytes);
-            return Pending { event: Arc::clone(event), place: None };
+            return Pending::of_all(Arc::clone(event));
         }
         let event = Arc::new(Event::new());
         self.push(ticket, Waiter::Event(Arc::clone(&event)), bytes, true);
-        Pending { event, place: None }
+        Pending::of_all(event)
     }
 
     /// A submission whose waiter has an event already. It must be known here before any group that holds something of the

@@ -3,7 +3,9 @@
 
 #[cfg(not(shuttle))]
 mod primitives {
-    pub(in crate::driver) use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+    pub(in crate::driver) use crossbeam::channel::{
+        Receiver, RecvTimeoutError, Sender, Sender as BoundedSender, bounded, unbounded,
+    };
     pub(in crate::driver) use parking_lot::{Mutex, MutexGuard};
     pub(in crate::driver) use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
     pub(in crate::driver) use std::thread;
@@ -36,7 +38,9 @@ mod primitives {
 mod primitives {
     pub(in crate::driver) use shuttle::sync::MutexGuard;
     pub(in crate::driver) use shuttle::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-    pub(in crate::driver) use shuttle::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel as unbounded};
+    pub(in crate::driver) use shuttle::sync::mpsc::{
+        Receiver, RecvTimeoutError, Sender, SyncSender as BoundedSender, channel as unbounded, sync_channel as bounded,
+    };
     pub(in crate::driver) use shuttle::thread;
 
     /// A panic ends a model as a whole: nobody goes on after it.
@@ -90,6 +94,6 @@ mod primitives {
 }
 
 pub(super) use primitives::{
-    AtomicBool, AtomicU32, AtomicUsize, Futex, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender,
-    is_panicking, thread, unbounded,
+    AtomicBool, AtomicU32, AtomicUsize, BoundedSender, Futex, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError,
+    Sender, bounded, is_panicking, thread, unbounded,
 };

@@ -12,14 +12,15 @@ use super::paced::PacedIo;
 use super::pending::{Event, Pending, Waiter, Waiters, wake_all};
 use super::stopwatch::Stopwatch;
 use super::sync::{
-    AtomicBool, AtomicUsize, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, is_panicking, thread,
-    unbounded,
+    AtomicBool, AtomicUsize, BoundedSender, Mutex, MutexGuard, Ordering, Receiver, RecvTimeoutError, Sender, bounded,
+    is_panicking, thread,
 };
 use super::tail::Tails;
 use crate::core::LogCore;
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::io::{Io, IoFailure, IoOp, IoRequest, execute};
+use crate::limits::GROUPS_TOLD_MAX;
 
 pub(super) struct Shared {
     pub(super) state: Mutex<State>,
@@ -63,6 +64,11 @@ impl Shared {
         self.signal();
     }
 
+    /// For who changes the log: if that ends in a panic, so does the log. Made before any lock is taken.
+    pub(super) const fn failing(&self) -> Failing<'_> {
+        Failing(self)
+    }
+
     /// There may be something for `wal-write` to do. After the change, and better without the lock.
     pub(super) fn signal(&self) {
         // Release, and acquire where it is taken: who sees it sees the change.
@@ -90,6 +96,7 @@ impl Shared {
     }
 
     fn help(&self) {
+        let _failing = self.failing();
         // Checking what was left is work that needs not wait for the writer, nor the writer for it.
         if let Some(mut state) = self.state.try_lock() {
             state.take_in(&self.inbox);
@@ -100,7 +107,7 @@ impl Shared {
     /// Has a caller who is alone write and sync by itself: two switches of threads would take it a good part of a sync's
     /// time. Whoever comes meanwhile signals `wal-write`, which goes on. `false`: nothing was done.
     fn lead(&self, pending: &Pending) -> bool {
-        let _failing = Failing(self);
+        let _failing = self.failing();
         let Some(mut driver) = self.driver.try_lock() else { return false };
         let Some(driver) = driver.as_mut() else { return false };
         let mut state = self.state.lock();
@@ -173,34 +180,39 @@ impl State {
         if self.tails.is_empty() { Vec::new() } else { self.tails.ready(&self.core, self.stopping) }
     }
 
-    /// Accepts what was left for it.
-    pub(super) fn take_in(&mut self, inbox: &Inbox) {
-        inbox.take(&mut self.taken.left);
+    /// Accepts what was left for it. `false`: there is no room for it before something is durable, and it stays where it is.
+    pub(super) fn take_in(&mut self, inbox: &Inbox) -> bool {
+        let is_taken = inbox.take(&mut self.taken.left, self.core.queue_room());
+        self.accept_taken();
+        is_taken
+    }
+
+    /// Accepts what was left for it, once, though that be as much again as its queue takes: it ends.
+    pub(super) fn take_in_the_last(&mut self, inbox: &Inbox) {
+        inbox.take(&mut self.taken.left, usize::MAX);
         self.accept_taken();
     }
 
-    /// Accepts all that was left for it, so that the next group can be built.
+    /// Accepts all that was left for it, so that the next group can be built; if there is no room for it, later.
     fn take_in_all(&mut self, inbox: &Inbox) {
-        inbox.take_all(&mut self.taken.left, &mut self.taken.events);
+        inbox.take_all(&mut self.taken.left, &mut self.taken.events, self.core.queue_room());
         self.accept_taken();
         self.taken.events.drain(..).for_each(|event| event.part_done(Ok(())));
     }
 
     fn accept_taken(&mut self) {
-        for Left { batch, event, place } in self.taken.left.drain(..) {
-            match self.core.submit_batch(batch) {
-                Ok(ticket) => self.waiters.share(ticket, &event),
-                Err(refused) => event.refuse(place, refused),
+        for Left { batch, teller } in self.taken.left.drain(..) {
+            match self.core.take_in(batch) {
+                Ok(ticket) => self.waiters.share(ticket, &teller.accepted()),
+                Err(refused) => teller.refuse(refused),
             }
         }
     }
 
     /// Refuses what was left for it: it ends.
     fn refuse_all(&mut self, inbox: &Inbox) {
-        inbox.take_all(&mut self.taken.left, &mut self.taken.events);
-        for Left { event, place, .. } in self.taken.left.drain(..) {
-            event.refuse(place, SubmitError::Closed);
-        }
+        inbox.take_all(&mut self.taken.left, &mut self.taken.events, usize::MAX);
+        self.taken.left.drain(..).for_each(|left| left.teller.refuse(SubmitError::Closed));
         self.taken.events.drain(..).for_each(|event| event.part_done(Ok(())));
     }
 
@@ -220,7 +232,7 @@ impl State {
 
 /// The writer's way to `wal-notify`.
 pub(super) struct Notifier {
-    told: Sender<Told>,
+    told: BoundedSender<Told>,
     /// Lots of waiters handed over and not yet told: only who drives the log adds, only the notifier takes away.
     /// Release/Acquire: whoever sees 0 runs after the calls of all that were handed over.
     outstanding: Arc<AtomicUsize>,
@@ -232,9 +244,10 @@ pub(super) struct Notifications {
     outstanding: Arc<AtomicUsize>,
 }
 
-/// Both ends. Bounded by the queue of the log: who is told was accepted within `queue_bytes_max`.
+/// Both ends. Who is told has left the queue of the log, and makes room there for others: so this has a bound of its own, at
+/// which writes wait for calls that take long.
 pub(super) fn notifier() -> (Notifier, Notifications) {
-    let (sender, receiver) = unbounded();
+    let (sender, receiver) = bounded(if cfg!(shuttle) { 1 } else { GROUPS_TOLD_MAX });
     let outstanding = Arc::new(AtomicUsize::new(0));
     (Notifier { told: sender, outstanding: Arc::clone(&outstanding) }, Notifications { told: receiver, outstanding })
 }
@@ -326,7 +339,7 @@ impl Driver {
 }
 
 /// Whoever drops this in a panic has the log fail: its waiters are told. Made before any lock is taken, so dropped without one.
-struct Failing<'a>(&'a Shared);
+pub(super) struct Failing<'a>(&'a Shared);
 
 impl Drop for Failing<'_> {
     fn drop(&mut self) {
@@ -430,8 +443,12 @@ pub(super) fn compact(shared: &Shared, mut io: PacedIo, requests: &Receiver<IoRe
     for request in requests {
         let mut state;
         let result = if let IoOp::InstallCompacted { .. } = &request.op {
-            // Nobody may plan a read by the old index and carry it out on the new file.
+            // Nobody may plan a read by the old index and carry it out on the new file. A log that has failed keeps the old
+            // one: it hears no more of what became of its requests.
             state = shared.state.lock();
+            if state.core.poisoned().is_some() {
+                continue;
+            }
             execute(&mut io, &request)
         } else {
             let result = execute(&mut io, &request);

@@ -34,38 +34,41 @@ pub struct IoFailure {
     pub file: String,
     /// The system's own number for the error, where there was one.
     pub os_code: Option<i32>,
+    /// Of a sync: nothing that comes later proves anything about what it was for.
+    is_final: bool,
 }
 
 impl IoFailure {
     /// A failure of `operation` on `file`.
     #[must_use]
     pub fn new(kind: std::io::ErrorKind, operation: &'static str, file: &str) -> Self {
-        Self { kind, operation, file: file.to_owned(), os_code: None }
+        Self { kind, operation, file: file.to_owned(), os_code: None, is_final: false }
     }
 
     /// The same, from the system's error.
     #[must_use]
     pub fn from_error(error: &std::io::Error, operation: &'static str, file: &str) -> Self {
-        Self { kind: error.kind(), operation, file: file.to_owned(), os_code: error.raw_os_error() }
+        Self { os_code: error.raw_os_error(), ..Self::new(error.kind(), operation, file) }
     }
 
     /// Whether the disk or the quota is full: nothing is in doubt, there is just no room.
     #[must_use]
     pub const fn is_no_space(&self) -> bool {
-        matches!(self.kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+        !self.is_final && matches!(self.kind, std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
     }
 
     /// Whether the process or the system ran out of descriptors or memory, or the caller may not do this: it says nothing
     /// about the file.
     #[must_use]
     pub fn is_refusal(&self) -> bool {
-        self.os_code.is_some_and(real::is_exhaustion)
-            || matches!(self.kind, std::io::ErrorKind::OutOfMemory | std::io::ErrorKind::PermissionDenied)
+        let kinds = [std::io::ErrorKind::OutOfMemory, std::io::ErrorKind::PermissionDenied];
+        !self.is_final && (self.os_code.is_some_and(real::is_exhaustion) || kinds.contains(&self.kind))
     }
 
-    /// Of a sync, also a full disk leaves in doubt what was to be made durable: a later sync proves nothing.
+    /// Of a sync that was begun, also a full disk or want of memory leaves in doubt what was to be made durable: a later sync
+    /// proves nothing.
     fn of_sync(self) -> Self {
-        if self.is_no_space() { Self { kind: std::io::ErrorKind::Other, ..self } } else { self }
+        Self { is_final: self.operation != "open", ..self }
     }
 }
 
