@@ -154,6 +154,192 @@ fn a_device_that_hangs_is_seen_and_holds_up_nobody_but_who_waits_for_it() {
 }
 
 #[test]
+fn what_is_started_while_a_device_hangs_is_bounded_and_the_rest_hears_that_it_is_busy() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, queue_bytes_max: 20_000, ..Options::default() };
+    let mut io = RealIo::new(dir.path());
+    let (core, _) = LogCore::recover(&mut io, &options).unwrap();
+    let gate = Arc::new(Gate::default());
+    let gated = Box::new(Gated(io.clone(), Arc::clone(&gate)));
+    let wal = Arc::new(Wal::begin(core, &options, io, gated, &mut spawn).unwrap());
+    let first = batch(LogPosition::origin(LOG));
+    let mut end = first.position();
+    wal.append(first).unwrap();
+    gate.set(true);
+    let (mut waiting, mut busy) = (Vec::new(), 0);
+    while busy < 1000 {
+        let next = batch(end);
+        let at = next.position();
+        match wal.start_append(next) {
+            Ok(pending) => {
+                waiting.push(pending);
+                end = at;
+            }
+            Err(refused) => {
+                assert_eq!(refused, SubmitError::Busy { queue_bytes_max: 20_000 });
+                busy += 1;
+            }
+        }
+        assert!(waiting.len() < 50, "as much again as the queue takes lies before it, and no more");
+    }
+    // Nor does a submission overtake what lies there, or an append wait to hear that it was refused.
+    assert!(matches!(wal.submit(vec![Entry::Batch(batch(end))]), Err(SubmitError::Busy { .. })));
+    let appends = Arc::clone(&wal);
+    let appended = within_a_minute(move || appends.append(batch(end)));
+    assert_eq!(appended, Err(WalError::Refused(SubmitError::Busy { queue_bytes_max: 20_000 })));
+    // A sync is behind all of it.
+    let syncs = Arc::clone(&wal);
+    let (synced, syncs_end) = channel();
+    let thread = std::thread::Builder::new()
+        .spawn(move || {
+            syncs.sync().unwrap();
+            synced.send(syncs.durable_end(LOG)).unwrap();
+        })
+        .unwrap();
+    assert!(syncs_end.try_recv().is_err());
+    gate.set(false);
+    for pending in waiting {
+        pending.wait().unwrap();
+    }
+    assert_eq!(wal.durable_end(LOG), end, "what was taken was taken in order, and nothing of it is refused later");
+    assert!(syncs_end.recv().unwrap().lsn > Lsn::FIRST);
+    thread.join().unwrap();
+    wal.append(batch(end)).unwrap();
+    wal.close().unwrap();
+}
+
+#[test]
+fn a_sync_waits_for_what_lies_before_a_full_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, queue_bytes_max: 5000, ..Options::default() };
+    let mut io = RealIo::new(dir.path());
+    let (core, _) = LogCore::recover(&mut io, &options).unwrap();
+    let gate = Arc::new(Gate::default());
+    let gated = Box::new(Gated(io.clone(), Arc::clone(&gate)));
+    let wal = Arc::new(Wal::begin(core, &options, io, gated, &mut spawn).unwrap());
+    let mut end = LogPosition::origin(LOG);
+    for _ in 0..20 {
+        gate.set(true);
+        let mut waiting = Vec::new();
+        while let Ok(pending) = wal.start_append(batch(end)) {
+            waiting.push(pending);
+            end = batch(end).position();
+        }
+        let syncs = Arc::clone(&wal);
+        let (ready, readies) = channel();
+        let thread = std::thread::Builder::new()
+            .spawn(move || {
+                ready.send(()).unwrap();
+                syncs.sync().unwrap();
+                syncs.durable_end(LOG)
+            })
+            .unwrap();
+        readies.recv().unwrap();
+        gate.set(false);
+        let durable = thread.join().unwrap();
+        assert!(durable.lsn >= end.lsn, "a sync returned at {durable}, before {end} was durable");
+        waiting.into_iter().for_each(|pending| pending.wait().unwrap());
+    }
+    wal.close().unwrap();
+}
+
+#[test]
+fn calls_that_take_long_hold_up_writes_and_not_memory() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, queue_bytes_max: 20_000, ..Options::default() };
+    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    let gate = Arc::new(Gate::default());
+    gate.set(true);
+    let (mut accepted, mut refused_in_a_row) = (0_usize, 0);
+    // Until nothing becomes durable any more, so that nothing more is accepted.
+    while refused_in_a_row < 200 {
+        let (passes, next) = (Arc::clone(&gate), batch(wal.end(LOG)));
+        match wal.submit_with(vec![Entry::Batch(next)], WhenFull::Refuse, move |_| passes.pass()) {
+            Ok(()) => (accepted, refused_in_a_row) = (accepted + 1, 0),
+            Err(refused) => {
+                assert!(matches!(refused, SubmitError::Busy { .. }));
+                refused_in_a_row += 1;
+                std::thread::park_timeout(Duration::from_millis(1));
+            }
+        }
+        assert!(accepted < 5000, "calls pile up");
+    }
+    gate.set(false);
+    wal.close().unwrap();
+}
+
+/// Asks the log when it goes.
+struct AsksAtItsEnd(Arc<Wal>);
+
+impl Drop for AsksAtItsEnd {
+    fn drop(&mut self) {
+        self.0.stats();
+    }
+}
+
+#[test]
+fn a_call_that_is_refused_may_ask_the_log_when_it_goes() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
+    let wal = Arc::new(wal);
+    let refused = within_a_minute(move || {
+        let asks = AsksAtItsEnd(Arc::clone(&wal));
+        let call = move |_| drop(asks);
+        wal.submit_with(Vec::new(), WhenFull::Refuse, call)
+    });
+    assert_eq!(refused, Err(SubmitError::Empty));
+}
+
+/// Bytes whose owner panics when they go.
+struct PanicsAtItsEnd(Vec<u8>);
+
+impl AsRef<[u8]> for PanicsAtItsEnd {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for PanicsAtItsEnd {
+    fn drop(&mut self) {
+        panic!("an owner of bytes that panics");
+    }
+}
+
+#[test]
+fn nobody_hears_durable_of_a_batch_that_a_panic_took_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+    let mut io = RealIo::new(dir.path());
+    let (core, _) = LogCore::recover(&mut io, &options).unwrap();
+    let gate = Arc::new(Gate::default());
+    let gated = Box::new(Gated(io.clone(), Arc::clone(&gate)));
+    let wal = Wal::begin(core, &options, io, gated, &mut spawn).unwrap();
+    wal.append(batch(LogPosition::origin(LOG))).unwrap();
+    gate.set(true);
+    // It goes to the device, which hangs: what comes now is taken in by others than the writer.
+    let first = wal.submit(vec![Entry::Batch(batch(wal.end(LOG)))]).unwrap();
+    while wal.io_under_way().is_none() {
+        std::thread::yield_now();
+    }
+    // Refused, which drops its bytes; behind it, one that follows.
+    let stray = batch(LogPosition::origin(LogId::new(2)));
+    let stray = batch(stray.position());
+    let owned = Bytes::from_owner(PanicsAtItsEnd(stray.bytes().to_vec()));
+    let held = wal.state();
+    let lost =
+        [Batch::decode(owned).unwrap(), batch(held.core.end(LOG))].map(|left| wal.shared.inbox.leave(left).unwrap());
+    drop(held);
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| wal.submit(vec![])));
+    panicked.unwrap_err();
+    gate.set(false);
+    for pending in lost {
+        pending.wait().unwrap_err();
+    }
+    first.wait().unwrap_err();
+    wal.close().unwrap_err();
+}
+
+#[test]
 fn a_verification_that_is_refused_its_reads_says_so_and_calls_nothing_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let (wal, _) = Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap();
