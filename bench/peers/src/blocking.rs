@@ -15,6 +15,7 @@ struct Measured {
     peer: Peer,
     samples: Vec<Sample>,
     written_per_byte: Option<f64>,
+    syncs_per_record: Option<f64>,
 }
 
 /// Prints a table for each cell.
@@ -47,12 +48,15 @@ fn cell(
     for log in &logs {
         producers.push((0..threads).map(|number| log.producer(number)).collect::<Result<Vec<_>>>()?);
     }
-    let mut all: Vec<Measured> =
-        peers.into_iter().map(|peer| Measured { peer, samples: Vec::new(), written_per_byte: None }).collect();
+    let mut all: Vec<Measured> = peers
+        .into_iter()
+        .map(|peer| Measured { peer, samples: Vec::new(), written_per_byte: None, syncs_per_record: None })
+        .collect();
     disk::settle(place.path())?;
     for round in 0..run.rounds {
-        // Another one is first in each round.
+        // Another one is first in each round, and every other round goes backwards: nobody always runs behind the same one.
         for turn in 0..all.len() {
+            let turn = if round % 2 == 0 { turn } else { all.len() - 1 - turn };
             let turn = (turn + round) % all.len();
             let (Some(measured), Some(producers)) = (all.get_mut(turn), producers.get_mut(turn)) else { continue };
             progress(&format!("{title}, round {}: {}", round + 1, measured.peer.name()));
@@ -64,6 +68,7 @@ fn cell(
     }
     for (log, measured) in logs.iter().zip(&mut all) {
         measured.written_per_byte = log.written_per_byte();
+        measured.syncs_per_record = log.syncs_per_record();
     }
     Ok(all)
 }
@@ -88,9 +93,21 @@ fn work(
 fn print(run: &Run, title: String, all: &[Measured]) {
     let ours = all.first().map(|measured| measured.samples.clone()).unwrap_or_default();
     let ratio_to = |samples: &[Sample]| median(ours.iter().zip(samples).map(|(ours, peer)| ours.rate / peer.rate));
-    let columns = ["log", "op/s", "p50 us", "p99 us", "cores", "written/byte", "ours/it", "lowest", "highest"];
+    let columns = [
+        "log",
+        "op/s",
+        "p50 us",
+        "p99 us",
+        "cores",
+        "CPU us/op",
+        "written/byte",
+        "syncs/op",
+        "ours/it",
+        "lowest",
+        "highest",
+    ];
     let mut table = Table::new(title, &columns);
-    for Measured { peer, samples, written_per_byte } in all {
+    for Measured { peer, samples, written_per_byte, syncs_per_record } in all {
         let ratios = || ours.iter().zip(samples).map(|(ours, peer)| ours.rate / peer.rate);
         let compared = |ratio: f64| Cell::ratio((*peer != Peer::Ours).then_some(ratio));
         table.row([
@@ -99,7 +116,9 @@ fn print(run: &Run, title: String, all: &[Measured]) {
             Cell::Number(median_of(samples, |sample| sample.p50) * 1e6, 0),
             Cell::Number(median_of(samples, |sample| sample.p99) * 1e6, 0),
             Cell::Number(median_of(samples, |sample| sample.cores), 2),
+            Cell::Number(median_of(samples, |sample| sample.cores / sample.rate) * 1e6, 1),
             Cell::ratio(*written_per_byte),
+            Cell::ratio(*syncs_per_record),
             compared(ratio_to(samples)),
             compared(ratios().fold(f64::INFINITY, f64::min)),
             compared(ratios().fold(0.0, f64::max)),

@@ -59,18 +59,19 @@ fn cpu_of_all() -> Result<Duration> {
     Ok(Duration::try_from_secs_f64(busy as f64 / TICKS_PER_SECOND)?)
 }
 
-/// Waits until others leave the machine alone, or patience is over. With all processors taken, a thread that a sync
-/// has woken waits for the next tick of the scheduler: 4 ms instead of 0.1.
+/// Waits until the machine is left alone, or patience is over: by others, and by what logs of this process still do behind the
+/// cell before. With all processors taken, a thread that a sync has woken waits for the next tick of the scheduler: 4 ms
+/// instead of 0.1.
 pub(crate) fn await_calm(patience: Duration) -> Result<()> {
-    /// Processors' worth of work of others that is calm.
+    /// Processors' worth of work that is calm.
     const CALM: f64 = 0.25;
     let start = now();
     let mut calm = 0;
     while calm < 2 && start.elapsed() < patience {
         let earlier = Usage::until_now()?;
         pass(Duration::from_millis(50));
-        let (_, others) = Usage::until_now()?.cores_since(&earlier);
-        calm = if others <= CALM { calm + 1 } else { 0 };
+        let (own, others) = Usage::until_now()?.cores_since(&earlier);
+        calm = if own + others <= CALM { calm + 1 } else { 0 };
     }
     Ok(())
 }

@@ -10,7 +10,8 @@ use bytes::BytesMut;
 use std::collections::VecDeque;
 use towline_wal::io::{IoOp, execute, segment_name};
 use towline_wal::{
-    BatchBuilder, BatchKind, Entry, Epoch, LogCore, LogId, LogPosition, Options, Pending, Wal, limits::BATCH_HEADER_BYTES,
+    BatchBuilder, BatchKind, Entry, Epoch, LogCore, LogId, LogPosition, Options, Pending, Wal,
+    limits::BATCH_HEADER_BYTES,
 };
 
 /// Bytes of a batch.
@@ -40,7 +41,8 @@ pub(crate) fn measure(run: &Run) -> Result<()> {
 }
 
 fn at_size(run: &Run) -> Result<()> {
-    let columns = ["batches of", "logs", "batches", "segments", "index MB at the end", "index MB after reopening", "damaged"];
+    let columns =
+        ["batches of", "logs", "batches", "segments", "index MB at the end", "index MB after reopening", "damaged"];
     let title = format!("index, {GIB_FOR} GiB, on a disk in memory that forgets the batches of full segments");
     let mut table = Table::new(title, &columns);
     for (bytes, logs) in AT_SIZE {
@@ -66,7 +68,8 @@ fn at_size(run: &Run) -> Result<()> {
             Cell::Number(report.damaged.len() as f64, 0),
         ]);
     }
-    table.note("The same LogCore that the threads drive. Each log has an entry for each segment that holds some of it.");
+    table
+        .note("The same LogCore that the threads drive. Each log has an entry for each segment that holds some of it.");
     table.print(run.json);
     Ok(())
 }

@@ -37,7 +37,7 @@ const WAYS: [Way; 4] = [
     AS_FIO,
 ];
 
-/// What `fio --rw=write --bs=1M --direct=1` does, the bar of the goal.
+/// What `fio --rw=write --bs=1M --direct=1 --fsync=64` does, the bar of the goal; the syncs take it some hundredths.
 const AS_FIO: Way = Way { name: "O_DIRECT, 1 MiB, fdatasync after 64", is_direct: true, bytes: 1 << 20, writes: 64 };
 
 /// Prints one table: the ways of the bare disk, then the log's cells with their shares of the disk's best.

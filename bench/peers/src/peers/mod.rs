@@ -21,6 +21,11 @@ pub(crate) trait DurableLog: Send + Sync {
     fn written_per_byte(&self) -> Option<f64> {
         None
     }
+
+    /// Syncs for each record, where the log says so.
+    fn syncs_per_record(&self) -> Option<f64> {
+        None
+    }
 }
 
 /// A thread's way into a log.

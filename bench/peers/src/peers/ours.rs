@@ -129,4 +129,9 @@ impl DurableLog for Ours {
         let stats = self.wal.stats();
         (stats.batch_bytes > 0).then(|| stats.group_bytes as f64 / stats.batch_bytes as f64)
     }
+
+    fn syncs_per_record(&self) -> Option<f64> {
+        let stats = self.wal.stats();
+        (stats.entries > 0).then(|| stats.syncs as f64 / stats.entries as f64)
+    }
 }
