@@ -434,6 +434,12 @@ impl Wal {
         self.state().core.hard_state(log, kind)
     }
 
+    /// See [`LogCore::doubtful_hard_states`].
+    #[must_use]
+    pub fn doubtful_hard_states(&self, log: LogId) -> Vec<HardStateKind> {
+        self.state().core.doubtful_hard_states(log)
+    }
+
     /// See [`LogCore::logs`].
     #[must_use]
     pub fn logs(&self) -> Vec<LogId> {
