@@ -108,6 +108,8 @@ fn occupy(wal: &Wal) {
     }
 }
 
+#[path = "openraft/doubt.rs"]
+mod doubt;
 #[path = "openraft/machine.rs"]
 mod machine;
 #[path = "openraft/node.rs"]
