@@ -24,7 +24,7 @@ use crate::error::{OpenError, ReadError, SubmitError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{Io, IoFailure, IoRequest, RealIo, segment_name};
+use crate::io::{Io, IoFailure, IoRequest, RealIo};
 use crate::recovery::report::OpenReport;
 use fetch::{Fetch, Kept};
 use inbox::Inbox;
@@ -74,6 +74,18 @@ impl Wal {
         let (core, report) = LogCore::recover(&mut io, &options)?;
         let wal = Self::begin(core, &options, io.clone(), Box::new(io), &mut |thread, run| thread.spawn(run))?;
         Ok((wal, report))
+    }
+
+    /// As [`Wal::open`], with the directory as the writer sees it in other hands.
+    #[cfg(all(test, feature = "openraft", not(shuttle)))]
+    pub(crate) fn open_with(
+        dir: &Path,
+        options: &Options,
+        writes: impl FnOnce(RealIo) -> Box<dyn Io + Send>,
+    ) -> Result<Self, OpenError> {
+        let mut io = RealIo::new(dir);
+        let (core, _) = LogCore::recover(&mut io, options)?;
+        Self::begin(core, options, io.clone(), writes(io), &mut |thread, run| thread.spawn(run))
     }
 
     /// `writes`: the directory again, for what waiters wait for.
@@ -301,6 +313,11 @@ impl Wal {
     /// # Errors
     /// [`WalError`]: the log failed, or is closed.
     pub fn sync(&self) -> Result<(), WalError> {
+        self.start_sync()?.map_or(Ok(()), Pending::wait)
+    }
+
+    /// As [`Wal::sync`], to be awaited. `None`: everything is durable already.
+    pub(crate) fn start_sync(&self) -> Result<Option<Pending>, WalError> {
         let mut state = self.state();
         if state.stopping {
             return Err(WalError::Closed);
@@ -310,7 +327,7 @@ impl Wal {
         let pending = ticket.map(|ticket| state.waiters.join(ticket, 0));
         drop(state);
         self.shared.signal();
-        pending.map_or(Ok(()), Pending::wait)
+        Ok(pending)
     }
 
     /// Ends the log in good order: what was accepted becomes durable, then a closing group, then the threads end

@@ -11,8 +11,10 @@
 //!   thread while the disk works.
 //! - `save_committed` costs no sync of its own: it goes with the next submission, and at the latest when the store is
 //!   dropped. A crash may forget the last ones, which openraft allows.
-//! - `truncate` in the middle of a batch writes the kept half of it again, in the same write group as the truncation.
-//!   `purge` is exact for readers; room is given back by whole batches.
+//! - `truncate` in the middle of a batch writes the kept half of it again, in the same write group as the truncation, and is
+//!   durable when it returns: a snapshot that contradicts what it took away may be installed next.
+//! - `purge` is exact for readers; room is given back by whole batches. If the log does not have the entry with that id, all
+//!   of it goes: nothing here continues what the snapshot stands for.
 //! - `append` and `truncate` wait while the queue of the [`Wal`] is full. Every other error is for good, and openraft stops
 //!   at it: open the [`Wal`] again. A full disk is such an error.
 //! - Reading uses the runtime's thread, for 1 MiB at a time; a truncation reads one batch. The newest batches are in memory.
@@ -281,3 +283,6 @@ impl<C: RaftTypeConfig> Debug for LogReader<C> {
         f.debug_struct("LogReader").field("log", &self.shared.log).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod power_test;
