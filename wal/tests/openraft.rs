@@ -47,8 +47,9 @@ fn reopen(dir: &Path, wal: &Arc<Wal>, store: Store) -> (Arc<Wal>, Store) {
     open(dir)
 }
 
-/// The directory as a crash at this moment leaves it, at the most: what is still in memory is not in it.
-fn crashed(dir: &Path) -> tempfile::TempDir {
+/// The directory as the process leaves it if it is killed at this moment: what it still had in memory is not in it. What
+/// power takes as well, the adapter's unit tests cut off.
+fn killed(dir: &Path) -> tempfile::TempDir {
     loop {
         let copy = tempfile::tempdir().unwrap();
         let copied = std::fs::read_dir(dir).unwrap().try_for_each(|file| {
@@ -108,6 +109,8 @@ fn occupy(wal: &Wal) {
     }
 }
 
+#[path = "openraft/doubt.rs"]
+mod doubt;
 #[path = "openraft/machine.rs"]
 mod machine;
 #[path = "openraft/node.rs"]
@@ -223,7 +226,7 @@ fn what_was_saved_is_there_after_a_reopen() {
 }
 
 #[test]
-fn an_entry_is_durable_when_its_callback_is_called() {
+fn an_entry_outlives_the_process_when_its_callback_is_called() {
     let dir = tempfile::tempdir().unwrap();
     let (wal, mut store) = open(dir.path());
     run(async {
@@ -233,7 +236,7 @@ fn an_entry_is_durable_when_its_callback_is_called() {
             assert!(wal.durable_end(LOG).lsn >= Lsn::new(index + 1), "index {index}");
         }
     });
-    let copy = crashed(dir.path());
+    let copy = killed(dir.path());
     assert_eq!(run(all(&mut open(copy.path()).1)), ids(&entries(1, 0..20)));
 }
 
@@ -258,13 +261,13 @@ fn append_returns_before_the_disk_is_done_and_its_entries_can_be_read_at_once() 
 }
 
 #[test]
-fn a_vote_is_on_the_disk_when_it_is_saved() {
+fn a_vote_outlives_the_process_when_it_is_saved() {
     let dir = tempfile::tempdir().unwrap();
     let (wal, mut store) = open(dir.path());
     for term in 1..10 {
         occupy(&wal);
         run(store.save_vote(&Vote::new(term, 3))).unwrap();
-        let copy = crashed(dir.path());
+        let copy = killed(dir.path());
         let (_wal, mut after) = open(copy.path());
         assert_eq!(run(after.read_vote()).unwrap(), Some(Vote::new(term, 3)));
     }
@@ -284,7 +287,7 @@ fn a_commit_costs_no_sync_and_goes_with_the_next_submission() {
         store.blocking_append(entries(1, 3..4)).await.unwrap();
         assert_eq!(wal.stats().submissions, before.submissions + 1);
     });
-    let copy = crashed(dir.path());
+    let copy = killed(dir.path());
     let (_wal, mut after) = open(copy.path());
     assert_eq!(run(after.read_committed()).unwrap(), Some(log_id(1, 0, 2)));
 }
@@ -306,7 +309,7 @@ fn a_truncation_in_the_middle_of_a_batch_keeps_the_batchs_head_through_a_crash()
             assert_eq!(last(&mut store).await.map(|id| (id.leader_id.term, id.index)), kept.last().copied());
             wal.sync().unwrap();
         });
-        let copy = crashed(dir.path());
+        let copy = killed(dir.path());
         let (_wal, mut after) = open(copy.path());
         run(async {
             assert_eq!(all(&mut after).await, kept, "truncated since {since}");
@@ -364,7 +367,7 @@ fn a_purge_in_the_middle_of_a_batch_is_exact() {
             },
             "whole batches go"
         );
-        let copy = crashed(dir.path());
+        let copy = killed(dir.path());
         let (_wal, mut after) = open(copy.path());
         run(async {
             assert_eq!(all(&mut after).await, there, "purged up to {upto}");
@@ -399,6 +402,49 @@ fn a_purge_beyond_the_end_lets_the_log_go_on_behind_a_snapshot() {
     });
     let (_wal, mut store) = reopen(dir.path(), &wal, store);
     assert_eq!(run(all(&mut store)), ids(&entries(4, 100..103)));
+}
+
+/// openraft purges up to a snapshot by its id alone. The entries there may be of another history, which the snapshot ended.
+#[test]
+fn a_purge_by_an_id_that_the_log_does_not_have_keeps_nothing_behind_it() {
+    for (upto, kept) in [(log_id(5, 0, 10), 21), (log_id(3, 1, 10), 21), (log_id(3, 0, 10), 11), (log_id(5, 0, 20), 21)]
+    {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, mut store) = open(dir.path());
+        run(async {
+            store.blocking_append(entries(3, 0..21)).await.unwrap();
+            store.purge(upto).await.unwrap();
+            // Once more, as after a restart.
+            store.purge(upto).await.unwrap();
+        });
+        let (wal, mut store) = reopen(dir.path(), &wal, store);
+        let kept = ids(&entries(3, kept..21));
+        let next = kept.last().map_or(upto.index, |(_, index)| *index) + 1;
+        run(async {
+            let last_log_id = kept.last().map_or(upto, |(term, index)| log_id(*term, 0, *index));
+            let state = LogState { last_purged_log_id: Some(upto), last_log_id: Some(last_log_id) };
+            assert_eq!(store.get_log_state().await.unwrap(), state);
+            assert_eq!(all(&mut store).await, kept, "purged up to {upto}");
+            store.blocking_append(entries(5, next..next + 3)).await.unwrap();
+        });
+        let (_wal, mut store) = reopen(dir.path(), &wal, store);
+        assert_eq!(run(all(&mut store)), [kept, ids(&entries(5, next..next + 3))].concat());
+    }
+}
+
+#[test]
+fn a_log_that_begins_behind_what_is_purged_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, mut store) = open(dir.path());
+    run(async {
+        store.blocking_append(entries(1, 0..5)).await.unwrap();
+        store.blocking_append(entries(1, 5..10)).await.unwrap();
+        store.purge(log_id(1, 0, 3)).await.unwrap();
+    });
+    drop(store);
+    wal.release(LOG, Lsn::new(6)).unwrap();
+    let refused = Store::open(wal, LOG).unwrap_err().to_string();
+    assert!(refused.contains("TW-1407"), "{refused}");
 }
 
 #[test]
@@ -526,7 +572,7 @@ fn damage_is_an_error_and_never_a_gap() {
     }
     assert_eq!(hit, 1);
     let wal = Arc::new(Wal::open(dir.path(), small()).unwrap().0);
-    let Ok(mut store) = Store::open(Arc::clone(&wal), LOG) else { return };
+    let mut store = Store::open(Arc::clone(&wal), LOG).unwrap();
     run(async {
         assert_eq!(ids(&store.try_get_log_entries(0..11).await.unwrap()), ids(&entries(1, 0..11)));
         for range in [0..30, 11..12, 10..13] {
@@ -579,17 +625,19 @@ fn readers_beside_a_writer_that_cuts_and_purges_see_one_history_at_a_time() {
             });
         }
         run(async {
-            let (mut end, mut term) = (0, 1);
+            let (mut end, mut term, mut history) = (0, 1, Vec::new());
             for round in 0..200_u64 {
                 store.blocking_append(entries(term, end..end + 7)).await.unwrap();
+                history.extend(entries(term, end..end + 7));
                 end += 7;
                 if round % 3 == 0 {
                     end -= round % 5 + 1;
                     store.truncate(log_id(term, 0, end)).await.unwrap();
+                    history.truncate(usize::try_from(end).unwrap());
                     term += 1;
                 }
                 if round % 10 == 9 {
-                    store.purge(log_id(term, 0, end - 20)).await.unwrap();
+                    store.purge(history[history.len() - 21].log_id).await.unwrap();
                 }
             }
         });

@@ -282,6 +282,8 @@ pub struct LogCore {
     /// Feeds salts; seeded by the directory's entropy at the open.
     salts: u64,
     index: Index,
+    /// Hard states of which what is known may be older than what was set: see [`LogCore::doubtful_hard_states`].
+    doubts: BTreeSet<(LogId, HardStateKind)>,
     tail: TailCache,
     life: Life,
     // submit
@@ -471,6 +473,7 @@ pub(crate) struct Recovered {
     pub(crate) incarnation: u64,
     pub(crate) entropy: u64,
     pub(crate) index: Index,
+    pub(crate) doubts: BTreeSet<(LogId, HardStateKind)>,
     pub(crate) end: LogFilesEnd,
     pub(crate) segments: Segments,
     pub(crate) ready: BTreeSet<u64>,
@@ -489,6 +492,7 @@ impl LogCore {
             incarnation: from.incarnation,
             salts: from.entropy,
             index: from.index,
+            doubts: from.doubts,
             tail,
             life: Life::Running,
             queue: VecDeque::new(),

@@ -191,6 +191,14 @@ impl LogCore {
         self.index.get(log)?.hard.get(&kind).map(|hard| hard.bytes.clone())
     }
 
+    /// The kinds of which a log's newest hard state may be lost to damage, as this life's open found: what
+    /// [`LogCore::hard_state`] tells may be older, or nothing. A kind is in doubt until a newer one is accepted, which is then
+    /// what is told, or the log is removed; if that does not become durable, the next open finds the doubt again.
+    #[must_use]
+    pub fn doubtful_hard_states(&self, log: LogId) -> Vec<HardStateKind> {
+        self.doubts.iter().filter(|(of, _)| *of == log).map(|(_, kind)| *kind).collect()
+    }
+
     /// All logs, in the order of their ids.
     #[must_use]
     pub fn logs(&self) -> Vec<LogId> {

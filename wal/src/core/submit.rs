@@ -304,6 +304,7 @@ impl LogCore {
             Entry::HardState { log, kind, bytes } => {
                 let hard = HardState { bytes: bytes.clone(), segment: 0 };
                 self.index.log(log).hard.insert(kind, hard);
+                self.doubts.remove(&(log, kind));
                 Item::Record { record: Record::HardState { log, kind, bytes }, kills_from: None }
             }
             Entry::Settle { log } => {
@@ -327,6 +328,7 @@ impl LogCore {
             }
             Entry::Remove { log } => {
                 let freed = self.index.remove(log);
+                self.doubts.retain(|(of, _)| *of != log);
                 self.killed(Record::Remove { log }, &freed)
             }
         }

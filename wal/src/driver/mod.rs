@@ -78,6 +78,18 @@ impl Wal {
         Ok((wal, report))
     }
 
+    /// As [`Wal::open`], with the directory as the writer sees it in other hands.
+    #[cfg(all(test, feature = "openraft", not(shuttle)))]
+    pub(crate) fn open_with(
+        dir: &Path,
+        options: &Options,
+        writes: impl FnOnce(RealIo) -> Box<dyn Io + Send>,
+    ) -> Result<Self, OpenError> {
+        let mut io = RealIo::new(dir);
+        let (core, _) = LogCore::recover(&mut io, options)?;
+        Self::begin(core, options, io.clone(), writes(io), &mut |thread, run| thread.spawn(run))
+    }
+
     /// `writes`: the directory again, for what waiters wait for.
     fn begin(
         core: LogCore,
@@ -310,6 +322,11 @@ impl Wal {
     /// # Errors
     /// [`WalError`]: the log failed, or is closed.
     pub fn sync(&self) -> Result<(), WalError> {
+        self.start_sync()?.into_iter().try_for_each(Pending::wait)
+    }
+
+    /// As [`Wal::sync`], to be awaited: all of them. None: everything is durable already.
+    pub(crate) fn start_sync(&self) -> Result<Vec<Pending>, WalError> {
         let _failing = self.shared.failing();
         let mut state = self.state();
         if state.stopping {
@@ -321,7 +338,7 @@ impl Wal {
         let pending = ticket.map(|ticket| state.waiters.join(ticket, 0));
         drop(state);
         self.shared.signal();
-        pending.into_iter().chain(left).try_for_each(Pending::wait)
+        Ok(pending.into_iter().chain(left).collect())
     }
 
     /// Ends the log in good order: what was accepted becomes durable, then a closing group, then the threads end
@@ -444,6 +461,12 @@ impl Wal {
     #[must_use]
     pub fn hard_state(&self, log: LogId, kind: HardStateKind) -> Option<Bytes> {
         self.state().core.hard_state(log, kind)
+    }
+
+    /// See [`LogCore::doubtful_hard_states`].
+    #[must_use]
+    pub fn doubtful_hard_states(&self, log: LogId) -> Vec<HardStateKind> {
+        self.state().core.doubtful_hard_states(log)
     }
 
     /// See [`LogCore::logs`].

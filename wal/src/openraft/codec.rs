@@ -18,6 +18,8 @@ use crate::format::layout::{Fields, PutFields, Short, len_u32};
 use crate::limits::{BATCH_RAW_BYTES_MAX, BATCH_RECORDS_MAX, HARD_STATE_BYTES_MAX};
 
 const VERSION: u8 = 1;
+/// Stands in the place of a fact whose newest record is lost. To a build that does not know it, a version that is too new.
+pub(super) const IN_DOUBT: &[u8] = &[u8::MAX];
 /// Bytes of a block that holds one entry, without the entry.
 pub(super) const ENTRY_OVERHEAD_BYTES: usize = 1 + 4;
 

@@ -33,6 +33,10 @@ pub(super) enum Fault {
     Newer { found: u8 },
     #[error("the log does not go on from index {index}, where it must")]
     Hole { index: u64 },
+    #[error(
+        "the newest {fact} may be lost to damage: {danger}; it must join anew, with an empty log and under another id"
+    )]
+    InDoubt { fact: &'static str, danger: &'static str },
 }
 
 impl Fault {
@@ -49,6 +53,7 @@ impl Fault {
             Self::Decode { .. } => "TW-1405",
             Self::Newer { .. } => "TW-1406",
             Self::Hole { .. } => "TW-1407",
+            Self::InDoubt { .. } => "TW-1408",
         }
     }
 

@@ -11,14 +11,19 @@
 //!   thread while the disk works.
 //! - `save_committed` costs no sync of its own: it goes with the next submission, and at the latest when the store is
 //!   dropped. A crash may forget the last ones, which openraft allows.
-//! - `truncate` in the middle of a batch writes the kept half of it again, in the same write group as the truncation.
-//!   `purge` is exact for readers; room is given back by whole batches.
+//! - `truncate` in the middle of a batch writes the kept half of it again, in the same write group as the truncation, and is
+//!   durable when it returns: a snapshot that contradicts what it took away may be installed next.
+//! - `purge` is exact for readers; room is given back by whole batches. If the log does not have the entry with that id, all
+//!   of it goes: nothing here continues what the snapshot stands for.
 //! - `append` and `truncate` wait while the queue of the [`Wal`] is full. Every other error is for good, and openraft stops
 //!   at it: open the [`Wal`] again. A full disk is such an error.
 //! - Reading uses the runtime's thread, for 1 MiB at a time; a truncation reads one batch. The newest batches are in memory.
 //!
-//! What an open of the [`Wal`] cuts off at the end of a log is taken for what it nearly always is, entries that were never
-//! acknowledged. Whoever distrusts the medium looks at [`LogStore::in_doubt`].
+//! A store whose newest vote is lost to damage does not open (TW-1408): an older one would let the node vote twice in a term.
+//! Nor does one whose last purged id is.
+//!
+//! What an open of the [`Wal`] cuts off at the end of a log is taken for what it nearly always is, entries and votes that were
+//! never acknowledged: nothing behind it proves that they were. Whoever distrusts the medium looks at [`LogStore::in_doubt`].
 //!
 //! ```
 //! use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
@@ -57,6 +62,7 @@ use std::fmt::{self, Debug};
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use openraft::storage::{LogFlushed, RaftLogStorage};
 use openraft::{
     ErrorSubject, ErrorVerb, LogId as EntryId, LogState, OptionalSend, RaftLogReader, RaftTypeConfig, StorageError,
@@ -65,6 +71,7 @@ use openraft::{
 use parking_lot::Mutex;
 use serde::de::DeserializeOwned;
 
+use crate::core::Entry;
 use crate::driver::Wal;
 use crate::format::ids::LogId;
 use crate::format::record::HardStateKind;
@@ -85,9 +92,18 @@ impl<C: RaftTypeConfig> LogStore<C> {
     /// Takes a log of a [`Wal`] as raft's. A log that is not there is an empty one. Reads at most one batch.
     ///
     /// # Errors
-    /// The log's end can't be read, something is missing from its middle, or it holds what this adapter did not write.
+    /// The log's end can't be read, something is missing from its middle, it holds what this adapter did not write, or its
+    /// newest vote or purged id is lost (TW-1408): then the node may have promised what it does not know of. It joins anew,
+    /// under another id and in another log, or in this one after [`Wal::remove_log`].
     pub fn open(wal: Arc<Wal>, log: LogId) -> Result<Self, StorageError<C::NodeId>> {
         let unread = |fault: Fault| fault.into_storage(ErrorSubject::Store, ErrorVerb::Read);
+        let danger = "this node may have promised what it does not know of, and would vote twice";
+        certain(&wal, log, VOTE, Fault::InDoubt { fact: "vote", danger })
+            .map_err(|fault| fault.into_storage(ErrorSubject::Vote, ErrorVerb::Read))?;
+        // With it went, for all that is known, the new beginning behind a snapshot. That of what was committed costs nothing:
+        // openraft commits it again.
+        let danger = "entries that a snapshot replaced may be here again";
+        certain(&wal, log, PURGED, Fault::InDoubt { fact: "purged id", danger }).map_err(unread)?;
         let purged = fact(&wal, log, PURGED).map_err(unread)?;
         let committed: Option<Option<EntryId<C::NodeId>>> = fact(&wal, log, COMMITTED).map_err(unread)?;
         fact_of_vote::<C>(&wal, log)?;
@@ -106,10 +122,11 @@ impl<C: RaftTypeConfig> LogStore<C> {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// The first index from which on the medium may have lost what it once had acknowledged: entries, and votes with them.
-    /// `None`: the open of the [`Wal`] cut nothing off.
+    /// The first index from which on the medium may have lost what it once had acknowledged: entries, and a vote that was
+    /// saved behind the last of what is left. `None`: the open of the [`Wal`] cut nothing off, and found no damage.
     ///
-    /// A crash while something was being written makes a doubt as well, and without a medium that lies it is unfounded.
+    /// A crash while something was being written makes a doubt as well, and without a medium that lies it is unfounded: what
+    /// later writes prove to be lost, a vote too, [`LogStore::open`] refuses or a read reports.
     /// It stands until the application submits [`Entry::Settle`](crate::Entry::Settle) for the log.
     #[must_use]
     pub fn in_doubt(&self) -> Option<u64> {
@@ -120,6 +137,22 @@ impl<C: RaftTypeConfig> LogStore<C> {
     fn reader(&self) -> LogReader<C> {
         LogReader { shared: Arc::clone(&self.shared) }
     }
+}
+
+/// Whether what is known of a fact is the newest that was saved; else why not.
+fn certain(wal: &Wal, log: LogId, kind: HardStateKind, lost: Fault) -> Result<(), Fault> {
+    if wal.hard_state(log, kind).is_some_and(|bytes| bytes == codec::IN_DOUBT) {
+        return Err(lost);
+    }
+    if wal.doubtful_hard_states(log).contains(&kind) {
+        // The other logs go on, and the record of an older one may be written anew where a later open takes it for the
+        // newest: this stands in its place, for every open to come. If it is not taken, or lost in a crash, the next open
+        // finds the damage as this one did.
+        let mark = Entry::HardState { log, kind, bytes: Bytes::from_static(codec::IN_DOUBT) };
+        drop(wal.submit(vec![mark]));
+        return Err(lost);
+    }
+    Ok(())
 }
 
 fn fact<T: DeserializeOwned>(wal: &Wal, log: LogId, kind: HardStateKind) -> Result<Option<T>, Fault> {
@@ -250,3 +283,6 @@ impl<C: RaftTypeConfig> Debug for LogReader<C> {
         f.debug_struct("LogReader").field("log", &self.shared.log).finish_non_exhaustive()
     }
 }
+
+#[cfg(all(test, not(shuttle)))]
+mod power_test;

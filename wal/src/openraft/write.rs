@@ -151,8 +151,20 @@ impl<C: RaftTypeConfig> Shared<C> {
                 Violation::AppliedWontConflict { last_applied: purged, first_conflict_log_id },
             ));
         }
+        let fault = |fault: Fault| fault.into_storage(subject.clone(), ErrorVerb::Delete);
         let truncate = || self.truncation(since.index).and_then(|cut| self.cut(&cut));
-        self.when_taken(truncate).await.map_err(|fault| fault.into_storage(subject, ErrorVerb::Delete))
+        self.when_taken(truncate).await.map_err(fault)?;
+        self.durable().await.map_err(fault)
+    }
+
+    /// Waits until all that was submitted is durable. openraft truncates before it has the application install a snapshot that
+    /// contradicts what is here: were the snapshot durable first, and power lost, this node would count entries for its own
+    /// that contradict what is committed, and could be elected by their terms.
+    async fn durable(&self) -> Result<(), Fault> {
+        for pending in self.wal.start_sync()? {
+            pending.await?;
+        }
+        Ok(())
     }
 
     /// What becomes of the log when it ends before an index.
@@ -196,10 +208,36 @@ impl<C: RaftTypeConfig> Shared<C> {
     pub(super) async fn purge(&self, upto: EntryId<C::NodeId>) -> Result<(), StorageError<C::NodeId>> {
         let fault = |fault: Fault| fault.into_storage(ErrorSubject::Log(upto.clone()), ErrorVerb::Delete);
         let fact = codec::encode_fact(&upto).map_err(fault)?;
-        self.when_taken(|| self.release(&upto, &fact)).await.map_err(fault)
+        let is_ours = self.has(&upto).map_err(fault)?;
+        self.when_taken(|| self.release(&upto, is_ours, &fact)).await.map_err(fault)
     }
 
-    fn release(&self, upto: &EntryId<C::NodeId>, fact: &Bytes) -> Result<(), Fault> {
+    /// Whether the log had the entry with this id, or has it: what is behind it continues it. Reads at most one batch.
+    fn has(&self, id: &EntryId<C::NodeId>) -> Result<bool, Fault> {
+        let (purged, end) = {
+            let state = self.state.lock();
+            (state.purged.clone(), state.end().cloned())
+        };
+        let Some(end) = end.filter(|end| id.index <= end.index) else { return Ok(false) };
+        if id.index == end.index {
+            return Ok(*id == end);
+        }
+        // What lies before is older than what is purged; nobody asks for more of it.
+        if let Some(purged) = purged.filter(|purged| id.index <= purged.index) {
+            return Ok(*id == purged);
+        }
+        let start = self.wal.start_of(self.log).lsn;
+        if lsn_of(id.index) <= start {
+            // The first append of all was of later entries.
+            let first = self.id_at(&self.batch_at(start.next())?, start.get())?;
+            return Ok(follows(Some(id), &first).is_ok());
+        }
+        let batch = self.batch_at(lsn_of(id.index))?;
+        Ok(self.id_at(&batch, id.index)? == *id)
+    }
+
+    /// `is_ours`: see [`Shared::has`].
+    fn release(&self, upto: &EntryId<C::NodeId>, is_ours: bool, fact: &Bytes) -> Result<(), Fault> {
         let mut state = self.state.lock();
         if state.purged.as_ref().is_some_and(|purged| upto.index < purged.index) {
             return Ok(());
@@ -207,12 +245,12 @@ impl<C: RaftTypeConfig> Shared<C> {
         // Exact, whatever batches lie around it; and ahead of what it allows: torn apart by a crash, it hides too much, not
         // too little.
         let mut entries = vec![self.fact(PURGED, fact.clone())];
-        let keeps = state.last.as_ref().is_some_and(|last| upto.index < last.index);
-        let here = self.wal.end(self.log).lsn;
-        if lsn_of(upto.index) <= here {
+        let keeps = is_ours && state.last.as_ref().is_some_and(|last| upto.index < last.index);
+        if is_ours {
             entries.push(Entry::Release { log: self.log, before: lsn_of(upto.index).next() });
         } else {
-            // A snapshot of somebody who is ahead: what is here has no continuation.
+            // A snapshot of somebody who is ahead, or of another history: by the index alone, entries would stay that
+            // contradict it, and nothing that follows it could be appended. What is here has no continuation.
             let to = self.anchor(upto.index.saturating_add(1), epoch_of(upto.leader_id.term));
             entries.push(Entry::Reset { log: self.log, to });
         }

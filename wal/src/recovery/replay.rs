@@ -65,6 +65,11 @@ impl Doubts {
         self.since.remove(&(log, kind));
     }
 
+    /// With a log goes what was set of it.
+    fn forget(&mut self, log: LogId) {
+        self.since.retain(|(of, _), _| *of != log);
+    }
+
     /// The oldest first.
     fn take(&mut self) -> Vec<(LogId, HardStateKind)> {
         let mut doubts: Vec<_> = std::mem::take(&mut self.since).into_iter().collect();
@@ -366,6 +371,7 @@ impl Replay {
                     self.segments.kill(segment, from);
                 }
                 self.suspects.remove(log);
+                self.doubts.forget(*log);
             }
             Record::Anchor { log, at } => drop(self.index.log(*log).release(*at)),
             Record::Reset { log, to } => {
