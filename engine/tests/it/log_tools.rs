@@ -4,6 +4,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -247,6 +248,26 @@ fn repair_asks_and_where_there_is_nobody_to_ask_it_changes_nothing() {
     let ran = world.run("repair", &["--dry-run"]);
     assert!(ran.code == 3 && ran.text().contains("LSN 1 to 2 are kept"), "{}", ran.text());
     assert!(world.bytes() == before && world.backups().is_empty());
+}
+
+#[test]
+fn a_directory_whose_name_is_not_text_is_told_as_well_as_it_can_be() {
+    let (world, _) = World::damaged(3);
+    let odd = world.directory.path().join(std::ffi::OsStr::from_bytes(b"odd-\xff"));
+    fs::create_dir(&odd).unwrap();
+    fs::rename(world.wal(), odd.join("wal")).unwrap();
+    for command in ["verify", "inspect", "dump"] {
+        let ran = wal(command, &odd, &["--json"]);
+        assert_eq!(ran.code, 3, "{command}: {}", ran.err);
+        let told = command == "dump" || ran.objects()[0]["directory"].as_str().unwrap().ends_with("odd-\u{fffd}/wal");
+        assert!(told, "{}", ran.text());
+    }
+    let ran = wal("repair", &odd, &["--json", "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for object in ran.objects() {
+        assert!(object["directory"].as_str().unwrap().ends_with("odd-\u{fffd}/wal"), "{object}");
+        assert!(object["backup"].as_str().unwrap().contains("odd-\u{fffd}/repair-"), "{object}");
+    }
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! `towline wal repair DIR`: says what it would do, asks, and does it.
 
-use super::{damage_object, log_directory, verify};
+use super::{damage_object, log_directory, path_object, verify};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output, hex};
 use serde_json::Value;
@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             let mut object = verify::object(&directory, found);
             if let Value::Object(object) = &mut object {
                 object.insert("event".to_owned(), "repaired".into());
-                object.insert("backup".to_owned(), serde_json::json!(backup));
+                object.insert("backup".to_owned(), path_object(&backup));
                 let unread: Vec<_> = repaired.unread.iter().map(unread_object).collect();
                 object.insert("backup_zeroes".to_owned(), unread.into());
             }
@@ -125,13 +125,13 @@ fn plan_object(directory: &Path, backup: &Path, plan: &RepairPlan) -> Value {
     let files: Vec<_> =
         plan.files.iter().map(|file| serde_json::json!({ "name": file.name, "bytes": file.bytes })).collect();
     serde_json::json!({
-        "event": "plan", "directory": directory, "directory_uuid": hex(&plan.directory_uuid), "life": plan.life,
+        "event": "plan", "directory": path_object(directory), "directory_uuid": hex(&plan.directory_uuid), "life": plan.life,
         "segment_bytes": plan.segment_bytes, "segment_last": plan.segment_last,
         "manifest": plan.manifest.map(|manifest| manifest.why),
         "logs": plan.logs.iter().map(log_object).collect::<Vec<_>>(),
         "torn": plan.torn.map(|torn| torn.to_string()),
         "not_mended": plan.unmendable.iter().map(Unmendable::to_string).collect::<Vec<_>>(),
-        "backup": backup, "copied": files,
+        "backup": path_object(backup), "copied": files,
     })
 }
 
