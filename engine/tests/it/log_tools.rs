@@ -5,7 +5,7 @@ use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::fs::{FileExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use towline::model::{Operation, Record};
@@ -267,6 +267,30 @@ fn a_directory_whose_name_is_not_text_is_told_as_well_as_it_can_be() {
     for object in ran.objects() {
         assert!(object["directory"].as_str().unwrap().ends_with("odd-\u{fffd}/wal"), "{object}");
         assert!(object["backup"].as_str().unwrap().contains("odd-\u{fffd}/repair-"), "{object}");
+    }
+}
+
+#[test]
+fn what_is_no_file_of_the_log_is_refused_by_its_name_and_nobody_waits_for_it() {
+    for (name, is_link) in [("MANIFEST", true), (SEG, true), ("LOCK", true), ("MANIFEST", false), (SEG, false)] {
+        let world = World::new();
+        let (file, target) = (world.wal().join(name), world.directory.path().join("target"));
+        fs::rename(&file, &target).unwrap();
+        let what = if is_link { "a symbolic link" } else { "not a regular file" };
+        if is_link {
+            symlink(&target, &file).unwrap();
+        } else {
+            assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        }
+        let content = fs::read(&target).unwrap();
+        let commands =
+            [("verify", &[][..]), ("inspect", &[]), ("dump", &[]), ("repair", &["--dry-run"]), ("repair", &[])];
+        for (command, more) in commands {
+            let ran = world.run(command, more);
+            let said = format!("{name} is {what}, and not the log's own file");
+            assert!(ran.code == 1 && ran.err.contains(&said), "{command}: {}{}", ran.text(), ran.err);
+        }
+        assert!(fs::read(&target).unwrap() == content, "{name}");
     }
 }
 
