@@ -61,6 +61,18 @@ struct NamedFile {
     names: u64,
 }
 
+/// The directory's lock, as long as this lives.
+#[derive(Debug)]
+struct Held(Arc<File>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A child that has not come to run its own program yet has the descriptor too, and would hold the lock until then. If
+        // this fails, closing the file gives it back.
+        drop(self.0.unlock());
+    }
+}
+
 #[derive(Debug)]
 struct Shared {
     directory: Directory,
@@ -70,7 +82,7 @@ struct Shared {
     /// Counts changes of names.
     names: AtomicU64,
     files: Mutex<OpenFiles>,
-    lock: Mutex<Option<Arc<File>>>,
+    lock: Mutex<Option<Held>>,
 }
 
 /// Files kept open: the one being written, those being made, and the last few that somebody read. A log of any size
@@ -341,10 +353,11 @@ impl Io for RealIo {
             }
             Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
         }
+        let held = Held(Arc::clone(&file));
         file.set_len(0).map_err(failed("empty"))?;
         // A full disk must not keep anybody from opening: the pid is only told to a second opener.
         drop(writeln!(&*file, "{}", self.process_id()));
-        *self.shared.lock.lock() = Some(file);
+        *self.shared.lock.lock() = Some(held);
         Ok(LockOutcome::Acquired)
     }
 
@@ -627,6 +640,26 @@ mod tests {
         assert_eq!(guest.read_once(&name, 0, room).unwrap(), 65_536);
         assert_eq!(room, [9; 65_536]);
         assert_eq!(read(&mut guest, &name, 0, 4096), [9; 4096]);
+    }
+
+    #[test]
+    fn the_lock_is_given_back_also_while_a_child_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut io = RealIo::new(dir.path());
+        for is_dropped in [false, true] {
+            assert_eq!(io.lock().unwrap(), LockOutcome::Acquired);
+            // What a child shares between its fork and its own program.
+            let child = io.shared.lock.lock().as_ref().unwrap().0.try_clone().unwrap();
+            let pid = std::process::id();
+            assert_eq!(RealIo::new(dir.path()).lock().unwrap(), LockOutcome::HeldBy(Some(pid)));
+            if is_dropped {
+                io = RealIo::new(dir.path());
+            } else {
+                io.unlock();
+            }
+            assert_eq!(RealIo::new(dir.path()).lock().unwrap(), LockOutcome::Acquired);
+            drop(child);
+        }
     }
 
     #[test]
