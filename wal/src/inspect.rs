@@ -183,6 +183,7 @@ fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
 fn look_with(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
     let mut known = None;
     for _ in 0..LOOKS_MAX {
+        io.look_again();
         let found = look_once(io, batches_max);
         let wrong = match &found {
             Ok(survey) if survey.replay.report.is_intact() => return found,
@@ -198,6 +199,7 @@ fn look_with(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
         }
         known = Some(wrong);
     }
+    io.look_again();
     look_once(io, batches_max)
 }
 
