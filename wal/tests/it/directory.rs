@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use towline_wal::io::{Io as _, Oddity, RealIo, segment_name};
+use towline_wal::repair::{RepairError, RepairOptions, dry_run};
 use towline_wal::{Epoch, LogPosition, Lsn, OpenError, Options, SubmitError, Wal, WalError, inspect};
 
 use crate::world::{batch, log};
@@ -149,6 +150,8 @@ fn refuses(dir: &Path, name: &str, what: Oddity) {
     assert_eq!(inspect::inspect(dir).unwrap_err(), expected);
     assert_eq!(inspect::verify(dir).unwrap_err(), expected);
     assert_eq!(inspect::logs(dir).unwrap_err(), expected);
+    let refused = dry_run(&mut RealIo::read_only(dir), RepairOptions::default()).unwrap_err();
+    assert_eq!(refused, RepairError::Refused(expected.clone()));
     let said = expected.to_string();
     assert!(said.contains(name) && said.contains(&what.to_string()), "{said}");
 }

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use towline_wal::io::RealIo;
 use towline_wal::repair::{
     LogRepair, LsnRange, README_NAME, Repair, RepairAction, RepairError, RepairOptions, RepairPlan, Unmendable, Unread,
+    dry_run,
 };
 
 pub(super) const CODES: &str = "What is given up is copied first, with a text that says how to go back. A repair never \
@@ -20,7 +21,7 @@ pub(super) const CODES: &str = "What is given up is copied first, with a text th
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A log directory, or a node's data directory; nothing may have it open
+    /// A log directory, or a node's data directory; nothing may have it open, but for --dry-run
     directory: PathBuf,
     /// Where nothing good lies before the damage, keep what lies behind it, and let the log start there
     #[arg(long)]
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// Do it without a question
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
-    /// Say what would be done, and end
+    /// Say what would be done, and end; nothing is written, and no lock taken
     #[arg(long)]
     dry_run: bool,
     /// The directory for the copy, which must not exist [default: repair-<time>-<life> beside the log]
@@ -44,20 +45,30 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let failed = |error: RepairError| {
         Failure::new(Exit::Failed, anyhow::Error::new(error).context(directory.display().to_string()))
     };
-    let mut io = RealIo::new(&directory);
-    let repair = Repair::begin(&mut io, RepairOptions { keep_tail: args.keep_tail }).map_err(failed)?;
-    let plan = repair.plan();
+    let options = RepairOptions { keep_tail: args.keep_tail };
     let now = jiff::Timestamp::now();
-    let backup = match &args.backup {
-        Some(named) => named.clone(),
-        None => beside(&directory)?.join(format!("repair-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), plan.life)),
+    let tell = |plan: &RepairPlan| {
+        let backup = match &args.backup {
+            Some(named) => named.clone(),
+            None => beside(&directory)?.join(format!("repair-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), plan.life)),
+        };
+        output.both(|| plan_object(&directory, &backup, plan), || plan_words(&directory, &backup, plan))?;
+        Ok::<_, Failure>(backup)
     };
-    output.both(|| plan_object(&directory, &backup, plan), || plan_words(&directory, &backup, plan))?;
-    if plan.is_empty() {
-        return Ok(if plan.unmendable.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) });
-    }
+    let verdict = |plan: &RepairPlan| {
+        let is_good = plan.is_empty() && plan.unmendable.is_empty();
+        if is_good { ExitCode::SUCCESS } else { ExitCode::from(3) }
+    };
     if args.dry_run {
-        return Ok(ExitCode::from(3));
+        let plan = dry_run(&mut RealIo::read_only(&directory), options).map_err(failed)?;
+        tell(&plan)?;
+        return Ok(verdict(&plan));
+    }
+    let mut io = RealIo::new(&directory);
+    let repair = Repair::begin(&mut io, options).map_err(failed)?;
+    let backup = tell(repair.plan())?;
+    if repair.plan().is_empty() {
+        return Ok(verdict(repair.plan()));
     }
     if backup.exists() {
         let sentence = format!("{} exists already; nothing was changed", backup.display());
