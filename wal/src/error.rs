@@ -2,7 +2,7 @@
 //! a stable code.
 
 use crate::format::ids::{Chain, LogId, LogPosition, Lsn};
-use crate::io::IoFailure;
+use crate::io::{IoFailure, Oddity};
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -304,9 +304,26 @@ pub enum OpenError {
         /// What it must be.
         why: &'static str,
     },
+    /// What has the name of one of the log's files is no regular file.
+    #[error("{file} is {what}, and not the log's own file; nothing was changed")]
+    NotAFile {
+        /// The name.
+        file: String,
+        /// What has it.
+        what: Oddity,
+    },
     /// The system refused.
     #[error(transparent)]
-    Io(#[from] IoFailure),
+    Io(IoFailure),
+}
+
+impl From<IoFailure> for OpenError {
+    fn from(failure: IoFailure) -> Self {
+        match failure.what {
+            Some(what) => Self::NotAFile { file: failure.file, what },
+            None => Self::Io(failure),
+        }
+    }
 }
 
 impl OpenError {
@@ -322,6 +339,7 @@ impl OpenError {
             Self::TwoWriters { .. } => "TW-1206",
             Self::Options { .. } => "TW-1207",
             Self::Io(_) => "TW-1208",
+            Self::NotAFile { .. } => "TW-1209",
         }
     }
 
@@ -336,6 +354,7 @@ impl OpenError {
             | Self::ForeignDirectory { .. }
             | Self::Manifest { .. }
             | Self::TwoWriters { .. }
+            | Self::NotAFile { .. }
             | Self::Io(_) => FaultClass::Operator,
         }
     }

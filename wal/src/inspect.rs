@@ -181,9 +181,18 @@ fn look(io: &mut dyn Io) -> Result<Survey, OpenError> {
 /// Beside a writer files are used again, replaced and removed while they are read: what is wrong is believed when a second
 /// look finds the same.
 fn look_with(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
+    look_by(io, &mut |io| look_once(io, batches_max))
+}
+
+/// As [`look_with`], by another look.
+pub(crate) fn look_by<E: Clone + PartialEq>(
+    io: &mut dyn Io,
+    look: &mut dyn FnMut(&mut dyn Io) -> Result<Survey, E>,
+) -> Result<Survey, E> {
     let mut known = None;
     for _ in 0..LOOKS_MAX {
-        let found = look_once(io, batches_max);
+        io.look_again();
+        let found = look(io);
         let wrong = match &found {
             Ok(survey) if survey.replay.report.is_intact() => return found,
             Ok(Survey { replay, .. }) => Ok((
@@ -198,7 +207,8 @@ fn look_with(io: &mut dyn Io, batches_max: u64) -> Result<Survey, OpenError> {
         }
         known = Some(wrong);
     }
-    look_once(io, batches_max)
+    io.look_again();
+    look(io)
 }
 
 /// A writer that changes what is there that often has changed it between any two looks.

@@ -5,6 +5,7 @@ use crate::core::{Entry, LogCore, Options};
 use crate::format::batch::{BatchBuilder, BatchKind};
 use crate::format::block::{Block, Compression};
 use crate::format::footer::{TRAILER_BYTES, Trailer};
+use crate::format::segment::SEGMENT_HEADER_BYTES;
 use crate::io::{IoFailure, LockOutcome, execute, read_exact};
 use crate::vdisk::VirtualDisk;
 
@@ -269,6 +270,47 @@ fn what_is_given_up_and_used_again_while_it_is_looked_at_is_not_damaged() {
         let found = verify_with(io, &mut |_| is_begun.set(true)).expect(&told);
         assert!(is_done.get() && found.is_good() && found.findings.is_empty(), "{told}: {found:?}");
         assert!(is_late || found.batches_good > 0, "{told}");
+    }
+}
+
+#[test]
+fn a_segment_that_was_compacted_is_gone_also_for_who_has_its_old_file_open() {
+    const OTHER: LogId = LogId::new(2);
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = RealIo::new(dir.path());
+    let options = Options { slack_segments: 0, ..options() };
+    let (mut core, _) = LogCore::recover(&mut writer, &options).unwrap();
+    for i in 0..60 {
+        append(&mut core, &mut writer, LOG, 4000);
+        if i % 8 == 0 {
+            append(&mut core, &mut writer, OTHER, 100);
+        }
+    }
+    let [mut guest, mut other] = [(); 2].map(|()| RealIo::read_only(dir.path()));
+    let survey = look_once(&mut guest, batches_max()).unwrap();
+    look_once(&mut other, batches_max()).unwrap();
+    let before = core.end(LOG).lsn.next();
+    submit(&mut core, &mut writer, Entry::Release { log: LOG, before });
+    (0..30).for_each(|_| append(&mut core, &mut writer, LOG, 4000));
+    assert!(core.stats().compactions > 0);
+
+    let salt = |io: &mut RealIo, number: u64| {
+        let block = read_exact(io, &segment_name(number), 0, SEGMENT_HEADER_BYTES).ok()?;
+        SegmentHeader::decode(&block).ok().map(|header| header.salt)
+    };
+    let replaced: Vec<u64> = survey
+        .headers
+        .iter()
+        .filter_map(|(number, header)| {
+            salt(&mut writer, *number).is_some_and(|salt| salt != header.salt).then_some(*number)
+        })
+        .collect();
+    assert!(!replaced.is_empty());
+    let later = look_with(&mut other, batches_max()).unwrap();
+    for number in replaced {
+        assert_eq!(salt(&mut guest, number), Some(survey.headers[&number].salt), "it is still open");
+        assert!(survey.is_gone(&mut guest, number).unwrap());
+        assert_eq!(salt(&mut writer, number), Some(later.headers[&number].salt), "another look sees what is there now");
     }
 }
 

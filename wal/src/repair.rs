@@ -5,7 +5,7 @@
 //! byte of a file by hand, but for a manifest that is lost: that is made anew from the segments' headers, where they agree.
 //!
 //! [`Repair::begin`] takes the directory's lock and finds out what is to do, [`Repair::plan`] says it, and
-//! [`Repair::execute`] does it.
+//! [`Repair::execute`] does it. [`dry_run`] only finds it out, and touches nothing.
 //!
 //! ```
 //! use towline_wal::repair::{Repair, RepairOptions};
@@ -26,7 +26,7 @@ use crate::core::{Entry, LogCore, Options, Ticket};
 use crate::error::{FaultClass, OpenError, SubmitError, WalError};
 use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME, Manifest};
 use crate::format::segment::{SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
-use crate::inspect::{VerifyReport, batches_max, read_all, verify_io};
+use crate::inspect::{VerifyReport, batches_max, look_by, read_all, verify_io};
 use crate::io::{Io, IoFailure, LockOutcome, execute, read_exact, segment_name, segment_number};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use crate::recovery::create;
@@ -155,24 +155,13 @@ impl<'a> Repair<'a> {
     /// # Errors
     /// [`RepairError`].
     pub fn begin(io: &'a mut dyn Io, options: RepairOptions) -> Result<Self, RepairError> {
-        let names = io.list().map_err(refused)?;
         // Before the lock, which would make a file and even the directory.
-        if !names.iter().any(|name| name == MANIFEST_NAME || segment_number(name).is_some()) {
-            return Err(RepairError::NotALog);
-        }
+        names(io)?;
         if let LockOutcome::HeldBy(pid) = io.lock().map_err(refused)? {
             return Err(RepairError::Refused(OpenError::Locked { pid }));
         }
-        let (manifest, anew) = match read_manifest(io, None) {
-            Ok(Some(manifest)) => (manifest, None),
-            Ok(None) => return Err(RepairError::NotALog),
-            Err(OpenError::Manifest { why }) => (agreed_manifest(io, why)?, Some(why)),
-            Err(error) => return Err(RepairError::Refused(error)),
-        };
-        let survey = survey(io, manifest, Reader::Owner, batches_max());
-        let mut survey = survey.map_err(RepairError::Refused)?;
-        find_hidden_damage(&mut survey, io).map_err(RepairError::Refused)?;
-        let plan = plan::make(&mut survey, io, &names, anew, options).map_err(refused)?;
+        let (mut survey, anew) = look(io, Reader::Owner)?;
+        let plan = decide(&mut survey, io, anew, options)?;
         Ok(Self { io, survey, plan })
     }
 
@@ -218,6 +207,52 @@ impl<'a> Repair<'a> {
         let verified = verify_io(io).map_err(RepairError::Stopped)?;
         Ok(Repaired { verified, unread })
     }
+}
+
+/// What [`Repair::begin`] would decide, found without the lock and without a write: also where nothing can be written, and
+/// beside a writer, which may change what it is about.
+///
+/// # Errors
+/// [`RepairError`], but that a lock which is held is none.
+pub fn dry_run(io: &mut dyn Io, options: RepairOptions) -> Result<RepairPlan, RepairError> {
+    let mut anew = None;
+    let mut survey = look_by(io, &mut |io| {
+        names(io)?;
+        let (survey, why) = look(io, Reader::Guest)?;
+        anew = why;
+        Ok(survey)
+    })?;
+    decide(&mut survey, io, anew, options)
+}
+
+/// The directory's names, if it is that of a log.
+fn names(io: &mut dyn Io) -> Result<Vec<String>, RepairError> {
+    let names = io.list().map_err(refused)?;
+    let is_log = names.iter().any(|name| name == MANIFEST_NAME || segment_number(name).is_some());
+    if is_log { Ok(names) } else { Err(RepairError::NotALog) }
+}
+
+/// What is there; and why the manifest is to be made anew, if so.
+fn look(io: &mut dyn Io, reader: Reader) -> Result<(Survey, Option<&'static str>), RepairError> {
+    let (manifest, anew) = match read_manifest(io, None) {
+        Ok(Some(manifest)) => (manifest, None),
+        Ok(None) => return Err(RepairError::NotALog),
+        Err(OpenError::Manifest { why }) => (agreed_manifest(io, why)?, Some(why)),
+        Err(error) => return Err(RepairError::Refused(error)),
+    };
+    let survey = survey(io, manifest, reader, batches_max()).map_err(RepairError::Refused)?;
+    Ok((survey, anew))
+}
+
+fn decide(
+    survey: &mut Survey,
+    io: &mut dyn Io,
+    anew: Option<&'static str>,
+    options: RepairOptions,
+) -> Result<RepairPlan, RepairError> {
+    find_hidden_damage(survey, io).map_err(RepairError::Refused)?;
+    let names = names(io)?;
+    plan::make(survey, io, &names, anew, options).map_err(refused)
 }
 
 fn refused(failure: impl Into<OpenError>) -> RepairError {

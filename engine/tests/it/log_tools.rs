@@ -4,7 +4,8 @@ use bytes::Bytes;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader};
-use std::os::unix::fs::FileExt as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::{FileExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use towline::model::{Operation, Record};
@@ -82,6 +83,14 @@ impl World {
         files.retain(|file| file.file_name().unwrap() != "LOCK");
         files.sort();
         files.into_iter().map(|file| (file.clone(), fs::read(file).unwrap())).collect()
+    }
+
+    /// When each file, and the directory, was last changed.
+    fn times(&self) -> Vec<(PathBuf, std::time::SystemTime)> {
+        let files = fs::read_dir(self.wal()).unwrap().map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files.chain([self.wal()]).collect();
+        files.sort();
+        files.into_iter().map(|file| (file.clone(), fs::metadata(file).unwrap().modified().unwrap())).collect()
     }
 
     /// The copies beside the log.
@@ -247,6 +256,85 @@ fn repair_asks_and_where_there_is_nobody_to_ask_it_changes_nothing() {
     let ran = world.run("repair", &["--dry-run"]);
     assert!(ran.code == 3 && ran.text().contains("LSN 1 to 2 are kept"), "{}", ran.text());
     assert!(world.bytes() == before && world.backups().is_empty());
+}
+
+#[test]
+fn a_dry_run_of_a_repair_writes_nothing_and_needs_no_lock() {
+    let (world, _) = World::damaged(3);
+    let lock = world.wal().join("LOCK");
+    fs::write(&lock, "somebody").unwrap();
+    let (before, times) = (world.bytes(), world.times());
+    let says_it = || {
+        let ran = world.run("repair", &["--dry-run"]);
+        let plan = "the log is truncated to LSN 2: LSN 3 to 6 are given up";
+        assert!(ran.code == 3 && ran.text().contains(plan), "{}{}", ran.text(), ran.err);
+    };
+    says_it();
+    assert_eq!(fs::read_to_string(&lock).unwrap(), "somebody");
+    // Beside whoever has it.
+    let held = File::options().write(true).open(&lock).unwrap();
+    held.lock().unwrap();
+    says_it();
+    drop(held);
+    assert_eq!(world.times(), times);
+    // Where nothing can be written. (Who may do anything is not kept from it by that.)
+    fs::set_permissions(&lock, fs::Permissions::from_mode(0o400)).unwrap();
+    says_it();
+    fs::remove_file(&lock).unwrap();
+    says_it();
+    assert!(!lock.exists() && world.bytes() == before && world.backups().is_empty());
+
+    let empty = tempfile::tempdir().unwrap();
+    let ran = wal("repair", &empty.path().join("none"), &["--dry-run"]);
+    assert!(ran.code == 1 && ran.err.contains("not the directory of a log"), "{}", ran.err);
+    assert!(fs::read_dir(empty.path()).unwrap().next().is_none());
+    let sound = World::new();
+    let ran = sound.run("repair", &["--dry-run"]);
+    assert!(ran.code == 0 && ran.text().contains("nothing that a repair mends is damaged"), "{}", ran.text());
+}
+
+#[test]
+fn a_directory_whose_name_is_not_text_is_told_as_well_as_it_can_be() {
+    let (world, _) = World::damaged(3);
+    let odd = world.directory.path().join(std::ffi::OsStr::from_bytes(b"odd-\xff"));
+    fs::create_dir(&odd).unwrap();
+    fs::rename(world.wal(), odd.join("wal")).unwrap();
+    for command in ["verify", "inspect", "dump"] {
+        let ran = wal(command, &odd, &["--json"]);
+        assert_eq!(ran.code, 3, "{command}: {}", ran.err);
+        let told = command == "dump" || ran.objects()[0]["directory"].as_str().unwrap().ends_with("odd-\u{fffd}/wal");
+        assert!(told, "{}", ran.text());
+    }
+    let ran = wal("repair", &odd, &["--json", "--yes"]);
+    assert_eq!(ran.code, 0, "{}", ran.err);
+    for object in ran.objects() {
+        assert!(object["directory"].as_str().unwrap().ends_with("odd-\u{fffd}/wal"), "{object}");
+        assert!(object["backup"].as_str().unwrap().contains("odd-\u{fffd}/repair-"), "{object}");
+    }
+}
+
+#[test]
+fn what_is_no_file_of_the_log_is_refused_by_its_name_and_nobody_waits_for_it() {
+    for (name, is_link) in [("MANIFEST", true), (SEG, true), ("LOCK", true), ("MANIFEST", false), (SEG, false)] {
+        let world = World::new();
+        let (file, target) = (world.wal().join(name), world.directory.path().join("target"));
+        fs::rename(&file, &target).unwrap();
+        let what = if is_link { "a symbolic link" } else { "not a regular file" };
+        if is_link {
+            symlink(&target, &file).unwrap();
+        } else {
+            assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        }
+        let content = fs::read(&target).unwrap();
+        let commands =
+            [("verify", &[][..]), ("inspect", &[]), ("dump", &[]), ("repair", &["--dry-run"]), ("repair", &[])];
+        for (command, more) in commands {
+            let ran = world.run(command, more);
+            let said = format!("{name} is {what}, and not the log's own file");
+            assert!(ran.code == 1 && ran.err.contains(&said), "{command}: {}{}", ran.text(), ran.err);
+        }
+        assert!(fs::read(&target).unwrap() == content, "{name}");
+    }
 }
 
 #[test]

@@ -116,8 +116,18 @@ const IO: &[&[&str]] = &[
 ];
 
 /// The parts of wal and net that are drivers, by folder or file.
-const DRIVERS: &[&str] =
-    &["driver", "driver.rs", "direct.rs", "inspect", "inspect.rs", "page_cache.rs", "real.rs", "tls", "tls.rs"];
+const DRIVERS: &[&str] = &[
+    "driver",
+    "driver.rs",
+    "direct.rs",
+    "directory.rs",
+    "inspect",
+    "inspect.rs",
+    "page_cache.rs",
+    "real.rs",
+    "tls",
+    "tls.rs",
+];
 
 /// Libraries with one home.
 const HOMES: &[(&str, &[&str])] = &[

@@ -6,6 +6,7 @@
 mod ahead;
 mod aligned;
 mod direct;
+mod directory;
 mod page_cache;
 mod real;
 
@@ -23,7 +24,7 @@ pub use real::RealIo;
 
 /// A failed operation on a file. Cheap to clone: every waiter of a poisoned log gets it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{operation} {file}: {kind}{}", OsCode(*.os_code))]
+#[error("{operation} {file}: {}", Why { kind: *.kind, os_code: *.os_code, what: *.what })]
 #[non_exhaustive]
 pub struct IoFailure {
     /// What the system said.
@@ -36,19 +37,26 @@ pub struct IoFailure {
     pub os_code: Option<i32>,
     /// Of a sync: nothing that comes later proves anything about what it was for.
     is_final: bool,
+    /// What the file is, where it is none that is opened: a symbolic link, a pipe and the like.
+    pub what: Option<Oddity>,
 }
 
 impl IoFailure {
     /// A failure of `operation` on `file`.
     #[must_use]
     pub fn new(kind: std::io::ErrorKind, operation: &'static str, file: &str) -> Self {
-        Self { kind, operation, file: file.to_owned(), os_code: None, is_final: false }
+        Self { kind, operation, file: file.to_owned(), os_code: None, what: None, is_final: false }
     }
 
     /// The same, from the system's error.
     #[must_use]
     pub fn from_error(error: &std::io::Error, operation: &'static str, file: &str) -> Self {
         Self { os_code: error.raw_os_error(), ..Self::new(error.kind(), operation, file) }
+    }
+
+    /// What has the name is no file of a log.
+    fn not_a_file(file: &str, what: Oddity) -> Self {
+        Self { what: Some(what), ..Self::new(std::io::ErrorKind::InvalidInput, "open", file) }
     }
 
     /// Whether the disk or the quota is full: nothing is in doubt, there is just no room.
@@ -72,11 +80,39 @@ impl IoFailure {
     }
 }
 
-struct OsCode(Option<i32>);
+/// What has a file's name and is no regular file. Links are not followed: behind one lies a file of another directory, which
+/// this one's lock does not keep others from. Who opens a pipe waits until somebody writes to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Oddity {
+    /// A symbolic link.
+    Link,
+    /// A directory, a pipe, a socket, a device.
+    Special,
+}
 
-impl fmt::Display for OsCode {
+impl fmt::Display for Oddity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.map_or(Ok(()), |code| write!(f, " (os error {code})"))
+        f.write_str(match self {
+            Self::Link => "a symbolic link",
+            Self::Special => "not a regular file",
+        })
+    }
+}
+
+struct Why {
+    kind: std::io::ErrorKind,
+    os_code: Option<i32>,
+    what: Option<Oddity>,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.what, self.os_code) {
+            (Some(what), _) => write!(f, "it is {what}"),
+            (None, Some(code)) => write!(f, "{} (os error {code})", self.kind),
+            (None, None) => self.kind.fmt(f),
+        }
     }
 }
 
@@ -103,8 +139,12 @@ pub trait Io {
     /// All names in the directory, sorted.
     ///
     /// # Errors
-    /// The directory can't be read. A directory that does not exist is empty.
+    /// The directory can't be read, or a name of a log's in it is a symbolic link or otherwise no regular file. A directory
+    /// that does not exist is empty.
     fn list(&mut self) -> Result<Vec<String>, IoFailure>;
+
+    /// Names are looked up again from here on: beside a writer, another file may have come to one that was read.
+    fn look_again(&mut self) {}
 
     /// Makes an empty file, or empties the one that is there.
     ///

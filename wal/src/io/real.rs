@@ -1,65 +1,88 @@
 //! The directory of files that a real log lives in.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{File, TryLockError};
 use std::hash::{BuildHasher, RandomState};
 use std::io::{IoSlice, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::OFlags;
 use rustix::io::Errno;
 
 use super::ahead::Ahead;
 use super::aligned::ALIGNMENT;
 use super::direct::{DIRECT, Stage, is_aligned};
+use super::directory::{Directory, FileId, LOCK, Opened};
 use super::page_cache;
 use super::{Io, IoFailure, LockOutcome, segment_number};
 
 /// Files in one real directory, opened once and shared by its clones: each thread has its own clone.
 ///
-/// Directories are made with mode 0700 and files with 0600: a log holds whatever the application wrote. The lock,
-/// once taken, is held until the last clone goes away.
+/// Directories are made with mode 0700 and files with 0600: a log holds whatever the application wrote. The directory is
+/// looked up when its lock is taken, or when it is first read, and stays that one wherever it is moved to. The lock, once
+/// taken, is held until the last clone goes away.
 #[derive(Clone, Debug)]
 pub struct RealIo {
     shared: Arc<Shared>,
     stage: Stage,
-    last_direct: Option<DirectFile>,
+    written: Written,
     reader: Reader,
+}
+
+/// The segment that a clone last wrote to, past the page cache and through it: to sync it takes no other descriptor, of which
+/// the process may have none left.
+#[derive(Clone, Debug, Default)]
+struct Written {
+    directly: Option<NamedFile>,
+    through_cache: Option<NamedFile>,
 }
 
 /// What a clone keeps of its reads past the page cache.
 #[derive(Clone, Debug, Default)]
 struct Reader {
-    last: Option<DirectFile>,
+    /// The segment that was last read so.
+    last: Option<Opened>,
     probes: u64,
     ahead: Ahead,
 }
 
-/// The segment that this clone last wrote to, or read, past the page cache.
+/// A segment that a clone keeps open by itself.
 #[derive(Clone, Debug)]
-struct DirectFile {
+struct NamedFile {
     name: String,
-    file: Arc<File>,
-    /// Of [`Shared::names`]: after any change of a name it is opened again.
+    opened: Opened,
+    /// Of [`Shared::names`]: after any change of a name it is looked up again.
     names: u64,
+}
+
+/// The directory's lock, as long as this lives.
+#[derive(Debug)]
+struct Held(Arc<File>);
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A child that has not come to run its own program yet has the descriptor too, and would hold the lock until then. If
+        // this fails, closing the file gives it back.
+        drop(self.0.unlock());
+    }
 }
 
 #[derive(Debug)]
 struct Shared {
-    dir: PathBuf,
+    directory: Directory,
     read_only: bool,
     /// Whether segments are written past the page cache; not any more once the file system refused.
     direct: AtomicBool,
     /// Counts changes of names.
     names: AtomicU64,
     files: Mutex<OpenFiles>,
-    lock: Mutex<Option<File>>,
+    lock: Mutex<Option<Held>>,
 }
 
 /// Files kept open: the one being written, those being made, and the last few that somebody read. A log of any size
@@ -69,19 +92,19 @@ const OPEN_FILES_MAX: usize = 64;
 /// Open files by name, each with the time of its last use.
 #[derive(Debug, Default)]
 struct OpenFiles {
-    files: BTreeMap<String, (Arc<File>, u64)>,
+    files: BTreeMap<String, (Opened, u64)>,
     uses: u64,
 }
 
 impl OpenFiles {
-    fn get(&mut self, name: &str) -> Option<Arc<File>> {
+    fn get(&mut self, name: &str) -> Option<Opened> {
         self.uses += 1;
         let (file, used) = self.files.get_mut(name)?;
         *used = self.uses;
-        Some(Arc::clone(file))
+        Some(file.clone())
     }
 
-    fn insert(&mut self, name: &str, file: Arc<File>) {
+    fn insert(&mut self, name: &str, file: Opened) {
         self.uses += 1;
         self.files.insert(name.to_owned(), (file, self.uses));
         if self.files.len() > OPEN_FILES_MAX {
@@ -90,7 +113,7 @@ impl OpenFiles {
         }
     }
 
-    fn remove(&mut self, name: &str) -> Option<Arc<File>> {
+    fn remove(&mut self, name: &str) -> Option<Opened> {
         self.files.remove(name).map(|(file, _)| file)
     }
 }
@@ -99,33 +122,64 @@ impl OpenFiles {
 const READ_AHEAD_BYTES: u64 = 8 << 20;
 
 impl Shared {
-    /// A segment opened past the page cache, again if the last one was another; `None`: it can't be.
-    fn direct_file(
-        &self,
-        last: &mut Option<DirectFile>,
-        name: &str,
-        access: OFlags,
-    ) -> Result<Option<Arc<File>>, IoFailure> {
-        if !self.direct.load(Ordering::Relaxed) || segment_number(name).is_none() {
-            return Ok(None);
-        }
+    /// What is kept, if it is the file that has the name.
+    fn kept(&self, kept: &mut Option<NamedFile>, name: &str) -> Option<Arc<File>> {
+        let kept = kept.as_mut().filter(|kept| kept.name == name)?;
         // Acquire, and release where it is counted: a name that was seen to change is looked up again.
         let names = self.names.load(Ordering::Acquire);
-        if let Some(last) = last.as_ref().filter(|last| last.name == name && last.names == names) {
-            return Ok(Some(Arc::clone(&last.file)));
+        if kept.names != names {
+            if !self.directory.is_named(name, kept.opened.id) {
+                return None;
+            }
+            kept.names = names;
         }
-        let file = match rustix::fs::open(self.dir.join(name), access | OFlags::CLOEXEC | DIRECT, Mode::empty()) {
-            Ok(file) => Arc::new(File::from(file)),
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => {
+        Some(Arc::clone(&kept.opened.file))
+    }
+
+    /// Opens a segment past the page cache; `None`: it can't be.
+    fn open_directly(&self, name: &str, access: OFlags) -> Result<Option<Opened>, IoFailure> {
+        match self.directory.open(name, access | DIRECT, "open") {
+            Ok(opened) => Ok(Some(opened)),
+            Err(failure) if failure.os_code.is_some_and(is_unsupported) => {
                 self.direct.store(false, Ordering::Relaxed);
-                return Ok(None);
+                Ok(None)
             }
             // Who made the file has another descriptor of it.
-            Err(error) if is_exhaustion(error.raw_os_error()) => return Ok(None),
-            Err(error) => return Err(IoFailure::from_error(&error.into(), "open", name)),
-        };
-        *last = Some(DirectFile { name: name.to_owned(), file: Arc::clone(&file), names });
+            Err(failure) if failure.os_code.is_some_and(is_exhaustion) => Ok(None),
+            Err(failure) => Err(failure),
+        }
+    }
+
+    fn goes_past_the_cache(&self, name: &str) -> bool {
+        self.direct.load(Ordering::Relaxed) && segment_number(name).is_some()
+    }
+
+    /// A segment to write to past the page cache; `None`: it can't be.
+    fn to_write(&self, kept: &mut Option<NamedFile>, name: &str) -> Result<Option<Arc<File>>, IoFailure> {
+        if !self.goes_past_the_cache(name) {
+            return Ok(None);
+        }
+        if let Some(file) = self.kept(kept, name) {
+            return Ok(Some(file));
+        }
+        let names = self.names.load(Ordering::Acquire);
+        let Some(opened) = self.open_directly(name, OFlags::WRONLY)? else { return Ok(None) };
+        let file = Arc::clone(&opened.file);
+        *kept = Some(NamedFile { name: name.to_owned(), opened, names });
         Ok(Some(file))
+    }
+
+    /// A segment to read past the page cache, if it is the file that is read through it: beside a writer, another one may have
+    /// come to its name, or none. `None`: it can't be.
+    fn to_read(&self, last: &mut Option<Opened>, name: &str, cached: FileId) -> Option<Arc<File>> {
+        if !self.goes_past_the_cache(name) {
+            return None;
+        }
+        if last.as_ref().is_none_or(|last| last.id != cached) {
+            // Whatever is wrong with the name, there is a descriptor to read the file by.
+            *last = Some(self.open_directly(name, OFlags::RDONLY).ok().flatten().filter(|file| file.id == cached)?);
+        }
+        last.as_ref().map(|last| Arc::clone(&last.file))
     }
 }
 
@@ -144,12 +198,13 @@ impl RealIo {
 
     fn with(dir: PathBuf, read_only: bool) -> Self {
         let (files, direct) = (Mutex::new(OpenFiles::default()), AtomicBool::new(!DIRECT.is_empty()));
-        let shared = Shared { dir, read_only, direct, names: AtomicU64::new(0), files, lock: Mutex::new(None) };
+        let (directory, names) = (Directory::at(dir), AtomicU64::new(0));
+        let shared = Shared { directory, read_only, direct, names, files, lock: Mutex::new(None) };
         Self::of(Arc::new(shared))
     }
 
     fn of(shared: Arc<Shared>) -> Self {
-        Self { shared, stage: Stage::default(), last_direct: None, reader: Reader::default() }
+        Self { shared, stage: Stage::default(), written: Written::default(), reader: Reader::default() }
     }
 
     /// Writes and reads segments through the page cache, as a file system does that has no other way.
@@ -162,21 +217,33 @@ impl RealIo {
     /// The directory.
     #[must_use]
     pub fn dir(&self) -> &Path {
-        &self.shared.dir
+        self.shared.directory.path()
     }
 
-    fn path(&self, name: &str) -> PathBuf {
-        self.shared.dir.join(name)
-    }
-
-    fn file(&self, name: &str) -> Result<Arc<File>, IoFailure> {
+    fn file(&self, name: &str) -> Result<Opened, IoFailure> {
         let mut files = self.shared.files.lock();
         if let Some(file) = files.get(name) {
             return Ok(file);
         }
-        let opened = OpenOptions::new().read(true).write(!self.shared.read_only).open(self.path(name));
-        let file = Arc::new(opened.map_err(|e| IoFailure::from_error(&e, "open", name))?);
-        files.insert(name, Arc::clone(&file));
+        let access = if self.shared.read_only { OFlags::RDONLY } else { OFlags::RDWR };
+        let file = self.shared.directory.open(name, access, "open")?;
+        files.insert(name, file.clone());
+        Ok(file)
+    }
+
+    /// A file to write to through the page cache.
+    fn file_to_write(&mut self, name: &str) -> Result<Arc<File>, IoFailure> {
+        let kept = &mut self.written.through_cache;
+        if let Some(file) = self.shared.kept(kept, name) {
+            return Ok(file);
+        }
+        let names = self.shared.names.load(Ordering::Acquire);
+        let opened = self.file(name)?;
+        let file = Arc::clone(&opened.file);
+        // No others: a file that is removed takes its room as long as it is open.
+        if segment_number(name).is_some() {
+            self.written.through_cache = Some(NamedFile { name: name.to_owned(), opened, names });
+        }
         Ok(file)
     }
 
@@ -185,7 +252,7 @@ impl RealIo {
         if !Stage::suits(offset, slices) {
             return Ok(false);
         }
-        let Some(file) = self.shared.direct_file(&mut self.last_direct, name, OFlags::WRONLY)? else {
+        let Some(file) = self.shared.to_write(&mut self.written.directly, name)? else {
             return Ok(false);
         };
         match self.stage.write(&file, offset, slices) {
@@ -200,8 +267,14 @@ impl RealIo {
 
     /// Reads whole blocks past the page cache, as many bytes as there are up to the file's last whole block; none where that
     /// does not work.
-    fn read_directly(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
-        let Some(file) = self.shared.direct_file(&mut self.reader.last, name, OFlags::RDONLY)? else { return Ok(0) };
+    fn read_directly(
+        &mut self,
+        name: &str,
+        cached: FileId,
+        offset: u64,
+        buffer: &mut [u8],
+    ) -> Result<usize, IoFailure> {
+        let Some(file) = self.shared.to_read(&mut self.reader.last, name, cached) else { return Ok(0) };
         let mut done = 0_usize;
         while done.is_multiple_of(ALIGNMENT)
             && let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty())
@@ -222,25 +295,20 @@ impl RealIo {
 
     /// Past the page cache: copying zeroes through it took a third of a busy log's processor time, and pushed out
     /// what readers of the log may still want (docs/src/measurements.md).
-    fn write_zeroes_directly(&self, name: &str, len: u64) -> Result<(), Errno> {
-        let flags = OFlags::WRONLY | OFlags::CLOEXEC | DIRECT;
-        let file = rustix::fs::open(self.path(name), flags, Mode::empty())?;
+    fn write_zeroes_directly(&self, name: &str, len: u64) -> Result<(), IoFailure> {
+        let failed = |error: Errno| IoFailure::from_error(&error.into(), "fill", name);
+        let file = self.shared.directory.open(name, OFlags::WRONLY | DIRECT, "fill")?.file;
         let mut at = 0;
         while at < len {
             let chunk = super::zeroes(usize::try_from(len - at).unwrap_or(usize::MAX));
-            match rustix::io::pwrite(&file, &chunk, at) {
-                Ok(0) => return Err(Errno::IO),
+            match rustix::io::pwrite(&*file, &chunk, at) {
+                Ok(0) => return Err(failed(Errno::IO)),
                 Ok(written) => at += u64::try_from(written).unwrap_or(u64::MAX),
                 Err(Errno::INTR) => {}
-                Err(error) => return Err(error),
+                Err(error) => return Err(failed(error)),
             }
         }
         Ok(())
-    }
-
-    fn private_file(&self, name: &str, truncate: bool) -> std::io::Result<File> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).create(true).truncate(truncate).mode(0o600).open(self.path(name))
     }
 
     /// Gives the directory's lock back; the files stay open.
@@ -248,7 +316,12 @@ impl RealIo {
         *self.shared.lock.lock() = None;
     }
 
-    fn forget(&self, name: &str) {
+    /// Another file, or none, is to have the name. What is open of the one that has it takes its room until it is closed.
+    fn forget(&mut self, name: &str) {
+        let Written { directly, through_cache } = &mut self.written;
+        for kept in [directly, through_cache] {
+            kept.take_if(|kept| kept.name == name);
+        }
         self.shared.names.fetch_add(1, Ordering::Release);
         self.shared.files.lock().remove(name);
     }
@@ -259,84 +332,59 @@ pub(super) fn is_exhaustion(code: i32) -> bool {
     [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS].map(Errno::raw_os_error).contains(&code)
 }
 
-/// Makes a directory and those above it that are missing, each durable in its parent before anything is put inside;
-/// otherwise a power cut could take a log whose files were all synced. One that is there and holds nothing may be of a
-/// process that did not live to sync it.
-fn create_durably(dir: &Path) -> std::io::Result<()> {
-    let made = match std::fs::read_dir(dir) {
-        Ok(mut entries) => entries.next().is_none(),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => true,
-        Err(error) => return Err(error),
-    };
-    if !made || dir.as_os_str().is_empty() {
-        return Ok(());
-    }
-    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
-    if !dir.is_dir() {
-        if !parent.is_dir() {
-            create_durably(parent)?;
-        }
-        match DirBuilder::new().mode(0o700).create(dir) {
-            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-    }
-    File::open(parent)?.sync_all()
+/// Whether the system's number for an error says that there is no way past the page cache.
+fn is_unsupported(code: i32) -> bool {
+    [Errno::INVAL, Errno::OPNOTSUPP].map(Errno::raw_os_error).contains(&code)
 }
-
-const LOCK: &str = "LOCK";
 
 impl Io for RealIo {
     fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
         let failed = |operation| move |e: std::io::Error| IoFailure::from_error(&e, operation, LOCK);
-        create_durably(self.dir()).map_err(failed("create the directory of"))?;
-        let mut file = self.private_file(LOCK, false).map_err(failed("open"))?;
+        self.shared.directory.make().map_err(failed("create the directory of"))?;
+        self.look_again();
+        let file = self.shared.directory.open(LOCK, OFlags::RDWR | OFlags::CREATE, "open")?.file;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut text = String::new();
                 // Who holds it is a courtesy: unreadable means unknown.
-                let pid = file.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
+                let pid = (&*file).read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok());
                 return Ok(LockOutcome::HeldBy(pid));
             }
             Err(TryLockError::Error(e)) => return Err(failed("lock")(e)),
         }
+        let held = Held(Arc::clone(&file));
         file.set_len(0).map_err(failed("empty"))?;
         // A full disk must not keep anybody from opening: the pid is only told to a second opener.
-        drop(writeln!(file, "{}", self.process_id()));
-        *self.shared.lock.lock() = Some(file);
+        drop(writeln!(&*file, "{}", self.process_id()));
+        *self.shared.lock.lock() = Some(held);
         Ok(LockOutcome::Acquired)
     }
 
     fn list(&mut self) -> Result<Vec<String>, IoFailure> {
-        let failed = |e: std::io::Error| IoFailure::from_error(&e, "list", ".");
-        let entries = match std::fs::read_dir(self.dir()) {
-            Ok(entries) => entries,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(e) => return Err(failed(e)),
-        };
-        let mut names = Vec::new();
-        for entry in entries {
-            // A name that is not UTF-8 is not one of ours.
-            names.extend(entry.map_err(failed)?.file_name().into_string().ok());
-        }
-        names.sort_unstable();
-        Ok(names)
+        self.shared.directory.list()
+    }
+
+    fn look_again(&mut self) {
+        self.reader.ahead.cancel();
+        self.shared.names.fetch_add(1, Ordering::Release);
+        self.shared.files.lock().files.clear();
     }
 
     fn create(&mut self, name: &str) -> Result<(), IoFailure> {
         self.forget(name);
-        let file = self.private_file(name, true).map_err(|e| IoFailure::from_error(&e, "create", name))?;
-        self.shared.files.lock().insert(name, Arc::new(file));
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::TRUNC;
+        let file = self.shared.directory.open(name, flags, "create")?;
+        self.shared.files.lock().insert(name, file);
         Ok(())
     }
 
     fn len(&mut self, name: &str) -> Result<u64, IoFailure> {
-        self.file(name)?.metadata().map(|m| m.len()).map_err(|e| IoFailure::from_error(&e, "measure", name))
+        self.file(name)?.file.metadata().map(|m| m.len()).map_err(|e| IoFailure::from_error(&e, "measure", name))
     }
 
     fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
-        let file = self.file(name)?;
+        let file = self.file(name)?.file;
         let mut done = 0;
         while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = offset.saturating_add(u64::try_from(done).unwrap_or(u64::MAX));
@@ -354,9 +402,10 @@ impl Io for RealIo {
         let mut done = 0;
         let range = offset..offset.saturating_add(u64::try_from(buffer.len()).unwrap_or(u64::MAX));
         self.reader.probes = self.reader.probes.wrapping_add(1);
-        if !page_cache::seems_to_hold(&*self.file(name)?, &range, self.reader.probes) {
+        let cached = self.file(name)?;
+        if !page_cache::seems_to_hold(&cached.file, &range, self.reader.probes) {
             if is_aligned(offset, buffer) {
-                done = self.read_directly(name, offset, buffer)?;
+                done = self.read_directly(name, cached.id, offset, buffer)?;
             }
             if done == 0 {
                 self.will_read(name, range.start..range.end.saturating_add(READ_AHEAD_BYTES));
@@ -381,7 +430,7 @@ impl Io for RealIo {
         if self.write_directly(name, offset, slices)? {
             return Ok(());
         }
-        let file = self.file(name)?;
+        let file = self.file_to_write(name)?;
         let mut at = offset;
         let mut views: Vec<IoSlice<'_>> = slices.iter().map(|s| IoSlice::new(s)).collect();
         let mut rest: &mut [IoSlice<'_>] = &mut views;
@@ -408,23 +457,25 @@ impl Io for RealIo {
         }
         match self.write_zeroes_directly(name, len) {
             // Not every file system does that.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => super::fill_by_writes(self, name, len),
-            written => written.map_err(|e| IoFailure::from_error(&e.into(), "fill", name)),
+            Err(failure) if failure.os_code.is_some_and(is_unsupported) => super::fill_by_writes(self, name, len),
+            written => written,
         }
     }
 
     fn sync_data(&mut self, name: &str) -> Result<(), IoFailure> {
-        self.file(name)?.sync_data().map_err(|e| IoFailure::from_error(&e, "sync", name))
+        let Written { directly, through_cache } = &mut self.written;
+        let kept = self.shared.kept(directly, name).or_else(|| self.shared.kept(through_cache, name));
+        let file = kept.map_or_else(|| self.file(name).map(|opened| opened.file), Ok)?;
+        file.sync_data().map_err(|e| IoFailure::from_error(&e, "sync", name))
     }
 
     fn sync_dir(&mut self) -> Result<(), IoFailure> {
-        let dir = File::open(self.dir()).map_err(|e| IoFailure::from_error(&e, "open", "."))?;
-        dir.sync_all().map_err(|e| IoFailure::from_error(&e, "sync", "."))
+        self.shared.directory.sync().map_err(|e| IoFailure::from_error(&e, "sync", "."))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
         self.reader.ahead.cancel();
-        let renamed = std::fs::rename(self.path(from), self.path(to));
+        let renamed = self.shared.directory.rename(from, to);
         renamed.map_err(|e| IoFailure::from_error(&e, "rename", from))?;
         self.shared.names.fetch_add(1, Ordering::Release);
         let mut files = self.shared.files.lock();
@@ -438,7 +489,7 @@ impl Io for RealIo {
     fn remove(&mut self, name: &str) -> Result<(), IoFailure> {
         self.reader.ahead.cancel();
         self.forget(name);
-        std::fs::remove_file(self.path(name)).map_err(|e| IoFailure::from_error(&e, "remove", name))
+        self.shared.directory.remove(name).map_err(|e| IoFailure::from_error(&e, "remove", name))
     }
 
     fn settle(&mut self, name: &str) -> Result<(), IoFailure> {
@@ -446,23 +497,20 @@ impl Io for RealIo {
         self.sync_data(name)?;
         // Pages whose write-back failed are clean in the cache and not on the medium. Advice may be ignored (by a
         // file system in memory, say); then there is no medium to differ from.
-        page_cache::forget(&*self.file(name)?);
+        page_cache::forget(&self.file(name)?.file);
         Ok(())
     }
 
     fn will_read(&mut self, name: &str, range: Range<u64>) {
         // What goes wrong is found by who reads it.
         if let Ok(file) = self.file(name) {
-            page_cache::read_ahead(&file, range);
+            page_cache::read_ahead(&file.file, range);
         }
     }
 
     fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {
-        // Of the file system on which the directory would be made, if it is not there yet.
-        let there = self.dir().ancestors().find(|dir| dir.exists()).unwrap_or_else(|| Path::new("."));
-        let asked = rustix::fs::statvfs(if there.as_os_str().is_empty() { Path::new(".") } else { there });
-        let stat = asked.map_err(|e| IoFailure::from_error(&e.into(), "measure the room of", "."))?;
-        Ok(Some(stat.f_bavail.saturating_mul(stat.f_frsize)))
+        let free = self.shared.directory.free_bytes();
+        free.map(Some).map_err(|e| IoFailure::from_error(&e, "measure the room of", "."))
     }
 
     fn entropy(&mut self) -> u64 {
@@ -568,6 +616,50 @@ mod tests {
         let room = memory.room(16_384);
         assert_eq!(reader.read_once(&name, 0, room).unwrap(), 16_384);
         assert_eq!(room, [99; 16_384]);
+    }
+
+    #[test]
+    fn what_is_read_beside_a_writer_is_of_one_file_until_names_are_looked_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (name, spare) = (crate::io::segment_name(1), crate::io::segment_name(2));
+        let (mut writer, mut memory) = (RealIo::new(dir.path()), crate::io::Aligned::default());
+        let mut guest = RealIo::read_only(dir.path());
+        for (file, byte) in [(&name, 1), (&spare, 9)] {
+            writer.create(file).unwrap();
+            writer.write_at(file, 0, &blocks(byte, 16)).unwrap();
+        }
+        assert_eq!(read(&mut guest, &name, 0, 4096), [1; 4096]);
+        // Nothing of it is in the page cache; then a compacted file gets its name.
+        writer.settle(&name).unwrap();
+        writer.settle(&spare).unwrap();
+        writer.rename(&spare, &name).unwrap();
+        let room = memory.room(65_536);
+        assert_eq!(guest.read_once(&name, 0, room).unwrap(), 65_536);
+        assert_eq!(room, [1; 65_536]);
+        guest.look_again();
+        assert_eq!(guest.read_once(&name, 0, room).unwrap(), 65_536);
+        assert_eq!(room, [9; 65_536]);
+        assert_eq!(read(&mut guest, &name, 0, 4096), [9; 4096]);
+    }
+
+    #[test]
+    fn the_lock_is_given_back_also_while_a_child_has_its_descriptor() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut io = RealIo::new(dir.path());
+        for is_dropped in [false, true] {
+            assert_eq!(io.lock().unwrap(), LockOutcome::Acquired);
+            // What a child shares between its fork and its own program.
+            let child = io.shared.lock.lock().as_ref().unwrap().0.try_clone().unwrap();
+            let pid = std::process::id();
+            assert_eq!(RealIo::new(dir.path()).lock().unwrap(), LockOutcome::HeldBy(Some(pid)));
+            if is_dropped {
+                io = RealIo::new(dir.path());
+            } else {
+                io.unlock();
+            }
+            assert_eq!(RealIo::new(dir.path()).lock().unwrap(), LockOutcome::Acquired);
+            drop(child);
+        }
     }
 
     #[test]

@@ -275,6 +275,8 @@ impl Survey {
         if self.reader == Reader::Owner {
             return Ok(false);
         }
+        // What is open may be the file that had the name.
+        io.look_again();
         let name = segment_name(number);
         if !io.list()?.contains(&name) {
             return Ok(true);

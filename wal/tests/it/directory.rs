@@ -2,9 +2,13 @@
 
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
-use towline_wal::{Epoch, LogPosition, Lsn, OpenError, Options, SubmitError, Wal, WalError};
+use towline_wal::io::{Io as _, Oddity, RealIo, segment_name};
+use towline_wal::repair::{RepairError, RepairOptions, dry_run};
+use towline_wal::{Epoch, LogPosition, Lsn, OpenError, Options, SubmitError, Wal, WalError, inspect};
 
 use crate::world::{batch, log};
 
@@ -39,6 +43,20 @@ fn bytes_of(dir: &Path) -> Vec<(PathBuf, Option<Vec<u8>>)> {
     let mut files: Vec<_> = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.sort_unstable();
     files.into_iter().filter(|path| !path.ends_with("LOCK")).map(|path| (path.clone(), fs::read(path).ok())).collect()
+}
+
+/// Runs a test again in a process of its own, with so many descriptors; whether this is that process.
+fn is_alone(test: &str, descriptors: u32) -> bool {
+    const ALONE: &str = "TOWLINE_TEST_ALONE";
+    if std::env::var_os(ALONE).is_some() {
+        return true;
+    }
+    let run = format!("ulimit -n {descriptors} && exec \"$0\" --exact directory::{test}");
+    let alone = Command::new("sh").args(["-c", &run]).arg(std::env::current_exe().unwrap()).env(ALONE, "1").output();
+    let alone = alone.unwrap();
+    let said = [alone.stdout, alone.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+    assert!(alone.status.success() && said.contains("1 passed"), "{said}");
+    false
 }
 
 /// How many batches from the first on can be read, and whether what follows is called damage.
@@ -125,20 +143,176 @@ fn junk_is_left_alone() {
     }
 }
 
+/// What must refuse a name that is none of a regular file, and say so.
+fn refuses(dir: &Path, name: &str, what: Oddity) {
+    let expected = OpenError::NotAFile { file: name.to_owned(), what };
+    assert_eq!(Wal::open(dir, small()).unwrap_err(), expected);
+    assert_eq!(inspect::inspect(dir).unwrap_err(), expected);
+    assert_eq!(inspect::verify(dir).unwrap_err(), expected);
+    assert_eq!(inspect::logs(dir).unwrap_err(), expected);
+    let refused = dry_run(&mut RealIo::read_only(dir), RepairOptions::default()).unwrap_err();
+    assert_eq!(refused, RepairError::Refused(expected.clone()));
+    let said = expected.to_string();
+    assert!(said.contains(name) && said.contains(&what.to_string()), "{said}");
+}
+
 #[test]
-fn a_segment_behind_a_symbolic_link_is_the_segment_and_a_link_to_nowhere_is_said() {
+fn symbolic_links_among_the_files_are_refused_and_neither_followed_nor_emptied() {
+    let names = ["LOCK", "MANIFEST", "MANIFEST.new", "0000000000000001.seg", "0000000000000009.seg"];
+    for name in names.into_iter().chain(["0000000000000009.new"]) {
+        let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        closed(dir.path());
+        let (file, target) = (dir.path().join(name), elsewhere.path().join("target"));
+        for is_there in [true, false] {
+            fs::copy(dir.path().join("MANIFEST"), &target).unwrap();
+            if file.exists() {
+                fs::rename(&file, &target).unwrap();
+            }
+            let content = fs::read(&target).unwrap();
+            symlink(&target, &file).unwrap();
+            if !is_there {
+                fs::remove_file(&target).unwrap();
+            }
+            let before = bytes_of(dir.path());
+            refuses(dir.path(), name, Oddity::Link);
+            assert!(before == bytes_of(dir.path()), "{name}: a refused open changes nothing");
+            assert_eq!(fs::read(&target).ok(), is_there.then_some(content), "{name}: nor what the link names");
+            fs::remove_file(&file).unwrap();
+            if is_there {
+                fs::rename(&target, &file).unwrap();
+            }
+        }
+    }
+}
+
+#[test]
+fn pipes_and_directories_among_the_files_are_refused_and_nobody_waits_for_them() {
+    for name in ["LOCK", "MANIFEST", "0000000000000001.seg", "0000000000000009.seg", "0000000000000009.new"] {
+        let dir = tempfile::tempdir().unwrap();
+        closed(dir.path());
+        let file = dir.path().join(name);
+        drop(fs::remove_file(&file));
+        assert!(Command::new("mkfifo").arg(&file).status().unwrap().success());
+        refuses(dir.path(), name, Oddity::Special);
+        for mut io in [RealIo::read_only(dir.path()), RealIo::new(dir.path())] {
+            assert_eq!(io.len(name).unwrap_err().what, Some(Oddity::Special));
+        }
+        fs::remove_file(&file).unwrap();
+        fs::create_dir(&file).unwrap();
+        refuses(dir.path(), name, Oddity::Special);
+    }
+}
+
+#[test]
+fn a_link_that_appears_under_an_open_log_is_not_written_through() {
     let (dir, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let end = closed(dir.path());
-    let file = segments(dir.path())[0].clone();
-    let moved = elsewhere.path().join("moved");
-    fs::copy(&file, &moved).unwrap();
-    fs::remove_file(&file).unwrap();
-    std::os::unix::fs::symlink(&moved, &file).unwrap();
-    let (wal, report) = Wal::open(dir.path(), small()).unwrap();
-    assert!(report.is_intact() && readable(&wal) == (end.lsn.get(), false), "{report:?}");
+    let target = elsewhere.path().join("target");
+    fs::write(&target, [7; 4096]).unwrap();
+    let mut io = RealIo::new(dir.path());
+    io.lock().unwrap();
+    for name in ["0000000000000001.seg", "0000000000000001.new"] {
+        symlink(&target, dir.path().join(name)).unwrap();
+        let block = [bytes::Bytes::from(vec![0; 4096])];
+        let refusals = [
+            io.create(name).unwrap_err(),
+            io.write_at(name, 0, &block).unwrap_err(),
+            io.write_zeroes(name, 4096).unwrap_err(),
+            io.read_at(name, 0, &mut [0; 10]).unwrap_err(),
+            io.sync_data(name).unwrap_err(),
+        ];
+        assert!(refusals.iter().all(|refusal| refusal.what == Some(Oddity::Link)), "{refusals:?}");
+        assert_eq!(refusals[0].to_string(), format!("open {name}: it is a symbolic link"));
+    }
+    assert_eq!(fs::read(&target).unwrap(), [7; 4096]);
+}
+
+#[test]
+fn the_directory_itself_may_be_behind_a_symbolic_link() {
+    let base = tempfile::tempdir().unwrap();
+    let (real, link) = (base.path().join("real"), base.path().join("link"));
+    fs::create_dir(&real).unwrap();
+    symlink(&real, &link).unwrap();
+    let end = closed(&link);
+    let (wal, report) = Wal::open(&real, small()).unwrap();
+    assert!(report.is_intact());
+    assert_eq!(wal.end(log(1)), end);
+    assert!(matches!(Wal::open(&link, small()), Err(OpenError::Locked { .. })), "it is the same one");
+}
+
+/// Appends until so many segments more were begun.
+fn append_segments(wal: &Wal, count: u64) {
+    let until = wal.stats().rotations + count;
+    while wal.stats().rotations < until {
+        append(wal).unwrap();
+    }
+}
+
+#[test]
+fn a_log_whose_directory_is_moved_away_goes_on_there_and_leaves_the_one_that_took_its_place_alone() {
+    let base = tempfile::tempdir().unwrap();
+    let (data, old) = (base.path().join("data"), base.path().join("old"));
+    let (wal, _) = Wal::open(&data, small()).unwrap();
+    append_segments(&wal, 1);
+    fs::rename(&data, &old).unwrap();
+    let other = closed(&data);
+    let before = bytes_of(&data);
+    append_segments(&wal, 4);
+    wal.release(log(1), wal.end(log(1)).lsn).unwrap();
+    append_segments(&wal, 4);
     wal.close().unwrap();
-    fs::remove_file(&moved).unwrap();
-    assert!(matches!(Wal::open(dir.path(), small()), Err(OpenError::Io(_) | OpenError::Missing { .. })));
+    assert!(before == bytes_of(&data), "it is another log's");
+    let (again, report) = Wal::open(&old, small()).unwrap();
+    assert!(report.is_intact() && report.clean_close);
+    assert_eq!(again.end(log(1)), wal.end(log(1)));
+    assert_eq!(Wal::open(&data, small()).unwrap().0.end(log(1)), other);
+}
+
+#[test]
+fn a_log_of_a_relative_path_stays_where_it_is_when_the_process_goes_elsewhere() {
+    if !is_alone("a_log_of_a_relative_path_stays_where_it_is_when_the_process_goes_elsewhere", 200) {
+        return;
+    }
+    let (here, there) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    std::env::set_current_dir(here.path()).unwrap();
+    let (wal, _) = Wal::open("log", small()).unwrap();
+    append_segments(&wal, 1);
+    std::env::set_current_dir(there.path()).unwrap();
+    append_segments(&wal, 4);
+    wal.close().unwrap();
+    assert!(fs::read_dir(there.path()).unwrap().next().is_none());
+    assert!(inspect::verify(here.path().join("log")).unwrap().is_good());
+}
+
+#[test]
+fn what_is_being_written_is_synced_when_the_process_has_no_descriptor_left() {
+    if !is_alone("what_is_being_written_is_synced_when_the_process_has_no_descriptor_left", 200) {
+        return;
+    }
+    let dirs = [(); 2].map(|()| tempfile::tempdir().unwrap());
+    let ios = [RealIo::new(dirs[0].path()), RealIo::new(dirs[1].path()).buffered()];
+    for mut io in ios {
+        io.lock().unwrap();
+        for number in 1..=80 {
+            io.create(&segment_name(number)).unwrap();
+        }
+        let name = segment_name(1);
+        let block = || [bytes::Bytes::from(vec![7; 4096])];
+        io.write_at(&name, 0, &block()).unwrap();
+        // A reader comes by all the others, and another segment is made meanwhile.
+        for number in 2..=80 {
+            assert_eq!(io.clone().len(&segment_name(number)).unwrap(), 0);
+        }
+        io.clone().rename(&segment_name(80), &segment_name(81)).unwrap();
+        let taken: Vec<fs::File> = std::iter::from_fn(|| fs::File::open("/dev/null").ok()).collect();
+        let refused = io.len(&name).unwrap_err();
+        assert!(refused.is_refusal() && !taken.is_empty(), "{refused}");
+        io.sync_data(&name).unwrap();
+        io.write_at(&name, 4096, &block()).unwrap();
+        io.sync_data(&name).unwrap();
+        io.sync_dir().unwrap();
+        drop(taken);
+        assert_eq!(io.len(&name).unwrap(), 8192);
+    }
 }
 
 #[test]

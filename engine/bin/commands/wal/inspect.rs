@@ -1,7 +1,7 @@
 //! `towline wal inspect DIR`.
 
 use super::records::{each, escaped, not_records};
-use super::{damage_words, log_directory, refused};
+use super::{damage_words, log_directory, path_object, refused};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output, count, hex, size, table};
 use serde::{Deserialize, Serialize};
@@ -130,7 +130,7 @@ fn print_directory(
     output.both(
         || {
             serde_json::json!({
-                "directory": directory, "directory_uuid": hex(&view.directory_uuid),
+                "directory": path_object(directory), "directory_uuid": hex(&view.directory_uuid),
                 "segment_bytes": view.segment_bytes, "segments": segments.len(), "groups": groups,
                 "segments_ready": view.segments_ready, "segments_missing": view.report.segments_missing,
                 "clean_close": view.report.clean_close, "intact": view.report.is_intact(),

@@ -93,6 +93,11 @@ fn refused(directory: &Path, error: OpenError) -> Failure {
     Failure::new(exit, anyhow::Error::new(error).context(directory.display().to_string()))
 }
 
+/// A path as JSON has it: text, whatever is in it that is none.
+fn path_object(path: &Path) -> Value {
+    path.display().to_string().into()
+}
+
 /// Damage as JSON.
 fn damage_object(range: &DamagedRange) -> Value {
     serde_json::json!({

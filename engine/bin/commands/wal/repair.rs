@@ -1,6 +1,6 @@
 //! `towline wal repair DIR`: says what it would do, asks, and does it.
 
-use super::{damage_object, log_directory, verify};
+use super::{damage_object, log_directory, path_object, verify};
 use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output, hex};
 use serde_json::Value;
@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use towline_wal::io::RealIo;
 use towline_wal::repair::{
     LogRepair, LsnRange, README_NAME, Repair, RepairAction, RepairError, RepairOptions, RepairPlan, Unmendable, Unread,
+    dry_run,
 };
 
 pub(super) const CODES: &str = "What is given up is copied first, with a text that says how to go back. A repair never \
@@ -20,7 +21,7 @@ pub(super) const CODES: &str = "What is given up is copied first, with a text th
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// A log directory, or a node's data directory; nothing may have it open
+    /// A log directory, or a node's data directory; nothing may have it open, but for --dry-run
     directory: PathBuf,
     /// Where nothing good lies before the damage, keep what lies behind it, and let the log start there
     #[arg(long)]
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     /// Do it without a question
     #[arg(long, conflicts_with = "dry_run")]
     yes: bool,
-    /// Say what would be done, and end
+    /// Say what would be done, and end; nothing is written, and no lock taken
     #[arg(long)]
     dry_run: bool,
     /// The directory for the copy, which must not exist [default: repair-<time>-<life> beside the log]
@@ -44,20 +45,30 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
     let failed = |error: RepairError| {
         Failure::new(Exit::Failed, anyhow::Error::new(error).context(directory.display().to_string()))
     };
-    let mut io = RealIo::new(&directory);
-    let repair = Repair::begin(&mut io, RepairOptions { keep_tail: args.keep_tail }).map_err(failed)?;
-    let plan = repair.plan();
+    let options = RepairOptions { keep_tail: args.keep_tail };
     let now = jiff::Timestamp::now();
-    let backup = match &args.backup {
-        Some(named) => named.clone(),
-        None => beside(&directory)?.join(format!("repair-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), plan.life)),
+    let tell = |plan: &RepairPlan| {
+        let backup = match &args.backup {
+            Some(named) => named.clone(),
+            None => beside(&directory)?.join(format!("repair-{}-{}", now.strftime("%Y%m%dT%H%M%SZ"), plan.life)),
+        };
+        output.both(|| plan_object(&directory, &backup, plan), || plan_words(&directory, &backup, plan))?;
+        Ok::<_, Failure>(backup)
     };
-    output.both(|| plan_object(&directory, &backup, plan), || plan_words(&directory, &backup, plan))?;
-    if plan.is_empty() {
-        return Ok(if plan.unmendable.is_empty() { ExitCode::SUCCESS } else { ExitCode::from(3) });
-    }
+    let verdict = |plan: &RepairPlan| {
+        let is_good = plan.is_empty() && plan.unmendable.is_empty();
+        if is_good { ExitCode::SUCCESS } else { ExitCode::from(3) }
+    };
     if args.dry_run {
-        return Ok(ExitCode::from(3));
+        let plan = dry_run(&mut RealIo::read_only(&directory), options).map_err(failed)?;
+        tell(&plan)?;
+        return Ok(verdict(&plan));
+    }
+    let mut io = RealIo::new(&directory);
+    let repair = Repair::begin(&mut io, options).map_err(failed)?;
+    let backup = tell(repair.plan())?;
+    if repair.plan().is_empty() {
+        return Ok(verdict(repair.plan()));
     }
     if backup.exists() {
         let sentence = format!("{} exists already; nothing was changed", backup.display());
@@ -74,7 +85,7 @@ pub(super) fn run(args: &Args) -> Result<ExitCode, Failure> {
             let mut object = verify::object(&directory, found);
             if let Value::Object(object) = &mut object {
                 object.insert("event".to_owned(), "repaired".into());
-                object.insert("backup".to_owned(), serde_json::json!(backup));
+                object.insert("backup".to_owned(), path_object(&backup));
                 let unread: Vec<_> = repaired.unread.iter().map(unread_object).collect();
                 object.insert("backup_zeroes".to_owned(), unread.into());
             }
@@ -125,13 +136,13 @@ fn plan_object(directory: &Path, backup: &Path, plan: &RepairPlan) -> Value {
     let files: Vec<_> =
         plan.files.iter().map(|file| serde_json::json!({ "name": file.name, "bytes": file.bytes })).collect();
     serde_json::json!({
-        "event": "plan", "directory": directory, "directory_uuid": hex(&plan.directory_uuid), "life": plan.life,
+        "event": "plan", "directory": path_object(directory), "directory_uuid": hex(&plan.directory_uuid), "life": plan.life,
         "segment_bytes": plan.segment_bytes, "segment_last": plan.segment_last,
         "manifest": plan.manifest.map(|manifest| manifest.why),
         "logs": plan.logs.iter().map(log_object).collect::<Vec<_>>(),
         "torn": plan.torn.map(|torn| torn.to_string()),
         "not_mended": plan.unmendable.iter().map(Unmendable::to_string).collect::<Vec<_>>(),
-        "backup": backup, "copied": files,
+        "backup": path_object(backup), "copied": files,
     })
 }
 

@@ -1,6 +1,6 @@
 //! `towline wal verify DIR`.
 
-use super::{damage_object, damage_words, log_directory, refused};
+use super::{damage_object, damage_words, log_directory, path_object, refused};
 use crate::failure::Failure;
 use crate::output::{Format, Output, count};
 use crate::progress::Progress;
@@ -65,7 +65,7 @@ pub(super) fn object(directory: &Path, found: &VerifyReport) -> Value {
         .map(|(log, kind)| serde_json::json!({ "log": log.to_string(), "kind": format!("{kind:?}").to_lowercase() }))
         .collect();
     serde_json::json!({
-        "directory": directory, "good": found.is_good(), "batches_good": found.batches_good,
+        "directory": path_object(directory), "good": found.is_good(), "batches_good": found.batches_good,
         "clean_close": report.clean_close, "segments_missing": report.segments_missing, "damaged": damaged,
         "cuts": cuts, "torn": torn, "findings": findings, "doubtful_hard_states": doubtful,
     })
