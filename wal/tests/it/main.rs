@@ -20,5 +20,6 @@ mod lifecycle;
 mod losses;
 mod misplaced;
 mod repair;
+mod stalls;
 mod tails;
 mod world;
