@@ -2,7 +2,8 @@
 //! same chance.
 //!
 //! What was written and not synced is kept per 512-byte sector, in versions; a [`VirtualDisk::crash`] decides for
-//! each sector which version survives, or a part of one. Names are durable by `sync_dir` alone.
+//! each sector which version survives, or a part of one. Names are durable by `sync_dir` alone. What a failed sync was for
+//! is seen until power fails, and no later sync makes it durable.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::ErrorKind;
@@ -89,6 +90,32 @@ enum NameChange {
     Remove { name: String },
 }
 
+impl NameChange {
+    /// Makes the change; the file that had a name by it before.
+    fn make(&self, names: &mut BTreeMap<String, u64>) -> Option<u64> {
+        match self {
+            Self::Put { name, file } => names.insert(name.clone(), *file),
+            Self::Remove { name } => names.remove(name),
+            // If the name that it changes was lost, the file has neither.
+            Self::Rename { from, to } => names.remove(from).and_then(|file| names.insert(to.clone(), file)),
+        }
+    }
+
+    fn is_of(&self, of: &str) -> bool {
+        match self {
+            Self::Put { name, .. } | Self::Remove { name } => name == of,
+            Self::Rename { from, to } => from == of || to == of,
+        }
+    }
+
+    fn shares_a_name_with(&self, other: &Self) -> bool {
+        match self {
+            Self::Put { name, .. } | Self::Remove { name } => other.is_of(name),
+            Self::Rename { from, to } => other.is_of(from) || other.is_of(to),
+        }
+    }
+}
+
 /// A directory of files in memory. Cloning takes a snapshot.
 ///
 /// ```
@@ -107,12 +134,16 @@ pub struct VirtualDisk {
     files: BTreeMap<u64, VirtualFile>,
     names: BTreeMap<String, u64>,
     durable_names: BTreeMap<String, u64>,
+    /// Changes that the directory's sync was for when it failed, oldest first: seen, and made durable by no later sync.
+    doomed_name_changes: Vec<NameChange>,
+    /// Changes since the last sync of the directory.
     name_changes: Vec<NameChange>,
     next_file: u64,
     locked: bool,
     entropy: u64,
     space: Option<u64>,
-    fail_syncs: BTreeSet<u64>,
+    is_read_only: bool,
+    fail_syncs: BTreeMap<u64, ErrorKind>,
     fail_writes: BTreeSet<u64>,
     misplaced: BTreeMap<u64, Misplaced>,
     sync_count: u64,
@@ -160,10 +191,12 @@ impl VirtualDisk {
 
     fn crash_names(&mut self, kind: CrashKind, chance: &mut dyn FnMut(u64) -> u64) {
         let mut names = std::mem::take(&mut self.durable_names);
-        for change in std::mem::take(&mut self.name_changes) {
+        let doomed = std::mem::take(&mut self.doomed_name_changes).into_iter().map(|change| (change, true));
+        let pending = std::mem::take(&mut self.name_changes).into_iter().map(|change| (change, false));
+        for (change, is_doomed) in doomed.chain(pending) {
             let kept = match kind {
                 CrashKind::DropAll => false,
-                CrashKind::KeepAll => true,
+                CrashKind::KeepAll => !is_doomed,
                 CrashKind::Chance => chance(2) == 0,
                 CrashKind::Pages => chance(2) == 1,
             };
@@ -171,16 +204,7 @@ impl VirtualDisk {
                 self.stats.lost_names += 1;
                 continue;
             }
-            match change {
-                NameChange::Put { name, file } => drop(names.insert(name, file)),
-                NameChange::Remove { name } => drop(names.remove(&name)),
-                NameChange::Rename { from, to } => {
-                    // If the name that it changes was lost, the file has neither.
-                    if let Some(file) = names.remove(&from) {
-                        names.insert(to, file);
-                    }
-                }
-            }
+            change.make(&mut names);
         }
         self.durable_names.clone_from(&names);
         self.names = names;
@@ -241,7 +265,18 @@ impl VirtualDisk {
 
     /// The `n`th sync from now fails (0: the next), once; what it should have made durable never will be.
     pub fn fail_sync_after(&mut self, n: u64) {
-        self.fail_syncs.insert(self.sync_count + n);
+        self.fail_sync_as_after(ErrorKind::Other, n);
+    }
+
+    /// As [`VirtualDisk::fail_sync_after`], with this error.
+    pub fn fail_sync_as_after(&mut self, kind: ErrorKind, n: u64) {
+        self.fail_syncs.insert(self.sync_count + n, kind);
+    }
+
+    /// From now on, as after a system has found its disk at fault: whatever changes a file or a name is refused. Until
+    /// faults are [cleared](VirtualDisk::clear_faults).
+    pub const fn make_read_only(&mut self) {
+        self.is_read_only = true;
     }
 
     /// The `n`th write from now fails (0: the next), once, with half of it written.
@@ -260,6 +295,7 @@ impl VirtualDisk {
         self.fail_writes.clear();
         self.misplaced.clear();
         self.bad_reads.clear();
+        self.is_read_only = false;
         self.space = None;
     }
 
@@ -307,6 +343,10 @@ impl VirtualDisk {
     #[must_use]
     pub const fn stats(&self) -> DiskStats {
         self.stats
+    }
+
+    fn may_write(&self, operation: &'static str, name: &str) -> Result<(), IoFailure> {
+        if self.is_read_only { Err(IoFailure::new(ErrorKind::ReadOnlyFilesystem, operation, name)) } else { Ok(()) }
     }
 
     fn file(&mut self, operation: &'static str, name: &str) -> Result<&mut VirtualFile, IoFailure> {
@@ -360,6 +400,8 @@ impl VirtualFile {
 
 impl Io for VirtualDisk {
     fn lock(&mut self) -> Result<LockOutcome, IoFailure> {
+        // The holder's number is written into it.
+        self.may_write("open", "LOCK")?;
         if self.locked {
             return Ok(LockOutcome::HeldBy(Some(self.process_id())));
         }
@@ -372,6 +414,7 @@ impl Io for VirtualDisk {
     }
 
     fn create(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.may_write("create", name)?;
         let file = self.next_file;
         self.next_file += 1;
         self.files.insert(file, VirtualFile::default());
@@ -411,12 +454,14 @@ impl Io for VirtualDisk {
     }
 
     fn write_at(&mut self, name: &str, offset: u64, slices: &[Bytes]) -> Result<(), IoFailure> {
+        self.may_write("write", name)?;
         self.stats.writes += 1;
         let fails = self.fail_writes.remove(&self.write_count);
         let misplaced = self.misplaced.remove(&self.write_count);
         self.write_count += 1;
-        let used = self.used();
         let space = self.space;
+        // Not for every write of a disk of many files.
+        let used = if space.is_some() { self.used() } else { 0 };
         let bytes = slices.concat();
         let (name, offset) = match &misplaced {
             None => (name, offset),
@@ -440,16 +485,17 @@ impl Io for VirtualDisk {
     }
 
     fn sync_data(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.may_write("sync", name)?;
         let fails = self.fail_syncs.remove(&self.sync_count);
         self.sync_count += 1;
         let file = self.file("sync", name)?;
-        if fails {
+        if let Some(kind) = fails {
             // As Linux does: the pages are clean now, and not on the medium.
             for (sector, versions) in std::mem::take(&mut file.pending) {
                 file.doomed.extend(versions.last().map(|bytes| (sector, *bytes)));
             }
             self.stats.failed_syncs += 1;
-            return Err(IoFailure::new(ErrorKind::Other, "sync", name));
+            return Err(IoFailure::new(kind, "sync", name));
         }
         file.sync();
         self.stats.syncs += 1;
@@ -457,21 +503,28 @@ impl Io for VirtualDisk {
     }
 
     fn sync_dir(&mut self) -> Result<(), IoFailure> {
+        self.may_write("sync", ".")?;
         let fails = self.fail_syncs.remove(&self.sync_count);
         self.sync_count += 1;
-        if fails {
+        if let Some(kind) = fails {
+            self.doomed_name_changes.append(&mut self.name_changes);
             self.stats.failed_syncs += 1;
-            return Err(IoFailure::new(ErrorKind::Other, "sync", "."));
+            return Err(IoFailure::new(kind, "sync", "."));
         }
-        self.durable_names.clone_from(&self.names);
-        self.name_changes.clear();
-        // What has no name any more gives its room back.
-        let named: BTreeSet<u64> = self.names.values().copied().collect();
-        self.files.retain(|file, _| named.contains(file));
+        let changes = std::mem::take(&mut self.name_changes);
+        // What was made of those names since is durable, and no crash brings back what was before.
+        self.doomed_name_changes.retain(|doomed| !changes.iter().any(|change| change.shares_a_name_with(doomed)));
+        for file in changes.iter().filter_map(|change| change.make(&mut self.durable_names)).collect::<Vec<_>>() {
+            // What has no name any more gives its room back.
+            if !self.names.values().chain(self.durable_names.values()).any(|named| *named == file) {
+                self.files.remove(&file);
+            }
+        }
         Ok(())
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
+        self.may_write("rename", from)?;
         let file = self.names.remove(from).ok_or_else(|| IoFailure::new(ErrorKind::NotFound, "rename", from))?;
         self.names.insert(to.to_owned(), file);
         self.name_changes.push(NameChange::Rename { from: from.to_owned(), to: to.to_owned() });
@@ -479,6 +532,7 @@ impl Io for VirtualDisk {
     }
 
     fn remove(&mut self, name: &str) -> Result<(), IoFailure> {
+        self.may_write("remove", name)?;
         let file = self.names.remove(name).ok_or_else(|| IoFailure::new(ErrorKind::NotFound, "remove", name))?;
         if !self.durable_names.values().any(|durable| *durable == file) {
             self.files.remove(&file);
@@ -510,5 +564,38 @@ impl Io for VirtualDisk {
 
     fn process_id(&self) -> u32 {
         1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names_after(kind: CrashKind, answer: u64) -> Vec<String> {
+        let mut disk = VirtualDisk::new();
+        for name in ["a", "b"] {
+            disk.create(name).unwrap();
+        }
+        disk.sync_dir().unwrap();
+        disk.rename("a", "c").unwrap();
+        disk.remove("b").unwrap();
+        disk.create("d").unwrap();
+        disk.fail_sync_after(0);
+        disk.sync_dir().unwrap_err();
+        assert_eq!(disk.list().unwrap(), ["c", "d"], "they are seen");
+        // A name made anew is a change of its own.
+        disk.create("d").unwrap();
+        disk.create("e").unwrap();
+        disk.sync_dir().unwrap();
+        disk.crash(kind, &mut |_| answer);
+        disk.list().unwrap()
+    }
+
+    #[test]
+    fn what_a_failed_sync_of_the_directory_was_for_is_made_durable_by_no_later_one() {
+        assert_eq!(names_after(CrashKind::DropAll, 0), ["a", "b", "d", "e"]);
+        assert_eq!(names_after(CrashKind::KeepAll, 0), ["a", "b", "d", "e"]);
+        assert_eq!(names_after(CrashKind::Chance, 1), ["a", "b", "d", "e"]);
+        assert_eq!(names_after(CrashKind::Chance, 0), ["c", "d", "e"], "or it was durable all the same");
     }
 }

@@ -117,6 +117,7 @@ fn batch(prev: LogPosition) -> Batch {
     BatchBuilder::new(LOG, BatchKind::Data, Epoch::new(1, 1), prev, 1).block(block).seal().unwrap()
 }
 
+/// D26.
 #[test]
 fn a_device_that_hangs_is_seen_and_holds_up_nobody_but_who_waits_for_it() {
     let dir = tempfile::tempdir().unwrap();

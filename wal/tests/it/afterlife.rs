@@ -6,7 +6,7 @@ use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{Chain, Entry, Epoch, HardStateKind, LogId, LogPosition, Lsn, Options};
 
 use crate::damage::flip;
-use crate::world::{Chance, World, batch, log, options};
+use crate::world::{Chance, PowerCut, World, batch, log, options};
 
 fn eager() -> Options {
     Options { slack_segments: 0, ..options() }
@@ -158,7 +158,7 @@ fn a_submission_is_not_torn_by_what_the_log_itself_says_in_front_of_it() {
         world.cuts = Some(Vec::new());
         world.run();
         let new = world.content();
-        for mut disk in world.cuts.take().into_iter().flatten() {
+        for PowerCut { mut disk, .. } in world.cuts.take().into_iter().flatten() {
             disk.crash(CrashKind::DropAll, &mut |_| 0);
             let mut after = World::open(disk, &options()).unwrap();
             let there = after.content().logs.remove(&of);

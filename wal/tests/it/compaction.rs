@@ -67,6 +67,7 @@ fn sparse_segments_become_one_and_everything_live_is_still_read() {
     }
 }
 
+/// P2, as power cuts; processes are killed in `kills`.
 #[test]
 fn a_crash_at_any_step_of_a_compaction_loses_nothing() {
     for kind in [CrashKind::DropAll, CrashKind::KeepAll, CrashKind::Chance] {

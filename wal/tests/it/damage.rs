@@ -1,4 +1,5 @@
-//! Each row of the recovery tables, made to happen (rows D3, D4, D12, D17 to D22 of the fault list).
+//! Each row of the recovery tables, made to happen (rows D3, D4, D12, D13, D18, D19,
+//! D20, D21, D22, O3, O4 and O9 of the fault list).
 
 use bytes::Bytes;
 use towline_wal::inspect::{GroupView, inspect_io};
@@ -64,6 +65,7 @@ fn g1_and_g10_a_good_log_has_no_findings() {
     assert_eq!(world.lsns(log(1)), [1, 2, 3]);
 }
 
+/// D12, and D13: who still needs that range is told `Corrupt`, and gets no bytes of it.
 #[test]
 fn g2_rot_in_a_batch_that_was_durable_damages_just_that_batch() {
     let (mut disk, groups) = disk_with(4);
@@ -163,6 +165,7 @@ fn g4_two_lost_groups_in_a_row_are_a_damaged_range() {
     assert_eq!(readable(&mut world, 5), [1, 3, 4, 5]);
 }
 
+/// D4.
 #[test]
 fn g5_a_torn_last_header_ends_the_log_and_every_tail_is_in_doubt() {
     let (mut disk, groups) = disk_with(3);
@@ -173,6 +176,7 @@ fn g5_a_torn_last_header_ends_the_log_and_every_tail_is_in_doubt() {
     assert_eq!(world.core.cuts()[0].from, Lsn::new(3));
 }
 
+/// D18.
 #[test]
 fn g6_a_misdirected_write_over_a_durable_group_is_damage_with_an_alarm() {
     let (mut disk, groups) = disk_with(4);
@@ -195,6 +199,7 @@ fn g7_a_misdirected_write_behind_the_end_ends_the_log_with_an_alarm() {
     assert_eq!(world.lsns(log(1)), [1, 2, 3]);
 }
 
+/// D19.
 #[test]
 fn g8_a_group_that_the_device_acknowledged_and_lost_is_damage_with_an_alarm() {
     let (mut disk, groups) = disk_with(4);
@@ -205,6 +210,7 @@ fn g8_a_group_that_the_device_acknowledged_and_lost_is_damage_with_an_alarm() {
     assert_eq!(world.core.damaged(log(1)), [(Lsn::new(2), Lsn::new(2))]);
 }
 
+/// D3.
 #[test]
 fn g9_nothing_behind_a_hole_in_the_window_comes_back() {
     let options = Options { groups_in_flight: 3, ..options() };
@@ -232,9 +238,10 @@ fn g9_nothing_behind_a_hole_in_the_window_comes_back() {
     assert_eq!(world.lsns(log(1)), [1, 2]);
 }
 
+/// D20.
 #[test]
 fn bytes_of_an_earlier_use_of_a_file_are_never_taken_for_new() {
-    // D20: the file of a new segment still has good groups of an earlier activation of the same number.
+    // The file of a new segment still has good groups of an earlier activation of the same number.
     let (mut disk, groups) = disk_with(3);
     let stale = read(&mut disk, SEG, group_of(&groups, 2).offset, 8192);
     let mut fresh = World::open(VirtualDisk::with_seed(99), &options()).unwrap();
@@ -280,6 +287,7 @@ fn a_sealed_header_without_a_copy_and_a_last_one_are_rebuilt_from_their_groups()
     assert_eq!(world.lsns(log(1)).len(), 40);
 }
 
+/// D21: the footer.
 #[test]
 fn a_footer_that_rots_is_rebuilt_by_a_scan() {
     let (mut disk, _) = long_disk();
@@ -303,6 +311,7 @@ fn rot_in_a_sealed_segment_without_a_footer_is_damage_not_the_end() {
     assert_eq!(readable(&mut world, 40).len(), 39);
 }
 
+/// O9: a file that was deleted.
 #[test]
 fn a_missing_segment_is_a_damaged_range_and_the_rest_is_served() {
     let (mut disk, _) = long_disk();
@@ -332,6 +341,7 @@ fn two_missing_segments_in_a_row_with_nothing_to_name_them_refuse() {
     assert_eq!(disk.stats().writes, before, "nothing was written");
 }
 
+/// O9: a file that was truncated.
 #[test]
 fn a_segment_cut_short_is_damage_where_it_was_durable() {
     let (mut disk, _) = long_disk();
@@ -357,6 +367,7 @@ fn a_sector_that_cannot_be_read_is_damage_where_it_was_durable() {
     assert_eq!(readable(&mut world, 4), [1, 3, 4]);
 }
 
+/// O4, where the lock lies: the incarnation in headers and groups shows the intruder.
 #[test]
 fn two_writers_are_refused() {
     let (disk, _) = disk_with(2);
@@ -374,13 +385,17 @@ fn two_writers_are_refused() {
     assert!(matches!(refused, Err(OpenError::TwoWriters { .. })), "{:?}", refused.err());
 }
 
+/// O3: two copies of one directory went on apart: same numbers everywhere, other batches. Each opens, since nothing in it says
+/// that there is another; that neither's incarnation is newer tells whoever admits nodes, and files of both are not taken for
+/// one history.
 #[test]
 fn a_segment_of_another_history_is_damage_where_the_two_meet() {
-    // Two copies of one directory went on apart: same numbers everywhere, other batches.
     let (disk, _) = disk_with(2);
     let mut a = World::open(disk.clone(), &options()).unwrap();
     a.append_synced(log(1), 20, 4000);
     let mut b = World::open(disk, &options()).unwrap();
+    assert_eq!(a.report.directory_uuid, b.report.directory_uuid);
+    assert_eq!(a.report.incarnation, b.report.incarnation);
     let end = b.core.end(log(1));
     b.submit(vec![Entry::Batch(batch(log(1), end, Epoch::new(1, 2), 1, 4000))]).unwrap();
     b.run();

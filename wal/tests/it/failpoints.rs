@@ -1,16 +1,18 @@
 //! Every call that the log makes of its directory fails once, in three ways, wherever it is made: in an open, in work, in the
-//! background. What was acknowledged is there afterwards, and nobody panics.
+//! background, in a repair. What was acknowledged is there afterwards, and nobody panics (rows D6, D7 and D8 of the fault list).
 
 use std::collections::BTreeSet;
 use std::io::ErrorKind;
 
 use bytes::Bytes;
 use towline_wal::io::{Io, IoFailure, LockOutcome, execute};
+use towline_wal::repair::{Repair, RepairOptions};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{
     Entry, Epoch, HardStateKind, LogCore, LogId, Lsn, OpenError, Options, SubmitError, Ticket, WalError,
 };
 
+use crate::damage::{SEG, disk_with, flip, group_of};
 use crate::world::{Model, World, batch, log, options};
 
 /// A disk of which one call fails.
@@ -82,7 +84,14 @@ impl Io for Failing {
     }
 
     fn sync_dir(&mut self) -> Result<(), IoFailure> {
-        self.call("sync_dir")?;
+        if let Err(failure) = self.call("sync_dir") {
+            // For want of memory the directory could not even be opened to be synced: nothing is in doubt.
+            if self.kind != ErrorKind::OutOfMemory {
+                self.disk.fail_sync_after(0);
+                drop(self.disk.sync_dir());
+            }
+            return Err(failure);
+        }
         self.disk.sync_dir()
     }
 
@@ -99,6 +108,11 @@ impl Io for Failing {
     fn settle(&mut self, name: &str) -> Result<(), IoFailure> {
         self.call("settle")?;
         self.disk.settle(name)
+    }
+
+    fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {
+        self.call("free_bytes")?;
+        self.disk.free_bytes()
     }
 
     fn entropy(&mut self) -> u64 {
@@ -242,6 +256,7 @@ fn each_call_fails_in_three_ways_and_nothing_acknowledged_is_lost() {
         }
         let all = [
             "create",
+            "free_bytes",
             "len",
             "list",
             "lock",
@@ -255,5 +270,46 @@ fn each_call_fails_in_three_ways_and_nothing_acknowledged_is_lost() {
         ];
         assert_eq!(hit.into_iter().collect::<Vec<_>>(), all, "each kind of call was made, and failed");
         assert!(n > 300, "{n} calls are a small test");
+    }
+}
+
+/// A repair of which the `n`th call fails; what failed, or `None` if there are not so many. Whatever it came to, another repair
+/// finishes the work.
+fn repair_of_which_a_call_fails(disk: VirtualDisk, n: usize, kind: ErrorKind) -> Option<&'static str> {
+    let mut io = Failing { disk, left: Some(n), kind, failed: None };
+    let mut backup = VirtualDisk::new();
+    let repaired =
+        Repair::begin(&mut io, RepairOptions::default()).and_then(|repair| repair.execute(&mut backup, "by a test"));
+    if let Err(error) = repaired {
+        assert!(io.failed.is_some(), "{error}");
+    }
+    let failed = io.failed?;
+    let mut disk = io.disk;
+    disk.clear_faults();
+    disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let repair = Repair::begin(&mut disk, RepairOptions::default()).expect(failed);
+    let repaired = repair.execute(&mut VirtualDisk::new(), "again").expect(failed);
+    assert!(repaired.verified.is_good(), "{failed}: {repaired:?}");
+    disk.kill_process();
+    let mut world = World::open(disk, &options()).expect(failed);
+    assert_eq!(world.lsns(log(1)), [1, 2], "{failed}: what is before the damage is there, and no more");
+    assert_eq!(world.core.cuts()[0].from, Lsn::new(3), "{failed}");
+    Some(failed)
+}
+
+#[test]
+fn each_call_of_a_repair_fails_in_two_ways_and_another_repair_finishes_it() {
+    let (mut damaged, groups) = disk_with(6);
+    flip(&mut damaged, SEG, group_of(&groups, 3).batches[0].offset + 120);
+    for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+        let mut hit = BTreeSet::new();
+        let mut n = 0;
+        while let Some(failed) = repair_of_which_a_call_fails(damaged.clone(), n, kind) {
+            hit.insert(failed);
+            n += 1;
+        }
+        for call in ["len", "list", "lock", "read_at", "settle", "sync_data", "sync_dir", "write_at"] {
+            assert!(hit.contains(call), "{call} was made, and failed: {hit:?}");
+        }
     }
 }

@@ -1,7 +1,11 @@
-//! Failing syncs, full disks, refusals: what callers are told (rows D6 to D9, D11, D21 of the fault list).
+//! Failing syncs, full disks, refusals: what callers are told (rows D1, D6, D7, D8, D9, D11, D17, D21 and O4
+//! of the fault list).
+
+use std::io::ErrorKind;
 
 use bytes::Bytes;
-use towline_wal::io::Io;
+use towline_wal::inspect::inspect_io;
+use towline_wal::io::{Io, IoOp};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{
     Chain, Entry, Epoch, HardStateKind, LogPosition, Lsn, OpenError, Options, ReadError, SubmitError, WalError,
@@ -10,6 +14,7 @@ use towline_wal::{
 
 use crate::world::{Chance, SEGMENT, World, batch, end_lsn, log, options};
 
+/// D1.
 #[test]
 fn what_is_acknowledged_is_there_after_power_is_lost() {
     let mut world = World::new();
@@ -45,6 +50,7 @@ fn what_waits_while_a_group_syncs_goes_in_one_group() {
     assert_eq!((after.groups - before.groups, after.syncs - before.syncs), (2, 2));
 }
 
+/// D6.
 #[test]
 fn a_failed_sync_poisons_and_tells_every_waiter_and_the_reopened_log_shows_the_truth() {
     let mut world = World::new();
@@ -67,6 +73,7 @@ fn a_failed_sync_poisons_and_tells_every_waiter_and_the_reopened_log_shows_the_t
     assert!(world.report.is_intact());
 }
 
+/// D8: the half of a group that was written is nobody's.
 #[test]
 fn a_failed_write_poisons() {
     let mut world = World::new();
@@ -79,6 +86,7 @@ fn a_failed_write_poisons() {
     assert!(world.lsns(log(1)).is_empty(), "half a group is no group");
 }
 
+/// D9.
 #[test]
 fn a_full_disk_refuses_and_reads_and_goes_on_when_there_is_room() {
     let mut world = World::new();
@@ -276,6 +284,7 @@ fn a_read_before_the_start_and_past_the_end_is_said_not_guessed() {
     assert_eq!(world.core.plan_read(log(1), Lsn::new(1), 1 << 20).unwrap().len(), 3);
 }
 
+/// D17.
 #[test]
 fn a_read_error_that_goes_away_is_no_damage_and_one_that_stays_is_named() {
     let mut world = World::new();
@@ -289,6 +298,7 @@ fn a_read_error_that_goes_away_is_no_damage_and_one_that_stays_is_named() {
     assert!(matches!(&error, ReadError::Corrupt { file: named, .. } if *named == file), "{error}");
 }
 
+/// O4.
 #[test]
 fn a_second_opener_is_told_who_holds_the_log() {
     let mut world = World::new();
@@ -296,6 +306,7 @@ fn a_second_opener_is_told_who_holds_the_log() {
     assert!(matches!(refused, Err(OpenError::Locked { pid: Some(_) })));
 }
 
+/// D21: the manifest.
 #[test]
 fn a_missing_or_damaged_manifest_a_foreign_or_newer_one_refuses_and_changes_nothing() {
     let mut world = World::new();
@@ -398,4 +409,129 @@ fn a_truncation_in_a_sealed_segment_holds_though_nothing_was_appended_behind_it(
     let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
     assert_eq!(world.report.segments_by_footer, world.report.segments - 1);
     assert_eq!(world.lsns(log(1)), [1, 2]);
+}
+
+/// Work by which segments are made, given a new name, removed and compacted.
+fn work_of_all_kinds(world: &mut World, round: u64) {
+    world.append(log(1), 1, 200).unwrap();
+    for _ in 0..8 {
+        world.append(log(3), 1, 6000).unwrap();
+    }
+    if round % 3 == 2 {
+        let before = world.core.durable_end(log(3)).lsn;
+        world.core.load_index(&mut world.disk, log(3), before.prev());
+        world.submit(vec![Entry::Release { log: log(3), before }]).unwrap();
+    }
+}
+
+/// The reopened log shows a state that holds all that was acknowledged.
+fn assert_nothing_is_lost(before: &World, disk: VirtualDisk, told: &str) {
+    let mut after = World::open(disk, &options()).expect(told);
+    let content = after.content();
+    let states = before.states(before.acknowledged_entries(), before.submitted.len());
+    assert!(states.iter().any(|n| before.model_after(*n).same(&content)), "{told}: {:?}", after.report);
+    assert!(after.report.is_intact(), "{told}: {:?}", after.report);
+    after.append_synced(log(2), 1, 100);
+}
+
+/// D7: the directory's sync fails once, and the next one would succeed without what the failed one was for. Of the ways in
+/// which it fails one is the device's (EIO), one is that of a full disk; both leave in doubt which names there are.
+#[test]
+fn a_failed_sync_of_the_directory_is_final_whatever_it_was_for() {
+    /// What is asked for, and how many of the request's syncs go well before.
+    type Site = (&'static str, fn(&IoOp) -> bool, u64);
+    let sites: [Site; 4] = [
+        ("create", |op| matches!(op, IoOp::CreateSegment { .. }), 1),
+        ("recycle", |op| matches!(op, IoOp::RecycleSegment { .. }), 0),
+        ("names", |op| matches!(op, IoOp::SyncNames), 0),
+        ("discard", |op| matches!(op, IoOp::DiscardSegment { .. }), 0),
+    ];
+    for (site, is_wanted, syncs) in sites {
+        for kind in [ErrorKind::Other, ErrorKind::StorageFull] {
+            let told = format!("{site}, {kind}");
+            let eager = Options { slack_segments: 0, ..options() };
+            let mut world = World::open(VirtualDisk::with_seed(11), &eager).unwrap();
+            let mut has_failed = false;
+            for round in 0..60 {
+                if has_failed {
+                    break;
+                }
+                work_of_all_kinds(&mut world, round);
+                while world.take() || !world.flying.is_empty() {
+                    let Some(i) = world.flying.iter().position(|request| is_wanted(&request.op)) else {
+                        if !world.flying.is_empty() {
+                            world.finish(0);
+                        }
+                        continue;
+                    };
+                    if !has_failed {
+                        world.disk.fail_sync_as_after(kind, syncs);
+                        has_failed = true;
+                    }
+                    world.finish(i);
+                }
+            }
+            assert!(has_failed && world.disk.stats().failed_syncs == 1, "{told}: it was never asked for");
+            // A file that nobody wants may stay for want of room, and is removed later.
+            let may_go_on = site == "discard" && kind == ErrorKind::StorageFull;
+            assert!(world.core.poisoned().is_some() || may_go_on, "{told}");
+            for seed in 0..16 {
+                let mut disk = world.disk.clone();
+                let mut chance = Chance::new(seed);
+                let crash = if seed == 0 { CrashKind::DropAll } else { CrashKind::Chance };
+                disk.crash(crash, &mut |n| chance.below(n));
+                assert_nothing_is_lost(&world, disk, &format!("{told}, seed {seed}"));
+            }
+        }
+    }
+}
+
+/// D11: from some moment on every call that changes something is refused, as on a file system that its own faults made
+/// read-only. Who waits hears so, reads go on, an open says why it does not, and what was acknowledged is there later.
+#[test]
+fn a_file_system_that_becomes_read_only_stops_the_log_and_loses_nothing() {
+    let (mut told, mut idle) = (0, 0);
+    for moment in 0..120_usize {
+        let mut world = World::open(VirtualDisk::with_seed(5), &Options { slack_segments: 0, ..options() }).unwrap();
+        let mut steps = 0;
+        for round in 0..4 {
+            work_of_all_kinds(&mut world, round);
+            while world.take() || !world.flying.is_empty() {
+                if steps == moment {
+                    world.disk.make_read_only();
+                }
+                steps += 1;
+                if !world.flying.is_empty() {
+                    world.finish(0);
+                }
+            }
+            if world.core.poisoned().is_some() {
+                break;
+            }
+        }
+        let Some(failure) = world.core.poisoned().cloned() else {
+            // It came behind the last thing that was to be done.
+            idle += 1;
+            continue;
+        };
+        assert_eq!(failure.kind, ErrorKind::ReadOnlyFilesystem, "moment {moment}");
+        assert!(world.failed.iter().all(|(_, error)| *error == WalError::Poisoned(failure.clone())));
+        assert_eq!(world.failed.is_empty(), world.acknowledged_entries() == world.submitted.len(), "moment {moment}");
+        assert!(matches!(world.append(log(1), 1, 10), Err(SubmitError::Poisoned(_))));
+        told += 1;
+        // What is durable is read, by the log and by who only looks.
+        let (durable, read) = (world.core.durable_end(log(1)).lsn, world.lsns(log(1)));
+        assert!(read.last().copied().unwrap_or(0) >= durable.get(), "moment {moment}");
+        inspect_io(&mut world.disk).unwrap();
+        let mut disk = world.disk.clone();
+        disk.kill_process();
+        let refused = World::open(disk, &options()).map(drop).unwrap_err();
+        let OpenError::Io(refused) = refused else { panic!("moment {moment}: {refused}") };
+        assert_eq!(refused.kind, ErrorKind::ReadOnlyFilesystem, "moment {moment}");
+        let mut disk = world.disk.clone();
+        disk.clear_faults();
+        disk.crash(CrashKind::DropAll, &mut |_| 0);
+        assert_nothing_is_lost(&world, disk, &format!("moment {moment}"));
+    }
+    assert!(told > 60, "{told} told, {idle} idle");
 }

@@ -69,6 +69,7 @@ fn a_call_is_made_once_and_in_order_when_its_submission_is_durable() {
     assert_eq!(told, (0..100).map(|i| (i, Ok(()))).collect::<Vec<_>>());
 }
 
+/// O4.
 #[test]
 fn a_second_opener_is_told_the_pid_and_a_closed_log_opens_again() {
     let dir = tempfile::tempdir().unwrap();
@@ -239,6 +240,7 @@ fn a_log_closes_at_once_though_a_compaction_is_slow() {
     assert_eq!(wal.read(log(2), Lsn::FIRST, usize::MAX).unwrap().len(), 6);
 }
 
+/// D27: of files that are open; the segments themselves are counted in `decay`.
 #[test]
 #[cfg(target_os = "linux")]
 fn a_log_of_many_segments_leaves_the_process_its_descriptors() {

@@ -1,16 +1,17 @@
-//! Every bit of a small directory, flipped alone: what is served is right, and what is not served is named (I8).
+//! Every bit of a small directory, flipped alone: what is served is right, what is not served is named, and nothing that had
+//! been durable is cut off (I8; rows D12 and D21 of the fault list).
 
 use bytes::Bytes;
 use towline_wal::io::Io;
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Entry, Epoch, HardStateKind, LogCore, OpenError, OpenReport, Options, ReadError};
+use towline_wal::{Entry, Epoch, LogCore, OpenError, Options};
 
+use crate::damage::{SEG, overwrite};
+use crate::evidence::{Layout, PROMISE};
 use crate::world::{Model, SEGMENT, World, batch, log, options};
 
-const PROMISE: HardStateKind = HardStateKind::Promise;
-
-/// Two logs, a hard state, a truncation, one sealed segment: some 8 KiB that are not zero.
-fn small_disk() -> (VirtualDisk, Model) {
+/// Two logs, a hard state, a truncation, in one segment.
+fn small_world() -> World {
     let mut world = World::new();
     world.run();
     world.append_synced(log(1), 2, 60);
@@ -22,13 +23,34 @@ fn small_disk() -> (VirtualDisk, Model) {
     let next = batch(log(1), to, Epoch::new(1, 2), 2, 60);
     world.submit(vec![Entry::Truncate { log: log(1), to }, Entry::Batch(next)]).unwrap();
     world.run();
-    let mut world = world.reopen().unwrap();
-    world.run();
+    world
+}
+
+fn left_by(mut world: World) -> (VirtualDisk, Model) {
     world.append_synced(log(1), 1, 60);
     world.append_synced(log(2), 1, 60);
     let model = world.content();
     world.disk.crash(CrashKind::DropAll, &mut |_| 0);
     (world.disk, model)
+}
+
+/// The segment as a crash leaves it: an open knows it by nothing but its groups.
+fn torn_disk() -> (VirtualDisk, Model) {
+    left_by(small_world())
+}
+
+/// The segment sealed, and another behind it: some 8 KiB that are not zero.
+fn small_disk() -> (VirtualDisk, Model) {
+    let mut world = small_world().reopen().unwrap();
+    world.run();
+    left_by(world)
+}
+
+/// The same, and the footer was lost before.
+fn small_disk_without_footer() -> (VirtualDisk, Model) {
+    let (mut disk, model) = small_disk();
+    overwrite(&mut disk, SEG, SEGMENT - 64, vec![0; 64]);
+    (disk, model)
 }
 
 /// Three logs of which one filled segments and was released, so that the others' batches were moved together.
@@ -72,53 +94,17 @@ fn bits(disk: &mut VirtualDisk) -> Vec<(String, u64)> {
     bits
 }
 
-/// What a log shows, batch by batch, and whether all that is missing is named.
-pub(crate) fn judge(
-    core: &mut LogCore,
-    report: &OpenReport,
-    disk: &mut VirtualDisk,
-    good: &Model,
-) -> Result<(), String> {
-    for (of, batches) in &good.logs {
-        for batch in batches {
-            let lsn = batch.first_lsn();
-            core.load_index(disk, *of, lsn);
-            let plan = core.plan_read(*of, lsn, 0);
-            let read = plan.and_then(|plan| plan.first().map(|extent| extent.read(disk)).transpose());
-            let cut = core.cuts().iter().any(|cut| cut.log == *of && cut.from <= lsn);
-            match read {
-                Ok(Some(read)) if read == *batch => {}
-                Ok(Some(read)) => return Err(format!("log {of} serves {read:?} at {lsn}")),
-                Err(ReadError::Corrupt { .. }) => {}
-                Err(error) => return Err(format!("log {of} at {lsn}: {error}")),
-                Ok(None) if cut => {}
-                Ok(None) => return Err(format!("log {of} ends silently before {lsn}")),
-            }
-        }
-        let end = good.end(*of);
-        if core.end(*of).lsn > end.lsn {
-            return Err(format!("log {of} has grown beyond {end}"));
-        }
-    }
-    let vow = core.hard_state(log(1), PROMISE);
-    let in_doubt = report.doubtful_hard_states.contains(&(log(1), PROMISE))
-        || core.cuts().iter().any(|cut| cut.log == log(1))
-        || !report.damaged.is_empty();
-    if vow.as_deref() != Some(b"vow") && !in_doubt {
-        return Err(format!("the hard state is silently {vow:?}"));
-    }
-    Ok(())
-}
-
 /// Flips each of the bits alone; how often the directory was refused for it.
 fn flip_each(disk: &VirtualDisk, good: &Model, bits: impl Iterator<Item = (String, u64)>) -> usize {
+    let layout = Layout::of(disk);
     let mut refused = 0;
     for (name, bit) in bits {
         let mut flipped = disk.clone();
         assert!(flipped.flip_bit(&name, bit));
         match LogCore::recover(&mut flipped, &options()) {
             Ok((mut core, report)) => {
-                let verdict = judge(&mut core, &report, &mut flipped, good);
+                let harm = layout.harmed_at(&name, bit / 8..bit / 8 + 1);
+                let verdict = harm.judge(&mut core, &report, &mut flipped, good);
                 assert!(verdict.is_ok(), "{name} bit {bit}: {verdict:?}, {report:?}");
             }
             Err(OpenError::Manifest { .. }) => refused += 1,
@@ -130,11 +116,12 @@ fn flip_each(disk: &VirtualDisk, good: &Model, bits: impl Iterator<Item = (Strin
 
 #[test]
 fn no_single_bit_flip_is_served_or_goes_unsaid() {
-    let (mut disk, good) = small_disk();
-    let bits = bits(&mut disk);
-    assert!(bits.len() > 8000, "{} bits are a small test", bits.len());
-    let refused = flip_each(&disk, &good, bits.into_iter());
-    assert!(refused >= 64, "a damaged manifest is refused");
+    for (mut disk, good) in [small_disk(), small_disk_without_footer(), torn_disk()] {
+        let bits = bits(&mut disk);
+        assert!(bits.len() > 8000, "{} bits are a small test", bits.len());
+        let refused = flip_each(&disk, &good, bits.into_iter());
+        assert!(refused >= 64, "a damaged manifest is refused");
+    }
 }
 
 #[test]
@@ -148,11 +135,13 @@ fn no_single_bit_flip_of_a_compacted_log_is_served_or_goes_unsaid() {
     flip_each(&disk, &good, some.map(|(_, bit)| bit));
 }
 
-/// All 524,288 bits of a directory's 64 KiB, in four parts: header, groups, zeroes, footer.
+/// All 524,288 bits of a directory's 64 KiB, in four parts: header, groups, zeroes, footer. Once the segment is the last one,
+/// once it is sealed.
 fn flip_all_of_a_quarter(quarter: u64) {
-    let (disk, good) = small_disk();
-    let bits = quarter * SEGMENT * 2..(quarter + 1) * SEGMENT * 2;
-    flip_each(&disk, &good, bits.map(|bit| ("0000000000000001.seg".to_owned(), bit)));
+    for (disk, good) in [torn_disk(), small_disk()] {
+        let bits = quarter * SEGMENT * 2..(quarter + 1) * SEGMENT * 2;
+        flip_each(&disk, &good, bits.map(|bit| (SEG.to_owned(), bit)));
+    }
 }
 
 #[test]

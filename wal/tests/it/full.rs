@@ -1,5 +1,5 @@
 //! A disk without room, a process without descriptors: nothing is lost, nothing spins, and what gives room back always has
-//! some (rows D11 and O9 of the fault list).
+//! some (row D9 of the fault list).
 
 use std::io::ErrorKind;
 

@@ -1,4 +1,5 @@
-//! More than one thing lost at once, or the one thing that would have told of it (rows D1, D5, D17 to D22b).
+//! More than one thing lost at once, or the one thing that would have told of it (rows D5, D17 and
+//! D22 of the fault list).
 
 use bytes::Bytes;
 use towline_wal::inspect::inspect_io;
@@ -35,6 +36,7 @@ fn a_segment_whose_first_blocks_rot_is_not_taken_for_a_free_one() {
     }
 }
 
+/// D17, where the error stays.
 #[test]
 fn what_cannot_be_read_and_may_be_acknowledged_is_not_written_over() {
     let (mut disk, _) = disk_with(0);
@@ -45,6 +47,7 @@ fn what_cannot_be_read_and_may_be_acknowledged_is_not_written_over() {
     assert_eq!(disk.stats().writes, before, "nothing was written");
 }
 
+/// D5.
 #[test]
 fn a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is() {
     let mut world = World::new();
@@ -71,6 +74,7 @@ fn a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is() {
     assert_eq!(world.lsns(log(1)).len(), acknowledged);
 }
 
+/// D22.
 #[test]
 fn groups_that_nothing_names_leave_every_promise_in_doubt() {
     // Byte 40: the header; byte 130: the directories.
@@ -334,4 +338,51 @@ fn segments_that_were_retired_are_not_missed_when_the_only_header_rots() {
 #[test]
 fn segments_that_were_retired_are_not_missed_when_the_newest_header_rots_though_others_were_compacted() {
     assert!(newest_header_rots_after_each_step(&Options { slack_segments: 0, ..options() }, true) > 1);
+}
+
+/// A segment's header, a group's header and a record of a later format, each with the checksums that make it one: an older
+/// program must not take what it can't read for rot, and cut or write over it.
+#[test]
+fn a_segment_a_group_or_a_record_of_a_later_format_refuses_and_changes_nothing() {
+    let (disk, groups) = disk_with(3);
+    let group = group_of(&groups, 3);
+    let salt = read(&mut disk.clone(), SEG, group.offset + 8, 8);
+    let of_group = |header: &mut Vec<u8>| {
+        let crc = crc32fast::hash(&[&salt[..], &header[..124]].concat());
+        header[124..].copy_from_slice(&crc.to_le_bytes());
+    };
+
+    let mut later_segment = disk.clone();
+    let mut header = read(&mut later_segment, SEG, 0, 4096);
+    header[4] = 2;
+    let crc = crc32fast::hash(&header[..4092]);
+    header[4092..].copy_from_slice(&crc.to_le_bytes());
+    overwrite(&mut later_segment, SEG, 0, header);
+
+    let mut later_group = disk.clone();
+    let mut header = read(&mut later_group, SEG, group.offset, 128);
+    header[4] = 2;
+    of_group(&mut header);
+    overwrite(&mut later_group, SEG, group.offset, header);
+
+    let mut later_record = disk;
+    let mut header = read(&mut later_record, SEG, group.offset, 128);
+    let field = |header: &[u8], at: usize| u32::from_le_bytes(header[at..at + 4].try_into().unwrap());
+    let directories = usize::try_from(field(&header, 68) + field(&header, 72)).unwrap();
+    let mut records = read(&mut later_record, SEG, group.offset + 128, directories);
+    // Its kind is behind all that are known.
+    records[0] = 99;
+    header[84..88].copy_from_slice(&crc32fast::hash(&records).to_le_bytes());
+    of_group(&mut header);
+    overwrite(&mut later_record, SEG, group.offset, [header, records].concat());
+
+    for (what, mut disk) in [("segment", later_segment), ("group", later_group), ("record", later_record)] {
+        let before = disk.clone();
+        let refused = LogCore::recover(&mut disk, &options()).map(drop).unwrap_err();
+        let expected = OpenError::NewerFormat { file: SEG.to_owned(), found: 2, known: 1 };
+        assert_eq!(refused, expected, "{what}");
+        assert_eq!(refused.code(), "TW-1202", "{what}");
+        assert_eq!(disk.stats().writes, before.stats().writes, "{what}: nothing was written");
+        assert_eq!(disk.list().unwrap(), before.clone().list().unwrap(), "{what}");
+    }
 }

@@ -1,11 +1,11 @@
 //! A device that calls a write good and puts its bytes elsewhere, or nowhere: what is served is right, and what is not served
-//! is named, at both places.
+//! is named, at both places (rows D18, a misdirected write, and D19, a lost one, of the fault list).
 
 use bytes::Bytes;
 use towline_wal::vdisk::{CrashKind, Misplaced, VirtualDisk};
 use towline_wal::{Entry, HardStateKind, LogCore, OpenError, Options};
 
-use crate::flips::judge;
+use crate::evidence::Layout;
 use crate::world::{Model, World, log, options};
 
 /// Two logs over three segments. The last groups are written after any write that goes astray here: a device that loses
@@ -42,18 +42,21 @@ fn world() -> World {
     World::open(VirtualDisk::with_seed(3), &options).unwrap()
 }
 
-/// What the log held in the end, if all writes had been where they belong.
-fn good() -> (Model, u64) {
+/// What the log held in the end, if all writes had been where they belong, and the disk with them.
+fn good() -> (Model, VirtualDisk, u64) {
     let mut world = world();
     work(&mut world);
     let writes = world.disk.stats().writes;
     tail(&mut world);
-    (world.content(), writes)
+    let content = world.content();
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    (content, world.disk, writes)
 }
 
 #[test]
 fn no_misplaced_write_is_served_or_goes_unsaid() {
-    let (good, writes) = good();
+    let (good, mut whole, writes) = good();
+    let layout = Layout::of(&whole);
     let before = world().disk.stats().writes;
     assert!(writes - before > 30, "{writes} writes are a small test");
     let (mut opened, mut refused) = (0, 0);
@@ -65,9 +68,10 @@ fn no_misplaced_write_is_served_or_goes_unsaid() {
             tail(&mut world);
             let mut disk = world.disk;
             disk.crash(CrashKind::DropAll, &mut |_| 0);
+            let harm = layout.harm_between(&mut whole, &mut disk);
             match LogCore::recover(&mut disk, &options()) {
                 Ok((mut core, report)) => {
-                    let verdict = judge(&mut core, &report, &mut disk, &good);
+                    let verdict = harm.judge(&mut core, &report, &mut disk, &good);
                     assert!(verdict.is_ok(), "write {n} at {place:?}: {verdict:?}, {report:?}");
                     opened += 1;
                 }

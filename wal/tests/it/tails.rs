@@ -137,6 +137,7 @@ fn the_newest_batches_are_read_from_memory_and_are_the_right_ones() {
     assert!(world.core.stats().tail_cache_bytes > 5000);
 }
 
+/// D12 and D13: found by a scrub while the log works, and answered `Corrupt`.
 #[test]
 fn a_log_that_works_is_verified_and_its_damage_named() {
     let dir = tempfile::tempdir().unwrap();

@@ -128,8 +128,15 @@ pub(crate) struct World {
     pub(crate) failed: Vec<(Ticket, WalError)>,
     /// What the log held at the open.
     pub(crate) base: Model,
-    /// If wanted: the disk behind each change that the last step made to it, where power may fail.
-    pub(crate) cuts: Option<Vec<VirtualDisk>>,
+    /// If wanted: each change of the disk, where power may fail.
+    pub(crate) cuts: Option<Vec<PowerCut>>,
+}
+
+/// The disk behind one change, and how many entries had been acknowledged and submitted before it.
+pub(crate) struct PowerCut {
+    pub(crate) disk: VirtualDisk,
+    pub(crate) acknowledged: usize,
+    pub(crate) submitted: usize,
 }
 
 impl World {
@@ -191,6 +198,26 @@ impl World {
         model
     }
 
+    /// After how many entries of this life, of the first `submitted`, a crash may leave the log: never in the midst of a
+    /// submission that fits a group.
+    pub(crate) fn states(&self, least: usize, submitted: usize) -> Vec<usize> {
+        let ticket = |i: usize| self.submitted.get(i).map(|(ticket, _)| *ticket);
+        let is_between = |n: &usize| {
+            let within =
+                n.checked_sub(1).and_then(ticket).filter(|before| *n < submitted && Some(*before) == ticket(*n));
+            within.is_none_or(|ticket| !self.fits_a_group(ticket))
+        };
+        (least..=submitted).filter(is_between).collect()
+    }
+
+    /// Whether a submission's batches are no more than a group gathers; a single one always has a group.
+    fn fits_a_group(&self, of: Ticket) -> bool {
+        let entries =
+            self.submitted.iter().skip_while(|(ticket, _)| *ticket < of).take_while(|(ticket, _)| *ticket == of);
+        let batches: Vec<usize> = entries.map(|(_, entry)| entry.batch_bytes()).filter(|bytes| *bytes > 0).collect();
+        batches.len() <= 1 || batches.iter().sum::<usize>() <= options().group_bytes_max
+    }
+
     pub(crate) fn submit(&mut self, entries: Vec<Entry>) -> Result<Ticket, SubmitError> {
         let ticket = self.core.submit(entries.clone())?;
         for mut entry in entries {
@@ -212,10 +239,15 @@ impl World {
     }
 
     fn execute(&mut self, request: &IoRequest) -> Result<(), IoFailure> {
-        match &mut self.cuts {
-            None => execute(&mut self.disk, request),
-            Some(cuts) => execute(&mut Recorder { disk: &mut self.disk, cuts }, request),
+        if self.cuts.is_none() {
+            return execute(&mut self.disk, request);
         }
+        let mut disks = Vec::new();
+        let result = execute(&mut Recorder { disk: &mut self.disk, cuts: &mut disks }, request);
+        let (acknowledged, submitted) = (self.acknowledged_entries(), self.submitted.len());
+        let cuts = disks.into_iter().map(|disk| PowerCut { disk, acknowledged, submitted });
+        self.cuts.get_or_insert_default().extend(cuts);
+        result
     }
 
     /// Takes the next request; what is a write happens now.
@@ -243,7 +275,7 @@ impl World {
         self.settle_completions();
     }
 
-    fn settle_completions(&mut self) {
+    pub(crate) fn settle_completions(&mut self) {
         self.core.check();
         while let Some(done) = self.core.poll_completion() {
             match done.result {
