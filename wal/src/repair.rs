@@ -169,7 +169,7 @@ impl<'a> Repair<'a> {
             Err(OpenError::Manifest { why }) => (agreed_manifest(io, why)?, Some(why)),
             Err(error) => return Err(RepairError::Refused(error)),
         };
-        let survey = survey(io, manifest, Reader::Owner, batches_max());
+        let survey = survey(io, manifest, Reader::Repairer, batches_max());
         let mut survey = survey.map_err(RepairError::Refused)?;
         find_hidden_damage(&mut survey, io).map_err(RepairError::Refused)?;
         let plan = plan::make(&mut survey, io, &names, anew, options).map_err(refused)?;
@@ -205,7 +205,7 @@ impl<'a> Repair<'a> {
         }
         // Files of retired segments stay as they are: the next open uses them, and the way back has them.
         survey.spare.clear();
-        if !plan.logs.is_empty() {
+        if !plan.logs.is_empty() || !plan.unread.is_empty() {
             let (mut core, _) = LogCore::begin_life(io, &options, survey).map_err(RepairError::Stopped)?;
             let interrupted = RepairError::Interrupted;
             for log in &plan.logs {

@@ -14,7 +14,7 @@ use crate::format::footer::{Footer, Summary, SummaryLog};
 use crate::format::ids::{LogId, LogPosition, Lsn};
 use crate::format::manifest::Manifest;
 use crate::format::record::{BatchEntry, HardStateKind, Record};
-use crate::io::{Io, read_exact, segment_name};
+use crate::io::{Io, IoFailure, read_exact, segment_name};
 
 /// A group that is lost: the next one repeats what it held.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,8 @@ pub(crate) struct Replay {
     /// Logs that had no batch since something unknown was lost: their tails are in doubt.
     suspects: BTreeSet<LogId>,
     doubts: Doubts,
+    /// A read that the system refused, of something that decides.
+    pub(crate) refused: Option<IoFailure>,
     /// At least the last LSN of what is damaged in each log.
     damaged_to: BTreeMap<LogId, Lsn>,
 }
@@ -171,7 +173,7 @@ impl Replay {
             match record {
                 Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
                 Record::Batch(entry) => {
-                    let batch = read_entry(io, lost.segment, entry);
+                    let batch = self.read_entry(io, lost.segment, entry);
                     // In the lost group's segment, so not in the footer of the one that is being read.
                     self.batch(io, entry, lost.segment, batch.as_ref(), lost.segment == segment);
                 }
@@ -212,7 +214,29 @@ impl Replay {
         let Some(number) = self.index.index_needed(log, lsn) else { return };
         if let Some(request) = self.index_request(number) {
             self.index.cache.insert(request.load(io));
+            self.note_refusal(self.index.cache.failure(number).cloned());
         }
+    }
+
+    /// What the system refuses to read says nothing about the file: what follows from it must not become the truth.
+    fn note_refusal(&mut self, failure: Option<IoFailure>) {
+        self.refused = self.refused.take().or_else(|| failure.filter(IoFailure::is_refusal));
+    }
+
+    /// The batch at the place that a directory names, if it is there. Once more, if not: what flips on the way is not damage.
+    fn read_entry(&mut self, io: &mut dyn Io, segment: u64, entry: &BatchEntry) -> Option<Batch> {
+        let len = usize::try_from(entry.len).ok().filter(|len| *len <= crate::limits::BATCH_BYTES_MAX)?;
+        for _ in 0..2 {
+            match read_exact(io, &segment_name(segment), u64::from(entry.offset), len) {
+                Ok(bytes) => {
+                    if let Some(batch) = Batch::decode(bytes.into()).ok().filter(|batch| is_entry(batch, entry)) {
+                        return Some(batch);
+                    }
+                }
+                Err(failure) => self.note_refusal(Some(failure)),
+            }
+        }
+        None
     }
 
     /// How to read a segment's index again.
@@ -452,16 +476,6 @@ impl Replay {
             }
         }
     }
-}
-
-/// The batch at the place that a directory names, if it is there.
-fn read_entry(io: &mut dyn Io, segment: u64, entry: &BatchEntry) -> Option<Batch> {
-    let len = usize::try_from(entry.len).ok()?;
-    if len > crate::limits::BATCH_BYTES_MAX {
-        return None;
-    }
-    let bytes = read_exact(io, &segment_name(segment), u64::from(entry.offset), len).ok()?;
-    Batch::decode(bytes.into()).ok().filter(|batch| is_entry(batch, entry))
 }
 
 #[cfg(test)]
