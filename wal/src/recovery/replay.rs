@@ -169,15 +169,17 @@ impl Replay {
             self.doubt_hard_states();
             return;
         }
+        // They lie in the lost group's segment, so not in the footer of the one that is being read: taken by that, when the lost
+        // group can be read again, they would take effect behind it, once more, and without its batches.
+        let gather = lost.segment == segment;
         for record in repeated {
             match record {
                 Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
                 Record::Batch(entry) => {
                     let batch = self.read_entry(io, lost.segment, entry);
-                    // In the lost group's segment, so not in the footer of the one that is being read.
-                    self.batch(io, entry, lost.segment, batch.as_ref(), lost.segment == segment);
+                    self.batch(io, entry, lost.segment, batch.as_ref(), gather);
                 }
-                other => self.record(io, other, segment, true),
+                other => self.record(io, other, lost.segment, gather),
             }
         }
     }
