@@ -23,9 +23,17 @@ impl LogCore {
         }
         if let Err(failure) = result {
             // Where files are never written in place a footer may find no room, and a process no descriptor. It is not needed.
-            let may_fail = failure.is_no_space() || failure.is_refusal();
-            if !may_fail || self.sealing.remove(&id).is_none() {
+            let may_fail = failure.is_no_space() || failure.is_refusal() || failure.is_without_footer();
+            let sealing = if may_fail { self.sealing.remove(&id) } else { None };
+            let Some(segment) = sealing else {
                 self.poison(failure);
+                return;
+            };
+            if failure.is_without_footer()
+                && let Some(segment) = self.segments.get_mut(segment)
+            {
+                // The next open writes another.
+                segment.footer_was_found = false;
             }
             return;
         }

@@ -152,7 +152,7 @@ impl LogCore {
         self.index_request(self.index.index_needed(log, lsn)?)
     }
 
-    fn index_request(&self, number: u64) -> Option<IndexRequest> {
+    pub(super) fn index_request(&self, number: u64) -> Option<IndexRequest> {
         let segment = self.segments.get(number)?;
         Some(IndexRequest {
             directory: self.directory,

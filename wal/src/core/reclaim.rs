@@ -153,7 +153,7 @@ impl LogCore {
     }
 
     /// Makes a footer durable that an earlier life wrote: what the open read may have been in the cache alone, and lost
-    /// with it nothing would tell any more where the segment ends.
+    /// with it nothing would tell any more where the segment ends. If it is not on the medium, the segment is one without.
     ///
     /// When it is first needed and no earlier: a sync of a file of which nothing is dirty waits for the device all the same,
     /// and an open would wait for one of each segment.
@@ -161,12 +161,13 @@ impl LogCore {
         if self.sealing.values().any(|sealing| *sealing == segment) {
             return;
         }
+        let Some(request) = self.index_request(segment) else { return };
         let id = self.io_id();
         self.sealing.insert(id, segment);
         // DURABLE: the footer, before the segment that says the same is retired (attacked by
-        // `a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes`).
-        let op = IoOp::Seal { segment, offset: 0, slices: Vec::new(), wipe: Vec::new() };
-        self.seals.push_back(IoRequest { id, op });
+        // `a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes`, and by
+        // `a_footer_whose_sync_failed_in_an_earlier_life_counts_as_missing`).
+        self.seals.push_back(IoRequest { id, op: IoOp::ConfirmFooter(request) });
     }
 
     fn is_taken(&self, number: u64) -> bool {

@@ -28,7 +28,8 @@ pub(crate) fn load(io: &mut dyn Io, request: &IndexRequest) -> (Logs, Option<IoF
     }
 }
 
-fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Logs> {
+/// The batches of each log, if the footer is good and of the activation that is asked for.
+pub(crate) fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Logs> {
     let manifest = Manifest { directory: request.directory, segment_bytes: request.segment_bytes };
     let (trailer, summary) = read_summary(io, request.segment, &manifest)?;
     if summary.header.salt != request.salt {
