@@ -367,7 +367,7 @@ impl Survey {
             if header.is_none() {
                 is_not_refused(io, number)?;
                 copy = read_summary(io, number, &self.manifest).map(|(_, summary)| summary.header);
-                first = first_group(io, number);
+                first = first_group(io, number).ok().flatten();
                 if sealed && copy.is_none() && first.is_none() {
                     first = Image::read(io, number, self.manifest.segment_bytes)?.own_groups(number).next();
                 }
@@ -648,14 +648,15 @@ fn is_not_refused(io: &mut dyn Io, number: u64) -> Result<(), IoFailure> {
     failures.into_iter().find(IoFailure::is_refusal).map_or(Ok(()), Err)
 }
 
-fn first_group(io: &mut dyn Io, number: u64) -> Option<GroupHeader> {
+/// The header of the segment's first group, if it is good.
+pub(crate) fn first_group(io: &mut dyn Io, number: u64) -> Result<Option<GroupHeader>, IoFailure> {
     use crate::format::group::HeaderSeen as GroupHeaderSeen;
     let offset = u64::from(len_u32(SEGMENT_HEADER_BYTES));
-    let bytes = read_exact(io, &segment_name(number), offset, GROUP_HEADER_BYTES).ok()?;
-    match GroupHeader::decode(&bytes) {
+    let bytes = read_exact(io, &segment_name(number), offset, GROUP_HEADER_BYTES)?;
+    Ok(match GroupHeader::decode(&bytes) {
         GroupHeaderSeen::Valid(header) if header.segment == number && header.offset == offset => Some(header),
         _ => None,
-    }
+    })
 }
 
 /// The trailer of a segment's file, if it is good, and where it lies.
