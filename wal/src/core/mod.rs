@@ -401,6 +401,10 @@ enum Item {
 }
 
 impl Item {
+    fn is_hard_state(&self, of: LogId, which: HardStateKind) -> bool {
+        matches!(self, Self::Record { record: Record::HardState { log, kind, .. }, .. } if (*log, *kind) == (of, which))
+    }
+
     fn directory_len(&self) -> usize {
         match self {
             Self::Batch { .. } => crate::format::record::BATCH_RECORD_BYTES,

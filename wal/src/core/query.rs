@@ -191,6 +191,14 @@ impl LogCore {
         self.index.get(log)?.hard.get(&kind).map(|hard| hard.bytes.clone())
     }
 
+    /// The kinds of hard state of which the log's newest one may be lost: in this life or an earlier one, an open found
+    /// something damaged that held one, or may have. What [`LogCore::hard_state`] tells is then perhaps older than what was
+    /// promised; until the log's owner sets one of that kind.
+    #[must_use]
+    pub fn doubtful_hard_states(&self, log: LogId) -> Vec<HardStateKind> {
+        self.index.get(log).map_or_else(Vec::new, |state| state.doubts.keys().copied().collect())
+    }
+
     /// All logs, in the order of their ids.
     #[must_use]
     pub fn logs(&self) -> Vec<LogId> {

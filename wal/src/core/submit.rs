@@ -309,7 +309,10 @@ impl LogCore {
             }
             Entry::HardState { log, kind, bytes } => {
                 let hard = HardState { bytes: bytes.clone(), segment: 0 };
-                self.index.log(log).hard.insert(kind, hard);
+                let state = self.index.log(log);
+                state.hard.insert(kind, hard);
+                // Whatever says the doubt again from here on stands in front of this one.
+                state.doubts.remove(&kind);
                 Item::Record { record: Record::HardState { log, kind, bytes }, kills_from: None }
             }
             Entry::Settle { log } => {

@@ -67,6 +67,10 @@ impl Doubts {
         self.since.remove(&(log, kind));
     }
 
+    fn remove_log(&mut self, log: LogId) {
+        HardStateKind::ALL.into_iter().for_each(|kind| self.remove(log, kind));
+    }
+
     /// The oldest first.
     fn take(&mut self) -> Vec<(LogId, HardStateKind)> {
         let mut doubts: Vec<_> = std::mem::take(&mut self.since).into_iter().collect();
@@ -392,6 +396,7 @@ impl Replay {
                     self.segments.kill(segment, from);
                 }
                 self.suspects.remove(log);
+                self.doubts.remove_log(*log);
             }
             Record::Anchor { log, at } => drop(self.index.log(*log).release(*at)),
             Record::Reset { log, to } => {
@@ -415,7 +420,9 @@ impl Replay {
                 }
             }
             Record::Batch(_) | Record::Retirement { .. } | Record::Gone { .. } => {}
-            Record::Closing { .. } | Record::Mention { .. } => {}
+            // An open before this one, or whoever said the hard state again, doubted it.
+            Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
+            Record::Closing { .. } => {}
         }
         if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
             state.place_record(record, segment);
@@ -450,6 +457,11 @@ impl Replay {
         if self.lost.take().is_some() {
             self.doubt_hard_states();
         }
+        self.report.doubtful_hard_states = self.doubts.take();
+        for (log, kind) in &self.report.doubtful_hard_states {
+            // The first group of this life says it again.
+            self.index.log(*log).doubts.insert(*kind, 0);
+        }
         for log in std::mem::take(&mut self.suspects) {
             let state = self.index.log(log);
             let from = state.end().lsn.next();
@@ -465,7 +477,6 @@ impl Replay {
             self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
             self.report.damaged.extend(state.damaged.iter().map(|range| range.of(log)));
         }
-        self.report.doubtful_hard_states = self.doubts.take();
         self.report.clean_close = self.clean;
         self.report.batches = self.folded;
         for (_, state) in self.index.iter() {
