@@ -7,7 +7,7 @@ use super::numbers::Numbers;
 use super::report::OpenReport;
 use super::scan::{Scanned, ScannedGroup, is_entry};
 use crate::core::index::room_of;
-use crate::core::{DamagedSlot, HardState, Index, IndexRequest, Run, Segment, Segments, Slot};
+use crate::core::{DamagedSlot, HardState, Index, IndexRequest, LogCore, Run, Segment, Segments, Slot};
 use crate::error::OpenError;
 use crate::format::batch::Batch;
 use crate::format::footer::{Footer, Summary, SummaryLog};
@@ -44,6 +44,8 @@ pub(crate) struct Replay {
     /// Logs that had no batch since something unknown was lost: their tails are in doubt.
     suspects: BTreeSet<LogId>,
     doubts: Doubts,
+    /// A life began, and what its open dropped may not be told to the end: power failed between the groups that tell it.
+    pub(crate) is_opening: bool,
     /// A read that the system refused, of something that decides.
     pub(crate) refused: Option<IoFailure>,
     /// At least the last LSN of what is damaged in each log.
@@ -122,6 +124,7 @@ impl Replay {
             self.lose(Lost { number: header.number, segment });
             return Ok(());
         };
+        self.is_opening &= Self::tells_doubts_only(&own) && self.is_full(header.own_len);
         self.restore_lost(io, segment, header.number, &group.repeated);
         let mut batches = group.batches.into_iter();
         for record in &own {
@@ -132,6 +135,17 @@ impl Replay {
         }
         self.last_own = own;
         Ok(())
+    }
+
+    fn tells_doubts_only(own: &[Record]) -> bool {
+        own.iter().all(|record| matches!(record, Record::Cut { .. } | Record::Mention { .. }))
+    }
+
+    /// Whether a group that tells doubts ended because not one more fitted its directory.
+    fn is_full(&self, own_len: u32) -> bool {
+        let one_more = Record::Cut { log: LogId::new(0), from: Lsn::ZERO }.encoded_len();
+        let max = self.manifest.map_or(0, |manifest| LogCore::directory_bytes_max(manifest.segment_bytes));
+        usize::try_from(own_len).unwrap_or(usize::MAX).saturating_add(one_more) > max
     }
 
     /// Something that had been durable is lost. The next group may say what.
@@ -213,6 +227,8 @@ impl Replay {
         }
         self.last_own = Vec::new();
         self.clean = false;
+        // It got a footer when the life was under way, or when an open had seen what it lacked.
+        self.is_opening = false;
     }
 
     /// Loads what must be known before the log's boundaries around `lsn` are.
@@ -461,6 +477,10 @@ impl Replay {
         for (log, kind) in &self.report.doubtful_hard_states {
             // The first group of this life says it again.
             self.index.log(*log).doubts.insert(*kind, 0);
+        }
+        if self.is_opening {
+            // Nobody was served before all of it was durable, so no log has grown since.
+            self.suspects = self.index.iter().map(|(log, _)| log).collect();
         }
         for log in std::mem::take(&mut self.suspects) {
             let state = self.index.log(log);
