@@ -228,12 +228,16 @@ impl fmt::Display for RepairPlan {
         lines.extend(self.logs.iter().map(ToString::to_string));
         if let Some(Finding { segment, offset, group, .. }) = self.torn {
             let file = segment_name(segment);
-            let what = if self.unread.is_empty() { "any open drops what is behind" } else { "what is behind is given up" };
+            let what =
+                if self.unread.is_empty() { "any open drops what is behind" } else { "what is behind is given up" };
             lines.push(format!("{file} is torn at byte {offset}, group {group}: {what}"));
         }
         for failure in &self.unread {
             lines.push(format!("what can't be read there may have been acknowledged ({failure}): it is given up"));
-            lines.push("that records may be missing from the ends of logs stays recorded, until their owners settle it".to_owned());
+            lines.push(
+                "that records may be missing from the ends of logs stays recorded, until their owners settle it"
+                    .to_owned(),
+            );
         }
         if self.is_empty() {
             lines.push("nothing that a repair mends is damaged".to_owned());

@@ -7,6 +7,7 @@ mod compaction;
 mod crashes;
 mod damage;
 mod directory;
+mod doubts;
 mod exhaustive;
 mod failpoints;
 mod faults;
