@@ -107,10 +107,11 @@ fn batches_that_neither_footer_nor_group_name_are_damage() {
     let disk = long_disk();
     let (batches, offsets) = second(&disk);
     let last = batches.len() - 1;
-    // Nothing repeats the last group within its segment; of two others in a row, the second only is repeated.
+    // Nothing repeats the last group within its segment, and the next one's first group is lost too; of two others in a row, the second only is repeated.
     for (lost, told) in [(vec![last], last), (vec![2, 3], 2)] {
         let mut disk = disk.clone();
         assert!(disk.flip_bit(&segment_name(2), offsets * 8));
+        assert!(told != last || disk.flip_bit(&segment_name(3), (4096 + 130) * 8));
         for lost in lost {
             // The header of the group, a block before its only batch.
             let group = batches[lost].offset / 4096 * 4096;

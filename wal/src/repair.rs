@@ -160,7 +160,7 @@ impl<'a> Repair<'a> {
         if let LockOutcome::HeldBy(pid) = io.lock().map_err(refused)? {
             return Err(RepairError::Refused(OpenError::Locked { pid }));
         }
-        let (mut survey, anew) = look(io, Reader::Owner)?;
+        let (mut survey, anew) = look(io, Reader::Repairer)?;
         let plan = decide(&mut survey, io, anew, options)?;
         Ok(Self { io, survey, plan })
     }
@@ -194,7 +194,7 @@ impl<'a> Repair<'a> {
         }
         // Files of retired segments stay as they are: the next open uses them, and the way back has them.
         survey.spare.clear();
-        if !plan.logs.is_empty() {
+        if !plan.logs.is_empty() || !plan.unread.is_empty() {
             let (mut core, _) = LogCore::begin_life(io, &options, survey).map_err(RepairError::Stopped)?;
             let interrupted = RepairError::Interrupted;
             for log in &plan.logs {

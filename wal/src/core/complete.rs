@@ -1,7 +1,7 @@
 //! What is durable, and what is poisoned. Completions are in the order of tickets, because groups become durable in
 //! their order.
 
-use super::{Completion, InFlight, Item, Life, LogCore, Queued, Syncing, Ticket};
+use super::{Completion, Cut, InFlight, Item, Life, LogCore, Queued, Syncing, Ticket};
 use crate::error::WalError;
 use crate::format::ids::LogPosition;
 use crate::format::record::Record;
@@ -23,9 +23,17 @@ impl LogCore {
         }
         if let Err(failure) = result {
             // Where files are never written in place a footer may find no room, and a process no descriptor. It is not needed.
-            let may_fail = failure.is_no_space() || failure.is_refusal();
-            if !may_fail || self.sealing.remove(&id).is_none() {
+            let may_fail = failure.is_no_space() || failure.is_refusal() || failure.is_without_footer();
+            let sealing = if may_fail { self.sealing.remove(&id) } else { None };
+            let Some(segment) = sealing else {
                 self.poison(failure);
+                return;
+            };
+            if failure.is_without_footer()
+                && let Some(segment) = self.segments.get_mut(segment)
+            {
+                // The next open writes another.
+                segment.footer_was_found = false;
             }
             return;
         }
@@ -157,10 +165,13 @@ impl LogCore {
         }
     }
 
-    /// What this open dropped, or found damaged, goes into its first group.
+    /// What this open dropped, or found damaged, and which hard states it doubts, goes into its first groups.
     pub(crate) fn record_cuts(&mut self) {
-        for cut in self.cuts() {
-            let item = Item::Record { record: Record::Cut { log: cut.log, from: cut.from }, kills_from: None };
+        let cuts = self.cuts().into_iter().map(|Cut { log, from }| Record::Cut { log, from });
+        let doubts = self.index.iter().flat_map(|(log, state)| state.doubts.keys().map(move |kind| (log, *kind)));
+        let records: Vec<Record> = cuts.chain(doubts.map(|(log, kind)| Record::Mention { log, kind })).collect();
+        for record in records {
+            let item = Item::Record { record, kills_from: None };
             self.queue_bytes += item.weight();
             self.queue.push_back(Queued { item, ticket: None, ends_unit: true });
         }

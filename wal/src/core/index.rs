@@ -192,6 +192,9 @@ pub(crate) struct LogState {
     pub(crate) written: LogPosition,
     pub(crate) durable: LogPosition,
     pub(crate) hard: BTreeMap<HardStateKind, HardState>,
+    /// Hard states in doubt: a newer one may be lost. With each, the segment of the newest record that says so; 0: it is on
+    /// its way there.
+    pub(crate) doubts: BTreeMap<HardStateKind, u64>,
     pub(crate) damaged: Vec<DamagedSlot>,
     /// First LSN of what may be missing, until the log's owner settled it.
     pub(crate) cut: Option<Lsn>,
@@ -214,6 +217,7 @@ impl LogState {
             written: start,
             durable: start,
             hard: BTreeMap::new(),
+            doubts: BTreeMap::new(),
             damaged: Vec::new(),
             cut: None,
             cut_in: 0,
@@ -402,6 +406,11 @@ impl LogState {
                     hard.segment = segment;
                 }
             }
+            Record::Mention { kind, .. } => {
+                if let Some(place) = self.doubts.get_mut(kind) {
+                    *place = segment;
+                }
+            }
             Record::Anchor { .. } | Record::Reset { .. } => self.start_in = segment,
             Record::Cut { .. } if self.cut.is_some() => {
                 self.cut_in = segment;
@@ -419,7 +428,8 @@ impl LogState {
         self.cuts_from.take().map(|from| unplaced.map_or(from, |active| from.min(active))).or(unplaced)
     }
 
-    /// What only the segment says of the log, to be said again.
+    /// What only the segment says of the log, to be said again. Behind a hard state in doubt stands that it is: said again by
+    /// itself, it would be certain.
     pub(crate) fn records_in(&self, log: LogId, segment: u64) -> Vec<Record> {
         let mut records = Vec::new();
         if self.start_in == segment {
@@ -428,8 +438,12 @@ impl LogState {
         if let Some(from) = self.cut.filter(|_| self.cut_in == segment) {
             records.push(Record::Cut { log, from });
         }
-        for (kind, hard) in self.hard.iter().filter(|(_, hard)| hard.segment == segment) {
-            records.push(Record::HardState { log, kind: *kind, bytes: hard.bytes.clone() });
+        for kind in HardStateKind::ALL {
+            let hard = self.hard.get(&kind).filter(|hard| hard.segment == segment);
+            records.extend(hard.map(|hard| Record::HardState { log, kind, bytes: hard.bytes.clone() }));
+            if self.doubts.get(&kind).is_some_and(|place| hard.is_some() || *place == segment) {
+                records.push(Record::Mention { log, kind });
+            }
         }
         records
     }

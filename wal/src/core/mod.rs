@@ -282,8 +282,6 @@ pub struct LogCore {
     /// Feeds salts; seeded by the directory's entropy at the open.
     salts: u64,
     index: Index,
-    /// Hard states of which what is known may be older than what was set: see [`LogCore::doubtful_hard_states`].
-    doubts: BTreeSet<(LogId, HardStateKind)>,
     tail: TailCache,
     life: Life,
     // submit
@@ -403,6 +401,10 @@ enum Item {
 }
 
 impl Item {
+    fn is_hard_state(&self, of: LogId, which: HardStateKind) -> bool {
+        matches!(self, Self::Record { record: Record::HardState { log, kind, .. }, .. } if (*log, *kind) == (of, which))
+    }
+
     fn directory_len(&self) -> usize {
         match self {
             Self::Batch { .. } => crate::format::record::BATCH_RECORD_BYTES,
@@ -473,7 +475,6 @@ pub(crate) struct Recovered {
     pub(crate) incarnation: u64,
     pub(crate) entropy: u64,
     pub(crate) index: Index,
-    pub(crate) doubts: BTreeSet<(LogId, HardStateKind)>,
     pub(crate) end: LogFilesEnd,
     pub(crate) segments: Segments,
     pub(crate) ready: BTreeSet<u64>,
@@ -492,7 +493,6 @@ impl LogCore {
             incarnation: from.incarnation,
             salts: from.entropy,
             index: from.index,
-            doubts: from.doubts,
             tail,
             life: Life::Running,
             queue: VecDeque::new(),

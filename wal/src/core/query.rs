@@ -152,7 +152,7 @@ impl LogCore {
         self.index_request(self.index.index_needed(log, lsn)?)
     }
 
-    fn index_request(&self, number: u64) -> Option<IndexRequest> {
+    pub(super) fn index_request(&self, number: u64) -> Option<IndexRequest> {
         let segment = self.segments.get(number)?;
         Some(IndexRequest {
             directory: self.directory,
@@ -191,12 +191,12 @@ impl LogCore {
         self.index.get(log)?.hard.get(&kind).map(|hard| hard.bytes.clone())
     }
 
-    /// The kinds of which a log's newest hard state may be lost to damage, as this life's open found: what
-    /// [`LogCore::hard_state`] tells may be older, or nothing. A kind is in doubt until a newer one is accepted, which is then
-    /// what is told, or the log is removed; if that does not become durable, the next open finds the doubt again.
+    /// The kinds of hard state of which the log's newest one may be lost: in this life or an earlier one, an open found
+    /// something damaged that held one, or may have. What [`LogCore::hard_state`] tells is then perhaps older than what was
+    /// promised; until the log's owner sets one of that kind.
     #[must_use]
     pub fn doubtful_hard_states(&self, log: LogId) -> Vec<HardStateKind> {
-        self.doubts.iter().filter(|(of, _)| *of == log).map(|(_, kind)| *kind).collect()
+        self.index.get(log).map_or_else(Vec::new, |state| state.doubts.keys().copied().collect())
     }
 
     /// All logs, in the order of their ids.

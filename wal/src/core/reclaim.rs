@@ -2,7 +2,7 @@
 //!
 //! What must hold, or the dead come back at some later open:
 //! 1. A segment is retired behind everything that made it dead: the record goes through the same queue.
-//! 2. What only it says and is still true (hard states, starts, cuts) is said again before it is retired.
+//! 2. What only it says and is still true (hard states, doubts of them, starts, cuts) is said again before it is retired.
 //! 3. A segment with a record that killed something outlives the files of what it killed.
 //! 4. What is gone is said again as well: else all that a segment's records retired would be missing once it is retired
 //!    itself, if the header rots that was written since.
@@ -44,7 +44,8 @@ impl Needs {
             needs.any_doubt |= state.cut.is_some() || state.is_damaged();
             needs.damaged.extend(state.damaged.iter().map(|range| range.segment));
             let hard = state.hard.values().map(|hard| hard.segment);
-            let says: BTreeSet<u64> = hard.chain([state.start_in, state.cut_in]).filter(|n| dead.contains(n)).collect();
+            let said = hard.chain(state.doubts.values().copied()).chain([state.start_in, state.cut_in]);
+            let says: BTreeSet<u64> = said.filter(|n| dead.contains(n)).collect();
             for number in says {
                 let records = state.records_in(log, number);
                 if !records.is_empty() {
@@ -117,7 +118,7 @@ impl LogCore {
                 }
                 continue;
             }
-            // What was lost in it is doubted as long as it is there.
+            // What was lost in it is looked for as long as it is there. (Hard states in doubt are on record.)
             let doubted = self.segments.get(number).is_some_and(|segment| segment.is_damaged);
             if needs.damaged.contains(&number) || (doubted && needs.any_doubt) {
                 continue;
@@ -153,7 +154,7 @@ impl LogCore {
     }
 
     /// Makes a footer durable that an earlier life wrote: what the open read may have been in the cache alone, and lost
-    /// with it nothing would tell any more where the segment ends.
+    /// with it nothing would tell any more where the segment ends. If it is not on the medium, the segment is one without.
     ///
     /// When it is first needed and no earlier: a sync of a file of which nothing is dirty waits for the device all the same,
     /// and an open would wait for one of each segment.
@@ -161,12 +162,13 @@ impl LogCore {
         if self.sealing.values().any(|sealing| *sealing == segment) {
             return;
         }
+        let Some(request) = self.index_request(segment) else { return };
         let id = self.io_id();
         self.sealing.insert(id, segment);
         // DURABLE: the footer, before the segment that says the same is retired (attacked by
-        // `a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes`).
-        let op = IoOp::Seal { segment, offset: 0, slices: Vec::new(), wipe: Vec::new() };
-        self.seals.push_back(IoRequest { id, op });
+        // `a_footer_found_in_the_cache_is_made_durable_before_the_next_segment_goes`, and by
+        // `a_footer_whose_sync_failed_in_an_earlier_life_counts_as_missing`).
+        self.seals.push_back(IoRequest { id, op: IoOp::ConfirmFooter(request) });
     }
 
     fn is_taken(&self, number: u64) -> bool {
@@ -214,6 +216,13 @@ impl LogCore {
 
     fn enqueue_at(&mut self, place: usize, records: impl Iterator<Item = Record>) {
         for (place, record) in (place..).zip(records) {
+            if let Record::Mention { log, kind } = &record
+                && let Some(before) = place.checked_sub(1).and_then(|before| self.queue.get_mut(before))
+                && before.item.is_hard_state(*log, *kind)
+            {
+                // A crash between the two would leave it certain.
+                before.ends_unit = false;
+            }
             let item = Item::Record { record, kills_from: None };
             self.queue_bytes += item.weight();
             self.queue.insert(place, Queued { item, ticket: None, ends_unit: true });

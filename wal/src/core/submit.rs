@@ -20,6 +20,8 @@ struct Staged {
     added: Vec<LogPosition>,
     /// Damage that this submission discards does not stand in its way.
     reset: bool,
+    /// The same of damage behind what is left.
+    is_cut: bool,
     /// Nothing more may be said of the log in this submission.
     is_over: bool,
 }
@@ -205,7 +207,7 @@ impl LogCore {
         if let [Entry::Batch(batch)] = entries {
             // As below, for what nearly every submission is.
             let (known, end) = (self.index.get(batch.log()), self.index.end(batch.log()));
-            self.validate_batch(known, end.lsn, end, batch)?;
+            self.validate_batch(known, batch.last_lsn(), end, batch)?;
             return self.validate_logs(usize::from(known.is_none()));
         }
         let mut staged = BTreeMap::new();
@@ -215,14 +217,17 @@ impl LogCore {
             let known = self.index.get(log);
             let state = staged.entry(log).or_insert_with(|| {
                 new_logs += usize::from(known.is_none());
-                Staged { base: self.index.end(log), added: Vec::new(), reset: false, is_over: false }
+                Staged { base: self.index.end(log), added: Vec::new(), reset: false, is_cut: false, is_over: false }
             });
             if state.is_over {
                 return Err(SubmitError::NotLast { log });
             }
             match entry {
                 Entry::Batch(batch) => {
-                    self.validate_batch(known.filter(|_| !state.reset), state.base.lsn, state.end(), batch)?;
+                    let known = known.filter(|_| !state.reset);
+                    // What a truncation cut off is over, and what lies behind the batch is not in its way yet.
+                    let reaches = if state.is_cut { state.base.lsn } else { batch.last_lsn() };
+                    self.validate_batch(known, reaches, state.end(), batch)?;
                     state.added.push(batch.position());
                 }
                 Entry::Truncate { log, to } => self.validate_truncate(*log, state, to)?,
@@ -254,17 +259,18 @@ impl LogCore {
         Ok(())
     }
 
-    /// Whether a batch continues its log, of which the history up to `base` is left, and which ends at `end`.
+    /// Whether a batch continues its log, which ends at `end`, and of which no damage begins up to `reaches`.
     fn validate_batch(
         &self,
         log: Option<&LogState>,
-        base: Lsn,
+        reaches: Lsn,
         end: LogPosition,
         batch: &Batch,
     ) -> Result<(), SubmitError> {
         too_large(batch.bytes().len(), self.batch_bytes_max())?;
-        // Damage is outlived by a truncation below it, in this submission too.
-        if let Some(range) = log.and_then(|log| log.damaged.iter().find(|range| range.first <= base)) {
+        // Also damage behind the log's end, where the boundary of a truncation was lost: what was written there would be taken for
+        // damaged for ever.
+        if let Some(range) = log.and_then(|log| log.damaged.iter().find(|range| range.first <= reaches)) {
             return Err(SubmitError::Damaged { log: batch.log(), from: range.first });
         }
         if !batch.follows(&end) {
@@ -303,8 +309,10 @@ impl LogCore {
             }
             Entry::HardState { log, kind, bytes } => {
                 let hard = HardState { bytes: bytes.clone(), segment: 0 };
-                self.index.log(log).hard.insert(kind, hard);
-                self.doubts.remove(&(log, kind));
+                let state = self.index.log(log);
+                state.hard.insert(kind, hard);
+                // Whatever says the doubt again from here on stands in front of this one.
+                state.doubts.remove(&kind);
                 Item::Record { record: Record::HardState { log, kind, bytes }, kills_from: None }
             }
             Entry::Settle { log } => {
@@ -328,7 +336,6 @@ impl LogCore {
             }
             Entry::Remove { log } => {
                 let freed = self.index.remove(log);
-                self.doubts.retain(|(of, _)| *of != log);
                 self.killed(Record::Remove { log }, &freed)
             }
         }
@@ -349,6 +356,7 @@ impl LogCore {
 
     fn validate_truncate(&self, log: LogId, staged: &mut Staged, to: &LogPosition) -> Result<(), SubmitError> {
         let refused = SubmitError::NotABoundary { log, to: *to };
+        staged.is_cut = true;
         if to.lsn > staged.base.lsn {
             let kept = staged.added.iter().position(|at| at == to).ok_or(refused)?;
             staged.added.truncate(kept + 1);

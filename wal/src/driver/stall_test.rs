@@ -274,7 +274,7 @@ struct AsksAtItsEnd(Arc<Wal>);
 
 impl Drop for AsksAtItsEnd {
     fn drop(&mut self) {
-        self.0.stats();
+        drop(self.0.stats());
     }
 }
 

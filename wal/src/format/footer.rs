@@ -78,6 +78,7 @@ pub(crate) struct Footer {
 enum Sort {
     /// Cuts, and their ends.
     Cut,
+    /// A hard state, and that it is in doubt.
     HardState(HardStateKind),
     Other,
 }
@@ -95,7 +96,7 @@ impl Sort {
     const fn of(record: &Record) -> Self {
         match record {
             Record::Cut { .. } | Record::Settled { .. } => Self::Cut,
-            Record::HardState { kind, .. } => Self::HardState(*kind),
+            Record::HardState { kind, .. } | Record::Mention { kind, .. } => Self::HardState(*kind),
             _ => Self::Other,
         }
     }
@@ -112,7 +113,7 @@ impl Footer {
     /// Takes a record that was written to the segment.
     pub(crate) fn record(&mut self, record: &Record) {
         match record {
-            Record::Batch(_) | Record::Closing { .. } | Record::Mention { .. } => return,
+            Record::Batch(_) | Record::Closing { .. } => return,
             Record::Truncate { log, to } => {
                 if let Some(state) = self.logs.get_mut(log) {
                     while state.batches.pop_if(|entry| entry.last > to.lsn).is_some() {}
@@ -138,7 +139,7 @@ impl Footer {
                 self.supersede(*log, |sort| sort == Sort::Cut);
             }
             Record::Anchor { log, at } => self.anchor(*log, at),
-            Record::Cut { .. } | Record::Retirement { .. } | Record::Gone { .. } => {}
+            Record::Cut { .. } | Record::Mention { .. } | Record::Retirement { .. } | Record::Gone { .. } => {}
         }
         self.growth = self.growth.saturating_add(record.encoded_len());
         if let Some(log) = record.log() {

@@ -13,7 +13,7 @@
 //! | 7 | cut | log 16, first LSN of the uncertain suffix 8 |
 //! | 8 | retirement | segment 8 |
 //! | 9 | closing | incarnation 8 |
-//! | 10 | mention of a hard state (only where a directory is repeated) | log 16, kind 1, zero 7 |
+//! | 10 | mention of a hard state: where a directory is repeated, that one was set; in a group's own, that the newest one may be lost | log 16, kind 1, zero 7 |
 //! | 11 | settled: the log's cut is over | log 16 |
 //! | 12 | gone: no segment from the first to the last is there any more | first segment 8, last segment 8 |
 //!
@@ -125,7 +125,7 @@ impl fmt::Display for Record {
             Self::Cut { log, from } => write!(f, "log {log} may lack records from {from} on"),
             Self::Retirement { segment } => write!(f, "segment {segment} retired"),
             Self::Closing { incarnation } => write!(f, "closed in good order in life {incarnation}"),
-            Self::Mention { log, kind } => write!(f, "log {log}: a hard state {kind:?} was set"),
+            Self::Mention { log, kind } => write!(f, "log {log}: its hard state {kind:?} is in doubt"),
             Self::Settled { log } => write!(f, "log {log} is whole again"),
             Self::Gone { first, last } => write!(f, "segments {first} to {last} are gone"),
         }

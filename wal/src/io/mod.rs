@@ -17,6 +17,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::compaction::CompactionPlan;
+use crate::core::IndexRequest;
 use crate::limits::{BLOCK_BYTES, NUMBERS_MAX};
 
 pub(crate) use aligned::Aligned;
@@ -73,12 +74,20 @@ impl IoFailure {
         !self.is_final && (self.os_code.is_some_and(real::is_exhaustion) || kinds.contains(&self.kind))
     }
 
+    /// Whether a footer is not on the medium: it is not needed, and nothing else is in doubt.
+    pub(crate) fn is_without_footer(&self) -> bool {
+        self.operation == CONFIRM
+    }
+
     /// Of a sync that was begun, also a full disk or want of memory leaves in doubt what was to be made durable: a later sync
     /// proves nothing.
     fn of_sync(self) -> Self {
         Self { is_final: self.operation != "open", ..self }
     }
 }
+
+/// The operation of [`IoOp::ConfirmFooter`].
+const CONFIRM: &str = "find the footer of";
 
 /// What has a file's name and is no regular file. Links are not followed: behind one lies a file of another directory, which
 /// this one's lock does not keep others from. Who opens a pipe waits until somebody writes to it.
@@ -298,6 +307,8 @@ pub enum IoOp {
         /// more where the segment ended.
         wipe: Vec<u64>,
     },
+    /// Make a footer durable that an earlier life wrote, or find that it is not on the medium.
+    ConfirmFooter(IndexRequest),
     /// Make a segment of real zeroes, synced, then give it its name, synced.
     CreateSegment {
         /// The segment's number.
@@ -346,7 +357,7 @@ impl IoOp {
                 slices.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).sum()
             }
             Self::Sync { .. } | Self::RecycleSegment { .. } | Self::DiscardSegment { .. } => 0,
-            Self::InstallCompacted { .. } | Self::SyncNames => 0,
+            Self::ConfirmFooter(_) | Self::InstallCompacted { .. } | Self::SyncNames => 0,
             Self::CreateSegment { bytes, .. } => *bytes,
             Self::Compact(plan) => plan.bytes,
         }
@@ -399,6 +410,13 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
             }
             io.write_at(&name, *offset, slices)?;
             io.sync_data(&name).map_err(IoFailure::of_sync)
+        }
+        IoOp::ConfirmFooter(request) => {
+            let name = segment_name(request.segment);
+            // A sync of pages whose write failed before finds nothing to do, and proves nothing: only the medium tells.
+            io.settle(&name).map_err(IoFailure::of_sync)?;
+            let there = crate::recovery::index::from_footer(io, request).is_some();
+            there.then_some(()).ok_or_else(|| IoFailure::new(std::io::ErrorKind::NotFound, CONFIRM, &name))
         }
         IoOp::CreateSegment { segment, bytes } => create_segment(io, *segment, *bytes),
         IoOp::RecycleSegment { from, to } => {

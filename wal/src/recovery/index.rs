@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use super::scan::{Bound, Image, Scanned, ScannedGroup, scan};
-use super::survey::{read_offsets, read_summary};
+use super::survey::{first_group, read_offsets, read_summary};
 use crate::core::IndexRequest;
 use crate::core::segment_index::IndexEntry;
 use crate::format::batch::Batch;
 use crate::format::footer::Footer;
 use crate::format::ids::{LogId, LogPosition};
+use crate::format::layout::len_u32;
 use crate::format::manifest::Manifest;
 use crate::format::record::{BatchEntry, Record};
 use crate::format::segment::{LogFilesEnd, SegmentHeader};
-use crate::io::{Io, IoFailure};
+use crate::io::{Io, IoFailure, read_exact, segment_name};
+use crate::limits::{GROUP_DIRECTORY_BYTES_MAX, GROUP_HEADER_BYTES};
 
 /// The batches of each log in a segment.
 pub(crate) type Logs = Vec<(LogId, Vec<IndexEntry>)>;
@@ -23,12 +25,16 @@ pub(crate) fn load(io: &mut dyn Io, request: &IndexRequest) -> (Logs, Option<IoF
         return (logs, None);
     }
     match Image::read(io, request.segment, request.segment_bytes) {
-        Ok(image) => (from_groups(&image, request).unwrap_or_default(), image.unreadable()),
+        Ok(image) => {
+            let (logs, failure) = from_groups(io, &image, request).unwrap_or_default();
+            (logs, image.unreadable().or(failure))
+        }
         Err(failure) => (Logs::new(), Some(failure)),
     }
 }
 
-fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Logs> {
+/// The batches of each log, if the footer is good and of the activation that is asked for.
+pub(crate) fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Logs> {
     let manifest = Manifest { directory: request.directory, segment_bytes: request.segment_bytes };
     let (trailer, summary) = read_summary(io, request.segment, &manifest)?;
     if summary.header.salt != request.salt {
@@ -39,7 +45,8 @@ fn from_footer(io: &mut dyn Io, request: &IndexRequest) -> Option<Logs> {
     Some(logs.zip(offsets).map(|(log, batches)| (log, batches.iter().map(entry).collect())).collect())
 }
 
-fn from_groups(image: &Image, request: &IndexRequest) -> Option<Logs> {
+/// And why what tells of a lost last group could not be read, if so.
+fn from_groups(io: &mut dyn Io, image: &Image, request: &IndexRequest) -> Option<(Logs, Option<IoFailure>)> {
     let header = SegmentHeader {
         directory: request.directory,
         number: request.segment,
@@ -65,16 +72,49 @@ fn from_groups(image: &Image, request: &IndexRequest) -> Option<Logs> {
             continue;
         };
         if std::mem::take(&mut lost) {
-            // What the lost group held; whether it can still be read, the reader finds out.
-            let named: Vec<Option<Batch>> = Vec::new();
-            gather(&mut footer, &group.repeated, &named, true);
+            gather_lost(&mut footer, &group.repeated);
         }
         // Bad ones too, as a footer names them: otherwise nobody would miss them.
         gather(&mut footer, &own, &group.batches, true);
     }
+    let mut failure = None;
+    if lost {
+        // The last one: the open knew what it held from the next segment.
+        match repeated_behind(io, request) {
+            Ok(repeated) => gather_lost(&mut footer, &repeated.unwrap_or_default()),
+            Err(refused) => failure = Some(refused),
+        }
+    }
     let logs = footer.logs.into_iter();
-    Some(logs.map(|(log, state)| (log, state.batches.iter().map(entry).collect())).collect())
+    Some((logs.map(|(log, state)| (log, state.batches.iter().map(entry).collect())).collect(), failure))
 }
+
+/// What a lost group held; whether it can still be read, the reader finds out.
+fn gather_lost(footer: &mut Footer, repeated: &[Record]) {
+    gather(footer, repeated, &[], true);
+}
+
+/// What the next segment's first group says of the last one of this segment, which has no footer, so that the next one is there
+/// as long as it is. `Ok(None)`: nothing.
+fn repeated_behind(io: &mut dyn Io, request: &IndexRequest) -> Result<Option<Vec<Record>>, IoFailure> {
+    // What stands for several says where it put batches; what is said behind them, where they were.
+    if request.compacted {
+        return Ok(None);
+    }
+    let number = request.segment + 1;
+    let Some(header) = first_group(io, number)? else { return Ok(None) };
+    // A compacted one's first group stands for those before it, and repeats what was before the segment.
+    let follows = header.number == request.last_group + 1 || header.flags.compacted;
+    let front = u64::from(header.own_len) + u64::from(header.repeated_len) + u64::from(len_u32(GROUP_HEADER_BYTES));
+    let Some(front) = usize::try_from(front).ok().filter(|front| follows && *front <= FRONT_BYTES_MAX) else {
+        return Ok(None);
+    };
+    let bytes = read_exact(io, &segment_name(number), header.offset, front)?;
+    Ok(header.directories(&bytes).ok().map(|(_, repeated)| repeated))
+}
+
+/// A group's header and both its directories.
+const FRONT_BYTES_MAX: usize = GROUP_HEADER_BYTES + 2 * GROUP_DIRECTORY_BYTES_MAX;
 
 /// The batches of each log that the groups leave, truncations among them applied.
 pub(crate) fn final_batches(groups: &[ScannedGroup]) -> BTreeMap<LogId, Vec<BatchEntry>> {

@@ -80,7 +80,6 @@ impl LogCore {
             incarnation,
             entropy,
             index: survey.replay.index,
-            doubts: report.doubtful_hard_states.iter().copied().collect(),
             end: survey.end,
             segments: survey.replay.segments,
             ready: survey.ready.range(survey.end.segment + 1..).copied().collect(),

@@ -7,14 +7,14 @@ use super::numbers::Numbers;
 use super::report::OpenReport;
 use super::scan::{Scanned, ScannedGroup, is_entry};
 use crate::core::index::room_of;
-use crate::core::{DamagedSlot, HardState, Index, IndexRequest, Run, Segment, Segments, Slot};
+use crate::core::{DamagedSlot, HardState, Index, IndexRequest, LogCore, Run, Segment, Segments, Slot};
 use crate::error::OpenError;
 use crate::format::batch::Batch;
 use crate::format::footer::{Footer, Summary, SummaryLog};
 use crate::format::ids::{LogId, LogPosition, Lsn};
 use crate::format::manifest::Manifest;
 use crate::format::record::{BatchEntry, HardStateKind, Record};
-use crate::io::{Io, read_exact, segment_name};
+use crate::io::{Io, IoFailure, read_exact, segment_name};
 
 /// A group that is lost: the next one repeats what it held.
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +44,10 @@ pub(crate) struct Replay {
     /// Logs that had no batch since something unknown was lost: their tails are in doubt.
     suspects: BTreeSet<LogId>,
     doubts: Doubts,
+    /// A life began, and what its open dropped may not be told to the end: power failed between the groups that tell it.
+    pub(crate) is_opening: bool,
+    /// A read that the system refused, of something that decides.
+    pub(crate) refused: Option<IoFailure>,
     /// At least the last LSN of what is damaged in each log.
     damaged_to: BTreeMap<LogId, Lsn>,
 }
@@ -65,9 +69,8 @@ impl Doubts {
         self.since.remove(&(log, kind));
     }
 
-    /// With a log goes what was set of it.
-    fn forget(&mut self, log: LogId) {
-        self.since.retain(|(of, _), _| *of != log);
+    fn remove_log(&mut self, log: LogId) {
+        HardStateKind::ALL.into_iter().for_each(|kind| self.remove(log, kind));
     }
 
     /// The oldest first.
@@ -121,6 +124,7 @@ impl Replay {
             self.lose(Lost { number: header.number, segment });
             return Ok(());
         };
+        self.is_opening &= Self::tells_doubts_only(&own) && self.is_full(header.own_len);
         self.restore_lost(io, segment, header.number, &group.repeated);
         let mut batches = group.batches.into_iter();
         for record in &own {
@@ -131,6 +135,17 @@ impl Replay {
         }
         self.last_own = own;
         Ok(())
+    }
+
+    fn tells_doubts_only(own: &[Record]) -> bool {
+        own.iter().all(|record| matches!(record, Record::Cut { .. } | Record::Mention { .. }))
+    }
+
+    /// Whether a group that tells doubts ended because not one more fitted its directory.
+    fn is_full(&self, own_len: u32) -> bool {
+        let one_more = Record::Cut { log: LogId::new(0), from: Lsn::ZERO }.encoded_len();
+        let max = self.manifest.map_or(0, |manifest| LogCore::directory_bytes_max(manifest.segment_bytes));
+        usize::try_from(own_len).unwrap_or(usize::MAX).saturating_add(one_more) > max
     }
 
     /// Something that had been durable is lost. The next group may say what.
@@ -172,15 +187,17 @@ impl Replay {
             self.doubt_hard_states();
             return;
         }
+        // They lie in the lost group's segment, so not in the footer of the one that is being read: taken by that, when the lost
+        // group can be read again, they would take effect behind it, once more, and without its batches.
+        let gather = lost.segment == segment;
         for record in repeated {
             match record {
                 Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
                 Record::Batch(entry) => {
-                    let batch = read_entry(io, lost.segment, entry);
-                    // In the lost group's segment, so not in the footer of the one that is being read.
-                    self.batch(io, entry, lost.segment, batch.as_ref(), lost.segment == segment);
+                    let batch = self.read_entry(io, lost.segment, entry);
+                    self.batch(io, entry, lost.segment, batch.as_ref(), gather);
                 }
-                other => self.record(io, other, segment, true),
+                other => self.record(io, other, lost.segment, gather),
             }
         }
     }
@@ -210,6 +227,8 @@ impl Replay {
         }
         self.last_own = Vec::new();
         self.clean = false;
+        // It got a footer when the life was under way, or when an open had seen what it lacked.
+        self.is_opening = false;
     }
 
     /// Loads what must be known before the log's boundaries around `lsn` are.
@@ -217,7 +236,29 @@ impl Replay {
         let Some(number) = self.index.index_needed(log, lsn) else { return };
         if let Some(request) = self.index_request(number) {
             self.index.cache.insert(request.load(io));
+            self.note_refusal(self.index.cache.failure(number).cloned());
         }
+    }
+
+    /// What the system refuses to read says nothing about the file: what follows from it must not become the truth.
+    fn note_refusal(&mut self, failure: Option<IoFailure>) {
+        self.refused = self.refused.take().or_else(|| failure.filter(IoFailure::is_refusal));
+    }
+
+    /// The batch at the place that a directory names, if it is there. Once more, if not: what flips on the way is not damage.
+    fn read_entry(&mut self, io: &mut dyn Io, segment: u64, entry: &BatchEntry) -> Option<Batch> {
+        let len = usize::try_from(entry.len).ok().filter(|len| *len <= crate::limits::BATCH_BYTES_MAX)?;
+        for _ in 0..2 {
+            match read_exact(io, &segment_name(segment), u64::from(entry.offset), len) {
+                Ok(bytes) => {
+                    if let Some(batch) = Batch::decode(bytes.into()).ok().filter(|batch| is_entry(batch, entry)) {
+                        return Some(batch);
+                    }
+                }
+                Err(failure) => self.note_refusal(Some(failure)),
+            }
+        }
+        None
     }
 
     /// How to read a segment's index again.
@@ -371,7 +412,7 @@ impl Replay {
                     self.segments.kill(segment, from);
                 }
                 self.suspects.remove(log);
-                self.doubts.forget(*log);
+                self.doubts.remove_log(*log);
             }
             Record::Anchor { log, at } => drop(self.index.log(*log).release(*at)),
             Record::Reset { log, to } => {
@@ -395,7 +436,9 @@ impl Replay {
                 }
             }
             Record::Batch(_) | Record::Retirement { .. } | Record::Gone { .. } => {}
-            Record::Closing { .. } | Record::Mention { .. } => {}
+            // An open before this one, or whoever said the hard state again, doubted it.
+            Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
+            Record::Closing { .. } => {}
         }
         if let Some(state) = record.log().and_then(|log| self.index.get_mut(log)) {
             state.place_record(record, segment);
@@ -430,6 +473,15 @@ impl Replay {
         if self.lost.take().is_some() {
             self.doubt_hard_states();
         }
+        self.report.doubtful_hard_states = self.doubts.take();
+        for (log, kind) in &self.report.doubtful_hard_states {
+            // The first group of this life says it again.
+            self.index.log(*log).doubts.insert(*kind, 0);
+        }
+        if self.is_opening {
+            // Nobody was served before all of it was durable, so no log has grown since.
+            self.suspects = self.index.iter().map(|(log, _)| log).collect();
+        }
         for log in std::mem::take(&mut self.suspects) {
             let state = self.index.log(log);
             let from = state.end().lsn.next();
@@ -445,7 +497,6 @@ impl Replay {
             self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
             self.report.damaged.extend(state.damaged.iter().map(|range| range.of(log)));
         }
-        self.report.doubtful_hard_states = self.doubts.take();
         self.report.clean_close = self.clean;
         self.report.batches = self.folded;
         for (_, state) in self.index.iter() {
@@ -458,16 +509,6 @@ impl Replay {
             }
         }
     }
-}
-
-/// The batch at the place that a directory names, if it is there.
-fn read_entry(io: &mut dyn Io, segment: u64, entry: &BatchEntry) -> Option<Batch> {
-    let len = usize::try_from(entry.len).ok()?;
-    if len > crate::limits::BATCH_BYTES_MAX {
-        return None;
-    }
-    let bytes = read_exact(io, &segment_name(segment), u64::from(entry.offset), len).ok()?;
-    Batch::decode(bytes.into()).ok().filter(|batch| is_entry(batch, entry))
 }
 
 #[cfg(test)]

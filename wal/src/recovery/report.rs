@@ -4,7 +4,7 @@ use crate::core::{Cut, DamagedSlot};
 use crate::error::ReadError;
 use crate::format::ids::{LogId, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::segment_name;
+use crate::io::{IoFailure, segment_name};
 use crate::recovery::table::GroupRow;
 
 /// A range that was durable and can't be read (I8: reported, and never truncated away).
@@ -89,6 +89,10 @@ pub struct OpenReport {
     /// Hard states that stood in a damaged group, or may have stood in one of which nothing is known: what is known may be
     /// older than what was promised.
     pub doubtful_hard_states: Vec<(LogId, HardStateKind)>,
+    /// What can't be read where it decides what the logs hold: at the place where the files seem torn, or behind it, so that
+    /// nobody knows whether it was acknowledged. An open is refused ([`crate::OpenError::Io`]) and changes nothing; who only
+    /// reads goes on as if nothing were there.
+    pub unread: Vec<IoFailure>,
     /// Truncations whose record was lost, and which the batches behind them prove.
     pub truncations_implied: u64,
     /// Whether there is room to write. If not, the log reads, and takes submissions as soon as there is.
@@ -100,6 +104,7 @@ impl OpenReport {
     /// missing.)
     #[must_use]
     pub fn is_intact(&self) -> bool {
-        self.damaged.is_empty() && self.segments_missing.is_empty() && self.doubtful_hard_states.is_empty()
+        let nothing_lost = self.damaged.is_empty() && self.segments_missing.is_empty();
+        nothing_lost && self.doubtful_hard_states.is_empty() && self.unread.is_empty()
     }
 }

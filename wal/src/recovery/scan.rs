@@ -1,6 +1,8 @@
 //! One segment, group by group, by the table of groups.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
+use std::cmp::Reverse;
+
 use bytes::Bytes;
 
 use super::report::Finding;
@@ -56,13 +58,44 @@ pub(crate) struct ScanResult {
     pub(crate) groups_dropped: u64,
     /// Blocks behind the end that look like groups, or like torn ones.
     pub(crate) remains: Vec<u64>,
+    /// Something could not be read that decides: with it, the log may go on behind the end, or nothing be damaged.
+    pub(crate) unread: Option<IoFailure>,
+}
+
+impl ScanResult {
+    /// Whether there is a cut, or damage.
+    pub(crate) fn is_bad(&self) -> bool {
+        self.cut || !self.findings.is_empty()
+    }
+
+    /// Of two scans of the same bytes, the one that shows more of them.
+    pub(crate) fn better(self, other: Self) -> Self {
+        let shown = |result: &Self| {
+            let groups = result.scanned.iter().filter_map(|item| match item {
+                Scanned::Group(group) => Some(group.batches.iter().flatten().count()),
+                Scanned::Gap { .. } => None,
+            });
+            (result.last_group, Reverse(result.findings.len()), groups.sum::<usize>(), result.unread.is_none())
+        };
+        if shown(&other) >= shown(&self) { other } else { self }
+    }
 }
 
 /// A segment in memory. Blocks that can't be read are filled with a pattern that is no group and not blank.
 pub(crate) struct Image {
     bytes: Bytes,
-    /// Why some of it could not be read, if so.
-    unreadable: Option<IoFailure>,
+    /// The last block that could not be read.
+    unreadable: Option<Unreadable>,
+    /// The last one that the system refused, which says nothing about the file.
+    refused: Option<Unreadable>,
+}
+
+/// A block that could not be read.
+#[derive(Debug, Clone)]
+struct Unreadable {
+    failure: IoFailure,
+    /// The byte behind it.
+    end: u64,
 }
 
 const UNREADABLE: u8 = 0xEE;
@@ -74,10 +107,10 @@ impl Image {
         let len = usize::try_from(io.len(&name)?.min(bytes_max)).unwrap_or(0);
         let block = usize::try_from(BLOCK_BYTES).unwrap_or(4096);
         if let Some(bytes) = io.take_read(&name, len) {
-            return Ok(Self { bytes, unreadable: None });
+            return Ok(Self { bytes, unreadable: None, refused: None });
         }
         let mut memory = Aligned::default();
-        let mut unreadable = None;
+        let (mut unreadable, mut refused) = (None, None);
         for (i, chunk) in memory.room(len).chunks_mut(block.saturating_mul(256)).enumerate() {
             let start = i.saturating_mul(block).saturating_mul(256);
             if io.read_once(&name, as_u64(start), chunk).is_ok_and(|n| n == chunk.len()) {
@@ -90,18 +123,27 @@ impl Image {
                     Ok(n) if n == small.len() => {}
                     Ok(_) => small.fill(UNREADABLE),
                     Err(failure) => {
-                        unreadable = Some(failure);
+                        let block = Unreadable { failure, end: as_u64(at.saturating_add(small.len())) };
+                        if block.failure.is_refusal() {
+                            refused = Some(block.clone());
+                        }
+                        unreadable = Some(block);
                         small.fill(UNREADABLE);
                     }
                 }
             }
         }
-        Ok(Self { bytes: Bytes::from_owner(memory), unreadable })
+        Ok(Self { bytes: Bytes::from_owner(memory), unreadable, refused })
     }
 
     /// Why some of it could not be read, if so.
     pub(crate) fn unreadable(&self) -> Option<IoFailure> {
-        self.unreadable.clone()
+        self.unreadable.as_ref().map(|block| block.failure.clone())
+    }
+
+    /// Why something behind this byte could not be read, if so.
+    fn unreadable_behind(&self, at: u64) -> Option<IoFailure> {
+        self.unreadable.as_ref().filter(|block| block.end > at).map(|block| block.failure.clone())
     }
 
     /// Whether the batch is here.
@@ -127,7 +169,7 @@ impl Image {
     /// The image without what is behind this byte.
     pub(crate) fn up_to(&self, end: u64) -> Self {
         let end = usize::try_from(end).unwrap_or(usize::MAX).min(self.bytes.len());
-        Self { bytes: self.bytes.slice(..end), unreadable: self.unreadable.clone() }
+        Self { bytes: self.bytes.slice(..end), unreadable: self.unreadable.clone(), refused: self.refused.clone() }
     }
 
     fn at(&self, offset: u64, len: usize) -> Option<Bytes> {
@@ -159,9 +201,11 @@ pub(crate) fn scan(image: &Image, segment: &SegmentHeader, bound: Bound) -> Resu
     let mut scan = Scan { image, segment, bound, at, expect: segment.first_group, later: None, result };
     while scan.bound.last_group.is_none_or(|last| scan.expect <= last) {
         if scan.step()?.is_none() {
+            scan.result.unread = scan.unread();
             return Ok(scan.result);
         }
     }
+    scan.result.unread = scan.unread();
     // Whatever is behind the end was dropped when the next segment was activated.
     let end = scan.at;
     scan.result.remains = scan.valid_headers(end).iter().map(|header| header.offset).collect();
@@ -170,6 +214,18 @@ pub(crate) fn scan(image: &Image, segment: &SegmentHeader, bound: Bound) -> Resu
 }
 
 impl Scan<'_> {
+    /// What could not be read, and decides. Of what the device can't read, that is what stands where the log was cut, or behind:
+    /// it may be the group, or what proves it. (Proven, it is damage.) Of what the system refuses, all: asked again, it would not
+    /// be damage either.
+    fn unread(&self) -> Option<IoFailure> {
+        let cut = if self.result.cut { self.image.unreadable_behind(self.at) } else { None };
+        let refused = self.image.refused.as_ref().filter(|block| {
+            let end_is_open = self.bound.last_group.is_none() && block.end > self.at;
+            end_is_open || !self.result.findings.is_empty()
+        });
+        cut.or_else(|| refused.map(|block| block.failure.clone()))
+    }
+
     /// One place; `None`: the end.
     fn step(&mut self) -> Result<Option<()>, OpenError> {
         let place = Place { salt: self.segment.salt, segment: self.segment.number, offset: self.at };
@@ -392,7 +448,7 @@ mod tests {
         group.splice(..GROUP_HEADER_BYTES, header.encode());
         let mut bytes = segment().encode();
         bytes.extend(group);
-        Image { bytes: Bytes::from(bytes), unreadable: None }
+        Image { bytes: Bytes::from(bytes), unreadable: None, refused: None }
     }
 
     #[test]

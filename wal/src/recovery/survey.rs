@@ -16,12 +16,17 @@ use crate::format::manifest::{Manifest, ManifestFault};
 use crate::format::record::{BatchEntry, Record, repeat_records};
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
 use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
-use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
+use crate::limits::{BLOCK_BYTES, GROUP_HEADER_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
 
-/// Whether the reader may make the files settle before it reads: only their owner may.
+/// Who reads, and what that allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reader {
+    /// Makes the files settle before it reads, and writes over what it takes for nothing: so it takes for nothing what it
+    /// could read.
     Owner,
+    /// The same, but for that it is asked to give up what can't be read.
+    Repairer,
+    /// Changes nothing, and may be beside a writer.
     Guest,
 }
 
@@ -47,6 +52,8 @@ pub(crate) struct Survey {
     claim: Option<GroupHeader>,
     /// Why some of it could not be read, if so.
     unreadable: Option<IoFailure>,
+    /// What could not be read of others, where it decides what the log holds.
+    unread: Vec<IoFailure>,
     /// Segments that were never activated and lack their room: they are made anew in their place, and until then their
     /// names tell that nothing is missing there.
     unfit: BTreeSet<u64>,
@@ -117,6 +124,7 @@ pub(crate) fn survey(
         claim: None,
         unfit: BTreeSet::new(),
         unreadable: None,
+        unread: Vec::new(),
         leftovers,
         end: LogFilesEnd::default(),
         repeat: Vec::new(),
@@ -124,7 +132,7 @@ pub(crate) fn survey(
     };
     let first_look = headers(io, &numbers, &manifest)?;
     let last = first_look.iter().rev().find(|(_, seen)| seen.is_ok()).map_or(0, |(number, _)| *number);
-    if reader == Reader::Owner {
+    if reader != Reader::Guest {
         // A cache may hold what an earlier life failed to sync; from here on the medium speaks for itself.
         for number in numbers.range(last..) {
             io.settle(&segment_name(*number))?;
@@ -137,6 +145,7 @@ pub(crate) fn survey(
     survey.find_missing()?;
     survey.bound_index(io, batches_max);
     survey.read_segments(io)?;
+    survey.judge_unread()?;
     survey.replay.finish();
     Ok(survey)
 }
@@ -152,8 +161,15 @@ fn headers(
     let mut headers = BTreeMap::new();
     for number in numbers {
         let name = segment_name(*number);
-        let block = read_exact(io, &name, 0, SEGMENT_HEADER_BYTES);
-        let seen = match block.map(|block| SegmentHeader::decode(&block)) {
+        let mut read = || Ok(SegmentHeader::decode(&read_exact(io, &name, 0, SEGMENT_HEADER_BYTES)?));
+        let seen = match read() {
+            // What flips on the way is not damage.
+            Ok(Err(SegmentHeaderFault::Bad)) => read(),
+            seen => seen,
+        };
+        let seen = match seen {
+            // It says nothing about the file.
+            Err(failure) if IoFailure::is_refusal(&failure) => return Err(failure.into()),
             Ok(Ok(header)) if header.directory != manifest.directory => {
                 return Err(foreign(&name, &header.directory, &manifest.directory));
             }
@@ -170,6 +186,18 @@ fn headers(
 }
 
 impl Survey {
+    /// What could not be read may have been acknowledged: whoever writes refuses, before it is written over or its loss
+    /// becomes the truth.
+    fn judge_unread(&mut self) -> Result<(), OpenError> {
+        self.unread.extend(self.replay.refused.take());
+        let decides = |failure: &&IoFailure| self.reader == Reader::Owner || failure.is_refusal();
+        if let Some(failure) = self.unread.iter().find(decides).filter(|_| self.reader != Reader::Guest) {
+            return Err(OpenError::Io(failure.clone()));
+        }
+        self.replay.report.unread = std::mem::take(&mut self.unread);
+        Ok(())
+    }
+
     /// The newest header that says which segments were live when its own was activated.
     fn newest(&self) -> Option<&SegmentHeader> {
         self.headers.values().rev().find(|header| !header.live.is_empty())
@@ -225,6 +253,7 @@ impl Survey {
             let image = Image::read(io, number, self.manifest.segment_bytes)?;
             let result = self.scan(io, &image, &header, self.bound(number))?;
             end = result.last_group;
+            self.unread.extend(result.unread.clone().filter(|_| last != Some(number)));
             let gone = result.scanned.iter().flat_map(retired);
             gone.for_each(|(first, last)| self.replay.retired.insert_range(first, last));
             // One is in memory at a time: the others have footers, or are read again.
@@ -258,8 +287,10 @@ impl Survey {
         bound: Bound,
     ) -> Result<ScanResult, OpenError> {
         let first = scan(image, header, bound)?;
-        let is_in_question = self.reader == Reader::Guest && !bound.is_sealed;
-        if !is_in_question || first.findings.iter().all(|finding| finding.row.is_end()) {
+        if self.reader != Reader::Guest {
+            return if first.is_bad() { self.scan_again(io, first, header, bound) } else { Ok(first) };
+        }
+        if bound.is_sealed || first.findings.iter().all(|finding| finding.row.is_end()) {
             return Ok(first);
         }
         let again = Image::read(io, header.number, self.manifest.segment_bytes)?;
@@ -270,9 +301,23 @@ impl Survey {
         scan(&again.up_to(image.groups_end(header)), header, bound)
     }
 
+    /// Before the owner believes that something is torn or damaged, which it makes the truth: a second look at the medium. What
+    /// flips on the way, once, is not damage.
+    fn scan_again(
+        &self,
+        io: &mut dyn Io,
+        first: ScanResult,
+        header: &SegmentHeader,
+        bound: Bound,
+    ) -> Result<ScanResult, OpenError> {
+        io.settle(&segment_name(header.number))?;
+        let again = Image::read(io, header.number, self.manifest.segment_bytes)?;
+        Ok(first.better(scan(&again, header, bound)?))
+    }
+
     /// Whether a writer gave the segment's file up since: what it held that is still a log's is elsewhere.
     pub(crate) fn is_gone(&self, io: &mut dyn Io, number: u64) -> Result<bool, OpenError> {
-        if self.reader == Reader::Owner {
+        if self.reader != Reader::Guest {
             return Ok(false);
         }
         // What is open may be the file that had the name.
@@ -322,8 +367,9 @@ impl Survey {
             let mut copy = None;
             let mut first = None;
             if header.is_none() {
+                is_not_refused(io, number)?;
                 copy = read_summary(io, number, &self.manifest).map(|(_, summary)| summary.header);
-                first = first_group(io, number);
+                first = first_group(io, number).ok().flatten();
                 if sealed && copy.is_none() && first.is_none() {
                     first = Image::read(io, number, self.manifest.segment_bytes)?.own_groups(number).next();
                 }
@@ -433,6 +479,7 @@ impl Survey {
             }
             self.judge_hole(&header)?;
             let begins_a_life = header.incarnation > self.replay.incarnation && self.replay.incarnation > 0;
+            self.replay.is_opening |= begins_a_life;
             self.replay.incarnation(header.incarnation, number, 0)?;
             let bound = self.bound(number);
             self.replay.segments.insert(
@@ -554,6 +601,7 @@ impl Survey {
         begins_a_life: bool,
     ) -> Result<(), OpenError> {
         let number = header.number;
+        self.unread.extend(result.unread.take());
         // A life's first group names what its open dropped: without it, that is known no more.
         result.cut |= begins_a_life && result.last_group < header.first_group;
         self.replay.scanned(io, number, result.scanned)?;
@@ -594,14 +642,24 @@ fn retired(item: &Scanned) -> Vec<(u64, u64)> {
     ranges.collect()
 }
 
-fn first_group(io: &mut dyn Io, number: u64) -> Option<GroupHeader> {
+/// What would tell the most of a segment without its header can be read, or the device can't: the system does not refuse.
+fn is_not_refused(io: &mut dyn Io, number: u64) -> Result<(), IoFailure> {
+    let name = segment_name(number);
+    let trailer = io.len(&name)?.saturating_sub(u64::from(len_u32(TRAILER_BYTES)));
+    let places = [(trailer, TRAILER_BYTES), (u64::from(len_u32(SEGMENT_HEADER_BYTES)), GROUP_HEADER_BYTES)];
+    let failures = places.into_iter().filter_map(|(at, len)| read_exact(io, &name, at, len).err());
+    failures.into_iter().find(IoFailure::is_refusal).map_or(Ok(()), Err)
+}
+
+/// The header of the segment's first group, if it is good.
+pub(crate) fn first_group(io: &mut dyn Io, number: u64) -> Result<Option<GroupHeader>, IoFailure> {
     use crate::format::group::HeaderSeen as GroupHeaderSeen;
     let offset = u64::from(len_u32(SEGMENT_HEADER_BYTES));
-    let bytes = read_exact(io, &segment_name(number), offset, crate::limits::GROUP_HEADER_BYTES).ok()?;
-    match GroupHeader::decode(&bytes) {
+    let bytes = read_exact(io, &segment_name(number), offset, GROUP_HEADER_BYTES)?;
+    Ok(match GroupHeader::decode(&bytes) {
         GroupHeaderSeen::Valid(header) if header.segment == number && header.offset == offset => Some(header),
         _ => None,
-    }
+    })
 }
 
 /// The trailer of a segment's file, if it is good, and where it lies.

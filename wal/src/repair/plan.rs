@@ -9,7 +9,7 @@ use crate::error::OpenError;
 use crate::format::ids::{LogId, LogPosition, Lsn};
 use crate::format::manifest::MANIFEST_NAME;
 use crate::format::record::HardStateKind;
-use crate::io::{Io, segment_name};
+use crate::io::{Io, IoFailure, segment_name};
 use crate::recovery::replay::Replay;
 use crate::recovery::report::{DamagedRange, Finding};
 use crate::recovery::survey::Survey;
@@ -32,6 +32,9 @@ pub struct RepairPlan {
     pub logs: Vec<LogRepair>,
     /// Where the files are torn, if they are: every open drops what is behind, and so does the repair's own.
     pub torn: Option<Finding>,
+    /// What can't be read behind that place, so that nobody knows whether it was acknowledged, and every open is refused: it is
+    /// given up with what is torn, and each log keeps a cut from where it ends then.
+    pub unread: Vec<IoFailure>,
     /// What is wrong and stays so.
     pub unmendable: Vec<Unmendable>,
     /// What is copied before anything is changed.
@@ -135,7 +138,7 @@ impl RepairPlan {
     /// Whether there is nothing to do. (Something may be wrong all the same: see [`RepairPlan::unmendable`].)
     #[must_use]
     pub const fn is_empty(&self) -> bool {
-        self.manifest.is_none() && self.logs.is_empty()
+        self.manifest.is_none() && self.logs.is_empty() && self.unread.is_empty()
     }
 
     /// Bytes to copy.
@@ -225,7 +228,16 @@ impl fmt::Display for RepairPlan {
         lines.extend(self.logs.iter().map(ToString::to_string));
         if let Some(Finding { segment, offset, group, .. }) = self.torn {
             let file = segment_name(segment);
-            lines.push(format!("{file} is torn at byte {offset}, group {group}: any open drops what is behind"));
+            let what =
+                if self.unread.is_empty() { "any open drops what is behind" } else { "what is behind is given up" };
+            lines.push(format!("{file} is torn at byte {offset}, group {group}: {what}"));
+        }
+        for failure in &self.unread {
+            lines.push(format!("what can't be read there may have been acknowledged ({failure}): it is given up"));
+            lines.push(
+                "that records may be missing from the ends of logs stays recorded, until their owners settle it"
+                    .to_owned(),
+            );
         }
         if self.is_empty() {
             lines.push("nothing that a repair mends is damaged".to_owned());
@@ -271,6 +283,7 @@ pub(super) fn make(
         segment_last: survey.live.last().copied().unwrap_or(0),
         manifest: manifest.map(|why| ManifestRepair { why }),
         torn: report.findings.iter().rev().find(|finding| finding.row.is_end()).copied(),
+        unread: report.unread.clone(),
         unmendable: missing.chain(doubtful).collect(),
         logs,
         files,

@@ -8,6 +8,7 @@ mod crashes;
 mod damage;
 mod decay;
 mod directory;
+mod doubts;
 mod evidence;
 mod exhaustive;
 mod failpoints;

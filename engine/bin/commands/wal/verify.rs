@@ -68,6 +68,7 @@ pub(super) fn object(directory: &Path, found: &VerifyReport) -> Value {
         "directory": path_object(directory), "good": found.is_good(), "batches_good": found.batches_good,
         "clean_close": report.clean_close, "segments_missing": report.segments_missing, "damaged": damaged,
         "cuts": cuts, "torn": torn, "findings": findings, "doubtful_hard_states": doubtful,
+        "unread": report.unread.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
 
@@ -84,7 +85,10 @@ pub(super) fn words(directory: &Path, found: &VerifyReport) -> String {
     }));
     lines.extend(report.findings.iter().map(|finding| format!("  {finding}")));
     lines.extend(found.findings.iter().map(|finding| format!("  {finding}; the segment's footer stands for it")));
-    if let Some(torn) = found.torn() {
+    lines.extend(report.unread.iter().map(|failure| {
+        format!("  {failure}: it may have been acknowledged, so an open is refused; a repair gives it up")
+    }));
+    if let Some(torn) = found.torn().filter(|_| report.unread.is_empty()) {
         let dropped = report.groups_dropped;
         let behind =
             if dropped > 0 { format!(", and {} good groups behind it", count(dropped)) } else { String::new() };
