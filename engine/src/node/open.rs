@@ -124,7 +124,9 @@ impl Node {
         };
         let shard = ShardDescriptor { shard: SHARD, namespace: NAMESPACE, start: Vec::new(), end: Vec::new() };
         let master = ConfigMaster::new(identity.cluster, shard.clone(), &options.voters);
-        if report.doubtful_hard_states.contains(&(master.log(), HardStateKind::Promise)) {
+        // Who votes alone promised nobody else: a promise of which no batch came (`PromiseLost`) is given again.
+        let has_others = options.voters.len() > 1;
+        if has_others && report.doubtful_hard_states.contains(&(master.log(), HardStateKind::Promise)) {
             return Err(OpenError::PromiseInDoubt);
         }
         let store = Arc::new(RocksStore::open(&options.directory.join("state"))?);

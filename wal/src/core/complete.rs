@@ -43,7 +43,8 @@ impl LogCore {
             if let Some(segment) = self.segments.get_mut(segment) {
                 segment.has_footer = true;
             }
-            self.reclaim_due = true;
+            // Once for many: a look takes as long as there are segments.
+            self.reclaim_due |= self.sealing.is_empty();
             self.fold();
         } else {
             self.on_written(id);

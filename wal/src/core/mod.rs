@@ -282,6 +282,8 @@ pub struct LogCore {
     /// Feeds salts; seeded by the directory's entropy at the open.
     salts: u64,
     index: Index,
+    /// See [`OpenReport::losses_unknown`](crate::OpenReport::losses_unknown).
+    losses_unknown: u64,
     tail: TailCache,
     life: Life,
     // submit
@@ -475,6 +477,7 @@ pub(crate) struct Recovered {
     pub(crate) incarnation: u64,
     pub(crate) entropy: u64,
     pub(crate) index: Index,
+    pub(crate) losses_unknown: u64,
     pub(crate) end: LogFilesEnd,
     pub(crate) segments: Segments,
     pub(crate) ready: BTreeSet<u64>,
@@ -493,6 +496,7 @@ impl LogCore {
             incarnation: from.incarnation,
             salts: from.entropy,
             index: from.index,
+            losses_unknown: from.losses_unknown,
             tail,
             life: Life::Running,
             queue: VecDeque::new(),
@@ -540,7 +544,9 @@ impl LogCore {
             return None;
         }
         // What others do meanwhile comes before a write: where something always waits to be written, it would never begin.
-        self.poll_sync().or_else(|| self.poll_background()).or_else(|| self.poll_write())
+        let next = self.poll_sync().or_else(|| self.poll_background()).or_else(|| self.poll_write());
+        // A write looks for what may go, and that may have something done in the background.
+        next.or_else(|| self.poll_background())
     }
 
     fn poll_background(&mut self) -> Option<IoRequest> {

@@ -193,10 +193,16 @@ impl LogCore {
 
     /// The kinds of hard state of which the log's newest one may be lost: in this life or an earlier one, an open found
     /// something damaged that held one, or may have. What [`LogCore::hard_state`] tells is then perhaps older than what was
-    /// promised; until the log's owner sets one of that kind.
+    /// promised; until the log's owner sets one of that kind. Of a log that is not here, all kinds, if something was found lost
+    /// in this life of which nothing tells whose it was.
     #[must_use]
     pub fn doubtful_hard_states(&self, log: LogId) -> Vec<HardStateKind> {
-        self.index.get(log).map_or_else(Vec::new, |state| state.doubts.keys().copied().collect())
+        match self.index.get(log) {
+            Some(state) => state.doubts.keys().copied().collect(),
+            // Whatever was lost may have been the only thing that told of it.
+            None if self.losses_unknown > 0 => HardStateKind::ALL.to_vec(),
+            None => Vec::new(),
+        }
     }
 
     /// All logs, in the order of their ids.

@@ -173,13 +173,15 @@ impl LogCore {
             }
             Preparation::Discard { segment } => Some(segment),
         };
-        (self.no_room, self.spares_wait) = (false, false);
-        // Also what had no certain room to be said again.
-        self.reclaim_due = true;
+        let had_no_room = std::mem::take(&mut self.no_room);
+        self.spares_wait = false;
         if let Some(gone) = gone {
             self.spare.pop_front();
             self.segments.forget_victim(gone);
         }
+        // What outlived these files may go, and what had no certain room to be said again. Once for many: a look takes as long as
+        // there are segments.
+        self.reclaim_due |= had_no_room || self.spare.is_empty();
     }
 }
 

@@ -80,6 +80,7 @@ impl LogCore {
             incarnation,
             entropy,
             index: survey.replay.index,
+            losses_unknown: report.losses_unknown,
             end: survey.end,
             segments: survey.replay.segments,
             ready: survey.ready.range(survey.end.segment + 1..).copied().collect(),

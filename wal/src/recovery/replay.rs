@@ -162,6 +162,7 @@ impl Replay {
     /// Something was lost of which nothing is known: any log's hard states may have been in it, and what is known of
     /// them may be older. One that is found later is certain again.
     pub(crate) fn doubt_hard_states(&mut self) {
+        self.report.losses_unknown += 1;
         for (log, _) in self.index.iter() {
             for kind in HardStateKind::ALL {
                 self.doubts.insert(log, kind);

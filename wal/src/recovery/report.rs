@@ -89,6 +89,9 @@ pub struct OpenReport {
     /// Hard states that stood in a damaged group, or may have stood in one of which nothing is known: what is known may be
     /// older than what was promised.
     pub doubtful_hard_states: Vec<(LogId, HardStateKind)>,
+    /// How often something was found lost that had been durable, and of which nothing tells whose it was: records of any log may
+    /// have been in it, also of one of which nothing else is here. Told as long as the place where it was is there.
+    pub losses_unknown: u64,
     /// What can't be read where it decides what the logs hold: at the place where the files seem torn, or behind it, so that
     /// nobody knows whether it was acknowledged. An open is refused ([`crate::OpenError::Io`]) and changes nothing; who only
     /// reads goes on as if nothing were there.
@@ -105,6 +108,7 @@ impl OpenReport {
     #[must_use]
     pub fn is_intact(&self) -> bool {
         let nothing_lost = self.damaged.is_empty() && self.segments_missing.is_empty();
-        nothing_lost && self.doubtful_hard_states.is_empty() && self.unread.is_empty()
+        let nothing_doubted = self.doubtful_hard_states.is_empty() && self.losses_unknown == 0;
+        nothing_lost && nothing_doubted && self.unread.is_empty()
     }
 }

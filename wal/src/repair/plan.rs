@@ -115,6 +115,11 @@ pub enum Unmendable {
         /// Its number.
         segment: u64,
     },
+    /// Something was lost that had been durable, and nothing tells whose it was.
+    UnknownLosses {
+        /// How often.
+        count: u64,
+    },
     /// A hard state may be older than what was promised; certain again once its owner sets it.
     DoubtfulHardState {
         /// The log.
@@ -178,6 +183,9 @@ impl fmt::Display for Unmendable {
                     f,
                     "segment {segment} is missing or unreadable; it is missed until every log's owner has settled"
                 )
+            }
+            Self::UnknownLosses { count } => {
+                write!(f, "{count} times something was lost of which nothing tells whose it was, perhaps of a log unknown here")
             }
             Self::DoubtfulHardState { log, kind } => {
                 let kind = format!("{kind:?}").to_lowercase();
@@ -274,6 +282,7 @@ pub(super) fn make(
         files.push(BackupFile { bytes: io.len(&name)?, name });
     }
     let missing = report.segments_missing.iter().map(|segment| Unmendable::MissingSegment { segment: *segment });
+    let unknown = Some(Unmendable::UnknownLosses { count: report.losses_unknown }).filter(|_| report.losses_unknown > 0);
     let doubtful = report.doubtful_hard_states.iter();
     let doubtful = doubtful.map(|(log, kind)| Unmendable::DoubtfulHardState { log: *log, kind: *kind });
     Ok(RepairPlan {
@@ -284,7 +293,7 @@ pub(super) fn make(
         manifest: manifest.map(|why| ManifestRepair { why }),
         torn: report.findings.iter().rev().find(|finding| finding.row.is_end()).copied(),
         unread: report.unread.clone(),
-        unmendable: missing.chain(doubtful).collect(),
+        unmendable: missing.chain(unknown).chain(doubtful).collect(),
         logs,
         files,
     })

@@ -68,6 +68,7 @@ pub(super) fn object(directory: &Path, found: &VerifyReport) -> Value {
         "directory": path_object(directory), "good": found.is_good(), "batches_good": found.batches_good,
         "clean_close": report.clean_close, "segments_missing": report.segments_missing, "damaged": damaged,
         "cuts": cuts, "torn": torn, "findings": findings, "doubtful_hard_states": doubtful,
+        "losses_unknown": report.losses_unknown,
         "unread": report.unread.iter().map(ToString::to_string).collect::<Vec<_>>(),
     })
 }
@@ -83,6 +84,10 @@ pub(super) fn words(directory: &Path, found: &VerifyReport) -> String {
         let kind = format!("{kind:?}").to_lowercase();
         format!("  log {log}: its {kind} may be older than what was promised")
     }));
+    if report.losses_unknown > 0 {
+        let times = count(report.losses_unknown);
+        lines.push(format!("  {times} times something was lost of which nothing tells whose it was"));
+    }
     lines.extend(report.findings.iter().map(|finding| format!("  {finding}")));
     lines.extend(found.findings.iter().map(|finding| format!("  {finding}; the segment's footer stands for it")));
     lines.extend(report.unread.iter().map(|failure| {
