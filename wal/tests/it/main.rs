@@ -17,5 +17,6 @@ mod lifecycle;
 mod losses;
 mod misplaced;
 mod repair;
+mod space;
 mod tails;
 mod world;
