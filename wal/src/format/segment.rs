@@ -249,6 +249,7 @@ fn number(f: &mut Fields<'_>) -> Result<Option<u64>, Short> {
 }
 
 #[cfg(test)]
+#[expect(clippy::indexing_slicing, clippy::arithmetic_side_effects, reason = "a test may index what it made")]
 mod tests {
     use super::*;
 
