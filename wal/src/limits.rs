@@ -63,16 +63,22 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 * BLOCK_BYTES;
 /// The largest segment: offsets inside a segment are 32 bits wide in directories and in memory.
 pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;
 
-/// Ranges of segment numbers in a segment header's live set. Compaction keeps the set contiguous but for what
-/// is being replaced.
-pub const LIVE_RANGES_MAX: usize = 192;
+/// Bytes of a segment header for the live segments, named by ranges of numbers, beyond which no hole is made among them. A
+/// range takes 2 bytes, or 3 if it lies more than 128 numbers behind the one before: 1,100 to 1,650 have their room. Where
+/// much is kept of what is long gone, each of them is one full segment.
+pub const LIVE_BYTES_KEPT_MAX: usize = 3300;
 
 /// Segments that one compacted segment may replace.
 pub const SOURCES_MAX: usize = 96;
 
-/// Segments kept ready (zero-filled, synced) beyond the active one: rotation never waits for a fill, and a full
-/// disk still has room for what was accepted.
-pub const SEGMENTS_AHEAD_DEFAULT: u32 = 2;
+/// Segments kept ready (zero-filled, synced) beyond the active one: rotation never waits for a fill. That there is no room for
+/// one more is known when a rotation has taken one, and then [`SEGMENTS_RESERVED`] are left.
+pub const SEGMENTS_AHEAD_DEFAULT: u32 = SEGMENTS_RESERVED + 1;
+
+/// Ready segments that batches leave to what gives room back, and to the next opens, when no more can be made. The first open
+/// takes one, and keeps what it says there, since the segment before has batches. The next one takes the other, and has with it
+/// the file of the first one again, and so on.
+pub const SEGMENTS_RESERVED: u32 = 2;
 
 /// Bytes of entries accepted and not yet durable. Beyond it a submission is `Busy`: a slow disk becomes waiting
 /// at the producer, never memory.
@@ -120,10 +126,6 @@ pub const COMPACTION_SOURCES_MAX: usize = 32;
 /// Bytes of batches in one group of a compacted segment, unless a single batch is larger.
 pub const COMPACTED_GROUP_BYTES_MAX: usize = 1 << 20;
 
-/// Ranges of live segments beyond which no hole is made among them: a header holds [`LIVE_RANGES_MAX`], and what
-/// becomes a hole by compaction must fit too.
-pub const LIVE_RANGES_KEPT_MAX: usize = 160;
-
 /// Missing segments that an open lists before it refuses: a directory that lost more has no log to speak of.
 pub const SEGMENTS_MISSING_MAX: usize = 1024;
 
@@ -139,7 +141,8 @@ const _: () = assert!(
     GROUP_BYTES_MAX + BLOCK_BYTES + FOOTER_BYTES_MAX as u64 <= SEGMENT_BYTES_DEFAULT,
     "a default segment holds its header, the largest group and a footer"
 );
-const _: () = assert!(96 + LIVE_RANGES_MAX * 16 + SOURCES_MAX * 8 + 4 <= BLOCK_BYTES as usize);
+const _: () =
+    assert!(2 * COMPACTION_SOURCES_MAX <= SOURCES_MAX, "each source is named, and the last that it stood for");
 const _: () =
     assert!(SEGMENT_BYTES_DEFAULT.is_multiple_of(BLOCK_BYTES) && SEGMENT_BYTES_MIN.is_multiple_of(BLOCK_BYTES));
 const _: () = assert!(GROUPS_IN_FLIGHT_DEFAULT <= GROUPS_IN_FLIGHT_MAX);

@@ -10,15 +10,17 @@
 //!
 //! What dies after step 1 is copied all the same, so whatever killed it must outlive the new file ([`Compaction::late`]).
 
-use std::collections::BTreeSet;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::segments::ranges;
+use super::live_set::{self, LiveSet};
+use super::reclaim::is_worth;
 use super::{Item, Life, LogCore, Queued, Segment};
 use crate::compaction::{CompactionPlan, LiveRange, Source};
 use crate::format::record::Record;
 use crate::io::{IoFailure, IoId, IoOp, IoRequest};
-use crate::limits::{BLOCK_BYTES, COMPACTION_SOURCES_MAX, LIVE_RANGES_KEPT_MAX};
+use crate::limits::{BLOCK_BYTES, COMPACTION_SOURCES_MAX, RELOCATION_BYTES_MAX};
 
 /// A compaction under way.
 #[derive(Debug)]
@@ -59,9 +61,13 @@ impl Compaction {
 }
 
 /// Segments that would make one, and what that would bring.
+#[derive(Clone, Copy)]
 struct Window {
-    sources: Vec<u64>,
+    first: u64,
+    count: usize,
     freed: u64,
+    /// What of a header it takes, or leaves, to name the segments that there would be.
+    live_bytes: usize,
 }
 
 impl LogCore {
@@ -72,21 +78,18 @@ impl LogCore {
             return;
         }
         let Some(window) = self.window() else { return };
-        let relocated: Vec<Record> = window
-            .sources
+        let sources: Vec<u64> = self.sources_of(&window).collect();
+        let relocated: Vec<Record> = sources
             .iter()
             .flat_map(|source| self.index.iter().flat_map(|(log, state)| state.records_in(log, *source)))
             .collect();
-        if !self.is_worth(&relocated, window.freed) {
-            return;
-        }
-        let Some(plan) = self.plan_compaction(&window.sources) else {
-            self.leave_alone(&window.sources);
+        let Some(plan) = self.plan_compaction(&sources) else {
+            self.leave_alone(&sources);
             return;
         };
         relocated.into_iter().for_each(|record| self.enqueue(record));
         self.queue.push_back(Queued { item: Item::Compaction, ticket: None, ends_unit: true });
-        let sources = window.sources.into_iter().collect();
+        let sources = sources.into_iter().collect();
         self.compaction = Some(Compaction { plan: Arc::new(plan), sources, step: Step::Marked, late: BTreeSet::new() });
     }
 
@@ -97,44 +100,77 @@ impl LogCore {
         bytes > live + live / 2 + slack
     }
 
-    /// The neighbours that free most, for at most as much copying.
+    /// The neighbours that free most, for at most as much copying: of all behind which a header has room for the live segments,
+    /// and for which not too much must be said again. Where that room is nearly used up, those first that give some of it back.
     fn window(&self) -> Option<Window> {
-        let sealed: Vec<(u64, &Segment)> = self.segments.iter().filter(|(_, s)| !s.retiring).collect();
+        // A retired one's records must be gone before what stands for it is compacted again.
+        if self.segments.iter().any(|(_, segment)| segment.retiring) {
+            return None;
+        }
+        let (live, live_bytes_max) = (self.segments.staying(), live_set::bytes_max(self.options.segment_bytes));
+        let is_tight = live.bytes() > live_bytes_max / 4 * 3;
+        let mut windows = self.windows(&live, is_tight);
+        windows.retain(|window| window.live_bytes <= live_bytes_max.max(live.bytes()));
+        let shrinks = |window: &Window| if is_tight { live.bytes().saturating_sub(window.live_bytes) } else { 0 };
+        // Of equal ones the first, and of these the shortest.
+        windows.sort_by_key(|window| Reverse((shrinks(window), window.freed)));
+        let says = if windows.is_empty() { BTreeMap::new() } else { self.bytes_said_by_segment() };
+        windows.into_iter().find(|window| {
+            let again: usize = self.sources_of(window).filter_map(|source| says.get(&source)).sum();
+            // Writers wait behind what is said again.
+            again <= RELOCATION_BYTES_MAX && is_worth(again, window.freed)
+        })
+    }
+
+    fn windows(&self, live: &LiveSet, is_tight: bool) -> Vec<Window> {
+        let sealed: Vec<(u64, &Segment)> = self.segments.iter().collect();
         let may = |number: u64, segment: &Segment| {
             segment.last_group > 0
                 && !segment.is_left_alone()
                 && !self.sealing.values().any(|sealing| *sealing == number)
         };
-        // A retired one's records must be gone before what stands for it is compacted again.
-        if self.segments.iter().any(|(_, segment)| segment.retiring) {
-            return None;
-        }
-        let mut best: Option<Window> = None;
+        let mut windows = Vec::new();
         for start in 0..sealed.len() {
-            let (mut live, mut bytes) = (0, 0);
+            let (mut live_room, mut bytes) = (0, 0);
             let candidates = sealed.iter().skip(start).take(COMPACTION_SOURCES_MAX);
             let candidates = candidates.take_while(|(number, segment)| may(*number, segment));
-            for (i, (_, segment)) in candidates.enumerate() {
-                (live, bytes) = (live + segment.live_bytes, bytes + segment.bytes);
-                let size = compacted_size(live);
+            let Some(first) = sealed.get(start).map(|(number, _)| *number) else { continue };
+            for (i, (last, segment)) in candidates.enumerate() {
+                (live_room, bytes) = (live_room + segment.live_bytes, bytes + segment.bytes);
+                let size = compacted_size(live_room);
                 if size > self.options.segment_bytes {
                     break;
                 }
                 let count = u64::try_from(i + 1).unwrap_or(u64::MAX);
+                let live_bytes = live.bytes_without(first + 1, *last);
                 // Many small ones are worth a copy too: each of them costs an open its part.
-                let pays = size * 2 <= bytes || (count >= 8 && bytes <= count * self.options.segment_bytes / 8);
-                let freed = bytes.saturating_sub(size);
-                if pays && freed > 0 && best.as_ref().is_none_or(|best| freed > best.freed) {
-                    let sources = sealed.iter().skip(start).take(i + 1).map(|(number, _)| *number).collect();
-                    best = Some(Window { sources, freed });
+                let pays = size * 2 <= bytes
+                    || (count >= 8 && bytes <= count * self.options.segment_bytes / 8)
+                    || (is_tight && live_bytes < live.bytes());
+                if pays && size < bytes {
+                    let freed = bytes - size;
+                    windows.push(Window { first, count: i + 1, freed, live_bytes });
                 }
             }
         }
-        best.filter(|window| {
-            let left = self.segments.iter().map(|(number, _)| number);
-            let left = left.filter(|number| window.sources.first() == Some(number) || !window.sources.contains(number));
-            ranges(left).len() <= LIVE_RANGES_KEPT_MAX
-        })
+        windows
+    }
+
+    fn sources_of(&self, window: &Window) -> impl Iterator<Item = u64> {
+        self.segments.iter().map(|(number, _)| number).skip_while(|number| *number < window.first).take(window.count)
+    }
+
+    /// Of each segment the bytes of what only it says, by one look at each log.
+    fn bytes_said_by_segment(&self) -> BTreeMap<u64, usize> {
+        let mut said = BTreeMap::new();
+        for (log, state) in self.index.iter() {
+            let hard = state.hard.values().map(|hard| hard.segment);
+            for segment in hard.chain([state.start_in, state.cut_in]).collect::<BTreeSet<u64>>() {
+                let bytes: usize = state.records_in(log, segment).iter().map(Record::encoded_len).sum();
+                *said.entry(segment).or_insert(0) += bytes;
+            }
+        }
+        said
     }
 
     /// `None`: something in these segments is not as it should be.

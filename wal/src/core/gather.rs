@@ -26,6 +26,10 @@ pub(super) struct Gathering {
     pub(super) closing: bool,
 }
 
+impl Gathering {
+    const EMPTY: Self = Self { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
+}
+
 /// A group's parts, in their places.
 struct Laid {
     group: InFlight,
@@ -71,8 +75,13 @@ impl LogCore {
             return None;
         }
         self.reclaim();
-        let mut gathering = self.gather()?;
-        if !self.fits(&gathering) && !self.next_segment_is_ready() {
+        let Some(mut gathering) = self.gather() else {
+            if !self.queue.is_empty() {
+                self.give_up_closing();
+            }
+            return None;
+        };
+        if !self.fits(&gathering) && !self.may_rotate(&gathering) {
             // On a full disk what fits goes: it may be what gives room back.
             gathering = self.gather_within(|g| self.fits(g)).unwrap_or(gathering);
         }
@@ -82,9 +91,13 @@ impl LogCore {
             // Not worth a segment: the next one's header says the same.
             return None;
         }
-        if !self.fits(&gathering) && !self.rotate(&gathering) {
-            self.give_up_closing();
-            return None;
+        if !self.fits(&gathering) {
+            if !self.may_rotate(&gathering) || !self.rotate(&gathering) {
+                self.give_up_closing();
+                return None;
+            }
+            // With what retires the segment before.
+            gathering = self.gather().unwrap_or(gathering);
         }
         self.is_unproven = gathering.entries > 0;
         Some(self.build(&gathering, only_proves))
@@ -126,19 +139,28 @@ impl LogCore {
         self.opening || !self.queue.is_empty()
     }
 
+    /// Whether this life's first group was built.
+    pub(crate) const fn has_begun(&self) -> bool {
+        !self.opening
+    }
+
     fn gather(&self) -> Option<Gathering> {
         self.gather_within(|_| true)
     }
 
     /// What is to become a group, no more of the queue than `fits`.
     fn gather_within(&self, fits: impl Fn(&Gathering) -> bool) -> Option<Gathering> {
-        let mut g = Gathering { entries: 0, directory_len: 0, batches_len: 0, footer_growth: 0, closing: false };
+        let mut g = Gathering::EMPTY;
         let batches_max = self.options.group_bytes_max.min(self.batch_bytes_max());
         let directory_max = Self::directory_bytes_max(self.options.segment_bytes);
         // The last place between two submissions: one that fits a group is not torn apart, so after a crash all of it is there or
         // nothing. Who cuts a batch in two truncates and writes the first half again, and must not lose that.
         let mut whole = None;
+        let takes_batches = self.takes_batches();
         for queued in &self.queue {
+            if !takes_batches && matches!(queued.item, Item::Batch { .. }) {
+                return whole.or_else(|| self.opening.then_some(Gathering::EMPTY));
+            }
             let (directory_len, batch_len) = (queued.item.directory_len(), queued.item.batch_len());
             // A batch above the bound has a group of its own, but for what is said in front of it.
             let over = g.directory_len + directory_len > directory_max

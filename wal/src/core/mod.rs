@@ -10,6 +10,7 @@ mod compact;
 mod complete;
 mod gather;
 pub(crate) mod index;
+mod live_set;
 mod query;
 mod reclaim;
 mod rotate;
@@ -46,7 +47,7 @@ pub struct Options {
     /// Bytes accepted and not yet durable, beyond which a submission is `Busy`. What [`crate::Wal::append`] and
     /// [`crate::Wal::start_append`] have left to be accepted may be as much again.
     pub queue_bytes_max: usize,
-    /// Segments kept ready beyond the active one.
+    /// Segments kept ready beyond the active one. With fewer than the default a full disk leaves room for fewer opens.
     pub segments_ahead: u32,
     /// Groups written and not yet durable at a time. More than 1 lets one be written while another syncs, if
     /// the driver runs requests concurrently.
@@ -232,6 +233,13 @@ pub struct Stats {
     pub segments_bytes: u64,
     /// Bytes in them that are live: batches that are still their logs', and what is said of them.
     pub live_bytes: u64,
+    /// Ranges of consecutive numbers that the segments in use make.
+    pub live_ranges: usize,
+    /// Bytes of a segment's header that name them.
+    pub live_ranges_bytes: usize,
+    /// The most that these may be. Nearly there, what is compacted makes fewer holes among the numbers: the space stays
+    /// bounded, but segments stay more, and smaller, which an open has to read. Release what is kept for long.
+    pub live_ranges_bytes_max: usize,
     /// Compactions finished.
     pub compactions: u64,
     /// Compactions given up: no room, or something could not be read.

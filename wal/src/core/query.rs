@@ -3,6 +3,7 @@
 use bytes::Bytes;
 
 use super::index::LogState;
+use super::live_set::{self, LiveSet};
 use super::segment_index::{IndexCache, IndexEntry, IndexRequest, SegmentIndex};
 use super::{Cut, DamagedSlot, Life, LogCore, Slot, Stats};
 use crate::error::ReadError;
@@ -308,7 +309,11 @@ impl LogCore {
     /// Counts since the open.
     #[must_use]
     pub fn stats(&self) -> Stats {
+        let live = LiveSet::of(self.segments.iter().map(|(number, _)| number));
         Stats {
+            live_ranges: live.ranges(),
+            live_ranges_bytes: live.bytes(),
+            live_ranges_bytes_max: live_set::bytes_max(self.options.segment_bytes),
             queue_bytes: self.queue_bytes,
             active_segment: self.active.as_ref().map_or(0, |active| active.header.number),
             segments_ready: self.ready.len(),

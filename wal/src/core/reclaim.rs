@@ -10,12 +10,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Index, Item, Life, LogCore, Queued, Segments, Spare};
+use super::{Index, Item, Life, LogCore, Queued, Spare, live_set};
 use crate::core::segments::ranges;
 use crate::format::layout::len_u32;
 use crate::format::record::Record;
 use crate::io::{IoOp, IoRequest};
-use crate::limits::{LIVE_RANGES_KEPT_MAX, RELOCATION_BYTES_MAX};
+use crate::limits::RELOCATION_BYTES_MAX;
 
 /// What is freed is at least so many times what must be said again for it: that lies in its group, again in the next one, in
 /// the footer, and in what pads them.
@@ -57,41 +57,15 @@ impl Needs {
     }
 }
 
-/// The segments that are not on their way out.
-struct Left {
-    numbers: BTreeSet<u64>,
-    ranges: usize,
-}
-
-impl Left {
-    fn of(segments: &Segments) -> Self {
-        let numbers: BTreeSet<u64> = segments.iter().filter(|(_, s)| !s.retiring).map(|(number, _)| number).collect();
-        let ranges = ranges(numbers.iter().copied()).len();
-        Self { numbers, ranges }
-    }
-
-    fn before(&self, number: u64) -> Option<u64> {
-        self.numbers.range(..number).next_back().copied()
-    }
-
-    /// Headers name live segments by ranges, and hold so many: how many there would be without this one, which is there.
-    fn ranges_without(&self, number: u64) -> usize {
-        let has_neighbour = |number: Option<u64>| number.is_some_and(|number| self.numbers.contains(&number));
-        let neighbours =
-            [number.checked_sub(1), number.checked_add(1)].into_iter().filter(|n| has_neighbour(*n)).count();
-        // In the middle of a range it makes two of one; alone it was one.
-        (self.ranges + neighbours).saturating_sub(1)
-    }
-
-    fn remove(&mut self, number: u64) {
-        self.ranges = self.ranges_without(number);
-        self.numbers.remove(&number);
-    }
+/// Whether so much room is worth saying so many bytes of records again. If they took most of what they free, they would fill
+/// the segments to which they go, and those be dead in their turn, for ever.
+pub(super) fn is_worth(bytes: usize, freed: u64) -> bool {
+    u64::from(len_u32(bytes)).saturating_mul(RELOCATION_SHARE) <= freed
 }
 
 impl LogCore {
     /// Looks for segments that nothing needs any more, if there may be some.
-    pub(super) fn reclaim(&mut self) {
+    pub(crate) fn reclaim(&mut self) {
         if !self.reclaim_due || !matches!(self.life, Life::Running) || self.closing.is_some() {
             return;
         }
@@ -101,13 +75,14 @@ impl LogCore {
         let dead = sealed.filter(|(number, s)| s.is_dead() && !self.is_taken(*number));
         let dead: BTreeSet<u64> = dead.map(|(number, _)| number).collect();
         let mut needs = Needs::of(&self.index, &dead);
-        let mut left = Left::of(&self.segments);
+        let mut left = self.segments.staying();
+        let left_bytes_max = live_set::bytes_max(self.options.segment_bytes);
         let (mut relocated, mut gone_is_said) = (0, false);
         // What can't be written must not stand in front of what gives room back.
         let must_fit = !self.next_segment_is_ready();
         for number in dead {
             if self.sealing.values().any(|sealing| *sealing == number)
-                || left.ranges_without(number) > LIVE_RANGES_KEPT_MAX
+                || left.bytes_without(number, number) > left_bytes_max.max(left.bytes())
             {
                 continue;
             }
@@ -125,26 +100,23 @@ impl LogCore {
             }
             let gone = if gone_is_said { Vec::new() } else { self.what_is_gone() };
             let again = needs.said.remove(&number).unwrap_or_default();
-            if !self.is_worth(&again, self.options.segment_bytes) {
+            if !is_worth(again.iter().map(Record::encoded_len).sum(), self.options.segment_bytes) {
                 continue;
             }
             let records: Vec<Record> =
                 gone.into_iter().chain(again).chain([Record::Retirement { segment: number }]).collect();
-            if must_fit {
-                let place = self.place_before_batches();
-                if !self.has_room_for_records(place, &records) {
-                    continue;
-                }
-                self.enqueue_at(place, records.iter().cloned());
-            } else {
-                records.iter().for_each(|record| self.enqueue(record.clone()));
+            let waits_with_batches = !must_fit && !self.no_room;
+            let place = if waits_with_batches { self.queue.len() } else { self.place_before_batches() };
+            if must_fit && !self.has_room_for_records(place, &records) {
+                continue;
             }
+            self.enqueue_at(place, records.iter().cloned());
             gone_is_said = true;
             relocated += records.iter().map(Record::encoded_len).sum::<usize>();
             if let Some(segment) = self.segments.get_mut(number) {
                 segment.retiring = true;
             }
-            left.remove(number);
+            left.remove(number, number);
             if relocated > RELOCATION_BYTES_MAX {
                 self.reclaim_due = true;
                 return;
@@ -192,18 +164,11 @@ impl LogCore {
         gone
     }
 
-    /// Whether so much room is worth saying these records again. If they took most of what they free, they would fill the
-    /// segments to which they go, and those be dead in their turn, for ever.
-    pub(super) fn is_worth(&self, records: &[Record], freed: u64) -> bool {
-        let bytes: u64 = records.iter().map(|record| u64::from(len_u32(record.encoded_len()))).sum();
-        bytes.saturating_mul(RELOCATION_SHARE) <= freed
-    }
-
     /// Behind all in the queue that makes something dead, and in front of the batches behind that: on a full disk they wait
     /// for the room that a retirement brings. A submission is not torn apart.
-    fn place_before_batches(&self) -> usize {
-        let is_batch = |queued: &Queued| matches!(queued.item, Item::Batch { .. });
-        let last = self.queue.iter().rposition(|queued| !is_batch(queued)).map_or(0, |last| last + 1);
+    pub(super) fn place_before_batches(&self) -> usize {
+        let waits = |queued: &Queued| matches!(queued.item, Item::Batch { .. } | Item::Barrier);
+        let last = self.queue.iter().rposition(|queued| !waits(queued)).map_or(0, |last| last + 1);
         let units = self.queue.iter().enumerate().skip(last.saturating_sub(1));
         let end = units.filter(|(_, queued)| queued.ends_unit).map(|(i, _)| i + 1).next();
         if last == 0 { 0 } else { end.unwrap_or(last) }
@@ -261,7 +226,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::core::{DamagedSlot, HardState, Segment};
+    use crate::core::{DamagedSlot, HardState};
     use crate::format::ids::{LogId, Lsn};
     use crate::format::record::HardStateKind;
 
@@ -299,24 +264,6 @@ mod tests {
                 assert_eq!(needs.damaged.contains(&number), damaged);
                 let doubt = index.iter().any(|(_, state)| state.cut.is_some() || state.is_damaged());
                 assert_eq!(needs.any_doubt, doubt);
-            }
-        }
-    }
-
-    #[test]
-    fn ranges_that_are_left_are_counted_as_they_go() {
-        let mut below = chance(19);
-        for _ in 0..300 {
-            let mut segments = Segments::default();
-            (1..30).filter(|_| below(3) > 0).for_each(|n| segments.insert(n, Segment::default()));
-            let (mut left, numbers) = (Left::of(&segments), segments.iter().map(|(n, _)| n).collect::<Vec<_>>());
-            for number in numbers.into_iter().filter(|_| below(2) == 0) {
-                let before = segments.iter().filter(|(n, s)| *n < number && !s.retiring).map(|(n, _)| n).next_back();
-                assert_eq!(left.before(number), before);
-                let without = segments.iter().filter(|(n, s)| !s.retiring && *n != number).map(|(n, _)| n);
-                assert_eq!(left.ranges_without(number), ranges(without).len());
-                left.remove(number);
-                segments.get_mut(number).unwrap().retiring = true;
             }
         }
     }

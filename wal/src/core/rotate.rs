@@ -9,7 +9,7 @@ use crate::format::footer::Footer;
 use crate::format::layout::len_u32;
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::io::{IoFailure, IoId, IoOp, IoRequest};
-use crate::limits::FOOTER_BYTES_MAX;
+use crate::limits::{FOOTER_BYTES_MAX, SEGMENTS_RESERVED};
 
 impl LogCore {
     /// Whether the group fits the active segment, and a footer behind it.
@@ -30,10 +30,82 @@ impl LogCore {
         if !self.next_segment_is_ready() {
             return false;
         }
-        self.retire_active();
+        let full = self.retire_active();
         let fits = self.activate() && self.fits(gathering);
         assert!(fits, "an empty segment holds any group that was accepted");
+        if let Some((header, footer)) = full {
+            self.end_full(&header, &footer);
+        }
         fits
+    }
+
+    /// Seals the segment that was the active one; but if it took the last one ready to be where it is, and nothing in it is of
+    /// use, the first group of the new one retires it: otherwise a crash would leave neither a segment that is ready, for the
+    /// next open, nor a file that may become one.
+    fn end_full(&mut self, header: &SegmentHeader, footer: &Footer) {
+        let is_dead = self.segments.get(header.number).is_some_and(Segment::is_dead);
+        if self.no_room && is_dead && !self.next_segment_is_ready() {
+            self.reclaim_due = true;
+            self.reclaim();
+            if self.segments.get(header.number).is_some_and(|segment| segment.retiring) {
+                return;
+            }
+        }
+        self.seal(header, footer, Vec::new());
+    }
+
+    /// Segments ahead that batches leave to others on a full disk.
+    pub(super) fn segments_reserved(&self) -> usize {
+        usize::try_from(SEGMENTS_RESERVED.min(self.options.segments_ahead.max(1) - 1)).unwrap_or(0)
+    }
+
+    /// Whether batches are written now: a segment of the reserve is given up with the life that used it, and must hold nothing
+    /// that is needed longer.
+    pub(super) fn takes_batches(&self) -> bool {
+        !self.no_room || self.ready.len() >= self.segments_reserved()
+    }
+
+    /// Whether a group may go to the next segment.
+    pub(super) fn may_rotate(&self, gathering: &Gathering) -> bool {
+        let takes_reserve = self.no_room && self.ready.len() <= self.segments_reserved();
+        self.next_segment_is_ready() && (gathering.batches_len == 0 || !takes_reserve || self.segments_reserved() == 0)
+    }
+
+    /// Whether the active segment, once it is full, leaves a file behind for one that is ready, or another is ready.
+    pub(super) fn may_give_room_in_the_next(&self) -> bool {
+        let active = self.active.as_ref().and_then(|active| self.segments.get(active.header.number));
+        self.next_segment_is_ready() && (self.ready.len() > 1 || active.is_some_and(Segment::is_dead))
+    }
+
+    /// At an open, before its first group: the seal of the newest segment, if nothing in it is of use. That group may retire it.
+    pub(crate) fn hold_seal_of_newest(&mut self) -> Option<IoRequest> {
+        let newest = self.end.segment;
+        self.segments.get(newest).filter(|segment| segment.is_dead())?;
+        let held = |seal: &IoRequest| matches!(seal.op, IoOp::Seal { segment, .. } if segment == newest);
+        let held = self.seals.iter().position(held).and_then(|i| self.seals.remove(i))?;
+        self.sealing.remove(&held.id);
+        Some(held)
+    }
+
+    /// It was not retired.
+    pub(crate) fn put_seal_back(&mut self, held: IoRequest) {
+        let IoOp::Seal { segment, .. } = held.op else { return };
+        if self.segments.get(segment).is_some_and(|segment| !segment.retiring) {
+            self.sealing.insert(held.id, segment);
+            self.seals.push_back(held);
+        }
+    }
+
+    /// At an open, before its first group: a footer, so that a segment of the reserve behind it may go with that group. Of the
+    /// newest segment it waits for the group, which says what it wipes out; of others a later one has said it.
+    pub(crate) fn poll_seal_of_old(&mut self) -> Option<IoRequest> {
+        let is_said = |number: u64| {
+            let next = self.segments.iter().find(|(next, _)| *next > number);
+            next.is_some_and(|(_, segment)| segment.last_group >= segment.first_group)
+        };
+        let old =
+            self.seals.iter().position(|seal| matches!(seal.op, IoOp::Seal { segment, .. } if is_said(segment)))?;
+        self.seals.remove(old)
     }
 
     pub(crate) fn next_segment_is_ready(&self) -> bool {
@@ -45,17 +117,16 @@ impl LogCore {
         self.active.as_ref().map_or(self.end.segment, |active| active.header.number)
     }
 
-    /// The active segment becomes a sealed one.
-    fn retire_active(&mut self) {
-        if let Some(mut active) = self.active.take() {
-            let (group, offset) = (active.last_group, active.offset);
-            self.end = LogFilesEnd { segment: active.header.number, group, offset };
-            (active.footer.last_group, active.footer.end) = (group, offset);
-            if let Some(segment) = self.segments.get_mut(active.header.number) {
-                segment.last_group = group;
-            }
-            self.seal(&active.header, &active.footer, Vec::new());
+    /// The active segment is one no more; what its footer says.
+    fn retire_active(&mut self) -> Option<(SegmentHeader, Footer)> {
+        let mut active = self.active.take()?;
+        let (group, offset) = (active.last_group, active.offset);
+        self.end = LogFilesEnd { segment: active.header.number, group, offset };
+        (active.footer.last_group, active.footer.end) = (group, offset);
+        if let Some(segment) = self.segments.get_mut(active.header.number) {
+            segment.last_group = group;
         }
+        Some((active.header, active.footer))
     }
 
     pub(super) fn seal(&mut self, header: &SegmentHeader, footer: &Footer, wipe: Vec<u64>) {
@@ -140,6 +211,16 @@ impl LogCore {
         Some(Preparation::Create { segment: next })
     }
 
+    /// Whether an open that crashes may leave none for the next.
+    pub(crate) fn is_short_of_segments(&self) -> bool {
+        self.ready.len() <= self.segments_reserved()
+    }
+
+    /// What the file system says of its room, so that the first batches don't take the reserve before that is tried.
+    pub(crate) fn note_free_bytes(&mut self, free: u64) {
+        self.no_room |= self.ready.len() < self.segments_reserved() && free < self.options.segment_bytes;
+    }
+
     /// Looks for room again, after a preparation found none. Drivers call this now and then; a refused
     /// submission does as well.
     pub fn retry_preparation(&mut self) {
@@ -173,8 +254,9 @@ impl LogCore {
             }
             Preparation::Discard { segment } => Some(segment),
         };
-        let had_no_room = std::mem::take(&mut self.no_room);
-        self.spares_wait = false;
+        let had_no_room = self.no_room;
+        // Room for one of the reserve is none for batches.
+        (self.no_room, self.spares_wait) = (had_no_room && self.ready.len() < self.segments_reserved(), false);
         if let Some(gone) = gone {
             self.spare.pop_front();
             self.segments.forget_victim(gone);

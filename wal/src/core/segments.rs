@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use super::live_set::LiveSet;
+
 /// A segment that was activated, and is not retired.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Segment {
@@ -145,6 +147,11 @@ impl Segments {
         for segment in self.map.values_mut() {
             segment.victims.remove(&number);
         }
+    }
+
+    /// Those that are not on their way out.
+    pub(super) fn staying(&self) -> LiveSet {
+        LiveSet::of(self.iter().filter(|(_, segment)| !segment.retiring).map(|(number, _)| number))
     }
 
     /// The numbers as ranges of consecutive ones.

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use super::index::LogState;
+use super::reclaim::is_worth;
 use super::{Entry, Freed, HardState, Item, Life, LogCore, Queued, Slot, Ticket, WhenFull};
 use crate::error::SubmitError;
 use crate::format::batch::Batch;
-use crate::format::footer::FOOTER_BYTES_PER_BATCH;
+use crate::format::footer::{FOOTER_BYTES_PER_BATCH, Footer};
 use crate::format::ids::{LogId, LogPosition, Lsn};
 use crate::format::layout::len_u32;
 use crate::format::record::Record;
@@ -49,6 +50,9 @@ impl LogCore {
     pub fn submit_when(&mut self, entries: Vec<Entry>, full: WhenFull) -> Result<Ticket, SubmitError> {
         self.admit(&entries, full)?;
         self.validate(&entries)?;
+        if self.goes_ahead(&entries) {
+            return Ok(self.accept_ahead(entries));
+        }
         let last = entries.len() - 1;
         Ok(self.accept_all(entries.into_iter(), last))
     }
@@ -91,6 +95,32 @@ impl LogCore {
             self.stats.entries += 1;
             let ticket = (i == last).then_some(ticket);
             self.queue.push_back(Queued { item, ticket, ends_unit: i == last });
+        }
+        ticket
+    }
+
+    /// On a full disk releases don't wait behind batches that wait for the room that they bring. What they release is durable, so
+    /// it is nothing that is still in the queue.
+    fn goes_ahead(&self, entries: &[Entry]) -> bool {
+        self.no_room && entries.iter().all(|entry| matches!(entry, Entry::Release { .. }))
+    }
+
+    /// The records go in front of batches that wait; that they are durable is told in the order of tickets all the same.
+    fn accept_ahead(&mut self, entries: Vec<Entry>) -> Ticket {
+        let place = self.place_before_batches();
+        let is_last = place == self.queue.len();
+        let ticket = self.ticket();
+        self.stats.submissions += 1;
+        let last = entries.len() - 1;
+        for (i, entry) in entries.into_iter().enumerate() {
+            let item = self.accept(entry);
+            self.queue_bytes += item.weight();
+            self.stats.entries += 1;
+            let ticket = (i == last && is_last).then_some(ticket);
+            self.queue.insert(place + i, Queued { item, ticket, ends_unit: i == last });
+        }
+        if !is_last {
+            self.queue.push_back(Queued { item: Item::Barrier, ticket: Some(ticket), ends_unit: true });
         }
         ticket
     }
@@ -152,7 +182,24 @@ impl LogCore {
             (weight - batch, batch, if batch > 0 { FOOTER_BYTES_PER_BATCH } else { weight })
         });
         let reserve = entries.iter().map(|entry| self.reserve(entry)).max().unwrap_or(0);
-        self.has_room(self.queue.len(), asked, reserve)
+        let is = |entry: &Entry| (matches!(entry, Entry::Batch(_)), matches!(entry, Entry::HardState { .. }));
+        let any = entries.iter().map(is).fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1));
+        if any.0 && !self.takes_batches() {
+            return false;
+        }
+        if any.1 && !self.takes_hard_states(asked.clone().map(|(directory, ..)| directory).sum()) {
+            return false;
+        }
+        let behind = if self.goes_ahead(entries) { self.place_before_batches() } else { self.queue.len() };
+        self.has_room(behind, asked.clone(), reserve)
+            || (any == (false, false) && self.may_give_room_in_the_next() && self.next_has_room(behind, asked, reserve))
+    }
+
+    /// A segment of the reserve says no more than may be said again, so that it can be given up.
+    fn takes_hard_states(&self, bytes: usize) -> bool {
+        let said = self.active.as_ref().map_or(0, |active| active.footer.growth());
+        let waiting: usize = self.queue.iter().map(|queued| queued.item.footer_growth()).sum();
+        self.ready.len() >= self.segments_reserved() || is_worth(said + waiting + bytes, self.options.segment_bytes)
     }
 
     /// The same for what the log itself has to say behind the first entries that wait.
@@ -169,6 +216,23 @@ impl LogCore {
     fn has_room(&self, behind: usize, asked: impl Iterator<Item = (usize, usize, usize)>, reserve: u64) -> bool {
         let Some(active) = &self.active else { return false };
         let room = active.header.segment_bytes.saturating_sub(active.offset);
+        self.is_room(room, &active.footer, behind, asked, reserve)
+    }
+
+    /// As [`Self::has_room`], of an empty segment.
+    fn next_has_room(&self, behind: usize, asked: impl Iterator<Item = (usize, usize, usize)>, reserve: u64) -> bool {
+        let room = self.options.segment_bytes.saturating_sub(BLOCK_BYTES);
+        self.is_room(room, &Footer::default(), behind, asked, reserve)
+    }
+
+    fn is_room(
+        &self,
+        room: u64,
+        footer: &Footer,
+        behind: usize,
+        asked: impl Iterator<Item = (usize, usize, usize)>,
+        reserve: u64,
+    ) -> bool {
         let waiting = self.queue.iter().take(behind).map(|queued| {
             let item = &queued.item;
             (item.directory_len(), item.batch_len(), item.footer_growth())
@@ -176,11 +240,11 @@ impl LogCore {
         // The group that ends the log, and the zeroes behind it.
         let mut need = reserve + 3 * BLOCK_BYTES + u64::from(len_u32(2 * self.repeat.len()));
         let mut growth = 0;
-        for (directory, batch, footer) in waiting.chain(asked) {
+        for (directory, batch, grows) in waiting.chain(asked) {
             // It could make a group of its own: a header, its directory and the one before, padding.
             need += 2 * BLOCK_BYTES + u64::from(len_u32(2 * directory)) + u64::from(len_u32(batch));
-            growth += footer;
-            if need + active.footer.room_with(growth) > room {
+            growth += grows;
+            if need + footer.room_with(growth) > room {
                 return false;
             }
         }

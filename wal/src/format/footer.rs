@@ -177,6 +177,11 @@ impl Footer {
         }
     }
 
+    /// Bytes of its records and batches, at most.
+    pub(crate) const fn growth(&self) -> usize {
+        self.growth
+    }
+
     /// Bytes on disk that a footer with `more` bytes of growth needs at most.
     pub(crate) fn room_with(&self, more: usize) -> u64 {
         let body = FRONT_BYTES.saturating_add(self.growth).saturating_add(more).saturating_add(TRAILER_BYTES);

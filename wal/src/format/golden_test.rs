@@ -29,6 +29,12 @@ fn golden(name: &str, fresh: &[u8]) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
 }
 
+/// A file of a version that is written no more.
+fn of_before(name: &str) -> Vec<u8> {
+    let path = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("tests/golden/v1").join(name);
+    std::fs::read(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
 pub(crate) fn check(name: &str, fresh: &[u8]) -> Vec<u8> {
     let stored = golden(name, fresh);
     assert!(stored == fresh, "{name}: what is encoded now differs from the golden file: raise the format's version");
@@ -204,14 +210,20 @@ fn a_group_is_the_golden_one() {
 
 #[test]
 fn a_segment_header_is_the_golden_one() {
-    let stored = check("segment-header.bin", &segment().encode());
+    let stored = check("segment-header-2.bin", &segment().encode());
     assert_eq!(SegmentHeader::decode(&stored), Ok(segment()));
+    assert_eq!(SegmentHeader::decode(&of_before("segment-header.bin")), Ok(segment()), "version 1");
 }
 
 #[test]
 fn a_footer_is_the_golden_one() {
     let (offset, fresh) = footer().encode(&segment());
-    let stored = check("footer.bin", &fresh);
+    footer_is_read(&check("footer-segment-2.bin", &fresh), offset);
+    // Its copy of the segment's header is of version 1.
+    footer_is_read(&of_before("footer.bin"), offset);
+}
+
+fn footer_is_read(stored: &[u8], offset: u64) {
     let trailer = Trailer::decode(&stored[stored.len() - TRAILER_BYTES..]).unwrap();
     assert_eq!((trailer.offset, trailer.segment, trailer.directory), (offset, 42, DIRECTORY));
     let (summary, rest) = stored.split_at(trailer.summary_len as usize);

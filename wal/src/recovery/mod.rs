@@ -61,8 +61,15 @@ impl LogCore {
         // file (attacked by `a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is`).
         io.sync_dir()?;
         let (mut core, mut report) = Self::from_survey(survey, options, io.entropy());
+        let held = if core.is_short_of_segments() { core.hold_seal_of_newest() } else { None };
         core.open_life(io)?;
-        report.writable = !core.stats().disk_full;
+        if let Some(held) = held {
+            core.put_seal_back(held);
+        }
+        report.writable = core.has_begun();
+        if let Ok(Some(free)) = io.free_bytes() {
+            core.note_free_bytes(free);
+        }
         core.check();
         Ok((core, report))
     }
@@ -106,6 +113,14 @@ impl LogCore {
         // DURABLE: the cuts and the incarnation, before anybody is served; otherwise a second crash would forget
         // what this open dropped, and two lives could have one number (attacked by
         // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`, which opens each state twice).
+        if self.is_short_of_segments() {
+            // The first group is to retire what the lives before left in their segments.
+            loop {
+                self.reclaim();
+                let Some(seal) = self.poll_seal_of_old() else { break };
+                run(self, Some(seal))?;
+            }
+        }
         while self.has_unwritten() {
             let write = self.poll_write();
             if write.is_some() {

@@ -185,7 +185,10 @@ impl fmt::Display for Unmendable {
                 )
             }
             Self::UnknownLosses { count } => {
-                write!(f, "{count} times something was lost of which nothing tells whose it was, perhaps of a log unknown here")
+                write!(
+                    f,
+                    "{count} times something was lost of which nothing tells whose it was, perhaps of a log unknown here"
+                )
             }
             Self::DoubtfulHardState { log, kind } => {
                 let kind = format!("{kind:?}").to_lowercase();
@@ -282,7 +285,8 @@ pub(super) fn make(
         files.push(BackupFile { bytes: io.len(&name)?, name });
     }
     let missing = report.segments_missing.iter().map(|segment| Unmendable::MissingSegment { segment: *segment });
-    let unknown = Some(Unmendable::UnknownLosses { count: report.losses_unknown }).filter(|_| report.losses_unknown > 0);
+    let unknown =
+        Some(Unmendable::UnknownLosses { count: report.losses_unknown }).filter(|_| report.losses_unknown > 0);
     let doubtful = report.doubtful_hard_states.iter();
     let doubtful = doubtful.map(|(log, kind)| Unmendable::DoubtfulHardState { log: *log, kind: *kind });
     Ok(RepairPlan {

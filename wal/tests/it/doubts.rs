@@ -427,18 +427,16 @@ fn a_promise_of_a_log_of_which_nothing_else_is_here_is_not_lost_without_a_word()
     world.submit(vec![vow(b"7")]).unwrap();
     world.run();
     world.append_synced(log(1), 3, 100);
-    let world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
-    drop(world.core);
     let mut disk = world.disk;
+    disk.crash(CrashKind::DropAll, &mut |_| 0);
     // The promise's group, and the next one, which names it again.
-    let groups = group_offsets(&mut disk, 1);
-    let at = usize::try_from(first).unwrap();
-    for offset in &groups[at..at + 2] {
-        disk.flip("0000000000000001.seg", offset + 40, 1);
+    let groups = inspect_io(&mut disk.clone()).unwrap().segments.remove(0).groups;
+    for group in groups.iter().filter(|group| [first + 1, first + 2].contains(&group.number)) {
+        flip(&mut disk, SEG, group.offset + 40);
     }
     let world = World::open(disk, &options()).unwrap();
     assert!(!world.report.is_intact() && world.report.losses_unknown > 0, "{:?}", world.report);
     assert_eq!(world.core.hard_state(log(5), HardStateKind::Promise), None);
-    assert!(doubtful(&world).contains(&HardStateKind::Promise));
+    assert!(world.core.doubtful_hard_states(log(5)).contains(&HardStateKind::Promise));
     assert!(world.core.doubtful_hard_states(log(77)).contains(&HardStateKind::Promise), "nor of any other");
 }

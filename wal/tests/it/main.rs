@@ -21,6 +21,7 @@ mod lifecycle;
 mod losses;
 mod misplaced;
 mod repair;
+mod space;
 mod stalls;
 mod tails;
 mod world;
