@@ -117,6 +117,7 @@ const IO: &[&[&str]] = &[
 
 /// The parts of wal and net that are drivers, by folder or file.
 const DRIVERS: &[&str] = &[
+    "ahead.rs",
     "driver",
     "driver.rs",
     "direct.rs",
