@@ -137,6 +137,8 @@ fn eager() -> Options {
 
 /// Submits, and carries everything out. `false`: the log takes no more.
 fn say(core: &mut LogCore, io: &mut Failing, told: &mut Told, entries: Vec<Entry>) -> bool {
+    // As drivers do now and then: what was refused is asked for again.
+    core.retry_preparation();
     match core.submit(entries.clone()) {
         Ok(ticket) => told.entries.extend(entries.into_iter().map(|entry| (ticket, entry))),
         Err(SubmitError::DiskFull) => {}
