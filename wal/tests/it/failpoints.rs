@@ -137,6 +137,8 @@ fn eager() -> Options {
 
 /// Submits, and carries everything out. `false`: the log takes no more.
 fn say(core: &mut LogCore, io: &mut Failing, told: &mut Told, entries: Vec<Entry>) -> bool {
+    // As drivers do now and then: what was refused is asked for again.
+    core.retry_preparation();
     match core.submit(entries.clone()) {
         Ok(ticket) => told.entries.extend(entries.into_iter().map(|entry| (ticket, entry))),
         Err(SubmitError::DiskFull) => {}
@@ -287,11 +289,11 @@ fn repair_of_which_a_call_fails(disk: VirtualDisk, n: usize, kind: ErrorKind) ->
     let mut disk = io.disk;
     disk.clear_faults();
     disk.crash(CrashKind::DropAll, &mut |_| 0);
-    let repair = Repair::begin(&mut disk, RepairOptions::default()).expect(failed);
-    let repaired = repair.execute(&mut VirtualDisk::new(), "again").expect(failed);
+    let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap_or_else(|error| panic!("{failed}: {error}"));
+    let repaired = repair.execute(&mut VirtualDisk::new(), "again").unwrap_or_else(|error| panic!("{failed}: {error}"));
     assert!(repaired.verified.is_good(), "{failed}: {repaired:?}");
     disk.kill_process();
-    let mut world = World::open(disk, &options()).expect(failed);
+    let mut world = World::open(disk, &options()).unwrap_or_else(|error| panic!("{failed}: {error}"));
     assert_eq!(world.lsns(log(1)), [1, 2], "{failed}: what is before the damage is there, and no more");
     assert_eq!(world.core.cuts()[0].from, Lsn::new(3), "{failed}");
     Some(failed)

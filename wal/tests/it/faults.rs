@@ -426,7 +426,7 @@ fn work_of_all_kinds(world: &mut World, round: u64) {
 
 /// The reopened log shows a state that holds all that was acknowledged.
 fn assert_nothing_is_lost(before: &World, disk: VirtualDisk, told: &str) {
-    let mut after = World::open(disk, &options()).expect(told);
+    let mut after = World::open(disk, &options()).unwrap_or_else(|error| panic!("{told}: {error}"));
     let content = after.content();
     let states = before.states(before.acknowledged_entries(), before.submitted.len());
     assert!(states.iter().any(|n| before.model_after(*n).same(&content)), "{told}: {:?}", after.report);

@@ -127,7 +127,7 @@ fn kill(mut child: Child, out: BufReader<ChildStdout>, heard: &mut Heard) {
 
 /// Everything acknowledged is there, and what is there is right to the last byte.
 fn assert_is_whole(dir: &Path, heard: &Heard, told: &str) {
-    let (wal, report) = Wal::open(dir, small()).expect(told);
+    let (wal, report) = Wal::open(dir, small()).unwrap_or_else(|error| panic!("{told}: {error}"));
     assert!(report.is_intact() && report.cuts.is_empty(), "{told}: {report:?}");
     for of in KEPT.chain([RELEASED]) {
         let (start, end) = (wal.start_of(log(of)), wal.end(log(of)));
@@ -137,7 +137,7 @@ fn assert_is_whole(dir: &Path, heard: &Heard, told: &str) {
         assert!(start.lsn.get() <= released, "{told}: log {of} starts behind {}", start.lsn);
         let mut at = start;
         while at.lsn < end.lsn {
-            let batches = wal.read(log(of), at.lsn.next(), 1 << 20).expect(told);
+            let batches = wal.read(log(of), at.lsn.next(), 1 << 20).unwrap_or_else(|error| panic!("{told}: {error}"));
             assert!(!batches.is_empty(), "{told}: log {of} has nothing behind {at}");
             for found in batches {
                 assert!(found == next_of(log(of), at), "{told}: log {of} behind {at}: {found:?}");
@@ -146,7 +146,7 @@ fn assert_is_whole(dir: &Path, heard: &Heard, told: &str) {
         }
         assert_eq!(at, end, "{told}: log {of}");
     }
-    wal.close().expect(told);
+    wal.close().unwrap_or_else(|error| panic!("{told}: {error}"));
 }
 
 /// P1 and P2: at work, with segments that are made, retired, used again and compacted, and while it opens. And O4: as long as
