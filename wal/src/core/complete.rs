@@ -43,8 +43,8 @@ impl LogCore {
             if let Some(segment) = self.segments.get_mut(segment) {
                 segment.has_footer = true;
             }
-            // Once for many: a look takes as long as there are segments.
-            self.reclaim_due |= self.sealing.is_empty();
+            // Once for many that are looked at again: a look takes as long as there are segments.
+            self.reclaim_due |= !self.seals.iter().any(|request| matches!(request.op, IoOp::ConfirmFooter(_)));
             self.fold();
         } else {
             self.on_written(id);

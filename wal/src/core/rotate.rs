@@ -103,8 +103,12 @@ impl LogCore {
             let next = self.segments.iter().find(|(next, _)| *next > number);
             next.is_some_and(|(_, segment)| segment.last_group >= segment.first_group)
         };
-        let old =
-            self.seals.iter().position(|seal| matches!(seal.op, IoOp::Seal { segment, .. } if is_said(segment)))?;
+        let of = |seal: &IoRequest| match &seal.op {
+            IoOp::Seal { segment, .. } => Some(*segment),
+            IoOp::ConfirmFooter(request) => Some(request.segment),
+            _ => None,
+        };
+        let old = self.seals.iter().position(|seal| of(seal).is_some_and(is_said))?;
         self.seals.remove(old)
     }
 

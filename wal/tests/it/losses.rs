@@ -354,7 +354,7 @@ fn a_segment_a_group_or_a_record_of_a_later_format_refuses_and_changes_nothing()
 
     let mut later_segment = disk.clone();
     let mut header = read(&mut later_segment, SEG, 0, 4096);
-    header[4] = 2;
+    header[4] = 3;
     let crc = crc32fast::hash(&header[..4092]);
     header[4092..].copy_from_slice(&crc.to_le_bytes());
     overwrite(&mut later_segment, SEG, 0, header);
@@ -376,10 +376,11 @@ fn a_segment_a_group_or_a_record_of_a_later_format_refuses_and_changes_nothing()
     of_group(&mut header);
     overwrite(&mut later_record, SEG, group.offset, [header, records].concat());
 
-    for (what, mut disk) in [("segment", later_segment), ("group", later_group), ("record", later_record)] {
+    let later = [("segment", later_segment, 3), ("group", later_group, 2), ("record", later_record, 2)];
+    for (what, mut disk, found) in later {
         let before = disk.clone();
         let refused = LogCore::recover(&mut disk, &options()).map(drop).unwrap_err();
-        let expected = OpenError::NewerFormat { file: SEG.to_owned(), found: 2, known: 1 };
+        let expected = OpenError::NewerFormat { file: SEG.to_owned(), found, known: found - 1 };
         assert_eq!(refused, expected, "{what}");
         assert_eq!(refused.code(), "TW-1202", "{what}");
         assert_eq!(disk.stats().writes, before.stats().writes, "{what}: nothing was written");
