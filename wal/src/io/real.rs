@@ -43,13 +43,19 @@ struct Written {
     through_cache: Option<NamedFile>,
 }
 
-/// What a clone keeps of its reads past the page cache.
-#[derive(Clone, Debug, Default)]
+/// What a clone keeps of its reads past the page cache. Others begin with nothing: what an open has read would stay open, and
+/// its room taken, for as long as the log is.
+#[derive(Debug, Default)]
 struct Reader {
     /// The segment that was last read so.
     last: Option<Opened>,
-    probes: u64,
     ahead: Ahead,
+}
+
+impl Clone for Reader {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
 }
 
 /// A segment that a clone keeps open by itself.
@@ -81,6 +87,8 @@ struct Shared {
     direct: AtomicBool,
     /// Counts changes of names.
     names: AtomicU64,
+    /// Counts looks into the page cache.
+    probes: AtomicU64,
     files: Mutex<OpenFiles>,
     lock: Mutex<Option<Held>>,
 }
@@ -199,7 +207,8 @@ impl RealIo {
     fn with(dir: PathBuf, read_only: bool) -> Self {
         let (files, direct) = (Mutex::new(OpenFiles::default()), AtomicBool::new(!DIRECT.is_empty()));
         let (directory, names) = (Directory::at(dir), AtomicU64::new(0));
-        let shared = Shared { directory, read_only, direct, names, files, lock: Mutex::new(None) };
+        let shared =
+            Shared { directory, read_only, direct, names, probes: AtomicU64::default(), files, lock: Mutex::new(None) };
         Self::of(Arc::new(shared))
     }
 
@@ -401,9 +410,10 @@ impl Io for RealIo {
     fn read_once(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
         let mut done = 0;
         let range = offset..offset.saturating_add(u64::try_from(buffer.len()).unwrap_or(u64::MAX));
-        self.reader.probes = self.reader.probes.wrapping_add(1);
+        // Another block each time, whoever asks: one that was asked for may have come to be in the cache by that.
+        let probe = self.shared.probes.fetch_add(1, Ordering::Relaxed);
         let cached = self.file(name)?;
-        if !page_cache::seems_to_hold(&cached.file, &range, self.reader.probes) {
+        if !page_cache::seems_to_hold(&cached.file, &range, probe) {
             if is_aligned(offset, buffer) {
                 done = self.read_directly(name, cached.id, offset, buffer)?;
             }

@@ -85,11 +85,8 @@ impl Io for Failing {
 
     fn sync_dir(&mut self) -> Result<(), IoFailure> {
         if let Err(failure) = self.call("sync_dir") {
-            // For want of memory the directory could not even be opened to be synced: nothing is in doubt.
-            if self.kind != ErrorKind::OutOfMemory {
-                self.disk.fail_sync_after(0);
-                drop(self.disk.sync_dir());
-            }
+            self.disk.fail_sync_after(0);
+            drop(self.disk.sync_dir());
             return Err(failure);
         }
         self.disk.sync_dir()
