@@ -200,7 +200,7 @@ fn make(directory: &std::path::Path, bytes: usize, count: u64) -> Result<(Moment
             oldest.wait()?;
         }
         // The header of a batch is part of what it takes.
-        let payload = pool.payload(number, bytes - towline_wal::limits::BATCH_HEADER_BYTES);
+        let payload = pool.payload(number, bytes - BATCH_HEADER_BYTES);
         pending.push_back(producer.submit(payload, 1)?);
         if number + 1 == EARLY.min(count) {
             early = Some(moment(number + 1)?);
