@@ -127,7 +127,7 @@ impl<C: RaftTypeConfig> LogStore<C> {
     ///
     /// A crash while something was being written makes a doubt as well, and without a medium that lies it is unfounded: what
     /// later writes prove to be lost, a vote too, [`LogStore::open`] refuses or a read reports.
-    /// It stands until the application submits [`Entry::Settle`](crate::Entry::Settle) for the log.
+    /// It stands until the application submits [`Entry::Settle`] for the log.
     #[must_use]
     pub fn in_doubt(&self) -> Option<u64> {
         let cuts = self.shared.wal.cuts();
