@@ -165,7 +165,8 @@ impl LogCore {
         let mut said = BTreeMap::new();
         for (log, state) in self.index.iter() {
             let hard = state.hard.values().map(|hard| hard.segment);
-            for segment in hard.chain([state.start_in, state.cut_in]).collect::<BTreeSet<u64>>() {
+            let doubts = state.doubts.values().copied();
+            for segment in hard.chain(doubts).chain([state.start_in, state.cut_in]).collect::<BTreeSet<u64>>() {
                 let bytes: usize = state.records_in(log, segment).iter().map(Record::encoded_len).sum();
                 *said.entry(segment).or_insert(0) += bytes;
             }

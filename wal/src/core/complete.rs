@@ -34,6 +34,7 @@ impl LogCore {
             {
                 // The next open writes another.
                 segment.footer_was_found = false;
+                self.look_again_behind_footers();
             }
             return;
         }
@@ -43,12 +44,16 @@ impl LogCore {
             if let Some(segment) = self.segments.get_mut(segment) {
                 segment.has_footer = true;
             }
-            // Once for many that are looked at again: a look takes as long as there are segments.
-            self.reclaim_due |= !self.seals.iter().any(|request| matches!(request.op, IoOp::ConfirmFooter(_)));
+            self.look_again_behind_footers();
             self.fold();
         } else {
             self.on_written(id);
         }
+    }
+
+    /// What a footer's want held up may go. Once for many that are read again: a look takes as long as there are segments.
+    fn look_again_behind_footers(&mut self) {
+        self.reclaim_due |= !self.seals.iter().any(|request| matches!(request.op, IoOp::ConfirmFooter(_)));
     }
 
     /// The next submission that is done, oldest first.

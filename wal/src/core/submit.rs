@@ -77,6 +77,17 @@ impl LogCore {
         Ok(self.accept_all(entry.into_iter(), 0))
     }
 
+    /// Bytes of what was left that are taken in now. On a full disk all: batches are refused there, and must not lie in front of
+    /// what gives room back.
+    pub(crate) const fn inbox_room(&self) -> usize {
+        if self.no_room { usize::MAX } else { self.queue_room() }
+    }
+
+    #[cfg(test)]
+    pub(crate) const fn find_no_room(&mut self) {
+        self.no_room = true;
+    }
+
     pub(crate) const fn busy(&self) -> SubmitError {
         SubmitError::Busy { queue_bytes_max: self.options.queue_bytes_max }
     }

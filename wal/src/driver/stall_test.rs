@@ -213,6 +213,30 @@ fn what_is_started_while_a_device_hangs_is_bounded_and_the_rest_hears_that_it_is
 }
 
 #[test]
+fn what_lies_before_a_queue_on_a_full_disk_keeps_nothing_that_gives_room_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, queue_bytes_max: 20_000, ..Options::default() };
+    let mut io = RealIo::new(dir.path());
+    let (core, _) = LogCore::recover(&mut io, &options).unwrap();
+    let gate = Arc::new(Gate::default());
+    let gated = Box::new(Gated(io.clone(), Arc::clone(&gate)));
+    let wal = Wal::begin(core, &options, io, gated, &mut spawn).unwrap();
+    wal.append(batch(LogPosition::origin(LOG))).unwrap();
+    gate.set(true);
+    while wal.submit(vec![Entry::Batch(batch(wal.end(LOG)))]).is_ok() {}
+    let left = wal.start_append(batch(wal.end(LOG))).unwrap();
+    let release = || wal.submit(vec![Entry::Release { log: LOG, before: Lsn::FIRST }]);
+    assert!(matches!(release(), Err(SubmitError::Busy { .. })), "it would overtake what was left");
+    wal.state().core.find_no_room();
+    let released = release();
+    gate.set(false);
+    released.unwrap().wait().unwrap();
+    // Refused for want of room, or taken if there was some.
+    drop(left.wait());
+    wal.close().unwrap();
+}
+
+#[test]
 fn a_sync_waits_for_what_lies_before_a_full_queue() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { segment_bytes: 1 << 20, queue_bytes_max: 5000, ..Options::default() };

@@ -182,7 +182,7 @@ impl State {
 
     /// Accepts what was left for it. `false`: there is no room for it before something is durable, and it stays where it is.
     pub(super) fn take_in(&mut self, inbox: &Inbox) -> bool {
-        let is_taken = inbox.take(&mut self.taken.left, self.core.queue_room());
+        let is_taken = inbox.take(&mut self.taken.left, self.core.inbox_room());
         self.accept_taken();
         is_taken
     }
@@ -195,7 +195,7 @@ impl State {
 
     /// Accepts all that was left for it, so that the next group can be built; if there is no room for it, later.
     fn take_in_all(&mut self, inbox: &Inbox) {
-        inbox.take_all(&mut self.taken.left, &mut self.taken.events, self.core.queue_room());
+        inbox.take_all(&mut self.taken.left, &mut self.taken.events, self.core.inbox_room());
         self.accept_taken();
         self.taken.events.drain(..).for_each(|event| event.part_done(Ok(())));
     }

@@ -46,6 +46,9 @@ pub(crate) struct Replay {
     doubts: Doubts,
     /// A life began, and what its open dropped may not be told to the end: power failed between the groups that tell it.
     pub(crate) is_opening: bool,
+    /// More than one group tells it: one that is not full may have been cut short by its segment's end. What comes behind it says
+    /// that it was not.
+    pub(crate) is_telling: bool,
     /// A read that the system refused, of something that decides.
     pub(crate) refused: Option<IoFailure>,
     /// At least the last LSN of what is damaged in each log.
@@ -124,7 +127,10 @@ impl Replay {
             self.lose(Lost { number: header.number, segment });
             return Ok(());
         };
-        self.is_opening &= Self::tells_doubts_only(&own) && self.is_full(header.own_len);
+        let is_full = self.is_full(header.own_len);
+        let may_go_on = is_full || (self.is_telling && !own.is_empty());
+        self.is_opening &= Self::tells_doubts_only(&own) && may_go_on;
+        self.is_telling = self.is_opening;
         self.restore_lost(io, segment, header.number, &group.repeated);
         let mut batches = group.batches.into_iter();
         for record in &own {

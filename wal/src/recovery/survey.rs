@@ -480,6 +480,7 @@ impl Survey {
             self.judge_hole(&header)?;
             let begins_a_life = header.incarnation > self.replay.incarnation && self.replay.incarnation > 0;
             self.replay.is_opening |= begins_a_life;
+            self.replay.is_telling &= !begins_a_life;
             self.replay.incarnation(header.incarnation, number, 0)?;
             let bound = self.bound(number);
             self.replay.segments.insert(
