@@ -164,9 +164,7 @@ impl LogCore {
     fn bytes_said_by_segment(&self) -> BTreeMap<u64, usize> {
         let mut said = BTreeMap::new();
         for (log, state) in self.index.iter() {
-            let hard = state.hard.values().map(|hard| hard.segment);
-            let doubts = state.doubts.values().copied();
-            for segment in hard.chain(doubts).chain([state.start_in, state.cut_in]).collect::<BTreeSet<u64>>() {
+            for segment in state.said_in() {
                 let bytes: usize = state.records_in(log, segment).iter().map(Record::encoded_len).sum();
                 *said.entry(segment).or_insert(0) += bytes;
             }

@@ -428,6 +428,12 @@ impl LogState {
         self.cuts_from.take().map(|from| unplaced.map_or(from, |active| from.min(active))).or(unplaced)
     }
 
+    /// The segments of which [`LogState::records_in`] has something to tell; 0 where it is on its way.
+    pub(crate) fn said_in(&self) -> BTreeSet<u64> {
+        let hard = self.hard.values().map(|hard| hard.segment);
+        hard.chain(self.doubts.values().copied()).chain([self.start_in, self.cut_in]).collect()
+    }
+
     /// What only the segment says of the log, to be said again. Behind a hard state in doubt stands that it is: said again by
     /// itself, it would be certain.
     pub(crate) fn records_in(&self, log: LogId, segment: u64) -> Vec<Record> {

@@ -65,6 +65,7 @@ impl Extent {
                     }
                 }
                 Err(failure) if failure.is_refusal() => return Err(failure.into()),
+                // Read once more; what stays is told as corrupt, with its range.
                 Err(_) => {}
             }
         }

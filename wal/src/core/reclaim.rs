@@ -43,10 +43,7 @@ impl Needs {
         for (log, state) in index.iter() {
             needs.any_doubt |= state.cut.is_some() || state.is_damaged();
             needs.damaged.extend(state.damaged.iter().map(|range| range.segment));
-            let hard = state.hard.values().map(|hard| hard.segment);
-            let said = hard.chain(state.doubts.values().copied()).chain([state.start_in, state.cut_in]);
-            let says: BTreeSet<u64> = said.filter(|n| dead.contains(n)).collect();
-            for number in says {
+            for number in state.said_in().into_iter().filter(|number| dead.contains(number)) {
                 let records = state.records_in(log, number);
                 if !records.is_empty() {
                     needs.said.entry(number).or_default().extend(records);
@@ -248,6 +245,9 @@ mod tests {
                 state.cut = (below(2) == 0).then_some(Lsn::FIRST);
                 for kind in HardStateKind::ALL.into_iter().take(usize::try_from(below(5)).unwrap()) {
                     state.hard.insert(kind, HardState { bytes: Bytes::new(), segment: below(6) });
+                    if below(3) == 0 {
+                        state.doubts.insert(kind, below(6));
+                    }
                 }
                 if below(4) == 0 {
                     let (first, last, segment) = (Lsn::FIRST, Lsn::new(2), below(6));
