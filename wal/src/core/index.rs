@@ -321,6 +321,21 @@ impl LogState {
         Some(inside.unwrap_or(below))
     }
 
+    /// The earliest position that is known to keep no more than so many bytes behind it: batches with what directories and
+    /// footers say of them. Of the older part it is the end of a segment.
+    pub(crate) fn boundary_keeping(&self, bytes_max: u64) -> Lsn {
+        let slots = self.slots.iter().rev().map(|slot| (slot.last, slot.room()));
+        let runs = self.runs.iter().rev().map(|run| (run.end.lsn, run.bytes));
+        let mut kept = 0_u64;
+        for (last, bytes) in slots.chain(runs) {
+            kept = kept.saturating_add(bytes);
+            if kept > bytes_max {
+                return last;
+            }
+        }
+        self.start.lsn
+    }
+
     /// The segment whose index must be loaded before anything can be said about the boundary at or before `lsn`, or about
     /// the batch that holds it.
     pub(crate) fn index_needed(&self, lsn: Lsn, cache: &IndexCache) -> Option<u64> {
@@ -355,6 +370,12 @@ impl LogState {
     pub(crate) fn epochs(&self) -> impl Iterator<Item = (Epoch, Lsn)> {
         let (start, empty) = (self.start.lsn.next(), self.is_empty());
         self.epochs.iter().filter(move |_| !empty).map(move |(epoch, first)| (*epoch, start.max(*first)))
+    }
+
+    /// The epoch of the first batch.
+    pub(crate) fn first_epoch(&self) -> Option<Epoch> {
+        let run = self.runs.front().map(|run| run.first);
+        run.or_else(|| self.slots.front().map(|slot| slot.first)).map(|first| self.epoch_of(first))
     }
 
     fn note_epoch(&mut self, epoch: Epoch, first: Lsn) {

@@ -147,6 +147,14 @@ impl LogCore {
         self.index.boundary_at_or_before(log, lsn)
     }
 
+    /// Where to release a log ([`Entry::Release`](super::Entry::Release), before the LSN behind this one) so that about so
+    /// many bytes of it are kept, never more than `bytes_max`: a boundary of batches among the newer part of the log, of
+    /// segments among the older. The log's start, if it has no more than that.
+    #[must_use]
+    pub fn boundary_keeping(&self, log: LogId, bytes_max: u64) -> Lsn {
+        self.index.get(log).map_or(Lsn::ZERO, |state| state.boundary_keeping(bytes_max))
+    }
+
     /// What must be loaded before the log's boundaries around `lsn`, or the batch that holds it, are known. Only of logs
     /// that outgrew [`Options::index_bytes_max`](super::Options::index_bytes_max).
     #[must_use]

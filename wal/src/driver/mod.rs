@@ -451,6 +451,12 @@ impl Wal {
         self.loaded(log, lsn).core.boundary_at_or_before(log, lsn)
     }
 
+    /// See [`LogCore::boundary_keeping`].
+    #[must_use]
+    pub fn boundary_keeping(&self, log: LogId, bytes_max: u64) -> Lsn {
+        self.state().core.boundary_keeping(log, bytes_max)
+    }
+
     /// See [`LogCore::epochs`].
     #[must_use]
     pub fn epochs(&self, log: LogId) -> Vec<(Epoch, Lsn)> {

@@ -51,8 +51,10 @@ pub(crate) struct Replay {
     pub(crate) is_telling: bool,
     /// A read that the system refused, of something that decides.
     pub(crate) refused: Option<IoFailure>,
-    /// At least the last LSN of what is damaged in each log.
+    /// The last LSN of what is damaged in each log. All between the log's end and there is.
     damaged_to: BTreeMap<LogId, Lsn>,
+    /// The last LSN of what a release took back of each log, as of another history.
+    dropped: BTreeMap<LogId, Lsn>,
 }
 
 /// Hard states that are in doubt, each with the order in which it came to be.
@@ -285,12 +287,10 @@ impl Replay {
     /// All batches of a log in a segment, whose predecessor is known only by its LSN.
     fn run_behind(&mut self, log: &SummaryLog, segment: u64) {
         let (first, end) = (log.before.lsn.next(), self.index.end(log.log));
+        self.gap(log.log, end.lsn, first);
         if first <= end.lsn || log.epochs.first().is_some_and(|(epoch, _)| *epoch < end.epoch) {
             self.damage(log.log, first, log.end.lsn, segment, 0);
             return;
-        }
-        if first > end.lsn.next() {
-            self.damage(log.log, end.lsn.next(), first.prev(), 0, 0);
         }
         self.suspects.remove(&log.log);
         let state = self.index.log(log.log);
@@ -302,15 +302,22 @@ impl Replay {
     /// A batch whose predecessor is known only by its LSN.
     fn batch_behind(&mut self, entry: &BatchEntry, segment: u64) {
         let end = self.index.end(entry.log);
+        self.gap(entry.log, end.lsn, entry.first);
         if entry.first <= end.lsn || entry.epoch < end.epoch {
             // Neither is ever written: what says so can't be believed about its place in the log.
             self.damage(entry.log, entry.first, entry.last, segment, u64::from(entry.offset));
             return;
         }
-        if entry.first > end.lsn.next() {
-            self.damage(entry.log, end.lsn.next(), entry.first.prev(), 0, 0);
-        }
         self.push(entry, segment);
+    }
+
+    /// What lies between the log's end and the first record of what comes next was there, whether that is believed or not.
+    fn gap(&mut self, log: LogId, end: Lsn, first: Lsn) {
+        // All between the end and the last that is damaged is known to be.
+        let known = self.damaged_to.get(&log).map_or(end, |to| end.max(*to));
+        if known.next() < first {
+            self.damage(log, known.next(), first.prev(), 0, 0);
+        }
     }
 
     fn push(&mut self, entry: &BatchEntry, segment: u64) {
@@ -331,6 +338,7 @@ impl Replay {
                 if entry.first <= self.index.end(log).lsn {
                     self.cut_back(io, log, entry.first.prev(), segment);
                 }
+                self.gap(log, self.index.end(log).lsn, entry.first);
                 self.damage(log, entry.first, entry.last, segment, u64::from(entry.offset));
             }
         }
@@ -355,11 +363,33 @@ impl Replay {
         self.mismatch(io, log, batch.first_lsn(), segment);
     }
 
+    fn release(&mut self, log: LogId, at: LogPosition, segment: u64) {
+        let end = self.index.end(log).lsn;
+        let state = self.index.log(log);
+        drop(state.release(at));
+        if state.first_epoch().is_some_and(|epoch| epoch < at.epoch) {
+            // No epoch ever falls: what is left is of another history than what was released. It was damaged as long as that was
+            // there, and is so behind it too.
+            let last = self.damaged_to.get(&log).map_or(end, |to| end.max(*to));
+            self.truncate(log, at, segment);
+            // What of it comes again, in the history that was released, is good: only the rest is told at the end.
+            self.dropped.insert(log, last);
+        }
+    }
+
     fn truncate(&mut self, log: LogId, to: LogPosition, segment: u64) {
         // Of a log that is not there nothing can be cut off, and it is not to appear by that.
         let Some(state) = self.index.get_mut(log) else { return };
         if let Some(from) = state.truncate(to).lowest(segment) {
             self.segments.kill(segment, from);
+        }
+        self.forget_beyond(log, to.lsn);
+    }
+
+    /// Nothing of the log is left behind `lsn`.
+    fn forget_beyond(&mut self, log: LogId, lsn: Lsn) {
+        for known in [&mut self.damaged_to, &mut self.dropped] {
+            known.entry(log).and_modify(|last| *last = lsn.min(*last));
         }
     }
 
@@ -420,13 +450,15 @@ impl Replay {
                 }
                 self.suspects.remove(log);
                 self.doubts.remove_log(*log);
+                self.forget_beyond(*log, Lsn::ZERO);
             }
-            Record::Anchor { log, at } => drop(self.index.log(*log).release(*at)),
+            Record::Anchor { log, at } => self.release(*log, *at, segment),
             Record::Reset { log, to } => {
                 if let Some(from) = self.index.log(*log).reset(*log, *to).lowest(segment) {
                     self.segments.kill(segment, from);
                 }
                 self.suspects.remove(log);
+                self.forget_beyond(*log, Lsn::ZERO);
             }
             Record::HardState { log, kind, bytes } => {
                 let hard = HardState { bytes: bytes.clone(), segment };
@@ -488,6 +520,10 @@ impl Replay {
         if self.is_opening {
             // Nobody was served before all of it was durable, so no log has grown since.
             self.suspects = self.index.iter().map(|(log, _)| log).collect();
+        }
+        for (log, last) in std::mem::take(&mut self.dropped) {
+            let end = self.index.end(log).lsn;
+            self.gap(log, end, last.next());
         }
         for log in std::mem::take(&mut self.suspects) {
             let state = self.index.log(log);
@@ -578,6 +614,81 @@ mod tests {
             let damaged = &replay.index.log(id(1)).damaged;
             assert_eq!(damaged.iter().map(|range| (range.first, range.last)).collect::<Vec<_>>(), plain);
         }
+    }
+
+    fn at(term: u32, lsn: u64) -> LogPosition {
+        LogPosition { epoch: Epoch::new(1, term), lsn: Lsn::new(lsn), chain: Chain::new(lsn) }
+    }
+
+    /// Of log 1 the segment holds the batches behind one position, up to another, and only its footer is read.
+    fn run(replay: &mut Replay, segment: u64, before: LogPosition, end: LogPosition) {
+        let epochs = vec![(end.epoch, before.lsn.next())];
+        let log = SummaryLog { log: id(1), before, end, epochs, batches: 1, bytes: 100 };
+        replay.join(&mut VirtualDisk::new(), id(1), &before, segment);
+        replay.run_behind(&log, segment);
+    }
+
+    fn release(replay: &mut Replay, at: LogPosition) {
+        replay.record(&mut VirtualDisk::new(), &Record::Anchor { log: id(1), at }, 9, true);
+    }
+
+    /// The end of log 1, and each of its records that is damaged.
+    fn state(replay: &Replay) -> (LogPosition, Vec<u64>) {
+        let damaged = &replay.index.get(id(1)).expect("it is known").damaged;
+        let mut lsns: Vec<_> = damaged.iter().flat_map(|range| range.first.get()..=range.last.get()).collect();
+        lsns.sort_unstable();
+        (replay.index.end(id(1)), lsns)
+    }
+
+    #[test]
+    fn what_is_not_believed_leaves_no_gap_before_it_that_could_be_written_to() {
+        let origin = LogPosition::origin(id(1));
+        let mut replay = Replay::default();
+        run(&mut replay, 1, origin, at(9, 6));
+        run(&mut replay, 2, at(1, 9), at(1, 12));
+        run(&mut replay, 3, at(1, 15), at(1, 16));
+        assert_eq!(state(&replay), (at(9, 6), (7..=16).collect()));
+        // What is cut off and comes again is told again.
+        replay.truncate(id(1), at(9, 6), 4);
+        run(&mut replay, 4, at(1, 8), at(1, 9));
+        assert_eq!(state(&replay), (at(9, 6), (7..=9).collect()));
+        // One batch of which only the name is left.
+        let (first, last) = (Lsn::new(12), Lsn::new(13));
+        let entry =
+            BatchEntry { log: id(1), first, last, epoch: Epoch::new(1, 9), offset: 0, len: 9, chain: Chain::new(1) };
+        replay.batch(&mut VirtualDisk::new(), &entry, 5, None, true);
+        assert_eq!(state(&replay).1, (7..=13).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn another_history_than_the_one_that_was_released_does_not_come_back_when_that_is_gone() {
+        let origin = LogPosition::origin(id(1));
+        for forgotten in [false, true] {
+            let mut replay = Replay::default();
+            if !forgotten {
+                run(&mut replay, 1, origin, at(9, 6));
+            }
+            run(&mut replay, 2, at(1, 9), at(1, 12));
+            run(&mut replay, 3, at(1, 15), at(1, 16));
+            release(&mut replay, at(9, 6));
+            replay.finish();
+            assert_eq!(state(&replay), (at(9, 6), (7..=16).collect()), "forgotten: {forgotten}");
+            assert_eq!(replay.index.get(id(1)).unwrap().start, at(9, 6));
+        }
+        // The epoch that counts is that of what is left, not of what was lost before it.
+        let mut replay = Replay::default();
+        run(&mut replay, 1, origin, at(1, 3));
+        run(&mut replay, 2, at(3, 9), at(3, 12));
+        release(&mut replay, at(2, 6));
+        replay.finish();
+        assert_eq!(state(&replay), (at(3, 12), (7..=9).collect()));
+        // A lost segment cut off the old history and began the new one, of which more is there.
+        let mut replay = Replay::default();
+        run(&mut replay, 1, origin, at(5, 10));
+        release(&mut replay, at(6, 7));
+        run(&mut replay, 3, at(6, 8), at(6, 12));
+        replay.finish();
+        assert_eq!(state(&replay), (at(6, 12), vec![8]), "what is there is not damaged");
     }
 
     #[test]

@@ -73,6 +73,27 @@ fn a_release_inside_a_batch_keeps_the_batch_and_one_beyond_what_is_durable_goes_
 }
 
 #[test]
+fn a_release_to_where_so_many_bytes_are_kept_keeps_no_more_and_not_much_less() {
+    for index_bytes_max in [usize::MAX, 0] {
+        let mut world = World::open(VirtualDisk::new(), &Options { index_bytes_max, ..options() }).unwrap();
+        assert_eq!(world.core.boundary_keeping(log(1), 0), Lsn::ZERO, "a log that is not there");
+        fill_segments(&mut world, log(1), 12);
+        world.append_synced(log(1), 20, 500);
+        let end = world.core.end(log(1)).lsn;
+        assert_eq!(world.core.boundary_keeping(log(1), u64::MAX), Lsn::ZERO);
+        assert_eq!(world.core.boundary_keeping(log(1), 0), end);
+        let last_20 = world.core.boundary_keeping(log(1), 20 * 900);
+        assert!(last_20 < end && end.get() - last_20.get() <= 20, "{last_20} of {end}");
+        let bytes_max = 4 * SEGMENT;
+        let to = world.core.boundary_keeping(log(1), bytes_max);
+        release(&mut world, log(1), to.next().get());
+        assert_eq!(world.core.start(log(1)).lsn, to, "it is a boundary");
+        assert_eq!(world.core.boundary_keeping(log(1), bytes_max), to, "no more is left");
+        assert!(world.core.boundary_keeping(log(1), bytes_max / 2) > to, "and more than half of it");
+    }
+}
+
+#[test]
 fn released_segments_are_used_again_and_the_space_stays_bounded() {
     let mut world = World::new();
     promise(&mut world, log(2), "kept from the first segment on");
