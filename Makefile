@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim models mutants bench bench-wal clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim models mutants bench bench-wal bench-engine clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -64,6 +64,11 @@ bench-wal: ## [ARGS=...] The log beside other logs and the bare disk, in one run
 	@$(IN) .make/with-progress release "building the log's bench" \
 	  cargo build --release --locked --manifest-path bench/peers/Cargo.toml
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-wal" "$$@"' bench-wal $(ARGS)
+
+bench-engine: ## [ARGS=...] The embedded engine beside bare RocksDB and the bare log, in one run
+	@.make/setup build
+	@$(IN) .make/with-progress release "building the engine's bench" cargo build --release -p towline-bench --bin bench-engine
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-engine" "$$@"' bench-engine $(ARGS)
 
 clippy-peers: ## Clippy on the bench of the log, which is a workspace of its own
 	@.make/setup build lint

@@ -6,8 +6,8 @@ use bytes::{Bytes, BytesMut};
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
 use std::time::Duration;
-use towline::model::{Expect, Operation, Record};
-use towline::pipeline::{Submission, SubmissionQueue, SubmitPolicy};
+use towline::model::{Expect, Operation, Record, ShardId};
+use towline::pipeline::{Ready, Submission, SubmissionQueue, SubmitPolicy};
 use towline_net::{Connection, ConnectionConfig, Event, Identity, Lane, Role, SendFlags, Side, StreamKind};
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression, Epoch, LogId, LogPosition};
 
@@ -75,7 +75,7 @@ fn batches(c: &mut Criterion) {
 fn ring(c: &mut Criterion) {
     let mut group = c.benchmark_group("ring");
     let bytes = record(128).encode().expect("a legal record");
-    let queue = SubmissionQueue::new(4096, 64 << 20);
+    let queue = SubmissionQueue::new(4096, 64 << 20, Ready::new().bell(ShardId::new(1)));
     group.throughput(Throughput::Elements(1));
     group.bench_function("push and pop/1 thread", |b| {
         b.iter(|| {

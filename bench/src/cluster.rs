@@ -32,6 +32,6 @@ pub fn writes(directory: &Path, producers: u64, bytes: usize) -> Result<Producer
     await_serving(|| leader.first().is_some_and(|server| server.node().is_serving()))?;
     Ok(Producers::writing(producers, bytes, move |record| {
         let leader = servers.first().ok_or_else(|| anyhow::anyhow!("there is no server"))?;
-        Ok(leader.node().write(record)?.wait().map(drop)?)
+        Ok(leader.node().default_namespace().write(record)?.wait().map(drop)?)
     }))
 }

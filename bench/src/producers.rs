@@ -23,7 +23,7 @@ impl Producers {
 
     /// Producers that set keys to noise, each waiting for each write.
     pub fn writing(count: u64, bytes: usize, write: impl Fn(&Record) -> Result<()> + Send + Sync + 'static) -> Self {
-        let pool = noise(POOL_BYTES);
+        let pool = noise();
         Self::new(count, move |producer, times| {
             for number in 0..times {
                 let key = Bytes::from(format!("{producer:04}-{:06}", number % 100_000));
@@ -73,14 +73,14 @@ impl Producers {
 const POOL_BYTES: usize = 4 << 20;
 
 /// The `number`th payload of so many bytes out of a pool of noise.
-fn payload(pool: &Bytes, number: u64, bytes: usize) -> Bytes {
+pub(crate) fn payload(pool: &Bytes, number: u64, bytes: usize) -> Bytes {
     let places = (pool.len() - bytes) as u64;
     let at = usize::try_from(number.wrapping_mul(7919) % places).unwrap_or(0);
     pool.slice(at..at + bytes)
 }
 
 /// Bytes that don't compress, the same in every run.
-fn noise(bytes: usize) -> Bytes {
+pub(crate) fn noise() -> Bytes {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let step = |_| {
         state ^= state << 13;
@@ -88,7 +88,7 @@ fn noise(bytes: usize) -> Bytes {
         state ^= state << 17;
         u8::try_from(state >> 56).unwrap_or(0)
     };
-    (0..bytes).map(step).collect::<Vec<u8>>().into()
+    (0..POOL_BYTES).map(step).collect::<Vec<u8>>().into()
 }
 
 /// Durable appends to the bare log: each producer has a log of its own in one file set.
@@ -98,7 +98,7 @@ fn noise(bytes: usize) -> Bytes {
 pub fn log_appends(directory: &Path, producers: u64, bytes: usize) -> Result<Producers> {
     let (wal, _) = Wal::open(directory, Options::default()).context("opening the log")?;
     let wal = Arc::new(wal);
-    let pool = noise(POOL_BYTES);
+    let pool = noise();
     let epoch = Epoch { version: 1, term: 1 };
     let work = move |producer: u64, count: u64| {
         let log = LogId::new(u128::from(producer) + 1);
@@ -121,7 +121,12 @@ pub fn log_appends(directory: &Path, producers: u64, bytes: usize) -> Result<Pro
 pub fn engine_writes(directory: &Path, producers: u64, bytes: usize) -> Result<Producers> {
     let node = Arc::new(Node::open(NodeOptions::alone(directory))?);
     await_serving(|| node.is_serving())?;
-    Ok(Producers::writing(producers, bytes, move |record| Ok(node.write(record)?.wait().map(drop)?)))
+    let namespace = node.default_namespace();
+    Ok(Producers::writing(producers, bytes, move |record| {
+        // The namespace is a handle: the node is what is held open.
+        let _open = &node;
+        Ok(namespace.write(record)?.wait().map(drop)?)
+    }))
 }
 
 /// Waits until a node takes writes.

@@ -19,6 +19,7 @@ pub mod control;
 pub mod model;
 pub mod pipeline;
 pub mod replica;
+pub mod shard;
 pub mod state;
 
 #[cfg(feature = "node")]

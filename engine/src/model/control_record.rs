@@ -29,11 +29,11 @@ pub enum ControlKind {
     Void = 0x0106,
     /// Reserved: every replica hashes its state at this LSN.
     Digest = 0x0107,
-    /// Reserved: sessions and rejected records before an LSN are forgotten.
+    /// Sessions and rejected records before an LSN are forgotten.
     Trim = 0x0108,
-    /// Reserved: a client's session begins.
+    /// A client's session begins.
     OpenSession = 0x0109,
-    /// Reserved: a client's session ends.
+    /// A client's session ends.
     CloseSession = 0x010A,
     /// Reserved: the leader's proposal of what time it is.
     Time = 0x010B,
@@ -111,6 +111,24 @@ pub struct EpochStart {
 pub enum ControlRecord {
     /// See [`EpochStart`].
     EpochStart(EpochStart),
+    /// A session begins in this shard: from here on its requests are taken, each once. Its id is made of the shard and of this
+    /// record's LSN ([`session_id`]), so that none is ever given twice: an id that expired stays unknown for ever.
+    OpenSession {
+        /// How many sessions the shard may know: the policy in force where the record was made.
+        sessions_max: u64,
+    },
+    /// A session ends in this shard.
+    CloseSession {
+        /// Which one.
+        session: u128,
+    },
+    /// What is too old is forgotten: on every replica alike, and never by itself.
+    Trim {
+        /// Sessions that were last used before this end.
+        sessions_before: Lsn,
+        /// Of records before this it is forgotten which of them were rejected: a feed can't read them any more.
+        rejected_before: Lsn,
+    },
 }
 
 /// Why an assignment can't be followed.
@@ -193,6 +211,49 @@ impl Enveloped for EpochStartV1 {
     const BYTES_MAX: usize = 16 * 1024;
 }
 
+/// The id of the session that a shard's `OpenSession` at this LSN began: no other has it, in any shard, ever.
+#[must_use]
+pub fn session_id(shard: ShardId, opened: Lsn) -> u128 {
+    (u128::from(shard.get()) << 64) | u128::from(opened.get())
+}
+
+/// The layout of [`ControlRecord::OpenSession`], version 1.
+#[derive(Encode, Decode)]
+struct OpenSessionV1 {
+    sessions_max: u64,
+}
+
+impl Enveloped for OpenSessionV1 {
+    const KIND: u16 = ControlKind::OpenSession as u16;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 8;
+}
+
+/// The layout of [`ControlRecord::CloseSession`], version 1.
+#[derive(Encode, Decode)]
+struct CloseSessionV1 {
+    session: u128,
+}
+
+impl Enveloped for CloseSessionV1 {
+    const KIND: u16 = ControlKind::CloseSession as u16;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 16;
+}
+
+/// The layout of [`ControlRecord::Trim`], version 1.
+#[derive(Encode, Decode)]
+struct TrimV1 {
+    sessions_before: u64,
+    rejected_before: u64,
+}
+
+impl Enveloped for TrimV1 {
+    const KIND: u16 = ControlKind::Trim as u16;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 16;
+}
+
 /// Why bytes are not a control record that this release executes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -236,6 +297,12 @@ impl ControlRecord {
                     parent_chain: parent.chain.get(),
                 })?)
             }
+            Self::OpenSession { sessions_max } => Ok(codec::encode(&OpenSessionV1 { sessions_max: *sessions_max })?),
+            Self::CloseSession { session } => Ok(codec::encode(&CloseSessionV1 { session: *session })?),
+            Self::Trim { sessions_before, rejected_before } => {
+                let (sessions_before, rejected_before) = (sessions_before.get(), rejected_before.get());
+                Ok(codec::encode(&TrimV1 { sessions_before, rejected_before })?)
+            }
         }
     }
 
@@ -246,10 +313,26 @@ impl ControlRecord {
     pub fn decode(bytes: &[u8]) -> Result<Self, ControlRecordError> {
         let number = bytes.first_chunk::<2>().map_or(0, |field| u16::from_le_bytes(*field));
         match ControlKind::from_number(number) {
-            Some(ControlKind::EpochStart) => {}
-            Some(reserved) => return Err(ControlRecordError::Reserved(reserved)),
-            None => return Err(ControlRecordError::Unknown(number)),
+            Some(ControlKind::EpochStart) => Self::epoch_start(bytes),
+            Some(ControlKind::OpenSession) => {
+                let OpenSessionV1 { sessions_max } = codec::decode(bytes)?;
+                Ok(Self::OpenSession { sessions_max })
+            }
+            Some(ControlKind::CloseSession) => {
+                let CloseSessionV1 { session } = codec::decode(bytes)?;
+                Ok(Self::CloseSession { session })
+            }
+            Some(ControlKind::Trim) => {
+                let TrimV1 { sessions_before, rejected_before } = codec::decode(bytes)?;
+                let (sessions_before, rejected_before) = (Lsn::new(sessions_before), Lsn::new(rejected_before));
+                Ok(Self::Trim { sessions_before, rejected_before })
+            }
+            Some(reserved) => Err(ControlRecordError::Reserved(reserved)),
+            None => Err(ControlRecordError::Unknown(number)),
         }
+    }
+
+    fn epoch_start(bytes: &[u8]) -> Result<Self, ControlRecordError> {
         let v1: EpochStartV1 = codec::decode(bytes)?;
         let assignment = Assignment {
             log: LogId::new(v1.log),

@@ -15,6 +15,25 @@ pub const WRITE_BYTES_MAX: usize = 32 * 1024 * 1024 - 4 * 1024;
 pub const OPERATIONS_MAX: usize = 10_000;
 /// Preconditions of one write: as many as operations.
 pub const PRECONDITIONS_MAX: usize = 10_000;
+/// The name of a namespace, in bytes: it stands in paths, metrics and command lines.
+pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
+/// Namespaces of a node, dropped ones among them until nothing is left of what they held.
+pub const NAMESPACES_MAX: usize = 4096;
+/// Shards of one namespace.
+pub const SHARDS_OF_NAMESPACE_MAX: usize = 1024;
+/// Shards of one node: each has a queue of its own, whose slots are there from the beginning.
+pub const SHARDS_MAX: usize = 1024;
+/// Everything that the catalog holds, as one record, in bytes: it is read whole at each opening.
+pub const CATALOG_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// Changes of the catalog after which it is written as a whole again: what an opening reads at the most.
+pub const CATALOG_CHANGES_MAX: usize = 256;
+/// Requests of one session between the lowest that its client still waits for and the newest: what is kept of them is
+/// bounded by it.
+pub const REQUESTS_WAITING_MAX: u64 = 16 * 1024;
+/// Sessions that a shard knows at one time, unless its namespace's policy says otherwise.
+pub const SESSIONS_DEFAULT: u64 = 1_000_000;
+/// How long a session is known that is not used, unless its namespace's policy says otherwise: a week.
+pub const SESSION_IDLE_SECONDS_DEFAULT: u64 = 7 * 24 * 60 * 60;
 /// Voters of a shard: seven survive three losses; more only slow the majority.
 pub const VOTERS_MAX: usize = 7;
 /// Learners of a shard at one time.
@@ -34,17 +53,20 @@ pub const BATCH_BYTES_TARGET: usize = 1024 * 1024;
 pub const BATCH_RECORDS_MAX: u32 = 8 * 1024;
 /// Bytes of submissions that a shard's queue holds before producers wait or get `Busy`.
 pub const QUEUE_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
-/// Submissions that a shard's queue holds.
-pub const QUEUE_SLOTS_DEFAULT: usize = 16 * 1024;
+/// Submissions that a shard's queue holds: four callers with a thousand receipts each, in about 400 KiB of slots.
+pub const QUEUE_SLOTS_DEFAULT: usize = 4 * 1024;
 /// Bytes of sealed batches that are not yet applied here before the sequencer pauses: it bounds what a slow
 /// majority can cost the leader.
 pub const UNAPPLIED_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes given to the log and not yet durable before a replica takes no more, of clients or of peers: a slow disk
-/// becomes waiting, never memory.
+/// Bytes given to a node's log by all its shards and not yet durable before they take no more, of clients or of peers: a slow
+/// disk becomes waiting, never memory.
 pub const UNDURABLE_BYTES_MAX: usize = 64 * 1024 * 1024;
-/// Bytes that the log's queue of a node holds: what is not durable yet, and the largest step on top of it. So the
-/// log never refuses for want of room what a replica has already decided.
-pub const LOG_QUEUE_BYTES: usize = UNDURABLE_BYTES_MAX + MESSAGE_BYTES_MAX + 4 * 1024 * 1024;
+/// Bytes that the log's queue of a node holds beside what each thread that takes steps may put on top of it: what is not
+/// durable yet, and room for promises and their like. So the log never refuses for want of room what a replica has already
+/// decided.
+pub const LOG_QUEUE_BYTES: usize = UNDURABLE_BYTES_MAX + 4 * 1024 * 1024;
+/// Bytes of the largest step of one thread.
+pub const LOG_STEP_BYTES_MAX: usize = MESSAGE_BYTES_MAX;
 /// The smallest segment of a node's log: it holds a batch of the largest size, with what lies around it.
 pub const LOG_SEGMENT_BYTES_MIN: u64 = 48 * 1024 * 1024;
 /// Reads of the log that one peer may have waiting: one to catch up, and those of a conversation that began anew.
@@ -61,6 +83,8 @@ const _: () = {
     assert!(WRITE_BYTES_MAX < MESSAGE_BYTES_MAX);
     // One batch, however large, and the message around it.
     assert!(towline_wal::limits::BATCH_BYTES_MAX + 64 * 1024 <= MESSAGE_BYTES_MAX);
+    assert!(CATALOG_BYTES_MAX < WRITE_BYTES_MAX);
+    assert!(SHARDS_OF_NAMESPACE_MAX <= SHARDS_MAX);
     assert!(BATCH_BYTES_TARGET <= WRITE_BYTES_MAX);
     assert!(BATCH_BYTES_TARGET <= FOLLOWER_WINDOW_BYTES);
     assert!(FOLLOWER_WINDOW_BYTES <= MESSAGE_BYTES_MAX);

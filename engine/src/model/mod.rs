@@ -6,6 +6,9 @@
 //!
 //! The log's own words ([`Lsn`], [`Epoch`], [`LogPosition`]) are defined by `towline-wal` and re-exported here.
 
+pub mod backup_record;
+pub mod catalog_record;
+pub mod change;
 pub mod codec;
 pub mod control_record;
 #[cfg(test)]
@@ -14,18 +17,31 @@ pub mod ids;
 pub mod limits;
 pub mod message;
 pub mod mutant;
+pub mod namespace;
 pub mod operation;
 pub mod outcome;
+pub mod read;
 pub mod record;
 pub mod replication_stream;
 pub mod request;
+pub mod scan;
+pub mod token;
+pub mod write;
 
+pub use backup_record::{BackupFile, BackupLog, BackupManifest, BackupPosition};
+pub use catalog_record::{CatalogChange, CatalogRecord, CatalogSnapshot};
+pub use change::{Change, Filter, Since};
 pub use codec::CodecError;
-pub use control_record::{Assignment, ControlKind, ControlRecord, EpochStart, ShardDescriptor};
+pub use control_record::{Assignment, ControlKind, ControlRecord, EpochStart, ShardDescriptor, session_id};
 pub use ids::{ClusterId, NamespaceId, NodeId, ShardId};
 pub use message::{LogSummary, Message};
+pub use namespace::{NamespaceDescriptor, Policy, Retention};
 pub use operation::{Expect, Operation, Precondition, Target};
 pub use outcome::{Outcome, Rejection};
+pub use read::{Read, Value};
 pub use record::{Record, RecordError, RequestId};
 pub use replication_stream::{Received, ReplicationStream, StreamError};
+pub use scan::{KeyValue, Page, Scan};
+pub use token::{Token, TokenError};
 pub use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
+pub use write::Write;

@@ -16,6 +16,14 @@ pub enum Outcome {
     Rejected(Rejection),
 }
 
+impl Rejection {
+    /// Whether this is what came of the request, decided once and kept; otherwise it was not executed by this try.
+    #[must_use]
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::Precondition { .. } | Self::StreamVersion { .. })
+    }
+}
+
 /// Why a record had no effect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 #[non_exhaustive]
@@ -35,5 +43,27 @@ pub enum Rejection {
         index: u32,
         /// The stream's version just before that operation; 0 means no event.
         actual: u64,
+    },
+    /// The shard does not know the session: it was never opened, or it expired. Whether an earlier try of the same request
+    /// took effect can't be said any more.
+    #[error("the shard does not know the session: it expired, or was never opened")]
+    SessionExpired,
+    /// The request would overtake another one of its session: try that one again first, then this one.
+    #[error("request {after} of the session, which comes before this one, has not been executed")]
+    OutOfOrder {
+        /// The one that comes before it.
+        after: u64,
+    },
+    /// The session said that it does not wait for this request any more: what came of it is forgotten.
+    #[error("the session no longer waits for this request: what came of it is forgotten")]
+    Retired,
+    /// The session used the number for another request. What came of that one is not told for this one, which is not executed.
+    #[error("the session used this number for another request")]
+    NumberReused,
+    /// The shard knows as many sessions as it may.
+    #[error("the shard knows {limit} sessions, as many as it may")]
+    TooManySessions {
+        /// How many that is.
+        limit: u64,
     },
 }

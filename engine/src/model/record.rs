@@ -30,7 +30,8 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
 use super::limits::{
-    KEY_BYTES_MAX, METADATA_BYTES_MAX, OPERATIONS_MAX, PRECONDITIONS_MAX, VALUE_BYTES_MAX, WRITE_BYTES_MAX,
+    KEY_BYTES_MAX, METADATA_BYTES_MAX, OPERATIONS_MAX, PRECONDITIONS_MAX, REQUESTS_WAITING_MAX, VALUE_BYTES_MAX,
+    WRITE_BYTES_MAX,
 };
 use super::operation::{Expect, Operation, Precondition, Target};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -46,14 +47,38 @@ const FLAG_UNORDERED: u8 = 1;
 /// Which request of which client a write is: what makes it take effect once (I5).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestId {
-    /// The client's session, drawn at random; 0 means that the write has none.
+    /// The client's session, as the shard named it ([`session_id`](super::session_id)); 0 means that the write has none.
     pub session: u128,
     /// The request's number in the session, from 1; 0 without a session.
     pub number: u64,
     /// The lowest number that the client still waits for; results below it may be forgotten.
     pub ack_low: u64,
-    /// The session's previous number in this shard: apply refuses to overtake it.
+    /// The session's previous number in this shard: apply refuses to overtake it. 0: there is none, or order is given up.
     pub after: u64,
+}
+
+impl RequestId {
+    /// What every request id satisfies, when it is written and when it is read.
+    fn check(&self) -> Result<(), RecordError> {
+        let Self { session, number, ack_low, after } = *self;
+        let field = |field, value| Err(RecordError::Field { field, value });
+        if session == 0 {
+            return if *self == Self::default() { Ok(()) } else { field("number", number) };
+        }
+        if ack_low == 0 || ack_low > number {
+            return field("ack_low", ack_low);
+        }
+        if after >= number {
+            return field("after", after);
+        }
+        let waiting = number.saturating_sub(ack_low);
+        let (limit, value) = (REQUESTS_WAITING_MAX, usize::try_from(waiting).unwrap_or(usize::MAX));
+        if waiting >= limit {
+            let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+            return Err(RecordError::Limit { what: "number of requests that wait", limit, value });
+        }
+        Ok(())
+    }
 }
 
 /// One write: who, on what condition, what.
@@ -258,6 +283,15 @@ impl Record {
         Ok(record)
     }
 
+    /// Tells one request from another: a hash of what an encoded record does, on which conditions, and for whom; not of its
+    /// request id. xxh3, 64 bits.
+    #[must_use]
+    pub fn fingerprint(encoded: &[u8]) -> u64 {
+        let preconditions =
+            encoded.get(6..8).map_or(0, |field| field.iter().fold(0, |sum, byte| (sum << 8) | u64::from(*byte)));
+        xxhash_rust::xxh3::xxh3_64_with_seed(encoded.get(48..).unwrap_or_default(), preconditions)
+    }
+
     /// What every record satisfies, when it is written and when it is read.
     fn check(&self) -> Result<(), RecordError> {
         if self.operations.is_empty() {
@@ -266,9 +300,7 @@ impl Record {
         limit("number of operations", OPERATIONS_MAX, self.operations.len())?;
         limit("number of preconditions", PRECONDITIONS_MAX, self.preconditions.len())?;
         limit("record length", WRITE_BYTES_MAX, self.encoded_len())?;
-        if self.request.session == 0 && self.request != RequestId::default() {
-            return Err(RecordError::Field { field: "number", value: self.request.number });
-        }
+        self.request.check()?;
         for (index, precondition) in self.preconditions.iter().enumerate() {
             if precondition.key.is_empty() {
                 return Err(RecordError::EmptyKey { index });

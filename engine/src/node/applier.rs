@@ -1,19 +1,21 @@
 //! Committed batches into the state, outcomes to whoever waits for them, in bulk.
 //!
-//! [`ApplyStage`] is used by one thread at a time: by the applier's own, and by the shard's while nothing else is
-//! going on (a hand-over costs more than a small write).
+//! Each shard has an [`ApplyStage`], used by one thread at a time: by one of the appliers' own, and by the shard's
+//! sequencer while nothing else is going on (a hand-over costs more than a small write).
 
 use super::completion::Completion;
-use super::shard::{Event, Positions};
+use super::positions::Positions;
+use super::shard::Event;
 use super::unapplied::{ApplyTask, Part, answers};
 use crate::model::LogPosition;
 use crate::model::Lsn;
 use crate::model::limits::CATCH_UP_READ_BYTES;
 use crate::state::{Applier, ApplyError, RocksWriter, StoreError};
-use crossbeam::channel::Receiver;
+use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use towline_wal::{Batch, ReadError, Wal};
 
 /// What a task came to: the position applied, or why the shard stops.
@@ -87,7 +89,7 @@ impl ApplyStage {
             }
         };
         let position = self.publish();
-        Completion::written(answers(parts, outcomes));
+        Completion::written(answers(self.applier.shard().shard, parts, outcomes));
         Ok(position)
     }
 
@@ -103,27 +105,45 @@ impl ApplyStage {
 
     fn publish(&self) -> LogPosition {
         let position = self.applier.applied();
-        self.positions.applied.store(position.lsn.get(), Ordering::Release);
+        self.positions.set_applied(position.lsn);
         position
     }
 }
 
+/// What an applier is told.
+pub(super) enum ApplyOrder {
+    /// A task of one shard, and whom to tell when it is done.
+    Apply {
+        stage: Arc<Mutex<ApplyStage>>,
+        task: ApplyTask,
+        events: super::Inbox,
+        /// The shard has not ended before this is done.
+        alive: Sender<Infallible>,
+    },
+    /// No shard has any more.
+    End,
+}
+
 pub(super) struct ApplierThread {
-    pub(super) stage: Arc<Mutex<ApplyStage>>,
-    pub(super) tasks: Receiver<ApplyTask>,
-    pub(super) events: super::Inbox,
+    pub(super) orders: Receiver<ApplyOrder>,
 }
 
 impl ApplierThread {
-    /// Runs until the shard's thread hangs up; then flushes the state, so that the next open replays little.
+    /// What its thread is called.
+    pub(super) const NAME: &'static str = "towline-apply";
+
+    /// Runs until it is told to end.
     pub(super) fn run(self) {
-        while let Ok(task) = self.tasks.recv() {
-            // Free: the shard's thread applies only while no task is out.
-            let applied = self.stage.lock().task(task);
-            self.events.send(Event::Applied(applied));
-        }
-        if let Err(error) = self.stage.lock().applier.store().shared().flush() {
-            tracing::warn!(%error, "the state was not flushed; the log replays it");
+        while let Ok(ApplyOrder::Apply { stage, task, events, alive }) = self.orders.recv() {
+            // One shard's panic is that shard's end: the others go on. What it left half done is in no state: a change is
+            // made in one step.
+            let applied = catch_unwind(AssertUnwindSafe(|| {
+                // Free: the shard's sequencer applies only while no task is out.
+                stage.lock().task(task)
+            }));
+            drop(stage);
+            drop(alive);
+            events.send(applied.map_or(Event::Panicked(Self::NAME), Event::Applied));
         }
     }
 }

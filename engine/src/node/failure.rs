@@ -11,11 +11,10 @@
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
 
-use super::{NAMESPACE_NAME, Node, WriteRefused};
+use super::{NAMESPACE_NAME, Node, ReadError, WriteRefused};
 use crate::model::NodeId;
 use crate::model::request::{Failure, FailureClass, code};
 use crate::pipeline::{SubmitError, WriteError};
-use crate::state::StoreError;
 
 fn failure(code: u16, class: FailureClass, message: String) -> Failure {
     Failure { code, class, no_side_effects: true, message, leader: None }
@@ -34,8 +33,12 @@ pub(super) fn closing() -> Failure {
     failure(code::CLOSING, FailureClass::Retry, "the node is closing".into())
 }
 
-pub(super) fn storage(error: &StoreError) -> Failure {
-    failure(8201, FailureClass::Operator, error.to_string())
+pub(super) fn read(error: &ReadError) -> Failure {
+    match error {
+        ReadError::Closed => closing(),
+        ReadError::Key { .. } => bad_request(&error.to_string()),
+        _ => failure(8201, FailureClass::Operator, error.to_string()),
+    }
 }
 
 pub(super) fn not_serving(node: &Node, leader: NodeId) -> Failure {

@@ -90,6 +90,14 @@ pub(super) fn create_durably(path: &Path) -> Result<(), IdentityError> {
     File::open(parent).and_then(|directory| directory.sync_all()).map_err(|error| failed(parent, error))
 }
 
+/// Syncs a directory: the entries in it are durable.
+///
+/// # Errors
+/// What the operating system says.
+pub(super) fn sync_directory(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
 /// The identity in a data directory; none if it has none yet.
 ///
 /// # Errors

@@ -9,21 +9,41 @@
 //!
 //! | thread | does |
 //! |---|---|
-//! | `towline-shard` | sequencer and replica: everything that is decided, in one place (`shard`) |
+//! | `towline-shard` | sequencer and replica of the shards that it serves: everything that is decided (`worker`, `shard`) |
 //! | `towline-apply` | committed batches into RocksDB, outcomes to callers (`applier`) |
+//! | `towline-keep` | what the policies let go of the logs (`keeper`) |
 //! | `towline-read` | reads of the log for followers that are behind (`reader`) |
 //! | the log's own | writes and syncs (`towline_wal`) |
 //! | `towline-net` | with `cluster`: tokio's, bytes between sockets and the threads above (`peers`, `server`) |
+//!
+//! How many of the first two there are, [`NodeOptions`] says.
 
 mod applier;
+mod backup;
 mod completion;
+mod control_log;
+mod error;
+mod feed;
+mod follower;
+mod gate;
 mod health;
+mod hosting;
 mod identity;
+mod keeper;
+mod log_budget;
+mod namespace;
+mod namespaces;
 mod open;
 mod outputs;
+mod pins;
+mod positions;
 mod reader;
+mod session;
 mod shard;
+mod threads;
+mod trimmer;
 mod unapplied;
+mod worker;
 
 #[cfg(feature = "cluster")]
 pub mod config;
@@ -34,34 +54,43 @@ mod peers;
 #[cfg(feature = "cluster")]
 mod server;
 
-use crate::model::request::{Direction, ServerStatus};
-use crate::model::{ClusterId, LogPosition, Lsn, NamespaceId, NodeId, Record, RecordError, ShardId};
-use crate::pipeline::{Receipt, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
-use crate::state::{self, RocksStore, StoreError, StreamRead};
+use crate::control::{DEFAULT_NAME, DEFAULT_SHARD};
+use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT};
+use crate::model::request::ServerStatus;
+use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
+use crate::pipeline::{Bell, SubmissionQueue};
 use completion::Completion;
 use crossbeam::channel::Sender;
-use health::Health;
+use gate::Gate;
+use hosting::{Host, ShardHandle};
+use namespaces::Registry;
 use parking_lot::Mutex;
-use shard::{Event, Positions};
+use shard::{Event, after, now};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+use threads::Threads;
 
+pub use backup::{BackupError, BackupOptions, BackupReport, ManifestError, restore, verify_backup};
 #[cfg(feature = "cluster")]
 pub use config::Config;
+pub use control_log::CatalogLogError;
+pub use error::{Error, NamespaceError, ReadError, WriteRefused};
+pub use feed::{Feed, FeedError};
+pub use follower::{FollowError, Follower, FollowerOptions, FollowerState};
 pub use identity::{Identity, IdentityError};
+pub use namespace::{Namespace, READ_WITHIN_DEFAULT, Snapshot};
+pub use namespaces::NamespaceOptions;
 pub use open::OpenError;
+pub use pins::Budget;
 #[cfg(feature = "cluster")]
 pub use server::{ServeError, ServerHandle, serve};
+pub use session::{Sent, Session, SessionError, SessionReceipt, SessionState};
 
-/// The only shard of this release, and its namespace.
-pub const SHARD: ShardId = ShardId::new(1024);
-/// The only namespace of this release.
-pub const NAMESPACE: NamespaceId = NamespaceId::new(1);
-/// Its name.
-pub const NAMESPACE_NAME: &str = "default";
+/// The shard that every node has: the one of the default namespace.
+pub const SHARD: ShardId = DEFAULT_SHARD;
+/// The namespace that every node has.
+pub const NAMESPACE_NAME: &str = DEFAULT_NAME;
 
 /// How long closing waits for writes that can't finish; see [`NodeOptions::close_within`].
 pub const CLOSE_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
@@ -83,8 +112,14 @@ pub struct NodeOptions {
     /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
     /// write.
     pub log: towline_wal::Options,
-    /// Bytes of submissions that the queue holds.
+    /// Bytes of submissions that each shard's queue holds.
     pub queue_bytes: usize,
+    /// Submissions that each shard's queue holds.
+    pub queue_slots: usize,
+    /// Threads that decide the order of writes, each for its part of the shards: one is enough for a disk.
+    pub sequencers: usize,
+    /// Threads that apply committed writes, each for its part of the shards.
+    pub appliers: usize,
     /// How long [`Node::close`] waits for writes that can't finish, for want of a majority, before their callers hear
     /// that the outcome is unknown.
     pub close_within: Duration,
@@ -102,7 +137,10 @@ impl NodeOptions {
             voters: vec![node],
             leader: node,
             log: towline_wal::Options::default(),
-            queue_bytes: crate::model::limits::QUEUE_BYTES_DEFAULT,
+            queue_bytes: QUEUE_BYTES_DEFAULT,
+            queue_slots: QUEUE_SLOTS_DEFAULT,
+            sequencers: 1,
+            appliers: 1,
             close_within: CLOSE_WITHIN_DEFAULT,
         }
     }
@@ -111,37 +149,40 @@ impl NodeOptions {
 /// One open data directory, with its threads.
 ///
 /// ```
-/// use towline::model::{Expect, Operation, Outcome, Record};
+/// use towline::model::{Expect, Outcome};
 /// use towline::node::{Node, NodeOptions};
 /// let directory = tempfile::tempdir()?;
 /// let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// let event = Operation::Append {
-///     stream: "order-42".into(), expect: Expect::Absent, metadata: Default::default(), value: "placed".into(),
-/// };
-/// let written = node.write(&Record::of(vec![event]))?.wait()?;
+/// let orders = node.namespace("default")?;
+/// let written = orders.append("order-42", Expect::Absent, "placed")?.wait()?;
 /// assert_eq!(written.outcome, Outcome::Applied { version: 1 });
 /// node.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Node {
-    identity: Identity,
-    leader: NodeId,
+    shared: Arc<Shared>,
     close_within: Duration,
-    queue: Arc<SubmissionQueue<Completion>>,
-    events: Inbox,
-    store: Arc<RocksStore>,
-    positions: Arc<Positions>,
-    health: Health,
-    wal: Arc<towline_wal::Wal>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// None once it is closed.
+    threads: Mutex<Option<Threads>>,
 }
 
-/// The way into the shard's thread: an event, and a nudge.
+/// What a node and the handles of its namespaces share.
+#[derive(Debug)]
+struct Shared {
+    identity: Identity,
+    registry: Registry,
+    host: Host,
+    gate: Gate,
+    segment_bytes: u64,
+}
+
+/// The way to a shard: an event, and a ring.
 #[derive(Clone)]
 struct Inbox {
     events: Sender<Event>,
     queue: Arc<SubmissionQueue<Completion>>,
+    bell: Arc<Bell>,
 }
 
 impl std::fmt::Debug for Inbox {
@@ -151,28 +192,13 @@ impl std::fmt::Debug for Inbox {
 }
 
 impl Inbox {
-    /// Delivers an event. When the shard's thread has ended there is nobody to hear it, and nothing is lost by
-    /// that: whoever waited was told when it ended.
+    /// Delivers an event. When the shard has ended there is nobody to hear it, and nothing is lost by that: whoever
+    /// waited was told when it ended.
     fn send(&self, event: Event) {
         if self.events.send(event).is_ok() {
-            self.queue.wake();
+            self.bell.ring();
         }
     }
-}
-
-/// Why a write was not taken.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum WriteRefused {
-    /// It is not a legal write.
-    #[error(transparent)]
-    Record(#[from] RecordError),
-    /// The queue has no room, or is closed.
-    #[error(transparent)]
-    Submit(#[from] SubmitError),
-    /// Another node leads; this one will not take writes.
-    #[error("node {0} leads the shard: write there")]
-    NotLeader(NodeId),
 }
 
 /// Why a node could not be closed cleanly.
@@ -185,124 +211,96 @@ pub enum CloseError {
     /// A thread ended by a panic.
     #[error("the thread {0} ended by a panic")]
     Panicked(String),
+    /// Somebody still reads the state: its files stay open until that ends.
+    #[error("somebody still reads the state: its files are closed when that ends")]
+    InUse,
 }
 
 impl Node {
-    /// Submits a write, waiting for room in the queue. The receipt says when it is committed and applied here; while
-    /// a majority of the voters can't be reached, that is not soon.
-    ///
-    /// # Errors
-    /// The write is not legal, another node leads, or the node is closing or has stopped.
-    pub fn write(&self, record: &Record) -> Result<Receipt, WriteRefused> {
-        let prepared = self.prepare(record)?;
-        let (receipt, completer) = Receipt::pair();
-        let submission = prepared.for_token(Completion::Receipt(completer));
-        self.queue.submit(submission, SubmitPolicy::Wait).map_err(|(error, _)| error)?;
-        Ok(receipt)
-    }
-
-    /// Checks and encodes a write: what can be said of it before it is queued.
-    fn prepare(&self, record: &Record) -> Result<Submission<()>, WriteRefused> {
-        if self.leader != self.identity.node {
-            return Err(WriteRefused::NotLeader(self.leader));
-        }
-        state::check_record(record)?;
-        Ok(Submission::record(record.encode()?, ()))
-    }
-
-    /// A key's version and value, as applied here.
-    ///
-    /// # Errors
-    /// The state can't be read.
-    pub fn get(&self, key: &[u8]) -> Result<Option<(u64, Vec<u8>)>, StoreError> {
-        state::get_value(&self.store, NAMESPACE, key)
-    }
-
-    /// Events of a stream, as applied here: its version and its events are of one moment.
-    ///
-    /// # Errors
-    /// The state can't be read.
-    pub fn read_stream(
-        &self,
-        stream: &[u8],
-        from: u64,
-        direction: Direction,
-        events_max: usize,
-        bytes_max: usize,
-    ) -> Result<StreamRead, StoreError> {
-        // A snapshot: otherwise a page could hold events newer than the version that it tells.
-        state::read_stream(&self.store.snapshot(), NAMESPACE, stream, from, direction, events_max, bytes_max)
-    }
-
-    /// The state's digest, and the position that it is of.
-    ///
-    /// # Errors
-    /// The state can't be read.
-    pub fn digest(&self) -> Result<(LogPosition, [u8; 16]), StoreError> {
-        state::digest_at(&self.store.snapshot(), SHARD)
-    }
-
-    /// The position applied here.
+    /// The namespace that every node has.
     #[must_use]
-    pub fn applied(&self) -> Lsn {
-        Lsn::new(self.positions.applied.load(Ordering::Acquire))
+    pub fn default_namespace(&self) -> Namespace {
+        match self.namespace(NAMESPACE_NAME) {
+            Ok(namespace) => namespace,
+            Err(error) => unreachable!("every catalog has the default namespace: {error}"),
+        }
     }
 
-    /// Whether this node takes writes now.
+    /// Whether this node takes writes of the default namespace now.
     #[must_use]
     pub fn is_serving(&self) -> bool {
-        self.positions.serving.load(Ordering::Acquire) != 0
+        self.default_shard().positions.serving().is_some()
     }
 
-    /// How things are; none if the shard's thread has ended, or is too busy to say within two seconds.
+    /// How the default namespace's shard is; none if it has ended, or its thread is too busy to say within two seconds.
     #[must_use]
     pub fn status(&self) -> Option<ServerStatus> {
         let (reply, answer) = crossbeam::channel::bounded(1);
-        self.events.send(Event::Status(reply));
+        self.default_shard().events.send(Event::Status(reply));
         answer.recv_timeout(Duration::from_secs(2)).ok()
     }
 
-    /// Why the node has stopped by itself (its disk failed, say), if it has: it takes no more writes, and reads what
-    /// was applied until then. Close it and open it again.
+    /// Why a shard of the node has stopped by itself (its disk failed, say), if one has: it takes no more writes, and
+    /// reads what was applied until then. Close the node and open it again.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.health.failure()
+        self.shared.registry.shards().iter().find_map(|shard| shard.health.failure())
     }
 
     /// Whose directory this is.
     #[must_use]
-    pub const fn identity(&self) -> &Identity {
-        &self.identity
+    pub fn identity(&self) -> &Identity {
+        &self.shared.identity
     }
 
-    /// Takes no more writes, finishes what was taken (for [`NodeOptions::close_within`] at the most), and closes the
-    /// log with a synced closing group.
+    /// The digest of the default namespace's shard, and the position that it is of.
     ///
     /// # Errors
-    /// The log could not be closed cleanly, or a thread had panicked.
+    /// The state can't be read.
+    pub fn digest(&self) -> Result<(LogPosition, [u8; 16]), ReadError> {
+        let digests = self.default_namespace().digest()?;
+        digests.first().map(|(_, at, digest)| (*at, *digest)).ok_or(ReadError::Closed)
+    }
+
+    /// Takes no more writes, finishes what was taken (for [`NodeOptions::close_within`] at the most), flushes the state,
+    /// and closes the log with a synced closing group.
+    ///
+    /// # Errors
+    /// The log could not be closed cleanly, a thread had panicked, or somebody reads the state still.
     pub fn close(self) -> Result<(), CloseError> {
         self.stop()
     }
 
+    fn default_shard(&self) -> Arc<ShardHandle> {
+        let default = self.shared.registry.named(NAMESPACE_NAME);
+        match default.and_then(|served| served.shards.first().map(Arc::clone)) {
+            Some(shard) => shard,
+            None => unreachable!("every catalog has the default namespace with one shard"),
+        }
+    }
+
     fn stop(&self) -> Result<(), CloseError> {
-        let threads = std::mem::take(&mut *self.threads.lock());
-        if threads.is_empty() {
-            return Ok(());
+        let Some(mut threads) = self.threads.lock().take() else { return Ok(()) };
+        let deadline = after(self.close_within);
+        threads.end_keeper();
+        self.shared.registry.close();
+        self.shared.registry.shards().iter().for_each(|shard| shard.close(deadline));
+        let panicked = threads.end();
+        let flushed = self.shared.gate.with(|store| store.flush());
+        if let Some(Err(error)) = flushed {
+            tracing::warn!(%error, "the state was not flushed; the log replays it");
         }
-        #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
-        let deadline = Instant::now() + self.close_within;
-        self.events.send(Event::Close(deadline));
-        let mut panicked = None;
-        for thread in threads {
-            let name = thread.thread().name().unwrap_or("?").to_owned();
-            if thread.join().is_err() {
-                panicked = Some(name);
-            }
+        let is_closed = self.shared.gate.close(deadline.max(now() + CLOSE_STATE_WITHIN));
+        self.shared.host.wal.close()?;
+        if let Some(thread) = panicked {
+            return Err(CloseError::Panicked(thread));
         }
-        self.wal.close()?;
-        panicked.map_or(Ok(()), |name| Err(CloseError::Panicked(name)))
+        if is_closed { Ok(()) } else { Err(CloseError::InUse) }
     }
 }
+
+/// How long closing waits for reads that are under way, at the least.
+const CLOSE_STATE_WITHIN: Duration = Duration::from_secs(1);
 
 impl Drop for Node {
     /// Closes like [`Node::close`]; an error can only be logged.

@@ -1,23 +1,19 @@
 //! Opening a node: whose directory it is, the log, the state, the replica, the threads.
 
-use super::applier::{ApplierThread, ApplyStage};
-use super::health::Health;
+use super::control_log::{CatalogLogError, ControlLog};
+use super::gate::Gate;
+use super::hosting::Host;
 use super::identity::{self, Identity, IdentityError};
-use super::reader::ReaderThread;
-use super::shard::{Event, Positions, ShardLog, ShardState, ShardThread};
-use super::{Inbox, NAMESPACE, Node, NodeOptions, SHARD};
-use crate::control::ConfigMaster;
+use super::namespaces::Registry;
+use super::threads::Threads;
+use super::{Node, NodeOptions, Shared};
+use crate::control::{CatalogError, ConfigMaster, DEFAULT_SHARD};
 use crate::model::codec::CodecError;
-use crate::model::limits::{LOG_QUEUE_BYTES, QUEUE_SLOTS_DEFAULT};
-use crate::model::{ClusterId, Epoch, Lsn, NodeId, ShardDescriptor};
-use crate::pipeline::{Sequencer, SubmissionQueue};
-use crate::replica::{LogView as _, Promise, Replica};
-use crate::state::{Applier, ApplyError, RocksStore, RocksWriter, StoreError};
-use crossbeam::channel::unbounded;
+use crate::model::limits::{LOG_QUEUE_BYTES, LOG_STEP_BYTES_MAX};
+use crate::model::{ClusterId, Epoch, Lsn, NodeId, ShardId};
+use crate::state::{ApplyError, RocksStore, StoreError};
 use parking_lot::Mutex;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{Builder, JoinHandle};
 use towline_wal::limits::BATCH_BYTES_MAX;
 use towline_wal::{HardStateKind, Wal};
 
@@ -52,6 +48,17 @@ pub enum OpenError {
         /// Where the log ends.
         end: Lsn,
     },
+    /// The state is older than the log's first record: it can't be made again from that.
+    #[error(
+        "the state holds LSN {applied} and the log begins behind {start}: the state was lost or replaced, and what it was \
+         made of is released: restore it from a backup"
+    )]
+    StateLost {
+        /// What the state holds.
+        applied: Lsn,
+        /// Where the log begins.
+        start: Lsn,
+    },
     /// The log holds batches of an epoch that this node never promised, as far as its promise can be read.
     #[error(
         "the log holds batches of epoch {found}, and the promise in it is of epoch {promised}: what this node \
@@ -83,6 +90,18 @@ pub enum OpenError {
     /// Node and voters don't fit together.
     #[error("node {0} is not among the voters, or the leader is not")]
     NotAVoter(NodeId),
+    /// The catalog of namespaces.
+    #[error(transparent)]
+    Catalog(#[from] CatalogLogError),
+    /// The catalog names shards that make no namespace.
+    #[error(transparent)]
+    Namespaces(#[from] CatalogError),
+    /// A directory with namespaces of its own can't become one of several.
+    #[error(
+        "the directory has namespaces that were made while the node was alone: this release can't serve them among \
+         several nodes; open it alone and drop them, or start with a fresh directory"
+    )]
+    NamespacesAlone,
     /// A thread can't be started.
     #[error("a thread can't be started: {0}")]
     Thread(std::io::Error),
@@ -105,7 +124,8 @@ impl Node {
         }
         // The log's lock holds the whole directory.
         let mut log_options = options.log.clone();
-        log_options.queue_bytes_max = log_options.queue_bytes_max.max(LOG_QUEUE_BYTES);
+        let steps = options.sequencers.max(1).saturating_mul(LOG_STEP_BYTES_MAX);
+        log_options.queue_bytes_max = log_options.queue_bytes_max.max(LOG_QUEUE_BYTES.saturating_add(steps));
         let (wal, report) = Wal::open(options.directory.join("wal"), log_options)?;
         tracing::info!(node = %options.node, ?report, "the log is open");
         if wal.batch_bytes_max() < BATCH_BYTES_MAX {
@@ -122,165 +142,65 @@ impl Node {
                 identity
             }
         };
-        let shard = ShardDescriptor { shard: SHARD, namespace: NAMESPACE, start: Vec::new(), end: Vec::new() };
-        let master = ConfigMaster::new(identity.cluster, shard.clone(), &options.voters);
         // Who votes alone promised nobody else: a promise of which no batch came (`PromiseLost`) is given again.
-        let has_others = options.voters.len() > 1;
-        if has_others && report.doubtful_hard_states.contains(&(master.log(), HardStateKind::Promise)) {
+        let log = ConfigMaster::lineage(identity.cluster, DEFAULT_SHARD);
+        let is_alone = options.voters.len() == 1;
+        if !is_alone && report.doubtful_hard_states.contains(&(log, HardStateKind::Promise)) {
             return Err(OpenError::PromiseInDoubt);
         }
-        let store = Arc::new(RocksStore::open(&options.directory.join("state"))?);
-        let applier = Applier::open(RocksWriter::new(Arc::clone(&store)), shard, master.log())?;
         let wal = Arc::new(wal);
-        start(options, identity, wal, store, applier, master)
+        let control = ControlLog::open(
+            Arc::clone(&wal),
+            ConfigMaster::lineage(identity.cluster, CATALOG),
+            report.losses_unknown,
+        )?;
+        if !is_alone && control.catalog().namespaces().count() > 1 {
+            return Err(OpenError::NamespacesAlone);
+        }
+        let store = Arc::new(RocksStore::open(&options.directory.join("state"))?);
+        start(options, identity, wal, report.segment_bytes, store, is_alone.then_some(control))
     }
 }
 
+/// The shard that there is not: the catalog's log is named by it.
+pub(super) const CATALOG: ShardId = ShardId::new(0);
+
+/// Threads first, then the shards that they serve.
 fn start(
     options: NodeOptions,
     identity: Identity,
     wal: Arc<Wal>,
+    segment_bytes: u64,
     store: Arc<RocksStore>,
-    applier: Applier<RocksWriter>,
-    master: ConfigMaster,
+    control: Option<ControlLog>,
 ) -> Result<Node, OpenError> {
-    let log = master.log();
-    let view = ShardLog { wal: &wal, log };
-    let applied = applier.applied();
-    if applied.lsn > view.end().lsn {
-        return Err(OpenError::RolledBack { applied: applied.lsn, end: view.end().lsn });
-    }
-    let promise = wal.hard_state(log, HardStateKind::Promise).map_or(Ok(Promise::NONE), |b| Promise::decode(&b))?;
-    let found = view.end().epoch;
-    if found > promise.epoch {
-        return Err(OpenError::PromiseLost { promised: promise.epoch, found });
-    }
-    let replica = Replica::open(options.node, log, promise, applied.lsn, &view);
-    let queue = Arc::new(SubmissionQueue::new(QUEUE_SLOTS_DEFAULT, options.queue_bytes));
-    let (event_sender, inbox) = unbounded::<Event>();
-    let events = Inbox { events: event_sender, queue: Arc::clone(&queue) };
-    let (apply_tasks, apply_inbox) = unbounded();
-    let (read_tasks, read_inbox) = unbounded();
-    let positions = Arc::new(Positions { applied: AtomicU64::new(applied.lsn.get()), serving: AtomicU64::new(0) });
-    let health = Health::default();
-    let stage = ApplyStage { applier, wal: Arc::clone(&wal), log, positions: Arc::clone(&positions) };
-    let stage = Arc::new(Mutex::new(stage));
-    let apply_thread = ApplierThread { stage: Arc::clone(&stage), tasks: apply_inbox, events: events.clone() };
-    let read_thread = ReaderThread { wal: Arc::clone(&wal), log, tasks: read_inbox, events: events.clone() };
-    let shard_thread = ShardThread {
-        id: options.node,
-        leads: options.leader == options.node,
-        log,
-        wal: Arc::clone(&wal),
-        replica,
-        master,
-        sequencer: Sequencer::new(),
-        queue: Arc::clone(&queue),
-        inbox,
-        events: events.clone(),
-        stage,
-        applier: apply_tasks,
-        reader: read_tasks,
-        positions: Arc::clone(&positions),
-        health: health.clone(),
-        applied,
-        state: ShardState::new(),
-    };
-    let watch =
-        |thread| Watch { thread, events: events.clone(), positions: Arc::clone(&positions), health: health.clone() };
-    let threads = vec![
-        spawn(watch(SHARD_THREAD), move || shard_thread.run())?,
-        spawn(watch("towline-apply"), move || apply_thread.run())?,
-        spawn(watch("towline-read"), move || read_thread.run())?,
-    ];
-    Ok(Node {
-        identity,
+    let mut threads = Threads::default();
+    let workers = (0..options.sequencers.max(1)).map(|_| threads.start_worker()).collect::<Result<_, _>>()?;
+    let appliers = (0..options.appliers.max(1)).map(|_| threads.start_applier()).collect::<Result<_, _>>()?;
+    let reader = threads.start_reader(&wal)?;
+    let host = Host {
+        cluster: identity.cluster,
+        node: options.node,
+        voters: options.voters,
         leader: options.leader,
-        close_within: options.close_within,
-        queue,
-        events,
-        store,
-        positions,
-        health,
         wal,
-        threads: Mutex::new(threads),
-    })
-}
-
-const SHARD_THREAD: &str = "towline-shard";
-
-/// Tells when its thread ends by a panic: nobody must wait for it then.
-struct Watch {
-    thread: &'static str,
-    events: Inbox,
-    positions: Arc<Positions>,
-    health: Health,
-}
-
-impl Drop for Watch {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            return;
-        }
-        self.positions.serving.store(0, Ordering::Release);
-        let queue = &self.events.queue;
-        queue.close();
-        if self.thread == SHARD_THREAD {
-            // This is the queue's consumer. Who waits for what was sealed hears by the drop of the completions.
-            while let Some(submission) = queue.pop() {
-                submission.into_token().closed();
-            }
-            self.health.fail("the thread towline-shard ended by a panic");
-        }
-        self.events.send(Event::Panicked(self.thread));
-    }
-}
-
-fn spawn(watch: Watch, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
-    let builder = Builder::new().name(watch.thread.to_owned());
-    let watched = move || {
-        let _watch = watch;
-        body();
+        budget: Arc::default(),
+        queue_slots: options.queue_slots,
+        queue_bytes: options.queue_bytes,
+        workers,
+        appliers,
+        reader,
     };
-    builder.spawn(watched).map_err(OpenError::Thread)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::node::completion::Completion;
-    use crate::pipeline::{Receipt, Submission, SubmitPolicy, WriteError};
-
-    /// A thread that panics on purpose, with everything that a node's threads are watched by.
-    fn panic_in(
-        thread: &'static str,
-    ) -> (Health, Arc<SubmissionQueue<Completion>>, crossbeam::channel::Receiver<Event>) {
-        let queue = Arc::new(SubmissionQueue::new(4, 1024));
-        let (events, inbox) = unbounded();
-        let events = Inbox { events, queue: Arc::clone(&queue) };
-        let positions = Arc::new(Positions { applied: AtomicU64::new(0), serving: AtomicU64::new(1) });
-        let health = Health::default();
-        let (receipt, completer) = Receipt::pair();
-        queue.submit(Submission::record("x".into(), Completion::Receipt(completer)), SubmitPolicy::Fail).ok().unwrap();
-        let watch = Watch { thread, events, positions: Arc::clone(&positions), health: health.clone() };
-        let joined = spawn(watch, || std::panic::panic_any("on purpose")).unwrap().join();
-        assert!(joined.is_err() && queue.is_closed() && positions.serving.load(Ordering::Acquire) == 0);
-        if thread == SHARD_THREAD {
-            assert_eq!(receipt.wait(), Err(WriteError::Closed), "nobody waits for ever");
-        }
-        (health, queue, inbox)
+    let registry = Registry::new(control);
+    let gate = Gate::new(Arc::clone(&store));
+    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate });
+    // The last that may fail: from here on shards are served, and end when they are told to.
+    threads.start_keeper(Arc::clone(&shared))?;
+    shared.registry.bring_up(&shared.host, &store)?;
+    drop(store);
+    let node = Node { shared, close_within: options.close_within, threads: Mutex::new(Some(threads)) };
+    if let Err(error) = node.shared.registry.finish_drops(&node.shared.host, &node.shared.gate) {
+        tracing::warn!(%error, "what a dropped namespace held is not all removed");
     }
-
-    #[test]
-    fn a_panic_of_the_shards_thread_stops_the_node_and_is_told() {
-        let (health, ..) = panic_in(SHARD_THREAD);
-        assert!(health.failure().unwrap().contains(SHARD_THREAD));
-    }
-
-    #[test]
-    fn a_panic_of_another_thread_is_told_to_the_shards() {
-        let (_, queue, inbox) = panic_in("towline-apply");
-        assert!(matches!(inbox.try_recv(), Ok(Event::Panicked("towline-apply"))));
-        assert!(queue.pop().is_some(), "what was queued is left to the shard's thread");
-    }
+    Ok(node)
 }

@@ -1,14 +1,15 @@
 //! What a replica's outputs mean on real threads: each is carried out, in order; none is decided here.
 
-use super::reader::ReadTask;
-use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, ShardLog, ShardThread, now, wall_micros};
+use super::completion::{Completion, Reached};
+use super::reader::{ReadOrder, ReadTask};
+use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Shard, ShardLog, now, wall_micros};
 use crate::model::limits::PEER_READS_MAX;
 use crate::model::{LogPosition, Message, NodeId};
+use crate::pipeline::Position;
 use crate::replica::{Input, LogWrite, Output, ReadPurpose, Ticket};
-use std::sync::atomic::Ordering;
 use towline_wal::{Batch, Entry, HardStateKind, WalError, WhenFull};
 
-impl ShardThread {
+impl Shard {
     /// One step of the replica: all its outputs are executed, in order, before what follows from them is a step too.
     pub(super) fn step(&mut self, input: Input) {
         self.state.inputs.push_back(input);
@@ -43,11 +44,11 @@ impl ShardThread {
             Output::Serving(epoch) => {
                 tracing::info!(node = %self.id, %epoch, "serving");
                 self.state.reassign_pause = REASSIGN_PAUSE;
-                self.positions.serving.store(1, Ordering::Release);
+                self.positions.set_serving(Some(self.replica.end().lsn));
             }
             Output::Superseded { promised } => {
                 tracing::warn!(node = %self.id, %promised, "a newer epoch was promised");
-                self.positions.serving.store(0, Ordering::Release);
+                self.positions.set_serving(None);
                 self.state.unapplied.doubt(self.replica.committed());
                 if self.leads {
                     self.master.note_promised(promised);
@@ -76,7 +77,9 @@ impl ShardThread {
         }
         found.reads += 1;
         let session = found.link.session();
-        if self.reader.send(ReadTask { peer, session, purpose, after, bytes_max }).is_err() {
+        let events = self.events.clone();
+        let task = ReadTask { log: self.log, events, peer, session, purpose, after, bytes_max };
+        if self.reader.send(ReadOrder::Read(task)).is_err() {
             tracing::error!(node = %self.id, "the log's reader has ended");
         }
     }
@@ -109,7 +112,7 @@ impl ShardThread {
             Err(error) => events.send(Event::LogFailed(error)),
         };
         self.state.undurable.push_back((ticket, bytes));
-        self.state.undurable_bytes += bytes;
+        self.budget.take(bytes);
         if let Err(error) = self.wal.submit_with(vec![entry], WhenFull::Wait, done) {
             self.fail(&format!("the log takes no more: {error}"));
         }
@@ -120,7 +123,9 @@ impl ShardThread {
         let header = batch.header();
         self.state.batch_bytes.0 += u64::from(header.raw_len);
         self.state.batch_bytes.1 += batch.bytes().len() as u64;
-        let completions = std::mem::take(&mut self.state.sealing);
+        let mut completions = std::mem::take(&mut self.state.sealing);
+        let first = Position { shard: self.shard, epoch: batch.epoch(), lsn: batch.first_lsn() };
+        Completion::reached(&mut completions, Reached::Placed, &first);
         self.state.unapplied.push(batch, completions);
     }
 

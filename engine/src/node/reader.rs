@@ -1,4 +1,4 @@
-//! The log's reader: cold reads for followers that are behind, away from the shard's thread.
+//! The log's reader: cold reads for followers that are behind, away from the sequencers' threads.
 
 use super::shard::Event;
 use crate::model::{LogPosition, NodeId};
@@ -9,6 +9,8 @@ use towline_wal::{LogId, Wal};
 
 /// Read batches behind a position, for a peer.
 pub(super) struct ReadTask {
+    pub(super) log: LogId,
+    pub(super) events: super::Inbox,
     pub(super) peer: NodeId,
     pub(super) session: u64,
     pub(super) purpose: ReadPurpose,
@@ -16,18 +18,22 @@ pub(super) struct ReadTask {
     pub(super) bytes_max: usize,
 }
 
+pub(super) enum ReadOrder {
+    Read(ReadTask),
+    End,
+}
+
 pub(super) struct ReaderThread {
     pub(super) wal: Arc<Wal>,
-    pub(super) log: LogId,
-    pub(super) tasks: Receiver<ReadTask>,
-    pub(super) events: super::Inbox,
+    pub(super) orders: Receiver<ReadOrder>,
 }
 
 impl ReaderThread {
-    /// Runs until the shard's thread hangs up.
+    /// Runs until it is told to end.
     pub(super) fn run(self) {
-        while let Ok(ReadTask { peer, session, purpose, after, bytes_max }) = self.tasks.recv() {
-            let batches = match self.wal.read(self.log, after.lsn.next(), bytes_max) {
+        while let Ok(ReadOrder::Read(task)) = self.orders.recv() {
+            let ReadTask { log, events, peer, session, purpose, after, bytes_max } = task;
+            let batches = match self.wal.read(log, after.lsn.next(), bytes_max) {
                 Ok(batches) => batches,
                 Err(error) => {
                     // A follower never gets bad bytes (D13); it stays where it is until the range is repaired.
@@ -35,7 +41,7 @@ impl ReaderThread {
                     Vec::new()
                 }
             };
-            self.events.send(Event::LogRead { peer, session, purpose, after, batches });
+            events.send(Event::LogRead { peer, session, purpose, after, batches });
         }
     }
 }

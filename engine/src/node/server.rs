@@ -3,12 +3,13 @@
 use super::completion::{Callback, Completion};
 use super::config::Config;
 use super::failure;
+use super::hosting::ShardHandle;
 use super::peers::{EVENTS_WAITING, Greets, Network};
-use super::{CloseError, NAMESPACE_NAME, Node, NodeOptions, OpenError};
+use super::{CloseError, NAMESPACE_NAME, Namespace, Node, NodeOptions, OpenError, ReadError};
 use crate::model::codec;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
-use crate::model::{NodeId, Record};
+use crate::model::{NodeId, Read, Record};
 use crate::pipeline::{SubmitError, SubmitPolicy, WriteError};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -91,7 +92,7 @@ impl ServerHandle {
     /// this down and serve anew.
     pub async fn failed(&self) -> String {
         let (tell, told) = tokio::sync::oneshot::channel();
-        self.node.health.on_failure(move |reason| drop(tell.send(reason)));
+        self.node.default_shard().health.on_failure(move |reason| drop(tell.send(reason)));
         told.await.unwrap_or_else(|_| "the node has stopped".to_owned())
     }
 
@@ -137,13 +138,14 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         leader: config.leader,
         log: config.log_options(),
         queue_bytes: config.queue_bytes,
-        close_within: super::CLOSE_WITHIN_DEFAULT,
+        ..NodeOptions::alone(&config.data_dir)
     })?);
+    let shard = node.default_shard();
     let network = Network {
         identity: *node.identity(),
-        incarnation: node.wal.incarnation(),
-        log: crate::control::ConfigMaster::lineage(node.identity().cluster, super::SHARD),
-        events: node.events.clone(),
+        incarnation: node.shared.host.wal.incarnation(),
+        log: shard.log,
+        events: shard.events.clone(),
         sessions: Arc::new(AtomicU64::new(1)),
     };
     for peer in config.nodes.iter().filter(|peer| peer.id > config.node) {
@@ -152,6 +154,8 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
     let server = Server {
         peers: config.nodes.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
         node: Arc::clone(&node),
+        namespace: node.default_namespace(),
+        shard,
         network,
         leader: config.leader,
         reading: Arc::new(Semaphore::new(READS_MAX)),
@@ -172,6 +176,8 @@ fn connections_max() -> usize {
 #[derive(Debug, Clone)]
 struct Server {
     node: Arc<Node>,
+    namespace: Namespace,
+    shard: Arc<ShardHandle>,
     network: Network,
     peers: BTreeMap<NodeId, String>,
     leader: NodeId,
@@ -293,9 +299,12 @@ impl Server {
 
     async fn write(&self, write: WaitingWrite) {
         let WaitingWrite { id, record, deadline, reply } = write;
-        let node = Arc::clone(&self.node);
+        let namespace = self.namespace.clone();
         let is_large = record.len() >= LARGE_RECORD_BYTES;
-        let prepare = move || node.prepare(&decode(record)?).map_err(|refused| failure::refused(&refused));
+        let prepare = move || {
+            let prepared = namespace.prepare(&decode(record)?);
+            prepared.map(|(_, submission)| submission).map_err(|refused| failure::refused(&refused))
+        };
         let prepared = if is_large {
             // It is compressed on its way: not on a thread that moves bytes.
             tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|_| Err(failure::closing()))
@@ -314,7 +323,7 @@ impl Server {
             if !self.node.is_serving() {
                 break failure::not_serving(&self.node, self.leader);
             }
-            let refused = match self.node.queue.submit(submission, SubmitPolicy::Fail) {
+            let refused = match self.shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => return,
                 Err((refused, back)) => {
                     submission = back;
@@ -334,16 +343,42 @@ impl Server {
     /// Reads touch the disk: they are done away from the threads that move bytes, a few at a time.
     async fn read(&self, id: u64, read: RequestBody, reply: Reply, turns: &Arc<Semaphore>) {
         let Ok(turn) = Arc::clone(turns).acquire_owned().await else { return };
-        let (node, reading) = (Arc::clone(&self.node), Arc::clone(&self.reading));
+        let (server, reading) = (self.clone(), Arc::clone(&self.reading));
         tokio::spawn(async move {
             let body = match reading.acquire().await {
-                Ok(_permit) => tokio::task::spawn_blocking(move || answer(&node, read)).await,
+                Ok(_permit) => tokio::task::spawn_blocking(move || server.answer(read)).await,
                 Err(_) => Ok(Err(failure::closing())),
             };
             let body = body.unwrap_or_else(|_| Err(failure::closing()));
             reply.send_in_turn(id, body.unwrap_or_else(ResponseBody::Failed)).await;
             drop(turn);
         });
+    }
+}
+
+impl Server {
+    fn answer(&self, read: RequestBody) -> Result<ResponseBody, Failure> {
+        let applied = self.shard.positions.applied().get();
+        let failed = |error: ReadError| failure::read(&error);
+        match read {
+            RequestBody::Get { key } => {
+                let found = self.namespace.get(&key, Read::Eventual).map_err(failed)?;
+                Ok(ResponseBody::Value { value: found.map(|found| (found.version, found.value.into())), applied })
+            }
+            RequestBody::ReadStream { stream, from, direction, events_max } => {
+                let bounds = ((events_max as usize).min(EVENTS_MAX), EVENTS_BYTES_MAX);
+                let read = self.namespace.read_stream(&stream, from, direction, bounds, Read::Eventual);
+                let read = read.map_err(failed)?;
+                Ok(ResponseBody::Events { events: read.events, head: read.head, more: read.more, applied })
+            }
+            RequestBody::Digest => {
+                let (at, digest) = self.node.digest().map_err(failed)?;
+                let epoch = (at.epoch.version, at.epoch.term);
+                Ok(ResponseBody::Digest { epoch, applied: at.lsn.get(), digest })
+            }
+            RequestBody::Status => self.node.status().map(ResponseBody::Status).ok_or_else(failure::closing),
+            other => Err(failure::bad_request(&format!("{other:?} is not a read"))),
+        }
     }
 }
 
@@ -361,26 +396,6 @@ fn written(result: Result<super::completion::Written, WriteError>) -> ResponseBo
             outcome: written.outcome,
         },
         Err(error) => ResponseBody::Failed(failure::write(&error)),
-    }
-}
-
-fn answer(node: &Node, read: RequestBody) -> Result<ResponseBody, Failure> {
-    let applied = node.applied().get();
-    let failed = |error: crate::state::StoreError| failure::storage(&error);
-    match read {
-        RequestBody::Get { key } => Ok(ResponseBody::Value { value: node.get(&key).map_err(failed)?, applied }),
-        RequestBody::ReadStream { stream, from, direction, events_max } => {
-            let events_max = (events_max as usize).min(EVENTS_MAX);
-            let read = node.read_stream(&stream, from, direction, events_max, EVENTS_BYTES_MAX).map_err(failed)?;
-            Ok(ResponseBody::Events { events: read.events, head: read.head, more: read.more, applied })
-        }
-        RequestBody::Digest => {
-            let (at, digest) = node.digest().map_err(failed)?;
-            let epoch = (at.epoch.version, at.epoch.term);
-            Ok(ResponseBody::Digest { epoch, applied: at.lsn.get(), digest })
-        }
-        RequestBody::Status => node.status().map(ResponseBody::Status).ok_or_else(failure::closing),
-        other => Err(failure::bad_request(&format!("{other:?} is not a read"))),
     }
 }
 

@@ -1,30 +1,35 @@
-//! The shard's thread: it carries what the sequencer, the replica, the log and the applier say to one another, and
+//! One shard on this node: it carries what the sequencer, the replica, the log and the applier say to one another, and
 //! decides nothing itself.
 //!
 //! It owns the sequencer and the replica. Everything reaches it as an [`Event`] in its inbox or as a submission in
-//! the queue, and it sleeps on both. What bounds the inbox: messages by the connections' credits, which go back when
+//! the queue; whoever gives it either rings its bell, and a sequencer's thread ([`worker`](super::worker)) takes a
+//! [`turn`](Shard::turn). What bounds the inbox: messages by the connections' credits, which go back when
 //! a message was acted upon; log completions by the log's own queue; reads by a number a peer; the rest by being one
 //! at a time. While the log has no room for another step, what peers say is kept for later, in order.
 
-use super::applier::{Applied, ApplyStage, Attempt};
+use super::applier::{Applied, ApplyOrder, ApplyStage, Attempt};
 use super::completion::Completion;
 use super::health::Health;
+use super::log_budget::LogBudget;
+use super::positions::Positions;
 use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
-use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX, UNDURABLE_BYTES_MAX};
+use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX};
 use crate::model::request::{FollowerStatus, ServerStatus};
-use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId};
+use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
 use crate::pipeline::{Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
+use std::convert::Infallible;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use towline_wal::{Batch, Wal, WalError};
 
+/// Rounds of one turn: then others of the thread have theirs.
+const ROUNDS_MAX: usize = 16;
 /// A batch of at most so many bytes is applied at once on this thread, if nothing else waits.
 const APPLY_AT_ONCE_BYTES: usize = 16 * 1024;
 /// How long a leader that was superseded waits before it asks for a newer epoch, at first and at the most: two
@@ -55,8 +60,11 @@ pub(super) enum Event {
     Status(Sender<ServerStatus>),
     /// Finish what is sealed, then end; at this moment end whatever is not finished.
     Close(Instant),
-    /// A thread of the node ended by a panic.
+    /// A thread of the node panicked at work for this shard.
     Panicked(&'static str),
+    /// A turn of this shard is to panic.
+    #[cfg(test)]
+    Explode,
 }
 
 /// A way to a peer. Its methods wait for no socket.
@@ -76,15 +84,20 @@ pub(super) trait PeerLink: Send + Sync {
     fn bytes_sent(&self) -> u64;
 }
 
-/// What other threads may look at without asking.
-#[derive(Debug, Default)]
-pub(super) struct Positions {
-    pub(super) applied: AtomicU64,
-    pub(super) serving: AtomicU64,
+/// What came of a turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Turn {
+    /// There is nothing to do until somebody rings, or until this moment.
+    Idle(Option<Instant>),
+    /// There is more to do.
+    Again,
+    /// It has ended, and told everybody who waited.
+    Finished,
 }
 
-pub(super) struct ShardThread {
+pub(super) struct Shard {
     pub(super) id: NodeId,
+    pub(super) shard: ShardId,
     pub(super) leads: bool,
     pub(super) log: LogId,
     pub(super) wal: Arc<Wal>,
@@ -95,12 +108,15 @@ pub(super) struct ShardThread {
     pub(super) inbox: Receiver<Event>,
     pub(super) events: super::Inbox,
     pub(super) stage: Arc<Mutex<ApplyStage>>,
-    pub(super) applier: Sender<ApplyTask>,
-    pub(super) reader: Sender<super::reader::ReadTask>,
+    pub(super) applier: Sender<ApplyOrder>,
+    pub(super) reader: Sender<super::reader::ReadOrder>,
     pub(super) positions: Arc<Positions>,
+    pub(super) budget: Arc<LogBudget>,
     pub(super) health: Health,
     pub(super) applied: LogPosition,
     pub(super) state: ShardState,
+    /// Dropped with the shard, and with the last task of it: who waits for its end hears by that.
+    pub(super) alive: Sender<Infallible>,
 }
 
 /// What the thread keeps for itself.
@@ -109,7 +125,6 @@ pub(super) struct ShardState {
     pub(super) unapplied: Unapplied,
     /// What was given to the log and is not durable: tickets and bytes, oldest first.
     pub(super) undurable: VecDeque<(Ticket, usize)>,
-    pub(super) undurable_bytes: usize,
     /// What peers said while the log had no room.
     held: VecDeque<Event>,
     /// Inputs that follow from the outputs of the present step: they come after all of those.
@@ -139,7 +154,6 @@ impl ShardState {
             peers: BTreeMap::new(),
             unapplied: Unapplied::new(UNAPPLIED_BYTES_MAX),
             undurable: VecDeque::new(),
-            undurable_bytes: 0,
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
@@ -152,11 +166,6 @@ impl ShardState {
             bytes_sent_before: 0,
             batch_bytes: (0, 0),
         }
-    }
-
-    /// Whether the log has room for the largest step: a replica's decision can't be taken back.
-    const fn has_room(&self) -> bool {
-        self.undurable_bytes <= UNDURABLE_BYTES_MAX
     }
 }
 
@@ -192,32 +201,48 @@ impl LogView for ShardLog<'_> {
     }
 }
 
-impl ShardThread {
-    /// Runs until closed.
-    pub(super) fn run(mut self) {
+impl Shard {
+    /// Begins: a leader asks for its epoch.
+    pub(super) fn start(&mut self) {
         if self.leads {
             self.assign();
         }
-        loop {
-            let mut worked = self.handle_held();
-            while let Ok(event) = self.inbox.try_recv() {
-                worked = true;
-                self.handle(event);
-            }
-            worked |= self.seal();
-            worked |= self.apply();
-            self.settle();
-            // The chain of positions, which no floor below sees whole.
-            assert!(self.applied.lsn <= self.replica.applicable(), "applied ≤ min(committed, durable)");
+    }
+
+    /// Does what there is to do, within bounds.
+    pub(super) fn turn(&mut self) -> Turn {
+        for _ in 0..ROUNDS_MAX {
+            self.look_at_the_clock();
+            let worked = self.round();
             if self.is_finished() {
-                break;
+                self.abandon();
+                self.positions.end();
+                return Turn::Finished;
             }
             if !worked {
-                self.queue.wait(self.next_deadline().map(|at| at.saturating_duration_since(now())));
-                self.look_at_the_clock();
+                return Turn::Idle(self.next_deadline());
             }
         }
-        self.abandon();
+        Turn::Again
+    }
+
+    /// Whether the log has room for the largest step: a replica's decision can't be taken back.
+    fn has_room(&self) -> bool {
+        self.budget.has_room(&self.events.bell)
+    }
+
+    fn round(&mut self) -> bool {
+        let mut worked = self.handle_held();
+        while let Ok(event) = self.inbox.try_recv() {
+            worked = true;
+            self.handle(event);
+        }
+        worked |= self.seal();
+        worked |= self.apply();
+        self.settle();
+        // The chain of positions, which no floor below sees whole.
+        assert!(self.applied.lsn <= self.replica.applicable(), "applied ≤ min(committed, durable)");
+        worked
     }
 
     fn next_deadline(&self) -> Option<Instant> {
@@ -233,7 +258,7 @@ impl ShardThread {
     /// What peers said while the log had no room, now that it has some.
     fn handle_held(&mut self) -> bool {
         let mut worked = false;
-        while self.state.has_room() {
+        while !self.state.held.is_empty() && self.has_room() {
             let Some(event) = self.state.held.pop_front() else { break };
             worked = true;
             self.handle_peer(event);
@@ -244,10 +269,13 @@ impl ShardThread {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Persisted(ticket) => {
+                let mut durable = 0;
                 while let Some((_, bytes)) = self.state.undurable.pop_front_if(|(front, _)| *front <= ticket) {
-                    self.state.undurable_bytes -= bytes;
+                    durable += bytes;
                 }
+                self.budget.give_back(durable);
                 self.step(Input::Persisted(ticket));
+                self.state.unapplied.durable(self.shard, self.replica.durable().lsn);
             }
             Event::LogFailed(error) => self.fail(&format!("the log has stopped: {error}")),
             Event::Applied(applied) => {
@@ -262,8 +290,10 @@ impl ShardThread {
                 self.state.closing = Some(deadline);
                 self.queue.close();
             }
-            Event::Panicked(thread) => self.fail(&format!("the thread {thread} ended by a panic")),
-            of_a_peer if self.state.held.is_empty() && self.state.has_room() => self.handle_peer(of_a_peer),
+            Event::Panicked(thread) => self.fail(&format!("the thread {thread} panicked")),
+            #[cfg(test)]
+            Event::Explode => std::panic::panic_any("on purpose"),
+            of_a_peer if self.state.held.is_empty() && self.has_room() => self.handle_peer(of_a_peer),
             of_a_peer => self.state.held.push_back(of_a_peer),
         }
     }
@@ -316,8 +346,11 @@ impl ShardThread {
     /// Seals what waits in the queue, unless too much is sealed and not applied, or not durable.
     fn seal(&mut self) -> bool {
         let mut worked = false;
-        while self.state.unapplied.bytes() + BATCH_BYTES_TARGET <= UNAPPLIED_BYTES_MAX && self.state.has_room() {
+        while self.state.unapplied.bytes() + BATCH_BYTES_TARGET <= UNAPPLIED_BYTES_MAX {
             let Some((epoch, prev)) = self.replica.proposal_position() else { break };
+            if (self.queue.is_empty() && self.sequencer.queued_bytes() == 0) || !self.has_room() {
+                break;
+            }
             while self.sequencer.queued_bytes() < BATCH_BYTES_TARGET {
                 let Some(submission) = self.queue.pop() else { break };
                 self.sequencer.push(submission);
@@ -362,8 +395,10 @@ impl ShardThread {
     }
 
     fn hand_over(&mut self, task: ApplyTask) {
-        // If the applier has ended, the reason for that is in the inbox, or will be.
-        self.state.applying = self.applier.send(task).is_ok();
+        let (stage, events, alive) = (Arc::clone(&self.stage), self.events.clone(), self.alive.clone());
+        let order = ApplyOrder::Apply { stage, task, events, alive };
+        // If the applier has ended, the node is closing.
+        self.state.applying = self.applier.send(order).is_ok();
     }
 
     fn note_applied(&mut self, applied: Applied) {
@@ -391,11 +426,12 @@ impl ShardThread {
         if std::mem::replace(&mut self.state.failed, true) {
             return;
         }
-        tracing::error!(node = %self.id, reason, "the node has stopped: reopen it");
-        self.positions.serving.store(0, Ordering::Release);
+        tracing::error!(node = %self.id, shard = %self.shard, reason, "the shard has stopped: reopen the node");
+        // The reason first: whoever is woken by the rest asks for it.
+        self.health.fail(reason);
         self.queue.close();
         self.abandon();
-        self.health.fail(reason);
+        self.positions.end();
     }
 
     fn is_finished(&self) -> bool {
@@ -454,8 +490,22 @@ pub(super) fn wall_micros() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// The moment after this time; a century from now, if there is none.
+pub(super) fn after(time: Duration) -> Instant {
+    let now = now();
+    let century = Duration::from_secs(100 * 365 * 24 * 60 * 60);
+    now.checked_add(time.min(century)).unwrap_or(now)
+}
+
 /// Paces; decides nothing (P5).
 #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
 pub(super) fn now() -> Instant {
     Instant::now()
+}
+
+impl Drop for Shard {
+    /// What it has on its way to the log waits in the log's own queue; it is no longer this shard's to count.
+    fn drop(&mut self) {
+        self.budget.give_back(self.state.undurable.iter().map(|(_, bytes)| bytes).sum());
+    }
 }

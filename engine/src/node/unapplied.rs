@@ -1,7 +1,8 @@
 //! The batches at the end of the log that are not applied yet, in memory, with the callers who wait for them.
 
-use super::completion::{Completion, Written};
-use crate::model::Lsn;
+use super::completion::{Completion, Reached, Written};
+use crate::model::{Lsn, ShardId};
+use crate::pipeline::Position;
 use crate::state::Applied;
 use std::collections::VecDeque;
 use towline_wal::Batch;
@@ -10,6 +11,14 @@ use towline_wal::Batch;
 pub(super) struct Part {
     pub(super) batch: Batch,
     pub(super) completions: Vec<Completion>,
+    /// Somebody waits for no more than that it is durable.
+    wants_durable: bool,
+}
+
+impl Part {
+    fn nobody_waits(&self) -> bool {
+        self.completions.iter().all(Completion::is_told)
+    }
 }
 
 /// What to apply next.
@@ -47,9 +56,10 @@ impl Unapplied {
             assert_eq!(last.batch.last_lsn().next(), batch.first_lsn(), "batches reach the log in order");
         }
         self.bytes += batch.bytes().len();
-        self.parts.push_back(Part { batch, completions });
+        let wants_durable = completions.iter().any(Completion::is_durable);
+        self.parts.push_back(Part { batch, completions, wants_durable });
         while self.bytes > self.bytes_max && self.parts.len() > 1 {
-            if self.pop_front_if(|first| first.completions.is_empty()).is_none() {
+            if self.pop_front_if(Part::nobody_waits).is_none() {
                 break;
             }
         }
@@ -88,6 +98,16 @@ impl Unapplied {
         }
     }
 
+    /// Everything up to `durable` is durable here: whoever waits for no more than that hears it.
+    pub(super) fn durable(&mut self, shard: ShardId, durable: Lsn) {
+        for part in self.parts.iter_mut().take_while(|part| part.batch.last_lsn() <= durable) {
+            if std::mem::take(&mut part.wants_durable) {
+                let first = Position { shard, epoch: part.batch.epoch(), lsn: part.batch.first_lsn() };
+                Completion::reached(&mut part.completions, Reached::Durable, &first);
+            }
+        }
+    }
+
     /// Whoever waits for something behind `committed` hears that it may or may not come to effect.
     pub(super) fn doubt(&mut self, committed: Lsn) {
         for part in self.parts.iter_mut().filter(|part| part.batch.last_lsn() > committed) {
@@ -97,7 +117,7 @@ impl Unapplied {
 
     /// Whether nobody waits.
     pub(super) fn nobody_waits(&self) -> bool {
-        self.parts.iter().all(|part| part.completions.is_empty())
+        self.parts.iter().all(Part::nobody_waits)
     }
 
     fn pop_front_if(&mut self, fits: impl FnOnce(&Part) -> bool) -> Option<Part> {
@@ -109,16 +129,20 @@ impl Unapplied {
 
 /// Whoever waits, with what became of just their record. Of many batches nobody waits: the LSN tells which outcome is
 /// whose, not the place in the list. A record without an outcome leaves its writer in doubt.
-pub(super) fn answers(parts: Vec<Part>, outcomes: Vec<Applied>) -> Vec<(Completion, Written)> {
+pub(super) fn answers(shard: ShardId, parts: Vec<Part>, outcomes: Vec<Applied>) -> Vec<(Completion, Written)> {
     let mut outcomes = outcomes.into_iter().peekable();
     let mut answers = Vec::new();
-    for Part { batch, completions } in parts {
+    for Part { batch, completions, .. } in parts {
         let (epoch, mut lsn) = (batch.epoch(), batch.first_lsn());
         for completion in completions {
             while outcomes.next_if(|applied| applied.lsn < lsn).is_some() {}
-            match outcomes.next_if(|applied| applied.lsn == lsn).and_then(|applied| applied.outcome) {
-                Some(outcome) => answers.push((completion, Written { epoch, lsn, outcome })),
-                None => completion.unknown(),
+            let found = outcomes.next_if(|applied| applied.lsn == lsn);
+            match found.filter(|_| !completion.is_told()) {
+                Some(Applied { outcome: Some(outcome), executed, .. }) => {
+                    let (epoch, lsn) = executed.unwrap_or((epoch, lsn));
+                    answers.push((completion, Written { shard, epoch, lsn, outcome }));
+                }
+                _ => completion.unknown(),
             }
             lsn = lsn.next();
         }

@@ -1,5 +1,6 @@
 use super::*;
 use crate::model::{Epoch, LogId, LogPosition, Outcome, Rejection};
+use crate::node::SHARD;
 use crate::pipeline::{Receipt, WriteError};
 use bytes::Bytes;
 use proptest::prelude::*;
@@ -138,26 +139,75 @@ proptest! {
             let mut completions = Vec::new();
             for lsn in (batch.first_lsn().get()..=batch.last_lsn().get()).map(Lsn::new) {
                 let outcome = (!is_control).then(|| outcome_of(lsn));
-                outcomes.push(Applied { lsn, outcome });
+                outcomes.push(Applied { lsn, outcome, executed: None });
                 if has_waiters {
                     let (receipt, completer) = Receipt::pair();
                     completions.push(Completion::Receipt(completer));
                     waiting.push((lsn, outcome, receipt));
                 }
             }
-            parts.push(Part { batch, completions });
+            parts.push(Part { batch, completions, wants_durable: false });
         }
         // Batches that were applied already have no outcome.
         let skipped = (skipped * 2).min(outcomes.len());
         outcomes.drain(..skipped);
         let first = outcomes.first().map(|applied| applied.lsn);
-        Completion::written(answers(parts, outcomes));
+        Completion::written(answers(SHARD, parts, outcomes));
         for (lsn, outcome, receipt) in waiting {
             let told = receipt.wait();
             match outcome.filter(|_| first.is_some_and(|first| lsn >= first)) {
-                Some(outcome) => prop_assert_eq!(told, Ok(Written { epoch: Epoch::new(1, 1), lsn, outcome })),
+                Some(outcome) => prop_assert_eq!(told, Ok(Written { shard: SHARD, epoch: Epoch::new(1, 1), lsn, outcome })),
                 None => prop_assert_eq!(told, Err(WriteError::Unknown)),
             }
         }
     }
+}
+
+#[test]
+fn who_waits_for_less_than_apply_hears_when_that_is_reached_and_never_twice() {
+    let mut unapplied = Unapplied::new(1 << 20);
+    let log = LogId::new(1);
+    let mut prev = LogPosition::origin(log);
+    let mut waiting = Vec::new();
+    for _ in 0..2 {
+        let raw = Bytes::from_static(b"abc");
+        let builder = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), prev, 0);
+        let batch = builder.block(Block::encode(raw, 3, Compression::Never)).seal().unwrap();
+        prev = batch.position();
+        let ((written, one), (durable, two), (buffered, three)) = (Receipt::pair(), Receipt::pair(), Receipt::pair());
+        let mut completions = vec![Completion::Receipt(one), Completion::Durable(two), Completion::Buffered(three)];
+        let first = Position { shard: SHARD, epoch: batch.epoch(), lsn: batch.first_lsn() };
+        Completion::reached(&mut completions, Reached::Placed, &first);
+        let placed = buffered.wait_for(Duration::ZERO).unwrap().unwrap();
+        assert_eq!(placed.lsn, Lsn::new(first.lsn.get() + 2));
+        assert_eq!(durable.wait_for(Duration::ZERO), Ok(None));
+        waiting.push((written, durable));
+        unapplied.push(batch, completions);
+    }
+    unapplied.durable(SHARD, Lsn::new(5));
+    assert_eq!(waiting[0].1.wait_for(Duration::ZERO).unwrap().unwrap().lsn, Lsn::new(2));
+    assert_eq!(waiting[1].1.wait_for(Duration::ZERO), Ok(None), "its batch is not durable as a whole");
+    assert!(!unapplied.nobody_waits());
+    let Some(ApplyTask::Parts(parts)) = unapplied.take(Lsn::ZERO, Lsn::new(6), usize::MAX) else {
+        panic!("two batches")
+    };
+    let outcome = Some(Outcome::Applied { version: 1 });
+    let outcomes = (1..=6).map(|lsn| Applied { lsn: Lsn::new(lsn), outcome, executed: None }).collect();
+    Completion::written(answers(SHARD, parts, outcomes));
+    for (number, (written, durable)) in (0..).zip(waiting) {
+        assert_eq!(written.wait().unwrap().lsn, Lsn::new(1 + 3 * number));
+        assert_eq!(durable.wait().unwrap().lsn, Lsn::new(2 + 3 * number));
+    }
+}
+
+#[test]
+fn what_was_only_placed_is_in_doubt_for_nobody_and_what_was_not_durable_is() {
+    let (buffered, one) = Receipt::<Position>::pair();
+    let (durable, two) = Receipt::<Position>::pair();
+    let mut completions = vec![Completion::Buffered(one), Completion::Durable(two)];
+    let first = Position { shard: SHARD, epoch: Epoch::new(1, 1), lsn: Lsn::FIRST };
+    Completion::reached(&mut completions, Reached::Placed, &first);
+    completions.into_iter().for_each(Completion::unknown);
+    assert_eq!(buffered.wait(), Ok(first));
+    assert_eq!(durable.wait(), Err(WriteError::Unknown));
 }

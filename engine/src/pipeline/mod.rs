@@ -9,6 +9,8 @@ mod queue;
 #[cfg(all(test, feature = "node"))]
 mod queue_test;
 #[cfg(feature = "node")]
+mod ready;
+#[cfg(feature = "node")]
 mod receipt;
 mod sequencer;
 #[cfg(test)]
@@ -18,6 +20,8 @@ mod submission;
 #[cfg(feature = "node")]
 pub use queue::{SubmissionQueue, SubmitError, SubmitPolicy};
 #[cfg(feature = "node")]
-pub use receipt::{Completer, Receipt, WriteError, Written};
+pub use ready::{Bell, Ready};
+#[cfg(feature = "node")]
+pub use receipt::{Completer, Position, Receipt, WriteError, Written};
 pub use sequencer::{Sealed, Sequencer};
 pub use submission::Submission;

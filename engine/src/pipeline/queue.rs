@@ -8,15 +8,15 @@
 //!    submission counts one byte at the least, so `held` is 0 only when nothing is in the ring or on its way.
 //! 2. `CLOSED` is a bit of the same word: a producer reserves and looks at it in one step. Whoever reserved before
 //!    it was set is counted, and the consumer's sweep ends only at 0: so everything is either swept or refused.
-//! 3. Only the consumer sleeps in [`SubmissionQueue::wait`], and only while `awake` is false. Whoever gives it
-//!    work sets `awake` *after* that and unparks; a token of `unpark` is kept, so a wake-up between the look and
-//!    the sleep is not lost.
+//! 3. The shard's [`Bell`] is rung *after* something was pushed, and after the queue was closed; how the consumer
+//!    sleeps is the bell's matter.
 //! 4. Producers that wait for room stand in a line, under a lock that the fast path never takes, each with its own
 //!    condition variable; only the first tries, and nobody passes the line (otherwise a large write starves among
 //!    small ones). `waiting` tells others that there is a line.
 //! 5. The consumer calls the first of the line once half of the queue is free, and each that got in calls the
 //!    next: one wake-up of the line fills half a queue, not one slot.
 
+use super::ready::Bell;
 use super::submission::Submission;
 use crate::model::request::FailureClass;
 use crossbeam::queue::ArrayQueue;
@@ -25,8 +25,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::Thread;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The bit of `held` that says that nothing more is taken.
@@ -84,10 +83,13 @@ impl SubmitError {
 /// A bounded queue of many producers and one consumer.
 ///
 /// ```
-/// use towline::pipeline::{Submission, SubmissionQueue, SubmitPolicy};
-/// let queue = SubmissionQueue::new(16, 1024);
+/// use towline::model::ShardId;
+/// use towline::pipeline::{Ready, Submission, SubmissionQueue, SubmitPolicy};
+/// let ready = Ready::new();
+/// let queue = SubmissionQueue::new(16, 1024, ready.bell(ShardId::new(1)));
 /// queue.submit(Submission::record("bytes of a record".into(), "who waits"), SubmitPolicy::Wait)
 ///     .map_err(|(error, _)| error)?;
+/// assert_eq!(ready.next(), Some(ShardId::new(1)));
 /// assert_eq!(queue.pop().map(Submission::into_token), Some("who waits"));
 /// # Ok::<(), towline::pipeline::SubmitError>(())
 /// ```
@@ -97,8 +99,7 @@ pub struct SubmissionQueue<T> {
     /// Rules 1 and 2.
     held: CachePadded<AtomicUsize>,
     /// Rule 3.
-    awake: CachePadded<AtomicBool>,
-    consumer: Mutex<Option<Thread>>,
+    bell: Arc<Bell>,
     /// Rule 4.
     waiting: CachePadded<AtomicUsize>,
     line: Mutex<VecDeque<Arc<Condvar>>>,
@@ -107,15 +108,14 @@ pub struct SubmissionQueue<T> {
 type Refused<T> = (SubmitError, Submission<T>);
 
 impl<T> SubmissionQueue<T> {
-    /// A queue with so many slots, and room for so many bytes.
+    /// A queue with so many slots, and room for so many bytes, whose consumer this bell calls.
     #[must_use]
-    pub fn new(slots: usize, bytes_max: usize) -> Self {
+    pub fn new(slots: usize, bytes_max: usize, bell: Arc<Bell>) -> Self {
         Self {
             ring: ArrayQueue::new(slots.max(1)),
             bytes_max: bytes_max.min(CLOSED >> 1),
             held: CachePadded::new(AtomicUsize::new(0)),
-            awake: CachePadded::new(AtomicBool::new(true)),
-            consumer: Mutex::new(None),
+            bell,
             waiting: CachePadded::new(AtomicUsize::new(0)),
             line: Mutex::new(VecDeque::new()),
         }
@@ -212,7 +212,7 @@ impl<T> SubmissionQueue<T> {
             self.held.fetch_sub(charge(&submission), Ordering::SeqCst);
             return Err((SubmitError::Busy, submission));
         }
-        self.wake();
+        self.bell.ring();
         Ok(())
     }
 
@@ -243,45 +243,6 @@ impl<T> SubmissionQueue<T> {
         Some(submission)
     }
 
-    /// Sleeps until there is work (a submission, or somebody called [`SubmissionQueue::wake`]), or for about
-    /// `timeout`. For the consumer, which must look at everything that it serves after each return.
-    pub fn wait(&self, timeout: Option<Duration>) {
-        let backoff = Backoff::new();
-        loop {
-            // Rule 3: take the mark; whoever gives work after this sets it again.
-            if self.awake.swap(false, Ordering::SeqCst) || !self.ring.is_empty() {
-                return;
-            }
-            if !backoff.is_completed() {
-                backoff.snooze();
-                continue;
-            }
-            let mut consumer = self.consumer.lock();
-            if consumer.as_ref().is_none_or(|thread| thread.id() != std::thread::current().id()) {
-                *consumer = Some(std::thread::current());
-                continue; // Who woke us before this line did not know whom to unpark.
-            }
-            drop(consumer);
-            match timeout {
-                None => std::thread::park(),
-                Some(timeout) => {
-                    std::thread::park_timeout(timeout);
-                    return;
-                }
-            }
-        }
-    }
-
-    /// Wakes the consumer.
-    pub fn wake(&self) {
-        // Rule 3. A mark that is set already is on its way to be seen.
-        if !self.awake.swap(true, Ordering::SeqCst)
-            && let Some(consumer) = &*self.consumer.lock()
-        {
-            consumer.unpark();
-        }
-    }
-
     /// Takes nothing more; what is in the queue stays for the consumer, and whoever waits for room hears
     /// [`SubmitError::Closed`].
     pub fn close(&self) {
@@ -289,7 +250,7 @@ impl<T> SubmissionQueue<T> {
         self.line.lock().iter().for_each(|turn| {
             turn.notify_one();
         });
-        self.wake();
+        self.bell.ring();
     }
 
     /// Whether nothing more is taken.

@@ -1,6 +1,7 @@
 //! The queue: nothing lost, nothing twice, bounds kept, sleepers woken.
 
-use super::{Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+use super::{Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+use crate::model::ShardId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,9 +13,14 @@ fn submission(bytes: usize, token: u64) -> Submission<u64> {
     Submission::record(Bytes::from(vec![0; bytes]), token)
 }
 
+/// A queue whose consumer does not sleep.
+fn queue(slots: usize, bytes_max: usize) -> SubmissionQueue<u64> {
+    SubmissionQueue::new(slots, bytes_max, Ready::new().bell(ShardId::new(1)))
+}
+
 #[test]
 fn a_full_queue_says_busy_at_once_or_after_the_time_given_and_keeps_its_byte_budget() {
-    let queue = SubmissionQueue::new(100, 100);
+    let queue = queue(100, 100);
     queue.submit(submission(60, 1), SubmitPolicy::Fail).unwrap();
     let (error, back) = queue.submit(submission(60, 2), SubmitPolicy::Fail).unwrap_err();
     assert_eq!((error, back.into_token()), (SubmitError::Busy, 2));
@@ -28,7 +34,7 @@ fn a_full_queue_says_busy_at_once_or_after_the_time_given_and_keeps_its_byte_bud
 
 #[test]
 fn a_submission_larger_than_the_budget_is_taken_alone() {
-    let queue = SubmissionQueue::new(100, 100);
+    let queue = queue(100, 100);
     queue.submit(submission(500, 1), SubmitPolicy::Fail).unwrap();
     assert_eq!(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0, SubmitError::Busy);
     queue.pop().unwrap();
@@ -37,7 +43,7 @@ fn a_submission_larger_than_the_budget_is_taken_alone() {
 
 #[test]
 fn a_full_ring_gives_the_bytes_back() {
-    let queue = SubmissionQueue::new(1, 1000);
+    let queue = queue(1, 1000);
     queue.submit(submission(10, 1), SubmitPolicy::Fail).unwrap();
     assert!(queue.submit(submission(10, 2), SubmitPolicy::Fail).is_err());
     assert_eq!(queue.bytes(), 10);
@@ -45,7 +51,7 @@ fn a_full_ring_gives_the_bytes_back() {
 
 #[test]
 fn closing_refuses_what_comes_wakes_who_waits_and_keeps_what_is_there() {
-    let queue = Arc::new(SubmissionQueue::new(1, 1000));
+    let queue = Arc::new(queue(1, 1000));
     queue.submit(submission(10, 1), SubmitPolicy::Fail).unwrap();
     let blocked = Arc::clone(&queue);
     let producer = Builder::new()
@@ -62,7 +68,9 @@ fn many_producers_and_a_sleeping_consumer_lose_nothing_and_keep_each_producers_o
     const PRODUCERS: u64 = 6;
     const EACH: u64 = 3_000;
     const BYTES_MAX: usize = 256;
-    let queue = Arc::new(SubmissionQueue::new(16, BYTES_MAX));
+    let ready = Ready::new();
+    let bell = ready.bell(ShardId::new(1));
+    let queue = Arc::new(SubmissionQueue::new(16, BYTES_MAX, Arc::clone(&bell)));
     let most = Arc::new(AtomicUsize::new(0));
     let mut producers = Vec::new();
     for producer in 0..PRODUCERS {
@@ -86,7 +94,12 @@ fn many_producers_and_a_sleeping_consumer_lose_nothing_and_keep_each_producers_o
                 assert!(before.is_none_or(|before| before + 1 == token % EACH), "in order, none missing");
                 taken += 1;
             }
-            None => queue.wait(None),
+            None => {
+                ready.wait(None);
+                while ready.next().is_some() {
+                    bell.answer();
+                }
+            }
         }
     }
     producers.into_iter().for_each(|producer| producer.join().unwrap());
@@ -96,7 +109,7 @@ fn many_producers_and_a_sleeping_consumer_lose_nothing_and_keep_each_producers_o
 
 #[test]
 fn those_who_wait_go_first_and_a_large_write_does_not_starve_among_small_ones() {
-    let queue = Arc::new(SubmissionQueue::new(100, 100));
+    let queue = Arc::new(queue(100, 100));
     queue.submit(submission(50, 0), SubmitPolicy::Fail).unwrap();
     let blocked = Arc::clone(&queue);
     let large = Builder::new().spawn(move || blocked.submit(submission(90, 1), SubmitPolicy::Wait).is_ok()).unwrap();
@@ -112,7 +125,7 @@ fn those_who_wait_go_first_and_a_large_write_does_not_starve_among_small_ones() 
 
 #[test]
 fn one_who_gives_up_waiting_lets_the_next_in() {
-    let queue = Arc::new(SubmissionQueue::new(100, 100));
+    let queue = Arc::new(queue(100, 100));
     queue.submit(submission(60, 0), SubmitPolicy::Fail).unwrap();
     let wait = |bytes, token, policy| {
         let queue = Arc::clone(&queue);
@@ -131,7 +144,7 @@ fn one_who_gives_up_waiting_lets_the_next_in() {
 
 #[test]
 fn the_sweep_after_a_close_waits_for_a_producer_that_is_half_way_in() {
-    let queue = Arc::new(SubmissionQueue::new(4, 64));
+    let queue = Arc::new(queue(4, 64));
     let half_way = submission(16, 7);
     queue.reserve(&half_way).unwrap();
     queue.close();
@@ -151,7 +164,7 @@ fn the_sweep_after_a_close_waits_for_a_producer_that_is_half_way_in() {
 #[test]
 fn closing_under_load_leaves_nobody_waiting_and_nothing_behind() {
     for round in 0..200 {
-        let queue = Arc::new(SubmissionQueue::new(4, 64));
+        let queue = Arc::new(queue(4, 64));
         let taken = Arc::new(AtomicUsize::new(0));
         let producers: Vec<_> = (0..4)
             .map(|_| {

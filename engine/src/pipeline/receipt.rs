@@ -1,7 +1,7 @@
 //! The promise to answer: a receipt for one write, which a thread waits for, or a future.
 
 use crate::model::request::FailureClass;
-use crate::model::{Epoch, Lsn, Outcome};
+use crate::model::{Epoch, Lsn, Outcome, ShardId, Token};
 use parking_lot::{Condvar, Mutex};
 use std::future::Future;
 use std::pin::Pin;
@@ -12,12 +12,41 @@ use std::time::Duration;
 /// A write that is committed, and applied on the node that answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
+    /// The shard that it lies in.
+    pub shard: ShardId,
     /// The epoch that it lies in.
     pub epoch: Epoch,
     /// Its LSN.
     pub lsn: Lsn,
     /// What came of it.
     pub outcome: Outcome,
+}
+
+/// Where a write lies in its shard's log, of which it is not said that it is committed, nor what comes of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Position {
+    /// The shard.
+    pub shard: ShardId,
+    /// The epoch.
+    pub epoch: Epoch,
+    /// The LSN. After a crash another write may lie there, in a later epoch.
+    pub lsn: Lsn,
+}
+
+impl Position {
+    /// What a reader shows to see this write, and everything before it in its shard; refused as lost, if it was.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        Token::at(self.shard, self.epoch, self.lsn)
+    }
+}
+
+impl Written {
+    /// What a reader shows to see this write, and everything before it in its shard.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        Token::at(self.shard, self.epoch, self.lsn)
+    }
 }
 
 /// Why a write has no outcome.
@@ -64,15 +93,15 @@ impl WriteError {
     }
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    result: Option<Result<Written, WriteError>>,
+#[derive(Debug)]
+struct Slot<T> {
+    result: Option<Result<T, WriteError>>,
     waker: Option<Waker>,
 }
 
-#[derive(Debug, Default)]
-struct Shared {
-    slot: Mutex<Slot>,
+#[derive(Debug)]
+struct Shared<T> {
+    slot: Mutex<Slot<T>>,
     done: Condvar,
 }
 
@@ -81,29 +110,31 @@ struct Shared {
 /// Waiting is safe to cancel: the answer stays until it is taken.
 ///
 /// ```
-/// use towline::model::{Epoch, Lsn, Outcome};
+/// use towline::model::{Epoch, Lsn, Outcome, ShardId};
 /// use towline::pipeline::{Receipt, WriteError, Written};
 /// let (receipt, completer) = Receipt::pair();
-/// let written = Written { epoch: Epoch::new(1, 1), lsn: Lsn::FIRST, outcome: Outcome::Applied { version: 1 } };
+/// let (shard, epoch, outcome) = (ShardId::new(1024), Epoch::new(1, 1), Outcome::Applied { version: 1 });
+/// let written = Written { shard, epoch, lsn: Lsn::FIRST, outcome };
 /// completer.complete(Ok(written));
 /// assert_eq!(receipt.wait(), Ok(written));
-/// # let (receipt, completer) = Receipt::pair();
+/// # let (receipt, completer) = Receipt::<Written>::pair();
 /// # drop(completer);
 /// # assert_eq!(receipt.wait(), Err(WriteError::Unknown));
 /// ```
 #[derive(Debug)]
 #[must_use = "a write is not acknowledged until its receipt says so"]
-pub struct Receipt(Arc<Shared>);
+pub struct Receipt<T = Written>(Arc<Shared<T>>);
 
 /// The other end of a [`Receipt`]: completes it once; dropped without that, the receipt says
 /// [`WriteError::Unknown`].
 #[derive(Debug)]
-pub struct Completer(Option<Arc<Shared>>);
+pub struct Completer<T = Written>(Option<Arc<Shared<T>>>);
 
-impl Receipt {
+impl<T: Copy> Receipt<T> {
     /// A receipt and its completer.
-    pub fn pair() -> (Self, Completer) {
-        let shared = Arc::new(Shared::default());
+    pub fn pair() -> (Self, Completer<T>) {
+        let slot = Mutex::new(Slot { result: None, waker: None });
+        let shared = Arc::new(Shared { slot, done: Condvar::new() });
         (Self(Arc::clone(&shared)), Completer(Some(shared)))
     }
 
@@ -111,7 +142,7 @@ impl Receipt {
     ///
     /// # Errors
     /// The write has no outcome; see [`WriteError`].
-    pub fn wait(self) -> Result<Written, WriteError> {
+    pub fn wait(self) -> Result<T, WriteError> {
         let mut slot = self.0.slot.lock();
         loop {
             if let Some(result) = slot.result {
@@ -125,7 +156,7 @@ impl Receipt {
     ///
     /// # Errors
     /// The write has no outcome; see [`WriteError`].
-    pub fn wait_for(&self, timeout: Duration) -> Result<Option<Written>, WriteError> {
+    pub fn wait_for(&self, timeout: Duration) -> Result<Option<T>, WriteError> {
         let mut slot = self.0.slot.lock();
         if slot.result.is_none() {
             // Woken or timed out: either way the slot is looked at below.
@@ -135,8 +166,8 @@ impl Receipt {
     }
 }
 
-impl Future for Receipt {
-    type Output = Result<Written, WriteError>;
+impl<T: Copy> Future for Receipt<T> {
+    type Output = Result<T, WriteError>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut slot = self.0.slot.lock();
@@ -150,9 +181,9 @@ impl Future for Receipt {
     }
 }
 
-impl Completer {
+impl<T> Completer<T> {
     /// Answers.
-    pub fn complete(self, result: Result<Written, WriteError>) {
+    pub fn complete(self, result: Result<T, WriteError>) {
         if let Some(ready) = self.answer(result) {
             ready.wake();
         }
@@ -160,18 +191,18 @@ impl Completer {
 
     /// Answers many: all answers are there before the first who waits is woken, so that none of them runs while
     /// the others' answers are still on their way.
-    pub fn complete_all(answers: impl IntoIterator<Item = (Self, Result<Written, WriteError>)>) {
-        let ready: Vec<Ready> = answers.into_iter().filter_map(|(own, result)| own.answer(result)).collect();
+    pub fn complete_all(answers: impl IntoIterator<Item = (Self, Result<T, WriteError>)>) {
+        let ready: Vec<Ready<T>> = answers.into_iter().filter_map(|(own, result)| own.answer(result)).collect();
         ready.into_iter().for_each(Ready::wake);
     }
 
     /// Sets the answer; what is left is to wake whoever waits.
-    fn answer(mut self, result: Result<Written, WriteError>) -> Option<Ready> {
+    fn answer(mut self, result: Result<T, WriteError>) -> Option<Ready<T>> {
         self.0.take().map(|shared| Ready::of(shared, result))
     }
 }
 
-impl Drop for Completer {
+impl<T> Drop for Completer<T> {
     fn drop(&mut self) {
         if let Some(shared) = self.0.take() {
             Ready::of(shared, Err(WriteError::Unknown)).wake();
@@ -180,13 +211,13 @@ impl Drop for Completer {
 }
 
 /// An answered receipt whose owner may sleep.
-struct Ready {
-    shared: Arc<Shared>,
+struct Ready<T> {
+    shared: Arc<Shared<T>>,
     waker: Option<Waker>,
 }
 
-impl Ready {
-    fn of(shared: Arc<Shared>, result: Result<Written, WriteError>) -> Self {
+impl<T> Ready<T> {
+    fn of(shared: Arc<Shared<T>>, result: Result<T, WriteError>) -> Self {
         let waker = {
             let mut slot = shared.slot.lock();
             slot.result = Some(result);
@@ -209,8 +240,12 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Wake;
 
-    const WRITTEN: Written =
-        Written { epoch: Epoch { version: 1, term: 1 }, lsn: Lsn::FIRST, outcome: Outcome::Applied { version: 1 } };
+    const WRITTEN: Written = Written {
+        shard: ShardId::new(1024),
+        epoch: Epoch { version: 1, term: 1 },
+        lsn: Lsn::FIRST,
+        outcome: Outcome::Applied { version: 1 },
+    };
 
     #[test]
     fn a_receipt_hears_what_its_completer_says_and_before_that_nothing() {
@@ -223,7 +258,7 @@ mod tests {
 
     #[test]
     fn a_dropped_completer_means_unknown_never_success() {
-        let (receipt, completer) = Receipt::pair();
+        let (receipt, completer) = Receipt::<Written>::pair();
         drop(completer);
         assert_eq!(receipt.wait(), Err(WriteError::Unknown));
     }

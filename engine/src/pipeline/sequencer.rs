@@ -3,10 +3,10 @@
 use super::submission::{Content, OWN_BLOCK_BYTES, Submission};
 use crate::model::limits::{BATCH_BYTES_TARGET, BATCH_RECORDS_MAX, WRITE_BYTES_MAX};
 use crate::model::{Epoch, LogId, LogPosition};
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use std::collections::VecDeque;
-use towline_wal::limits::{BATCH_BLOCKS_MAX, BATCH_RAW_BYTES_MAX};
-use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
+use towline_wal::limits::{BATCH_BLOCKS_MAX, BATCH_RAW_BYTES_MAX, COMPRESS_BYTES_MIN};
+use towline_wal::{Batch, BatchBuilder, Block, Compression};
 
 /// Small records are merged into blocks of about this many bytes: enough for the compressor to find what repeats.
 const MERGED_BLOCK_BYTES: usize = 256 * 1024;
@@ -14,12 +14,14 @@ const MERGED_BLOCK_BYTES: usize = 256 * 1024;
 /// not the disk.
 const RAW_BYTES_TARGET: usize = 8 * BATCH_BYTES_TARGET;
 
+/// Blocks of one record in a batch: what fits of large records; of control records as many.
+const OWN_BLOCKS_MAX: usize = RAW_BYTES_TARGET / OWN_BLOCK_BYTES;
+
 // Whatever is taken makes a legal batch: `seal` has no error of its own.
 const _: () = {
     assert!(WRITE_BYTES_MAX <= BATCH_RAW_BYTES_MAX && RAW_BYTES_TARGET <= BATCH_RAW_BYTES_MAX);
     // Each record of its own block may close a merged block before it.
-    let own_blocks = RAW_BYTES_TARGET / OWN_BLOCK_BYTES + 1;
-    assert!(2 * own_blocks + RAW_BYTES_TARGET / MERGED_BLOCK_BYTES < BATCH_BLOCKS_MAX);
+    assert!(2 * (OWN_BLOCKS_MAX + 1) + RAW_BYTES_TARGET / MERGED_BLOCK_BYTES < BATCH_BLOCKS_MAX);
     assert!(BATCH_RECORDS_MAX <= towline_wal::limits::BATCH_RECORDS_MAX);
 };
 
@@ -46,6 +48,7 @@ pub struct Sequencer<T> {
     waiting: VecDeque<Submission<T>>,
     waiting_bytes: usize,
     last_micros: u64,
+    pays: Pays,
 }
 
 /// A sealed batch, and who waits for its records, in LSN order.
@@ -67,7 +70,7 @@ impl<T> Sequencer<T> {
     /// One with nothing in it.
     #[must_use]
     pub const fn new() -> Self {
-        Self { waiting: VecDeque::new(), waiting_bytes: 0, last_micros: 0 }
+        Self { waiting: VecDeque::new(), waiting_bytes: 0, last_micros: 0, pays: Pays { failed: 0, passed: 0 } }
     }
 
     /// Takes a submission.
@@ -82,17 +85,16 @@ impl<T> Sequencer<T> {
         self.waiting_bytes
     }
 
-    /// Seals what waits, up to a batch's limits, behind `prev`; none if nothing waits. Time stamps never fall,
-    /// whatever the clock says.
+    /// Seals what waits, up to a batch's limits, behind `prev`; none if nothing waits. Control records and others lie in
+    /// batches apart, in the order in which they came. Time stamps never fall, whatever the clock says.
     pub fn seal(&mut self, log: LogId, epoch: Epoch, prev: LogPosition, now_micros: u64) -> Option<Sealed<T>> {
-        if self.waiting.is_empty() {
-            return None;
-        }
+        let kind = self.waiting.front()?.kind();
         self.last_micros = self.last_micros.max(now_micros);
-        let mut builder = BatchBuilder::new(log, BatchKind::Data, epoch, prev, self.last_micros);
+        let mut builder = BatchBuilder::new(log, kind, epoch, prev, self.last_micros);
         let (mut tokens, mut filled) = (Vec::new(), Filled::default());
-        let mut merged = Merged::default();
-        while let Some(submission) = self.waiting.pop_front_if(|next| filled.has_room_for(next)) {
+        let mut merged = Merged { bytes: BytesMut::new(), records: 0, pays: &mut self.pays };
+        while let Some(submission) = self.waiting.pop_front_if(|next| next.kind() == kind && filled.has_room_for(next))
+        {
             filled.add(&submission);
             self.waiting_bytes -= submission.bytes();
             match submission.content {
@@ -102,7 +104,7 @@ impl<T> Sequencer<T> {
                         builder = merged.finish(builder);
                     }
                 }
-                Content::Block(block) => builder = merged.finish(builder).block(block),
+                Content::Block(block) | Content::Control(block) => builder = merged.finish(builder).block(block),
             }
             tokens.push(submission.token);
         }
@@ -127,6 +129,7 @@ struct Filled {
     records: u32,
     stored_bytes: usize,
     raw_bytes: usize,
+    own_blocks: usize,
 }
 
 impl Filled {
@@ -135,6 +138,7 @@ impl Filled {
     fn has_room_for<T>(&self, next: &Submission<T>) -> bool {
         self.records == 0
             || (self.records < BATCH_RECORDS_MAX
+                && self.own_blocks < OWN_BLOCKS_MAX
                 && self.stored_bytes + next.bytes() <= BATCH_BYTES_TARGET
                 && self.raw_bytes + next.raw_bytes() <= RAW_BYTES_TARGET)
     }
@@ -143,17 +147,56 @@ impl Filled {
         self.records += 1;
         self.stored_bytes += next.bytes();
         self.raw_bytes += next.raw_bytes();
+        if !matches!(next.content, Content::Record(_)) {
+            self.own_blocks += 1;
+        }
+    }
+}
+
+/// Whether it pays to compress, by what it did lately: records of one shard are often alike, and on noise a good part of this
+/// thread's time would be spent for nothing.
+#[derive(Debug)]
+struct Pays {
+    /// Blocks in a row that did not shrink.
+    failed: u32,
+    /// Blocks that were not tried since.
+    passed: u32,
+}
+
+/// So many blocks in a row don't shrink until only one in so many is tried.
+const PAYS_FAILED_MAX: u32 = 4;
+const PAYS_TRIED_ONE_IN: u32 = 32;
+
+impl Pays {
+    fn encode(&mut self, raw: Bytes, records: u32) -> Block {
+        if self.failed >= PAYS_FAILED_MAX {
+            self.passed += 1;
+            if self.passed < PAYS_TRIED_ONE_IN {
+                return Block::encode(raw, records, Compression::Never);
+            }
+            self.passed = 0;
+        }
+        let length = raw.len();
+        let block = Block::encode(raw, records, Compression::WhereItPays);
+        // What is too short to be tried says nothing.
+        if block.stored().len() < length {
+            self.failed = 0;
+        } else if length >= COMPRESS_BYTES_MIN {
+            self.failed = self.failed.saturating_add(1);
+        }
+        block
     }
 }
 
 /// Small records on their way to one block.
-#[derive(Debug, Default)]
-struct Merged {
+#[derive(Debug)]
+struct Merged<'a> {
     bytes: BytesMut,
     records: u32,
+    pays: &'a mut Pays,
 }
 
-impl Merged {
+impl Merged<'_> {
     fn add(&mut self, record: &[u8]) {
         self.bytes.extend_from_slice(record);
         self.records += 1;
@@ -164,6 +207,6 @@ impl Merged {
             return builder;
         }
         let records = std::mem::take(&mut self.records);
-        builder.block(Block::encode(self.bytes.split().freeze(), records, Compression::WhereItPays))
+        builder.block(self.pays.encode(self.bytes.split().freeze(), records))
     }
 }

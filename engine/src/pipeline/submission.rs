@@ -1,7 +1,7 @@
 //! One write on its way to a batch.
 
 use bytes::Bytes;
-use towline_wal::{Block, Compression};
+use towline_wal::{BatchKind, Block, Compression};
 
 /// From this size on a record is made a block of its own on its producer's thread, compressed where it pays:
 /// smaller ones are merged first, which shrinks better and costs the producer nothing.
@@ -29,6 +29,8 @@ pub(super) enum Content {
     Record(Bytes),
     /// A large one, compressed already.
     Block(Block),
+    /// A control record, in a block of its own: it lies in a batch with its like only.
+    Control(Block),
 }
 
 impl<T> Submission<T> {
@@ -44,6 +46,12 @@ impl<T> Submission<T> {
         Self { content, token }
     }
 
+    /// The submission of one control record, encoded.
+    #[must_use]
+    pub fn control(bytes: Bytes, token: T) -> Self {
+        Self { content: Content::Control(Block::encode(bytes, 1, Compression::Never)), token }
+    }
+
     /// The same submission, for somebody else who waits.
     #[must_use]
     pub fn for_token<U>(self, token: U) -> Submission<U> {
@@ -55,7 +63,7 @@ impl<T> Submission<T> {
     pub const fn bytes(&self) -> usize {
         match &self.content {
             Content::Record(bytes) => bytes.len(),
-            Content::Block(block) => block.stored().len(),
+            Content::Block(block) | Content::Control(block) => block.stored().len(),
         }
     }
 
@@ -63,7 +71,15 @@ impl<T> Submission<T> {
     pub(super) const fn raw_bytes(&self) -> usize {
         match &self.content {
             Content::Record(bytes) => bytes.len(),
-            Content::Block(block) => block.raw_len() as usize,
+            Content::Block(block) | Content::Control(block) => block.raw_len() as usize,
+        }
+    }
+
+    /// What kind of batch it lies in.
+    pub(super) const fn kind(&self) -> BatchKind {
+        match &self.content {
+            Content::Record(_) | Content::Block(_) => BatchKind::Data,
+            Content::Control(_) => BatchKind::Control,
         }
     }
 

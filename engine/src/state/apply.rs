@@ -6,7 +6,7 @@ use super::key;
 use super::store::{ChangeSet, Family, Store, StoreError};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::request::FailureClass;
-use crate::model::{ControlRecord, EpochStart, LogId, LogPosition, Lsn, Outcome, ShardDescriptor, ShardId};
+use crate::model::{ControlRecord, Epoch, EpochStart, LogId, LogPosition, Lsn, Outcome, ShardDescriptor, ShardId};
 use bytes::Bytes;
 use towline_wal::Batch;
 
@@ -15,8 +15,10 @@ use towline_wal::Batch;
 pub struct Applied {
     /// Its LSN.
     pub lsn: Lsn,
-    /// Its outcome; none for a control record.
+    /// Its outcome; none for a record of replication itself.
     pub outcome: Option<Outcome>,
+    /// Where the request was executed, if that was before this record: this one is a retry of it.
+    pub executed: Option<(Epoch, Lsn)>,
 }
 
 /// Why a batch can't be applied. Nothing of the call was.
@@ -118,7 +120,7 @@ impl ApplyError {
 ///     .seal()?;
 /// let applied = applier.apply(std::slice::from_ref(&batch))?;
 /// assert_eq!(applied[0].outcome, Some(Outcome::Applied { version: 1 }));
-/// assert_eq!(get_value(applier.store(), namespace, b"k")?, Some((1, b"v".to_vec())));
+/// assert_eq!(get_value(applier.store(), namespace, b"k")?, Some((1, "v".into())));
 /// assert!(applier.apply(&[batch])?.is_empty(), "once");
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -178,11 +180,25 @@ impl<S: Store> Applier<S> {
                 return Err(ApplyError::NotNext { applied: applied.lsn, found: batch.first_lsn() });
             }
             walk(batch, |lsn, content| {
+                let mut effects = Effects { store: &self.store, changes: &mut changes, shard: &shard, log: self.log };
+                let mut executed = None;
                 let outcome = match content {
-                    Content::Record(record) => {
-                        let changes = &mut changes;
-                        let mut effects = Effects { store: &self.store, changes, shard: &shard, log: self.log };
-                        Some(effects.record(lsn, &record)?)
+                    Content::Record(record, _) if record.request.session == 0 => {
+                        Some(effects.operations(lsn, &record)?)
+                    }
+                    Content::Record(record, fingerprint) => {
+                        let found = effects.request(batch.epoch(), lsn, &record, fingerprint)?;
+                        executed = (found.lsn != lsn).then_some((found.epoch, found.lsn));
+                        Some(found.outcome)
+                    }
+                    Content::Control(ControlRecord::OpenSession { sessions_max }, _) => {
+                        Some(effects.open_session(lsn, sessions_max)?)
+                    }
+                    Content::Control(ControlRecord::CloseSession { session }, _) => {
+                        Some(effects.close_session(session)?)
+                    }
+                    Content::Control(ControlRecord::Trim { sessions_before, rejected_before }, _) => {
+                        Some(effects.trim(sessions_before, rejected_before)?)
                     }
                     Content::Control(ControlRecord::EpochStart(start), raw) => {
                         shard = self.own_shard(lsn, &start)?;
@@ -190,7 +206,7 @@ impl<S: Store> Applier<S> {
                         None
                     }
                 };
-                outcomes.push(Applied { lsn, outcome });
+                outcomes.push(Applied { lsn, outcome, executed });
                 Ok::<(), ApplyError>(())
             })?;
             applied = batch.position();
@@ -244,8 +260,10 @@ impl<S: Store> Applier<S> {
         };
         let (lsn, envelope) = key::read_epoch_start(&entry)?;
         let record = ControlRecord::decode(envelope).map_err(|source| BatchContentError::Control { lsn, source })?;
-        let ControlRecord::EpochStart(start) = record;
-        Ok(Some((lsn, start)))
+        match record {
+            ControlRecord::EpochStart(start) => Ok(Some((lsn, start))),
+            _ => Err(StoreError::Entry { family: Family::Meta.name(), found: 1, bytes: entry.len() }.into()),
+        }
     }
 
     fn own_shard(&self, lsn: Lsn, start: &EpochStart) -> Result<ShardDescriptor, ApplyError> {

@@ -115,21 +115,10 @@ pub fn check_batch(batch: &Batch) -> Result<(), ApplyError> {
     walk(batch, |_, _| Ok(()))
 }
 
-/// Refuses what a record may hold and this release does not execute: sessions.
-///
-/// # Errors
-/// [`RecordError::Field`], naming the session.
-pub const fn check_record(record: &Record) -> Result<(), RecordError> {
-    if record.request.session == 0 {
-        return Ok(());
-    }
-    Err(RecordError::Field { field: "session (not executed by this release)", value: record.request.number })
-}
-
 /// What one LSN holds.
 pub(super) enum Content {
-    /// A write.
-    Record(Record),
+    /// A write, and, if it is a request of a session, its fingerprint.
+    Record(Record, u64),
     /// A control record, and its bytes.
     Control(ControlRecord, Bytes),
 }
@@ -151,10 +140,14 @@ pub(super) fn walk<E: From<BatchContentError>>(
             lsn = lsn.next();
         } else {
             while !raw.is_empty() {
-                let record = Record::decode(&mut raw)
-                    .and_then(|record| check_record(&record).map(|()| record))
-                    .map_err(|source| BatchContentError::Record { lsn, source })?;
-                each(lsn, Content::Record(record))?;
+                let encoded = raw.clone();
+                let record = Record::decode(&mut raw).map_err(|source| BatchContentError::Record { lsn, source })?;
+                let fingerprint = if record.request.session == 0 {
+                    0
+                } else {
+                    Record::fingerprint(&encoded.slice(..encoded.len().saturating_sub(raw.len())))
+                };
+                each(lsn, Content::Record(record, fingerprint))?;
                 lsn = lsn.next();
             }
         }
@@ -170,6 +163,9 @@ pub(super) fn walk<E: From<BatchContentError>>(
 fn control(batch: &Batch, lsn: Lsn, raw: &[u8]) -> Result<ControlRecord, BatchContentError> {
     let record = ControlRecord::decode(raw).map_err(|source| BatchContentError::Control { lsn, source })?;
     match &record {
+        ControlRecord::OpenSession { .. } | ControlRecord::CloseSession { .. } | ControlRecord::Trim { .. } => {
+            Ok(record)
+        }
         ControlRecord::EpochStart(start) => {
             let places = [
                 ("log", start.assignment.log == batch.log()),

@@ -1,8 +1,9 @@
 //! The digest: what two replicas compare (I4).
 
 use super::key;
+use super::read::applied_of;
 use super::store::{Family, Order, StoreError, View};
-use crate::model::{Chain, Epoch, LogPosition, Lsn, ShardId};
+use crate::model::{Chain, Epoch, LogId, LogPosition, Lsn, ShardDescriptor};
 use std::ops::ControlFlow;
 use xxhash_rust::xxh3::Xxh3;
 
@@ -13,11 +14,42 @@ use xxhash_rust::xxh3::Xxh3;
 /// # Errors
 /// The state can't be read.
 pub fn digest<V: View + ?Sized>(view: &V) -> Result<[u8; 16], StoreError> {
+    digest_within(view, |_| (Vec::new(), None))
+}
+
+/// The digest of what one shard holds, together with the position that it is of: on a snapshot the two belong together. A
+/// state into which nothing was applied says LSN 0, and no epoch or chain. If there is only this shard, it is the digest of
+/// everything.
+///
+/// # Errors
+/// The state can't be read.
+pub fn digest_of<V: View + ?Sized>(
+    view: &V,
+    shard: &ShardDescriptor,
+    log: LogId,
+) -> Result<(LogPosition, [u8; 16]), StoreError> {
+    let nothing = LogPosition { epoch: Epoch::ZERO, lsn: Lsn::ZERO, chain: Chain::new(0) };
+    let applied = applied_of(view, shard.shard)?.unwrap_or(nothing);
+    let digest = digest_within(view, |family| {
+        let (start, end) = key::bounds(shard, log, family);
+        (start, Some(end))
+    })?;
+    Ok((applied, digest))
+}
+
+fn digest_within<V: View + ?Sized>(
+    view: &V,
+    bounds: impl Fn(Family) -> (Vec<u8>, Option<Vec<u8>>),
+) -> Result<[u8; 16], StoreError> {
     let mut hasher = Xxh3::new();
     for family in Family::ALL.into_iter().filter(|family| *family != Family::Meta) {
         hasher.update(family.name().as_bytes());
+        let (start, end) = bounds(family);
         let mut count = 0_u64;
-        view.scan(family, &[], Order::Ascending, &mut |key, value| {
+        view.scan(family, &start, Order::Ascending, &mut |key, value| {
+            if end.as_ref().is_some_and(|end| key >= end.as_slice()) {
+                return ControlFlow::Break(());
+            }
             for part in [key, value] {
                 hasher.update(&(part.len() as u64).to_le_bytes());
                 hasher.update(part);
@@ -28,19 +60,6 @@ pub fn digest<V: View + ?Sized>(view: &V) -> Result<[u8; 16], StoreError> {
         hasher.update(&count.to_le_bytes());
     }
     Ok(hasher.digest128().to_le_bytes())
-}
-
-/// The digest together with the position that it is of: on a snapshot the two belong together. A state into which
-/// nothing was applied says LSN 0, and no epoch or chain.
-///
-/// # Errors
-/// The state can't be read.
-pub fn digest_at<V: View + ?Sized>(view: &V, shard: ShardId) -> Result<(LogPosition, [u8; 16]), StoreError> {
-    let applied = match view.get(Family::Meta, &key::applied_key(shard))? {
-        Some(entry) => key::read_applied(&entry)?.1,
-        None => LogPosition { epoch: Epoch::ZERO, lsn: Lsn::ZERO, chain: Chain::new(0) },
-    };
-    Ok((applied, digest(view)?))
 }
 
 #[cfg(test)]

@@ -19,8 +19,8 @@ pub(super) struct Effects<'a, S> {
 }
 
 impl<S: View> Effects<'_, S> {
-    /// One record: all of it, or nothing but the note that it was rejected.
-    pub(super) fn record(&mut self, lsn: Lsn, record: &Record) -> Result<Outcome, StoreError> {
+    /// What one record does: all of it, or nothing but the note that it was rejected.
+    pub(super) fn operations(&mut self, lsn: Lsn, record: &Record) -> Result<Outcome, StoreError> {
         if let Some(rejection) = self.preconditions(&record.preconditions)? {
             return Ok(self.reject(lsn, rejection));
         }
@@ -42,7 +42,7 @@ impl<S: View> Effects<'_, S> {
     }
 
     /// That a record had no effect is state too: a feed shows effective records only.
-    fn reject(&mut self, lsn: Lsn, rejection: Rejection) -> Outcome {
+    pub(super) fn reject(&mut self, lsn: Lsn, rejection: Rejection) -> Outcome {
         let key = key::rejected_key(self.shard.namespace, self.log, lsn);
         self.changes.put(Family::Rejected, key, key::rejected_entry());
         Outcome::Rejected(rejection)
@@ -65,7 +65,7 @@ impl<S: View> Effects<'_, S> {
         Ok(None)
     }
 
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
         match self.changes.get(family, key) {
             Some(changed) => Ok(changed.map(<[u8]>::to_vec)),
             None => self.store.get(family, key),

@@ -91,8 +91,9 @@ fn entry_hash(family: Family, key: &[u8], value: &[u8]) -> u128 {
 }
 
 impl View for MemStore {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        Ok(self.families.get(&family).and_then(|entries| entries.get(key)).cloned())
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        let found = self.families.get(&family).and_then(|entries| entries.get(key));
+        Ok(found.map(|value| look(value)).is_some())
     }
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {

@@ -7,21 +7,31 @@
 mod apply;
 #[cfg(test)]
 mod apply_test;
+mod clear;
 mod decodable;
 mod digest;
 mod effects;
+mod follower;
 mod key;
 mod memory_store;
 mod read;
 #[cfg(feature = "node")]
 mod rocks;
+mod sessions;
+#[cfg(test)]
+mod sessions_test;
 mod store;
 
 pub use apply::{Applied, Applier, ApplyError};
-pub use decodable::{BatchContentError, check_batch, check_record};
-pub use digest::{digest, digest_at};
+pub use clear::clear_namespace;
+pub use decodable::{BatchContentError, check_batch};
+pub use digest::{digest, digest_of};
+pub use follower::{FollowerEntry, followers, forget_follower, put_follower};
 pub use memory_store::MemStore;
-pub use read::{StreamRead, get_value, read_stream};
+pub use read::{
+    StreamRead, applied_of, get_value, has_rejected, has_sessions, read_stream, rejected, rejected_known_from,
+    scan_values,
+};
 #[cfg(feature = "node")]
 pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksWriter};
 pub use store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};

@@ -142,11 +142,21 @@ pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Ordered families, read.
 pub trait View {
+    /// Shows the value of a key, where it lies; false if there is none.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError>;
+
     /// The value of a key.
     ///
     /// # Errors
     /// The state can't be read.
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError>;
+    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let mut found = None;
+        self.show(family, key, &mut |value| found = Some(value.to_vec()))?;
+        Ok(found)
+    }
 
     /// Visits entries from `from` on: ascending it is the first key that may be visited, descending the last.
     ///
@@ -165,8 +175,8 @@ pub trait Store: View {
 }
 
 impl<V: View + ?Sized> View for &V {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        (**self).get(family, key)
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        (**self).show(family, key, look)
     }
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
@@ -175,8 +185,8 @@ impl<V: View + ?Sized> View for &V {
 }
 
 impl<V: View + ?Sized> View for Arc<V> {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        (**self).get(family, key)
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        (**self).show(family, key, look)
     }
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {

@@ -79,13 +79,13 @@ impl Cluster {
             metadata: Bytes::new(),
             value: Bytes::from(number.to_string()),
         };
-        let receipt = self.server(0).node().write(&Record::of(vec![append])).unwrap();
+        let receipt = self.server(0).node().default_namespace().write(Record::of(vec![append])).unwrap();
         let written = receipt.wait_for(PATIENCE).unwrap().expect("an answer in time");
         assert!(matches!(written.outcome, Outcome::Applied { .. }));
     }
 
     fn applied(&self, index: usize) -> u64 {
-        self.server(index).node().applied().get()
+        self.server(index).node().status().unwrap().applied
     }
 
     fn log_path(&self, index: usize) -> std::path::PathBuf {
@@ -142,7 +142,7 @@ fn a_write_waits_for_a_majority_and_goes_on_when_it_is_back() {
     cluster.write(1);
     cluster.stop(2);
     let append = Operation::Put { key: Bytes::from_static(b"k"), value: Bytes::from_static(b"v") };
-    let receipt = cluster.server(0).node().write(&Record::of(vec![append])).unwrap();
+    let receipt = cluster.server(0).node().default_namespace().write(Record::of(vec![append])).unwrap();
     assert_eq!(receipt.wait_for(Duration::from_millis(300)).unwrap(), None, "I1: one of three is no majority");
     cluster.start(1);
     assert!(receipt.wait_for(PATIENCE).unwrap().is_some());
@@ -168,7 +168,8 @@ fn a_write_of_the_largest_size_is_replicated_and_does_not_stop_those_behind_it()
     let put = |key: &'static str, value| Operation::Put { key: Bytes::from_static(key.as_bytes()), value };
     let rest = WRITE_BYTES_MAX - VALUE_BYTES_MAX - 1024;
     let record = Record::of(vec![put("a", noise(1, VALUE_BYTES_MAX)), put("b", noise(2, rest))]);
-    let receipts: Vec<_> = (0..3).map(|_| cluster.server(0).node().write(&record).unwrap()).collect();
+    let receipts: Vec<_> =
+        (0..3).map(|_| cluster.server(0).node().default_namespace().write(&record).unwrap()).collect();
     for receipt in receipts {
         assert!(receipt.wait_for(PATIENCE).unwrap().is_some(), "an answer in time");
     }
@@ -182,7 +183,7 @@ fn a_write_of_the_largest_size_is_replicated_and_does_not_stop_those_behind_it()
 fn a_follower_takes_no_writes_and_says_who_does() {
     let mut cluster = Cluster::new();
     let record = Record::of(vec![Operation::Delete { key: Bytes::from_static(b"k") }]);
-    let refused = cluster.server(1).node().write(&record).map(drop).unwrap_err();
+    let refused = cluster.server(1).node().default_namespace().write(&record).map(drop).unwrap_err();
     assert!(matches!(refused, WriteRefused::NotLeader(leader) if leader == NodeId::new(1)), "{refused}");
     (0..3).for_each(|index| cluster.stop(index));
 }
@@ -193,7 +194,7 @@ fn a_leader_that_lost_its_majority_closes_all_the_same_and_says_that_the_outcome
     until("the leader serves", || cluster.server(0).node().is_serving());
     (1..3).for_each(|index| cluster.stop(index));
     let record = Record::of(vec![Operation::Delete { key: Bytes::from_static(b"k") }]);
-    let receipt = cluster.server(0).node().write(&record).unwrap();
+    let receipt = cluster.server(0).node().default_namespace().write(&record).unwrap();
     cluster.stop(0);
     assert_eq!(receipt.wait_for(Duration::ZERO), Err(WriteError::Unknown));
 }

@@ -5,8 +5,11 @@ use std::path::Path;
 use std::time::Duration;
 use towline::control::ConfigMaster;
 use towline::model::request::Direction;
-use towline::model::{ClusterId, Epoch, Expect, LogPosition, NodeId, Operation, Outcome, Record, Rejection};
-use towline::node::{Node, NodeOptions, OpenError, SHARD};
+use towline::model::{
+    ClusterId, Epoch, Expect, LogPosition, NodeId, Operation, Outcome, Read, Record, Rejection, Write,
+};
+use towline::node::{NamespaceOptions, Node, NodeOptions, OpenError, SHARD, WriteRefused};
+use towline::pipeline::SubmitPolicy;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Wal};
 
 fn open(directory: &Path) -> Node {
@@ -23,7 +26,8 @@ fn append(stream: &'static str, expect: Expect, value: &str) -> Record {
 }
 
 fn values(node: &Node, stream: &str) -> Vec<String> {
-    let read = node.read_stream(stream.as_bytes(), 1, Direction::Forward, usize::MAX, usize::MAX).unwrap();
+    let bounds = (usize::MAX, usize::MAX);
+    let read = node.default_namespace().read_stream(stream, 1, Direction::Forward, bounds, Read::Linearizable).unwrap();
     read.events.into_iter().map(|event| String::from_utf8(event.value).unwrap()).collect()
 }
 
@@ -32,7 +36,8 @@ fn i1_what_was_acknowledged_is_there_after_a_clean_close_and_a_reopen() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
     for number in 0..50 {
-        let written = node.write(&append("s", Expect::Any, &number.to_string())).unwrap().wait().unwrap();
+        let written =
+            node.default_namespace().write(append("s", Expect::Any, &number.to_string())).unwrap().wait().unwrap();
         assert_eq!(written.outcome, Outcome::Applied { version: number + 1 });
     }
     let (_, digest) = node.digest().unwrap();
@@ -40,7 +45,7 @@ fn i1_what_was_acknowledged_is_there_after_a_clean_close_and_a_reopen() {
     let node = open(directory.path());
     assert_eq!(values(&node, "s"), (0..50).map(|number| number.to_string()).collect::<Vec<_>>());
     assert_eq!(node.digest().unwrap().1, digest);
-    let written = node.write(&append("s", Expect::Version(50), "50")).unwrap().wait().unwrap();
+    let written = node.default_namespace().write(append("s", Expect::Version(50), "50")).unwrap().wait().unwrap();
     assert_eq!(written.outcome, Outcome::Applied { version: 51 });
     node.close().unwrap();
 }
@@ -49,8 +54,8 @@ fn i1_what_was_acknowledged_is_there_after_a_clean_close_and_a_reopen() {
 fn an_expected_version_is_held_to_and_the_reason_comes_back() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
-    node.write(&append("s", Expect::Absent, "a")).unwrap().wait().unwrap();
-    let written = node.write(&append("s", Expect::Absent, "b")).unwrap().wait().unwrap();
+    node.default_namespace().write(append("s", Expect::Absent, "a")).unwrap().wait().unwrap();
+    let written = node.default_namespace().write(append("s", Expect::Absent, "b")).unwrap().wait().unwrap();
     assert_eq!(written.outcome, Outcome::Rejected(Rejection::StreamVersion { index: 0, actual: 1 }));
     assert_eq!(values(&node, "s"), ["a"]);
     node.close().unwrap();
@@ -60,7 +65,8 @@ fn an_expected_version_is_held_to_and_the_reason_comes_back() {
 fn i6_each_write_hears_its_own_outcome_also_beside_batches_of_which_nobody_waits() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
-    let receipts: Vec<_> = (0..20_000).map(|_| node.write(&append("t", Expect::Any, "old")).unwrap()).collect();
+    let receipts: Vec<_> =
+        (0..20_000).map(|_| node.default_namespace().write(append("t", Expect::Any, "old")).unwrap()).collect();
     for receipt in receipts {
         receipt.wait().unwrap();
     }
@@ -72,7 +78,7 @@ fn i6_each_write_hears_its_own_outcome_also_beside_batches_of_which_nobody_waits
         let node = open(directory.path());
         let writes = (0..200).map(|number| {
             let expect = if number % 3 == 0 { Expect::Version(7) } else { Expect::Any };
-            node.write(&append("s", expect, "a")).unwrap()
+            node.default_namespace().write(append("s", expect, "a")).unwrap()
         });
         let receipts: Vec<_> = writes.collect();
         let mut version = 0;
@@ -101,7 +107,7 @@ fn many_producers_are_each_answered_once_and_everything_is_there() {
                 for number in 0..100 {
                     let key = Bytes::from(format!("{producer}-{number}"));
                     let put = Operation::Put { key: key.clone(), value: key };
-                    node.write(&Record::of(vec![put])).unwrap().wait().unwrap();
+                    node.default_namespace().write(Record::of(vec![put])).unwrap().wait().unwrap();
                 }
             });
         }
@@ -109,7 +115,7 @@ fn many_producers_are_each_answered_once_and_everything_is_there() {
     for producer in 0..8 {
         for number in 0..100 {
             let key = format!("{producer}-{number}");
-            assert_eq!(node.get(key.as_bytes()).unwrap().unwrap().1, key.as_bytes());
+            assert_eq!(node.default_namespace().get(&key, Read::Linearizable).unwrap().unwrap().value, key);
         }
     }
     node.close().unwrap();
@@ -151,8 +157,9 @@ fn a_directory_of_another_node_or_cluster_is_refused_and_left_as_it_is() {
 fn a_node_that_is_dropped_in_the_middle_answers_everyone() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
-    let receipts: Vec<_> =
-        (0..200).map(|number| node.write(&append("s", Expect::Any, &number.to_string())).unwrap()).collect();
+    let receipts: Vec<_> = (0..200)
+        .map(|number| node.default_namespace().write(append("s", Expect::Any, &number.to_string())).unwrap())
+        .collect();
     drop(node);
     let mut applied = 0;
     for receipt in receipts {
@@ -174,36 +181,47 @@ fn a_page_of_a_stream_never_holds_events_newer_than_the_version_that_it_tells() 
     std::thread::scope(|scope| {
         let writing = scope.spawn(|| {
             for _ in 0..400 {
-                node.write(&append("s", Expect::Any, "x")).unwrap().wait().unwrap();
+                node.default_namespace().write(append("s", Expect::Any, "x")).unwrap().wait().unwrap();
             }
         });
         while !writing.is_finished() {
-            let page = node.read_stream(b"s", 0, Direction::Backward, 1, usize::MAX).unwrap();
+            let page = node
+                .default_namespace()
+                .read_stream("s", 0, Direction::Backward, (1, usize::MAX), Read::Eventual)
+                .unwrap();
             assert_eq!(page.events.first().map_or(0, |event| event.version), page.head);
         }
     });
     node.close().unwrap();
 }
 
-/// More than the log's queue and the bound on what is not applied hold at one time.
+/// More than the log's queue and the bound on what is not applied hold at one time, also of several shards together.
 #[test]
-fn large_writes_wait_for_a_slow_disk_and_stop_nothing() {
+fn large_writes_of_several_shards_wait_for_a_slow_disk_and_stop_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let mut options = NodeOptions::alone(directory.path());
     options.queue_bytes = 512 << 20;
     options.log.queue_bytes_max = 1;
+    options.sequencers = 2;
     let node = Node::open(options).unwrap();
+    let spaces = ["a", "b", "c"].map(|name| node.create_namespace(name, &NamespaceOptions::default()).unwrap());
     // Small enough to be sealed apart, and not alike, so that they do not shrink.
     let value = |number: u8| {
         Bytes::from_iter((0..3_000_000_u32).map(|at| (at.wrapping_mul(2_654_435_761) >> 13).to_le_bytes()[0] ^ number))
     };
     let put = |number: u8| Record::of(vec![Operation::Put { key: vec![number].into(), value: value(number) }]);
-    let receipts: Vec<_> = (0..40).map(|number| node.write(&put(number)).unwrap()).collect();
+    let mut receipts = Vec::new();
+    for number in 0..30 {
+        let put = put(number);
+        receipts.extend(spaces.iter().map(|space| space.write(&put).unwrap()));
+    }
     for receipt in receipts {
         assert!(receipt.wait_for(Duration::from_secs(60)).unwrap().is_some(), "an answer in time");
     }
     assert_eq!(node.failure(), None);
-    assert_eq!(node.get(&[39]).unwrap().unwrap().1, value(39));
+    for space in &spaces {
+        assert_eq!(space.get([29], Read::Linearizable).unwrap().unwrap().value, value(29));
+    }
     node.close().unwrap();
 }
 
@@ -221,7 +239,7 @@ fn i3_a_log_that_is_ahead_of_its_promise_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
     let cluster = node.identity().cluster;
-    node.write(&append("s", Expect::Any, "x")).unwrap().wait().unwrap();
+    node.default_namespace().write(append("s", Expect::Any, "x")).unwrap().wait().unwrap();
     node.close().unwrap();
     // As if the disk had lost the newest promise and kept what followed it.
     let (wal, _) = Wal::open(directory.path().join("wal"), NodeOptions::alone(directory.path()).log).unwrap();
@@ -233,4 +251,41 @@ fn i3_a_log_that_is_ahead_of_its_promise_is_refused() {
     wal.close().unwrap();
     let refused = Node::open(NodeOptions::alone(directory.path())).map(drop);
     assert!(matches!(refused, Err(OpenError::PromiseLost { found, .. }) if found == later), "{refused:?}");
+}
+
+#[test]
+fn i1_what_is_answered_early_has_its_place_in_order_and_is_there_after_a_clean_close() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let event = |number: u64| Write::new().append("s", Expect::Any, number.to_string());
+    let mut last = None;
+    for number in 0..300 {
+        let receipt = match number % 2 {
+            0 => space.write_buffered(event(number), SubmitPolicy::Wait),
+            _ => space.write_durable(event(number), SubmitPolicy::Wait),
+        };
+        let position = receipt.unwrap().wait().unwrap();
+        assert!(last.replace(position.lsn).is_none_or(|last| last < position.lsn));
+        if number == 150 {
+            let read =
+                space.read_stream("s", 0, Direction::Backward, (1, 100), Read::AtLeast(position.token())).unwrap();
+            assert_eq!(read.head, 151);
+        }
+    }
+    let conditional =
+        [Write::new().append("s", Expect::Version(3), "x"), Write::new().put("k", "v").expect("k", Expect::Absent)];
+    for write in conditional {
+        let refused = space.write_buffered(&write, SubmitPolicy::Wait).map(drop);
+        assert!(matches!(refused, Err(WriteRefused::NeedsOutcome)), "{refused:?}");
+    }
+    let receipts: Vec<_> =
+        (300..500).map(|number| space.write_buffered(event(number), SubmitPolicy::Wait).unwrap()).collect();
+    let placed = receipts.into_iter().filter(|receipt| matches!(receipt.wait_for(Duration::ZERO), Ok(Some(_)))).count();
+    node.close().unwrap();
+    let node = open(directory.path());
+    let there = values(&node, "s");
+    assert!(there.len() >= 300 + placed, "{} of {placed}", there.len());
+    assert!(there.iter().enumerate().all(|(at, value)| at.to_string() == *value), "the beginning of what was written");
+    node.close().unwrap();
 }

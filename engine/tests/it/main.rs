@@ -3,9 +3,13 @@
 #![cfg(feature = "cluster")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
+mod backups;
 mod cluster;
 mod embedded;
+mod feeds;
 #[cfg(feature = "cli")]
 mod log_tools;
+mod namespaces;
 mod requests;
+mod sessions;
 mod stopped_follower;

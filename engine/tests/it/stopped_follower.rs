@@ -79,7 +79,7 @@ fn a_stopped_follower_costs_a_window_and_producers_feel_only_a_slow_majority() {
         let value: Vec<u8> =
             (0..65_536_u32).flat_map(|at| (at.wrapping_mul(2_654_435_761) ^ number).to_le_bytes()).collect();
         let put = Operation::Put { key: Bytes::from(number.to_string()), value: value.into() };
-        cluster.server(0).node().write(&Record::of(vec![put])).unwrap()
+        cluster.server(0).node().default_namespace().write(Record::of(vec![put])).unwrap()
     };
     // Eight windows: a majority of two takes them all.
     let writes = u32::try_from(8 * FOLLOWER_WINDOW_BYTES / (256 * 1024)).unwrap();

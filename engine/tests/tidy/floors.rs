@@ -57,8 +57,8 @@ const ALL: &[&str] = &["*"];
 
 const FLOORS: &[Floor] = &[
     Floor { name: "model", uses: &[], wal: WORDS, net: false, sans_io: Some(&[]) },
-    // The queue is where callers' threads wait, each to its own deadline.
-    Floor { name: "pipeline", uses: &["model"], wal: WORDS, net: false, sans_io: Some(&["queue.rs"]) },
+    // In the queue callers' threads wait, each to its own deadline; in the list of who is ready, the thread that serves them.
+    Floor { name: "pipeline", uses: &["model"], wal: WORDS, net: false, sans_io: Some(&["queue.rs", "ready.rs"]) },
     Floor {
         name: "state",
         uses: &["model"],

@@ -4,7 +4,7 @@ use crate::failure::Failure;
 use crate::output::{hex, json_bytes};
 use bytes::Bytes;
 use serde_json::Value;
-use towline::model::{ControlRecord, Expect, Lsn, Operation, Record};
+use towline::model::{CatalogRecord, ControlRecord, Expect, Lsn, Operation, Record};
 use towline_wal::{Batch, BatchKind};
 
 /// One record.
@@ -30,8 +30,12 @@ pub(super) fn each(batch: &Batch, take: &mut dyn FnMut(Read) -> Result<(), Failu
         // A block holds no more than its batch says for all of them.
         let mut bytes = block.decode(usize::try_from(batch.header().raw_len)?)?;
         if batch.kind() == BatchKind::Control {
-            let words =
-                ControlRecord::decode(&bytes).map_or_else(|error| error.to_string(), |record| format!("{record:?}"));
+            // Of the catalog's log, or of a shard's.
+            let words = match (CatalogRecord::decode(&bytes), ControlRecord::decode(&bytes)) {
+                (Ok(record), _) => format!("{record:?}"),
+                (_, Ok(record)) => format!("{record:?}"),
+                (_, Err(error)) => error.to_string(),
+            };
             take(Read { lsn, bytes, content: Content::Control(words) })?;
             lsn = lsn.next();
             continue;

@@ -9,10 +9,12 @@ mod options;
 #[cfg(test)]
 mod rocks_test;
 
+use super::follower::FollowerEntry;
 use super::key;
 use super::store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};
 use crate::model::{LogPosition, ShardId};
 pub use options::RocksOptions;
+use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
@@ -143,6 +145,49 @@ impl RocksStore {
         entry.map(|entry| key::read_applied(&entry).map(|(_, applied)| applied)).transpose()
     }
 
+    /// What the last finished flush holds of a follower of a shard; none: nothing yet.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn persisted_follower(&self, shard: ShardId, name: &str) -> Result<Option<FollowerEntry>, StoreError> {
+        let mut options = ReadOptions::default();
+        // As of the applied position.
+        options.set_read_tier(ReadTier::Persisted);
+        let meta = self.family(Family::Meta)?;
+        let entry = self.db.get_pinned_cf_opt(meta, key::follower_key(shard, name), &options);
+        let entry = entry.map_err(|error| backend("reading", error))?;
+        entry.map(|entry| key::read_follower(&entry)).transpose()
+    }
+
+    /// Copies the state as it is on the disk to a directory that is not there yet; on the same file system without copying a
+    /// byte. All families are of one moment. The copies are not synced.
+    ///
+    /// # Errors
+    /// The directory is there, or a file can't be written.
+    pub fn checkpoint(&self, directory: &Path) -> Result<(), StoreError> {
+        // All of it: what is in memory only is not in a checkpoint.
+        self.flush()?;
+        let checkpoint = Checkpoint::new(&self.db).map_err(|error| backend("copying", error))?;
+        checkpoint.create_checkpoint(directory).map_err(|error| backend("copying", error))
+    }
+
+    /// Opens a state that nobody writes, and writes nothing.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`].
+    pub fn open_read_only(directory: &Path) -> Result<Self, StoreError> {
+        let options = RocksOptions::default();
+        let mut database = options.database();
+        database.create_if_missing(false);
+        database.create_missing_column_families(false);
+        let opened = DB::open_cf_descriptors_read_only(&database, directory, options.families(), false);
+        let db = opened.map_err(|error| match error.kind() {
+            ErrorKind::Corruption => StoreError::Damaged { what: "opening", reason: error.into_string() },
+            _ => StoreError::Open { path: directory.to_owned(), reason: error.into_string() },
+        })?;
+        Ok(Self { db, writes: WriteOptions::default(), writes_now: WriteOptions::default() })
+    }
+
     /// The content at this moment.
     #[must_use]
     pub fn snapshot(&self) -> RocksSnapshot<'_> {
@@ -187,8 +232,9 @@ impl std::fmt::Debug for RocksSnapshot<'_> {
 }
 
 impl View for RocksStore {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.db.get_cf(self.family(family)?, key).map_err(|error| backend("reading", error))
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        let found = self.db.get_pinned_cf(self.family(family)?, key).map_err(|error| backend("reading", error))?;
+        Ok(found.map(|value| look(&value)).is_some())
     }
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
@@ -198,8 +244,10 @@ impl View for RocksStore {
 }
 
 impl View for RocksSnapshot<'_> {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.snapshot.get_cf(self.store.family(family)?, key).map_err(|error| backend("reading", error))
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        let family = self.store.family(family)?;
+        let found = self.snapshot.get_pinned_cf(family, key).map_err(|error| backend("reading", error))?;
+        Ok(found.map(|value| look(&value)).is_some())
     }
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
@@ -218,8 +266,8 @@ impl Store for RocksStore {
 }
 
 impl View for RocksWriter {
-    fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        self.store.get(family, key)
+    fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+        self.store.show(family, key, look)
     }
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {

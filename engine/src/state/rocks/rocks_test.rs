@@ -3,7 +3,7 @@
 use super::{RocksOptions, RocksStore, RocksWriter, View};
 use crate::model::{LogPosition, Lsn, Operation, Record};
 use crate::state::apply_test::{LOG, any_records, batches, open, run, shard};
-use crate::state::{Applier, ChangeSet, Family, Order, Store, StoreError, digest, digest_at};
+use crate::state::{Applier, ChangeSet, Family, Order, Store, StoreError, digest, digest_of};
 use proptest::prelude::*;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -78,7 +78,7 @@ proptest! {
         prop_assert_eq!(again.applied(), from, "all families are of one position");
         let again = run(again, &log, &[2]);
         let straight = run(open(Default::default()), &log, &[1]);
-        let (at, found) = digest_at(&again.store().shared().snapshot(), shard().shard).unwrap();
+        let (at, found) = digest_of(&again.store().shared().snapshot(), &shard(), LOG).unwrap();
         prop_assert_eq!((at, found), (straight.applied(), digest(straight.store()).unwrap()), "I4");
     }
 }

@@ -1,0 +1,125 @@
+//! `bench-engine`: the embedded engine beside bare RocksDB and the bare log, in one run, as ratios.
+
+use anyhow::Result;
+use clap::Parser;
+use comfy_table::{CellAlignment, Table};
+use std::path::PathBuf;
+use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
+use towline_bench::producers::log_appends;
+
+/// Measures the embedded engine and prints a table.
+#[derive(Debug, Parser)]
+struct Args {
+    /// How much is done, of the full measure: 0.1 is a quick look.
+    #[arg(long, default_value_t = 1.0)]
+    share: f64,
+    /// Where the files are put, and removed again; it decides which disk is measured.
+    #[arg(long, default_value = ".")]
+    directory: PathBuf,
+    /// Measure only the lines whose name contains this.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let mut table = Table::new();
+    table.set_header(["what", "engine", "bare RocksDB", "ratio", "bare log", "ratio"]);
+    for (producers, writes) in [(64, 400_000), (8, 100_000), (1, 20_000)] {
+        let line = format!("{producers} producers x 1 KiB, durable");
+        if !args.wants(&line) {
+            continue;
+        }
+        let writes = args.some_of(writes);
+        let engine = args.engine(|engine| durable(engine, producers, 1024, writes))?;
+        let bare = args.bare(|bare| durable(bare, producers, 1024, writes / 2))?;
+        let place = args.place()?;
+        let log = log_appends(place.path(), producers, 1024)?;
+        log.run(writes / 10)?;
+        let log = writes as f64 / log.run(writes)?.as_secs_f64();
+        add(&mut table, &line, rate(&engine), Some((engine.rate(), bare.rate())), Some((engine.rate(), log)));
+    }
+    let line = "4 producers x 1,024 receipts x 1 KiB, durable";
+    if args.wants(line) {
+        let writes = args.some_of(1_000_000);
+        let engine = args.engine(|engine| engine.in_flight(4, 1024, 1024, writes))?;
+        add(&mut table, line, megabytes(&engine), None, None);
+    }
+    let (line, writes) = ("1,000,000 x 128 B, buffered", args.some_of(1_000_000));
+    let reads = ["get, in no order, 128 B", "scan of 100 x 128 B", "feed from the beginning, 128 B"];
+    if args.wants(line) || reads.iter().any(|line| args.wants(line)) {
+        let (place, other) = (args.place()?, args.place()?);
+        let (engine, bare) = (Engine::open(place.path())?, Bare::open(other.path())?);
+        let stores: [&dyn Store; 2] = [&engine, &bare];
+        let mut compare = |line: &str, measure: &dyn Fn(&dyn Store) -> Result<Measured>| {
+            let [ours, theirs] = stores.map(measure);
+            let (ours, theirs) = (ours?, theirs?);
+            add(&mut table, line, rate(&ours), Some((ours.rate(), theirs.rate())), None);
+            Ok::<_, anyhow::Error>(())
+        };
+        compare(line, &|store| buffered(store, 128, writes))?;
+        let count = args.some_of(300_000);
+        compare(reads[0], &|store| {
+            gets(store, writes, count / 4)?;
+            gets(store, writes, count)
+        })?;
+        compare(reads[1], &|store| scans(store, writes, count / 30, 100))?;
+        let feed = engine.feed(writes)?;
+        add(&mut table, reads[2], rate(&feed), None, None);
+        engine.close()?;
+    }
+    for column in 1..6 {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    println!("{table}");
+    Ok(())
+}
+
+impl Args {
+    fn wants(&self, line: &str) -> bool {
+        self.only.as_ref().is_none_or(|part| line.contains(part.as_str()))
+    }
+
+    fn some_of(&self, all: u64) -> u64 {
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share of a small number")]
+        let some = (all as f64 * self.share.clamp(0.001, 100.0)) as u64;
+        some.max(1000)
+    }
+
+    /// A directory of its own, on the disk asked for.
+    fn place(&self) -> Result<tempfile::TempDir> {
+        Ok(tempfile::Builder::new().prefix("bench-engine-").tempdir_in(&self.directory)?)
+    }
+
+    fn engine(&self, measure: impl Fn(&Engine) -> Result<Measured>) -> Result<Measured> {
+        let place = self.place()?;
+        let engine = Engine::open(place.path())?;
+        let measured = measure(&engine)?;
+        engine.close()?;
+        Ok(measured)
+    }
+
+    fn bare(&self, measure: impl Fn(&Bare) -> Result<Measured>) -> Result<Measured> {
+        let place = self.place()?;
+        measure(&Bare::open(place.path())?)
+    }
+}
+
+fn rate(measured: &Measured) -> String {
+    format!("{:.0}/s", measured.rate())
+}
+
+fn megabytes(measured: &Measured) -> String {
+    format!("{:.0}/s, {:.0} MB/s", measured.rate(), measured.megabytes())
+}
+
+fn add(table: &mut Table, line: &str, ours: String, bare: Option<(f64, f64)>, log: Option<(f64, f64)>) {
+    let both = |pair: Option<(f64, f64)>| match pair {
+        Some((ours, theirs)) => [format!("{theirs:.0}/s"), format!("{:.2}", ours / theirs)],
+        None => [String::new(), String::new()],
+    };
+    let ([bare, of_bare], [log, of_log]) = (both(bare), both(log));
+    table.add_row([line.to_owned(), ours, bare, of_bare, log, of_log]);
+}

@@ -1,0 +1,115 @@
+//! Namespaces: what one is called, how long its history is kept, which shards it has.
+
+use super::codec::{Decode, Encode};
+use super::control_record::ShardDescriptor;
+use super::ids::NamespaceId;
+use super::limits::{NAMESPACE_NAME_BYTES_MAX, SESSION_IDLE_SECONDS_DEFAULT, SESSIONS_DEFAULT};
+use std::time::Duration;
+
+/// How long a namespace's history stays in the log, and with it what a feed can read again. What the history did (the
+/// values, the streams' events) stays in any case.
+///
+/// The log also keeps what a crash would have to replay, and what a named follower of the feed still needs within its
+/// budget.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum Retention {
+    /// For ever: a feed can always begin at the beginning.
+    Forever,
+    /// As long as both bounds allow; at least one should be given, none keeps nothing that is not needed.
+    Bounded {
+        /// Bytes of the log of each shard.
+        bytes: u64,
+        /// How old the newest record of what goes is, by the clock of the node that wrote it.
+        age_seconds: u64,
+    },
+}
+
+impl Retention {
+    /// At most so many bytes of each shard's log.
+    #[must_use]
+    pub const fn bytes(bytes: u64) -> Self {
+        Self::Bounded { bytes, age_seconds: u64::MAX }
+    }
+
+    /// Not longer than this.
+    #[must_use]
+    pub const fn age(age: Duration) -> Self {
+        Self::Bounded { bytes: u64::MAX, age_seconds: age.as_secs() }
+    }
+}
+
+/// What an operator decides of a namespace.
+///
+/// ```
+/// use towline::model::{Policy, Retention};
+/// let ledger = Policy { retention: Retention::Forever, ..Policy::default() };
+/// assert_eq!(Policy::default().retention, Retention::bytes(1 << 30));
+/// # assert_ne!(ledger, Policy::default());
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+pub struct Policy {
+    /// How long its history is kept.
+    pub retention: Retention,
+    /// Sessions that each shard knows at one time.
+    pub sessions_max: u64,
+    /// How long a session that is not used is known at the least, by the clock of the node that writes. What comes of one later
+    /// is refused as expired, never executed.
+    pub session_idle_seconds: u64,
+}
+
+impl Default for Policy {
+    /// A gibibyte of history a shard: enough for followers that were away for a while, and no disk fills by itself. A
+    /// million sessions, each for a week.
+    fn default() -> Self {
+        Self {
+            retention: Retention::bytes(1 << 30),
+            sessions_max: SESSIONS_DEFAULT,
+            session_idle_seconds: SESSION_IDLE_SECONDS_DEFAULT,
+        }
+    }
+}
+
+/// A namespace, as the catalog has it.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct NamespaceDescriptor {
+    /// Its id: never given to another one.
+    pub id: NamespaceId,
+    /// What it is called now.
+    pub name: String,
+    /// What was decided of it.
+    pub policy: Policy,
+    /// Its shards, in the order of their keys.
+    pub shards: Vec<ShardDescriptor>,
+}
+
+/// A name that is none (TW-5511).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{name:?} is no name of a namespace: 1 to {NAMESPACE_NAME_BYTES_MAX} letters, digits, dots, dashes and underscores \
+     of ASCII, the first a letter or a digit"
+)]
+pub struct BadName {
+    /// What was given.
+    pub name: String,
+}
+
+/// Whether this can be the name of a namespace.
+///
+/// ```
+/// use towline::model::namespace::check_name;
+/// assert!(check_name("orders.eu-1").is_ok());
+/// assert!(check_name("").is_err() && check_name("-x").is_err() && check_name("a/b").is_err());
+/// ```
+///
+/// # Errors
+/// It can't.
+pub fn check_name(name: &str) -> Result<(), BadName> {
+    let mut bytes = name.bytes();
+    let begins = bytes.next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    let goes_on = bytes.all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_'));
+    if begins && goes_on && name.len() <= NAMESPACE_NAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(BadName { name: name.to_owned() })
+}

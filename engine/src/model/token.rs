@@ -1,0 +1,122 @@
+//! Session tokens: where a reader must be at the least.
+
+use super::codec::{self, CodecError, Decode, Encode, Enveloped};
+use super::ids::ShardId;
+use super::limits::SHARDS_MAX;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use towline_wal::{Epoch, Lsn};
+
+/// A position in each of some shards: a read that is given it shows everything up to there (I7).
+///
+/// It carries the epochs too: after a loss, a position that is no longer in the log is said to be lost, never taken for
+/// another one of the same number. As text it can travel in a header or a cookie.
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, ShardId, Token};
+/// let mut token = Token::at(ShardId::new(1024), Epoch::new(1024, 3), Lsn::new(7));
+/// token.extend(&Token::at(ShardId::new(2048), Epoch::new(1024, 1), Lsn::new(9)));
+/// token.extend(&Token::at(ShardId::new(1024), Epoch::new(1024, 3), Lsn::new(5)));
+/// assert_eq!(token.get(ShardId::new(1024)), Some((Epoch::new(1024, 3), Lsn::new(7))), "it never goes back");
+/// let text = token.to_string();
+/// assert_eq!(text.parse::<Token>()?, token);
+/// assert!("towline-x".parse::<Token>().is_err());
+/// # Ok::<(), towline::model::TokenError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Token {
+    positions: BTreeMap<ShardId, (Epoch, Lsn)>,
+}
+
+/// What a token's text begins with.
+const PREFIX: &str = "towline-";
+
+/// A text that is no token (TW-5521).
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TokenError {
+    /// It is no text of one.
+    #[error("a token is `{PREFIX}` and an even number of hexadecimal digits")]
+    Text,
+    /// Its bytes are none of one.
+    #[error("the token can't be read: {0}")]
+    Bytes(#[from] CodecError),
+    /// A shard twice, or not ascending.
+    #[error("the token names its shards out of order")]
+    Order,
+}
+
+/// The layout, version 1: shard, version, term, LSN; ascending by shard.
+#[derive(Encode, Decode)]
+struct TokenV1 {
+    positions: Vec<(ShardId, u64, u32, u64)>,
+}
+
+impl Enveloped for TokenV1 {
+    const KIND: u16 = 0x0701;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 64 * SHARDS_MAX;
+}
+
+impl Token {
+    /// The token of one position.
+    #[must_use]
+    pub fn at(shard: ShardId, epoch: Epoch, lsn: Lsn) -> Self {
+        Self { positions: BTreeMap::from([(shard, (epoch, lsn))]) }
+    }
+
+    /// The position that it holds of a shard.
+    #[must_use]
+    pub fn get(&self, shard: ShardId) -> Option<(Epoch, Lsn)> {
+        self.positions.get(&shard).copied()
+    }
+
+    /// All its positions, by shard.
+    pub fn positions(&self) -> impl Iterator<Item = (ShardId, Epoch, Lsn)> {
+        self.positions.iter().map(|(shard, (epoch, lsn))| (*shard, *epoch, *lsn))
+    }
+
+    /// Takes what another one holds, where that is further.
+    pub fn extend(&mut self, other: &Self) {
+        for (shard, position) in &other.positions {
+            let own = self.positions.entry(*shard).or_insert(*position);
+            *own = (*position).max(*own);
+        }
+    }
+}
+
+impl fmt::Display for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let positions = self.positions().map(|(shard, epoch, lsn)| (shard, epoch.version, epoch.term, lsn.get()));
+        let bytes = codec::encode(&TokenV1 { positions: positions.collect() }).map_err(|_| fmt::Error)?;
+        f.write_str(PREFIX)?;
+        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for Token {
+    type Err = TokenError;
+
+    fn from_str(text: &str) -> Result<Self, TokenError> {
+        let digits = text.strip_prefix(PREFIX).ok_or(TokenError::Text)?;
+        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return Err(TokenError::Text);
+        }
+        let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+        if !rest.is_empty() {
+            return Err(TokenError::Text);
+        }
+        let byte = |pair: &[u8; 2]| {
+            let digits = std::str::from_utf8(pair).map_err(|_| TokenError::Text)?;
+            u8::from_str_radix(digits, 16).map_err(|_| TokenError::Text)
+        };
+        let bytes = pairs.iter().map(byte).collect::<Result<Vec<_>, _>>()?;
+        let TokenV1 { positions } = codec::decode(&bytes)?;
+        if !positions.is_sorted_by(|(one, ..), (other, ..)| one < other) {
+            return Err(TokenError::Order);
+        }
+        let position = |(shard, version, term, lsn)| (shard, (Epoch { version, term }, Lsn::new(lsn)));
+        Ok(Self { positions: positions.into_iter().map(position).collect() })
+    }
+}

@@ -1,0 +1,312 @@
+//! What can go wrong when a node is asked for something, and what one can do about it.
+
+use super::control_log::CatalogLogError;
+use super::{BackupError, CloseError, FeedError, FollowError, OpenError, SessionError};
+use crate::control::CatalogError;
+use crate::model::request::FailureClass;
+use crate::model::{Epoch, Lsn, NodeId, RecordError, ShardId};
+use crate::pipeline::{SubmitError, WriteError};
+use crate::shard::CrossShard;
+use crate::state::StoreError;
+
+/// Anything that a node says instead of an answer: what each call's own error widens into.
+///
+/// ```
+/// use towline::model::{Read, Write};
+/// use towline::node::{Error, Node, NodeOptions};
+/// fn greet(node: &Node) -> Result<Option<u64>, Error> {
+///     let people = node.namespace("default")?;
+///     people.write(Write::new().put("name", "Ada"))?.wait()?;
+///     Ok(people.get("name", Read::Linearizable)?.map(|found| found.version))
+/// }
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # assert!(greet(&node)?.is_some());
+/// let unknown = Error::from(node.namespace("nobody").unwrap_err());
+/// assert!(!unknown.is_retryable() && unknown.has_no_side_effects());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The node does not open.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A write was not taken.
+    #[error(transparent)]
+    Refused(#[from] WriteRefused),
+    /// A write was taken, and has no outcome.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A read has no answer.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    /// A feed does not go on.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+    /// A session does not begin.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+    /// There is no backup, or nothing was restored.
+    #[error(transparent)]
+    Backup(#[from] BackupError),
+    /// Nobody follows by this name now.
+    #[error(transparent)]
+    Follow(#[from] FollowError),
+    /// The namespaces did not change, or there is none of that name.
+    #[error(transparent)]
+    Namespace(#[from] NamespaceError),
+    /// The node was not closed cleanly.
+    #[error(transparent)]
+    Close(#[from] CloseError),
+}
+
+impl Error {
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Open(_) | Self::Close(_) => FailureClass::Operator,
+            Self::Refused(refused) => refused.class(),
+            Self::Write(write) => write.class(),
+            Self::Read(read) => read.class(),
+            Self::Feed(feed) => feed.class(),
+            Self::Session(session) => session.class(),
+            Self::Backup(backup) => backup.class(),
+            Self::Follow(follow) => follow.class(),
+            Self::Namespace(namespace) => namespace.class(),
+        }
+    }
+
+    /// Whether the same again, after a pause, may do.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        self.class() == FailureClass::Retry
+    }
+
+    /// Whether nothing was changed by what failed, and nothing will be.
+    #[must_use]
+    pub const fn has_no_side_effects(&self) -> bool {
+        match self {
+            Self::Refused(_) | Self::Read(_) | Self::Feed(_) => true,
+            // A follower that comes for the first time may have been written down.
+            Self::Follow(_) => false,
+            Self::Write(write) => write.has_no_side_effects(),
+            Self::Namespace(namespace) => namespace.has_no_side_effects(),
+            Self::Open(_) | Self::Close(_) | Self::Session(_) | Self::Backup(_) => false,
+        }
+    }
+}
+
+/// Why a write was not taken: it has no effect.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteRefused {
+    /// It is not a legal write.
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    /// It would touch two shards.
+    #[error(transparent)]
+    CrossShard(#[from] CrossShard),
+    /// It has conditions, or is a request of a session: whoever does not wait until it is applied would never hear what came
+    /// of them.
+    #[error("a write with conditions, or of a session, is answered when it is applied, not before: use `write`")]
+    NeedsOutcome,
+    /// Too many requests of the session wait for an answer.
+    #[error(
+        "{} requests of the session, from number {lowest} on, have no answer yet: wait for it, try it again, or give it up",
+        crate::model::limits::REQUESTS_WAITING_MAX
+    )]
+    TooManyWaiting {
+        /// The lowest of them.
+        lowest: u64,
+    },
+    /// The queue has no room, or is closed.
+    #[error(transparent)]
+    Submit(#[from] SubmitError),
+    /// Another node leads; this one will not take writes.
+    #[error("node {0} leads the shard: write there")]
+    NotLeader(NodeId),
+    /// The namespace was dropped.
+    #[error("the namespace was dropped")]
+    Dropped,
+    /// The shard has stopped by itself.
+    #[error("the shard {shard} has stopped: {reason}; close the node and open it again")]
+    Stopped {
+        /// Which one.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl WriteRefused {
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Record(_)
+            | Self::CrossShard(_)
+            | Self::NeedsOutcome
+            | Self::TooManyWaiting { .. }
+            | Self::Dropped => FailureClass::FixRequest,
+            Self::Submit(submit) => submit.class(),
+            Self::NotLeader(_) => FailureClass::ReRoute,
+            Self::Stopped { .. } => FailureClass::Operator,
+        }
+    }
+}
+
+/// Why a read has no answer.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6101 | fix the request | ask for a key that can be one |
+/// | TW-6102 | retry | the node has not come so far yet: ask again, or a node that has |
+/// | TW-6103 | fix the request | what the token told is gone after a loss: begin anew without it |
+/// | TW-6104 | re-route | ask the leader, or for less than linearizable |
+/// | TW-6105, TW-6106 | fix the request | open the node, or another namespace |
+/// | TW-6107 | operator | close the node and open it again |
+/// | TW-52xx | | see [`StoreError`] |
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// A key is empty, or longer than a key may be.
+    #[error("a key has 1 to {limit} bytes, this has {bytes}", limit = crate::model::limits::KEY_BYTES_MAX)]
+    Key {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The position was not reached in time.
+    #[error("shard {shard} has applied LSN {applied}, and LSN {wanted} was not reached in time")]
+    NotYet {
+        /// The shard.
+        shard: ShardId,
+        /// What was wanted.
+        wanted: Lsn,
+        /// What is applied.
+        applied: Lsn,
+    },
+    /// The log has another history at that position than the token tells.
+    #[error("shard {shard} no longer has LSN {lsn} of epoch {epoch}: what was written there was lost")]
+    PositionLost {
+        /// The shard.
+        shard: ShardId,
+        /// The epoch that the token tells.
+        epoch: Epoch,
+        /// And the position.
+        lsn: Lsn,
+    },
+    /// Only the leader can say what is newest.
+    #[error("node {0} leads the shard: only there a read is linearizable")]
+    NotLeader(NodeId),
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+    /// The namespace was dropped.
+    #[error("the namespace was dropped")]
+    Dropped,
+    /// The shard has stopped by itself: only what it had applied can be read, by [`Read::Eventual`](crate::model::Read).
+    #[error("the shard {shard} has stopped: {reason}; close the node and open it again")]
+    Stopped {
+        /// Which one.
+        shard: ShardId,
+        /// Why.
+        reason: String,
+    },
+    /// The state can't be read.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl ReadError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Key { .. } => 6101,
+            Self::NotYet { .. } => 6102,
+            Self::PositionLost { .. } => 6103,
+            Self::NotLeader(_) => 6104,
+            Self::Closed => 6105,
+            Self::Dropped => 6106,
+            Self::Stopped { .. } => 6107,
+            Self::Store(store) => store.code(),
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::NotYet { .. } => FailureClass::Retry,
+            Self::NotLeader(_) => FailureClass::ReRoute,
+            Self::Stopped { .. } => FailureClass::Operator,
+            Self::Key { .. } | Self::PositionLost { .. } | Self::Closed | Self::Dropped => FailureClass::FixRequest,
+            Self::Store(store) => store.class(),
+        }
+    }
+}
+
+/// Why namespaces did not change, or one was not found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum NamespaceError {
+    /// The change can't be made; nothing was.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The log takes nothing at the moment; nothing was changed.
+    #[error("the log takes no change of the namespaces at the moment: {0}")]
+    Refused(towline_wal::SubmitError),
+    /// The log of the catalog can't be written: it may or may not be made.
+    #[error(transparent)]
+    Log(CatalogLogError),
+    /// Several nodes vote: then none of them alone decides.
+    #[error("node {0} is one of several: this release changes namespaces only on a node that is alone")]
+    NotAlone(NodeId),
+    /// The change is made, and a shard did not come up.
+    #[error("the namespace is made, and one of its shards does not come up: {0}")]
+    Shard(Box<OpenError>),
+    /// The change is made, and what the namespace held is not all removed; the next opening goes on with it.
+    #[error("the namespace is dropped, and what it held is removed at the next opening: {0}")]
+    Leftover(StoreError),
+    /// The same, of the log.
+    #[error("the namespace is dropped, and its log is removed at the next opening: {0}")]
+    LeftoverLog(towline_wal::WalError),
+    /// The node is closed.
+    #[error("the node is closed")]
+    Closed,
+}
+
+impl From<CatalogLogError> for NamespaceError {
+    fn from(error: CatalogLogError) -> Self {
+        match error {
+            CatalogLogError::Catalog(catalog) => Self::Catalog(catalog),
+            CatalogLogError::Write(towline_wal::WalError::Refused(refused)) => Self::Refused(refused),
+            other => Self::Log(other),
+        }
+    }
+}
+
+impl NamespaceError {
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Catalog(catalog) => catalog.class(),
+            Self::NotAlone(_) | Self::Closed => FailureClass::FixRequest,
+            Self::Refused(towline_wal::SubmitError::Busy { .. } | towline_wal::SubmitError::DiskFull) => {
+                FailureClass::Retry
+            }
+            Self::Refused(_) => FailureClass::Operator,
+            Self::Log(_) | Self::Shard(_) | Self::Leftover(_) | Self::LeftoverLog(_) => FailureClass::Operator,
+        }
+    }
+
+    /// Whether nothing was changed, and nothing will be.
+    #[must_use]
+    pub const fn has_no_side_effects(&self) -> bool {
+        matches!(self, Self::Catalog(_) | Self::Refused(_) | Self::NotAlone(_) | Self::Closed)
+    }
+}

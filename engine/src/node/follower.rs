@@ -1,0 +1,392 @@
+//! Followers: subscribers that the node knows by name, also when they are away.
+
+use super::error::ReadError;
+use super::feed::{Feed, FeedError};
+use super::hosting::ShardHandle;
+use super::namespace::Namespace;
+use super::pins::{Budget, Pin, Pins};
+use super::shard::{now, wall_micros};
+use crate::model::namespace::{BadName, check_name};
+use crate::model::request::FailureClass;
+use crate::model::{Change, Filter, Lsn, ShardId, Since, Token};
+use crate::state::{self, ChangeSet, FollowerEntry, RocksStore, RocksWriter, Store as _, StoreError};
+use parking_lot::{Mutex, MutexGuard};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The followers of one shard.
+#[derive(Debug, Default)]
+pub(super) struct Followers(Mutex<BTreeMap<String, Known>>);
+
+#[derive(Debug)]
+struct Known {
+    entry: FollowerEntry,
+    /// Up to where it is certainly done, also after a crash: as far as the state on the disk says so.
+    confirmed: Lsn,
+    /// At `confirmed`: what is behind it may be asked for again.
+    pin: Pin,
+    budget: Budget,
+    /// Which of those who came by this name is here; none: nobody.
+    here: Option<u64>,
+}
+
+/// Where a follower begins the first time, and what is kept for it while it is away.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct FollowerOptions {
+    /// Where it begins when the node does not know it yet.
+    pub first: Since,
+    /// What it wants to see.
+    pub filter: Filter,
+    /// How much of the log is kept for it.
+    pub budget: Budget,
+}
+
+impl FollowerOptions {
+    /// From there on the first time, everything, within the default budget.
+    #[must_use]
+    pub fn since(first: Since) -> Self {
+        Self { first, filter: Filter::All, budget: Budget::default() }
+    }
+
+    /// Only this.
+    #[must_use]
+    pub fn filter(mut self, filter: Filter) -> Self {
+        self.filter = filter;
+        self
+    }
+
+    /// Within this budget.
+    #[must_use]
+    pub const fn budget(mut self, budget: Budget) -> Self {
+        self.budget = budget;
+        self
+    }
+}
+
+/// A follower, as the node knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerState {
+    /// Its name.
+    pub name: String,
+    /// The shard.
+    pub shard: ShardId,
+    /// The last record that it is done with.
+    pub done: Lsn,
+    /// The last record there is.
+    pub applied: Lsn,
+    /// Whether somebody follows by this name now.
+    pub is_here: bool,
+}
+
+/// Why nobody follows by this name now.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// The name is none.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// Somebody follows by this name already (TW-6211).
+    #[error("somebody follows as {0:?} already")]
+    InUse(String),
+    /// The feed does not begin.
+    #[error(transparent)]
+    Feed(#[from] FeedError),
+}
+
+impl From<ReadError> for FollowError {
+    fn from(error: ReadError) -> Self {
+        Self::Feed(error.into())
+    }
+}
+
+impl FollowError {
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Name(_) => FailureClass::FixRequest,
+            Self::InUse(_) => FailureClass::Retry,
+            Self::Feed(feed) => feed.class(),
+        }
+    }
+}
+
+/// A feed whose position the node keeps, and within a budget the log behind it: a subscriber that comes back finds
+/// everything that it was not done with.
+///
+/// What it was done with just before a crash may come once more. Who must see everything exactly once stores
+/// [`Follower::token`] together with what it made of the changes, and begins by [`Follower::seek`].
+///
+/// ```
+/// use towline::model::Since;
+/// use towline::node::FollowerOptions;
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let orders = node.namespace("default")?;
+/// orders.put("order-42", "placed")?.wait()?;
+///
+/// let mut mailer = orders.follow("mailer", &FollowerOptions::since(Since::Beginning))?;
+/// let change = mailer.wait()?;
+/// // A mail is sent; from here on the change does not come again.
+/// mailer.acknowledge()?;
+/// drop(mailer);
+///
+/// let mut mailer = orders.follow("mailer", &FollowerOptions::since(Since::Beginning))?;
+/// assert!(mailer.wait_for(std::time::Duration::ZERO)?.is_none());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Follower {
+    name: String,
+    who: u64,
+    namespace: Namespace,
+    feed: Feed,
+    budget: Budget,
+    shards: Vec<Arc<ShardHandle>>,
+}
+
+impl Followers {
+    /// What an earlier life knew.
+    pub(super) fn load(pins: &Arc<Pins>, store: &RocksStore, shard: ShardId) -> Result<Self, StoreError> {
+        let mut known = BTreeMap::new();
+        for (name, entry) in state::followers(store, shard)? {
+            let budget = Budget { bytes: entry.budget_bytes, age: Duration::from_secs(entry.budget_seconds) };
+            let away = Duration::from_micros(wall_micros().saturating_sub(entry.micros));
+            let since = now().checked_sub(away).unwrap_or_else(now);
+            let pin = pins.pin_since(entry.lsn, budget, since);
+            known.insert(name, Known { entry, confirmed: entry.lsn, pin, budget, here: None });
+        }
+        Ok(Self(Mutex::new(known)))
+    }
+
+    /// What is known of a name, by which somebody comes now.
+    fn come(&self, name: &str, who: u64) -> Result<Option<FollowerEntry>, FollowError> {
+        match self.0.lock().get_mut(name) {
+            Some(known) if known.here.is_some() => Err(FollowError::InUse(name.to_owned())),
+            Some(known) => {
+                known.here = Some(who);
+                Ok(Some(known.entry))
+            }
+            None => Ok(None),
+        }
+    }
+
+    fn leave(&self, name: &str, who: u64) {
+        if let Some(known) = self.0.lock().get_mut(name).filter(|known| known.here == Some(who)) {
+            known.here = None;
+        }
+    }
+
+    /// Whoever is here by this name is done up to there; false if somebody else is, or the name was forgotten.
+    fn note(&self, pins: &Arc<Pins>, name: &str, who: u64, entry: FollowerEntry, budget: Budget, is_new: bool) -> bool {
+        let mut known = self.0.lock();
+        match known.get_mut(name) {
+            Some(known) if known.here == Some(who) => {
+                known.entry = entry;
+                if known.budget != budget || entry.lsn < known.confirmed {
+                    known.confirmed = known.confirmed.min(entry.lsn);
+                    (known.pin, known.budget) = (pins.pin(known.confirmed, budget), budget);
+                }
+                true
+            }
+            Some(_) => false,
+            None if is_new => {
+                let pin = pins.pin(entry.lsn, budget);
+                known.insert(name.to_owned(), Known { entry, confirmed: entry.lsn, pin, budget, here: Some(who) });
+                true
+            }
+            None => false,
+        }
+    }
+
+    /// Asks the state on the disk how far each is.
+    pub(super) fn confirm(
+        &self,
+        persisted: impl Fn(&str) -> Result<Option<FollowerEntry>, StoreError>,
+    ) -> Result<(), StoreError> {
+        for (name, known) in self.0.lock().iter_mut().filter(|(_, known)| known.confirmed < known.entry.lsn) {
+            if let Some(entry) = persisted(name)?.filter(|entry| entry.lsn > known.confirmed) {
+                known.confirmed = entry.lsn;
+                known.pin.move_to(entry.lsn);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether one has said more than is on the disk.
+    pub(super) fn has_unconfirmed(&self) -> bool {
+        self.0.lock().values().any(|known| known.confirmed < known.entry.lsn)
+    }
+}
+
+/// Each who comes by a name.
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+impl Namespace {
+    /// Follows by a name: goes on behind what it was done with the last time, or begins as the options say.
+    ///
+    /// # Errors
+    /// The name is none, somebody follows by it already, what it needs is released, or the node is closed.
+    pub fn follow(&self, name: &str, options: &FollowerOptions) -> Result<Follower, FollowError> {
+        check_name(name)?;
+        let shards = self.shards_of(&options.filter)?;
+        let who = NEXT.fetch_add(1, Ordering::Relaxed);
+        let one_after_another = self.following();
+        let mut came = Vec::new();
+        let begun = (|| {
+            let mut known = BTreeMap::new();
+            for shard in &shards {
+                if let Some(entry) = shard.followers.come(name, who)? {
+                    known.insert(
+                        shard.descriptor.shard,
+                        Since::Token(Token::at(shard.descriptor.shard, entry.epoch, entry.lsn)),
+                    );
+                    came.push(shard);
+                }
+            }
+            // A shard in which it is not known yet: as for one who comes for the first time.
+            let since = |shard: &ShardHandle| known.get(&shard.descriptor.shard).unwrap_or(&options.first).clone();
+            Ok::<_, FollowError>(self.subscribe_each(options.filter.clone(), since, options.budget)?)
+        })();
+        let feed = match begun {
+            Ok(feed) => feed,
+            Err(error) => {
+                came.iter().for_each(|shard| shard.followers.leave(name, who));
+                return Err(error);
+            }
+        };
+        let is_new = came.len() < shards.len();
+        let (namespace, budget) = (self.clone(), options.budget);
+        let follower = Follower { name: name.to_owned(), who, namespace, feed, budget, shards };
+        follower.note(is_new, &one_after_another)?;
+        // From here on the log is kept for it, whatever happens: also when an earlier try came only so far as to be known.
+        self.with_store(|store| Ok(store.flush()?))?;
+        Ok(follower)
+    }
+
+    /// Forgets a follower: nothing is kept for it any more. One that is here goes on as a feed that nobody knows.
+    ///
+    /// # Errors
+    /// The state can't be written, or the node is closed.
+    pub fn forget_follower(&self, name: &str) -> Result<(), ReadError> {
+        let _one_after_another = self.following();
+        if self.is_dropped() {
+            return Err(ReadError::Dropped);
+        }
+        let mut changes = ChangeSet::default();
+        for shard in self.shards() {
+            state::forget_follower(&mut changes, shard.descriptor.shard, name);
+            drop(shard.followers.0.lock().remove(name));
+        }
+        self.with_store(|store| {
+            RocksWriter::new(Arc::clone(store)).commit(changes)?;
+            Ok(store.flush()?)
+        })
+    }
+
+    /// Who follows, and how far each is in each shard.
+    #[must_use]
+    pub fn followers(&self) -> Vec<FollowerState> {
+        let mut all = Vec::new();
+        for shard in self.shards() {
+            let applied = shard.positions.applied();
+            all.extend(shard.followers.0.lock().iter().map(|(name, known)| FollowerState {
+                name: name.clone(),
+                shard: shard.descriptor.shard,
+                done: known.entry.lsn,
+                applied,
+                is_here: known.here.is_some(),
+            }));
+        }
+        all
+    }
+}
+
+impl Follower {
+    /// Its name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// As [`Feed::wait`].
+    ///
+    /// # Errors
+    /// As [`Feed::wait`].
+    pub fn wait(&mut self) -> Result<Change, FeedError> {
+        self.feed.wait()
+    }
+
+    /// As [`Feed::wait_for`].
+    ///
+    /// # Errors
+    /// As [`Feed::wait`].
+    pub fn wait_for(&mut self, timeout: Duration) -> Result<Option<Change>, FeedError> {
+        self.feed.wait_for(timeout)
+    }
+
+    /// As [`Feed::next`]; safe to cancel.
+    ///
+    /// # Errors
+    /// As [`Feed::wait`].
+    pub async fn next(&mut self) -> Result<Change, FeedError> {
+        self.feed.next().await
+    }
+
+    /// As [`Feed::token`].
+    #[must_use]
+    pub fn token(&self) -> Token {
+        self.feed.token()
+    }
+
+    /// It is done with everything that was delivered: that does not come again, but for what was said just before a crash
+    /// (it is written to the state without a sync).
+    ///
+    /// # Errors
+    /// The state can't be written, or the node is closed.
+    pub fn acknowledge(&mut self) -> Result<(), ReadError> {
+        let namespace = self.namespace.clone();
+        self.note(false, &namespace.following())
+    }
+
+    /// Goes on behind a position that the subscriber kept by itself.
+    ///
+    /// # Errors
+    /// As [`Namespace::subscribe`]; then it is where it was.
+    pub fn seek(&mut self, token: &Token) -> Result<(), FeedError> {
+        let filter = self.feed.filter().clone();
+        self.feed = self.namespace.subscribe_within(Since::Token(token.clone()), filter, self.budget)?;
+        Ok(self.acknowledge()?)
+    }
+
+    /// Writes down how far it is. The lock: a namespace that is dropped at this moment is not written to behind its end.
+    fn note(&self, is_new: bool, _one_after_another: &MutexGuard<'_, ()>) -> Result<(), ReadError> {
+        if self.namespace.is_dropped() {
+            return Err(ReadError::Dropped);
+        }
+        let (token, mut changes) = (self.feed.token(), ChangeSet::default());
+        for shard in &self.shards {
+            let id = shard.descriptor.shard;
+            let Some((epoch, lsn)) = token.get(id) else { continue };
+            let Budget { bytes, age } = self.budget;
+            let entry = FollowerEntry::new(epoch, lsn, wall_micros(), bytes, age.as_secs());
+            // One that was forgotten stays so.
+            if shard.followers.note(&shard.pins, &self.name, self.who, entry, self.budget, is_new) {
+                state::put_follower(&mut changes, id, &self.name, &entry);
+            }
+        }
+        self.namespace.with_store(|store| Ok(RocksWriter::new(Arc::clone(store)).commit(changes)?))
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        self.shards.iter().for_each(|shard| shard.followers.leave(&self.name, self.who));
+    }
+}

@@ -1,0 +1,185 @@
+//! A shard comes up on this node: its state, its replica, its queue, and the threads that serve it.
+
+use super::applier::{ApplyOrder, ApplyStage};
+use super::follower::Followers;
+use super::health::Health;
+use super::log_budget::LogBudget;
+use super::open::OpenError;
+use super::pins::Pins;
+use super::positions::Positions;
+use super::reader::ReadOrder;
+use super::shard::{Event, Shard, ShardLog, ShardState};
+use super::worker::Order;
+use super::{Inbox, completion::Completion};
+use crate::control::ConfigMaster;
+use crate::model::{ClusterId, LogId, Lsn, NodeId, ShardDescriptor, ShardId};
+use crate::pipeline::{Ready, Sequencer, SubmissionQueue};
+use crate::replica::{LogView as _, Promise, Replica};
+use crate::state::{Applier, RocksStore, RocksWriter};
+use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+use towline_wal::{HardStateKind, Wal};
+
+/// What every shard of a node needs.
+#[derive(Debug)]
+pub(super) struct Host {
+    pub(super) cluster: ClusterId,
+    pub(super) node: NodeId,
+    pub(super) voters: Vec<NodeId>,
+    pub(super) leader: NodeId,
+    pub(super) wal: Arc<Wal>,
+    pub(super) budget: Arc<LogBudget>,
+    pub(super) queue_slots: usize,
+    pub(super) queue_bytes: usize,
+    pub(super) workers: Vec<Desk>,
+    pub(super) appliers: Vec<Sender<ApplyOrder>>,
+    pub(super) reader: Sender<ReadOrder>,
+}
+
+/// Where a worker takes its orders.
+#[derive(Debug, Clone)]
+pub(super) struct Desk {
+    pub(super) ready: Arc<Ready>,
+    pub(super) orders: Sender<Order>,
+}
+
+impl Desk {
+    pub(super) fn order(&self, order: Order) {
+        // A worker that has ended serves no shard any more.
+        if self.orders.send(order).is_ok() {
+            self.ready.wake();
+        }
+    }
+}
+
+/// A shard on this node, for whoever asks something of it.
+#[derive(Debug)]
+pub(super) struct ShardHandle {
+    pub(super) descriptor: ShardDescriptor,
+    pub(super) log: LogId,
+    pub(super) queue: Arc<SubmissionQueue<Completion>>,
+    pub(super) events: Inbox,
+    pub(super) positions: Arc<Positions>,
+    pub(super) health: Health,
+    pub(super) pins: Arc<Pins>,
+    pub(super) followers: Followers,
+    /// Nothing comes out of it; it ends with the shard.
+    alive: Receiver<Infallible>,
+}
+
+impl ShardHandle {
+    /// Takes no more writes, and ends what is under way until then.
+    pub(super) fn close(&self, deadline: Instant) {
+        self.events.send(Event::Close(deadline));
+    }
+
+    /// Waits until the shard has ended.
+    pub(super) fn wait_for_the_end(&self) {
+        let Err(_ended) = self.alive.recv();
+    }
+}
+
+/// A shard that is ready to be served.
+pub(super) struct Prepared {
+    shard: Box<Shard>,
+    worker: usize,
+    pub(super) handle: Arc<ShardHandle>,
+}
+
+impl Host {
+    /// Brings a shard up as far as it goes without anybody serving it: nothing is written yet.
+    pub(super) fn prepare(&self, store: &Arc<RocksStore>, shard: ShardDescriptor) -> Result<Prepared, OpenError> {
+        let id = shard.shard;
+        let master = ConfigMaster::new(self.cluster, shard.clone(), &self.voters);
+        let log = master.log();
+        let applier = Applier::open(RocksWriter::new(Arc::clone(store)), shard.clone(), log)?;
+        let view = ShardLog { wal: &self.wal, log };
+        let applied = applier.applied();
+        if applied.lsn > view.end().lsn {
+            return Err(OpenError::RolledBack { applied: applied.lsn, end: view.end().lsn });
+        }
+        let start = self.wal.start_of(log).lsn;
+        if applied.lsn < start {
+            return Err(OpenError::StateLost { applied: applied.lsn, start });
+        }
+        let promise =
+            self.wal.hard_state(log, HardStateKind::Promise).map_or(Ok(Promise::NONE), |b| Promise::decode(&b))?;
+        let found = view.end().epoch;
+        if found > promise.epoch {
+            return Err(OpenError::PromiseLost { promised: promise.epoch, found });
+        }
+        let replica = Replica::open(self.node, log, promise, applied.lsn, &view);
+        // Shards are numbered one after another, a cluster's ordinal apart.
+        let turn = usize::try_from(id.get() / 1024).unwrap_or(0);
+        let worker = turn % self.workers.len();
+        let bell = self.workers[worker].ready.bell(id);
+        let queue = Arc::new(SubmissionQueue::new(self.queue_slots, self.queue_bytes, Arc::clone(&bell)));
+        let (event_sender, inbox) = unbounded::<Event>();
+        let events = Inbox { events: event_sender, queue: Arc::clone(&queue), bell };
+        let positions = Arc::new(Positions::new(applied.lsn));
+        let health = Health::default();
+        let pins = Arc::default();
+        let followers = Followers::load(&pins, store, id)?;
+        let stage = ApplyStage { applier, wal: Arc::clone(&self.wal), log, positions: Arc::clone(&positions) };
+        let (alive, ended) = bounded(0);
+        let handle = Arc::new(ShardHandle {
+            descriptor: shard,
+            log,
+            queue: Arc::clone(&queue),
+            events: events.clone(),
+            positions: Arc::clone(&positions),
+            health: health.clone(),
+            pins,
+            followers,
+            alive: ended,
+        });
+        let shard = Shard {
+            id: self.node,
+            shard: id,
+            leads: self.leader == self.node,
+            log,
+            wal: Arc::clone(&self.wal),
+            replica,
+            master,
+            sequencer: Sequencer::new(),
+            queue,
+            inbox,
+            events,
+            stage: Arc::new(Mutex::new(stage)),
+            applier: self.appliers[turn % self.appliers.len()].clone(),
+            reader: self.reader.clone(),
+            positions,
+            budget: Arc::clone(&self.budget),
+            health,
+            applied,
+            state: ShardState::new(),
+            alive,
+        };
+        Ok(Prepared { shard: Box::new(shard), worker, handle })
+    }
+
+    /// Has it served from here on.
+    pub(super) fn serve(&self, prepared: Prepared) -> Arc<ShardHandle> {
+        let Prepared { shard, worker, handle } = prepared;
+        self.workers[worker].order(Order::Host(shard));
+        handle
+    }
+
+    /// The log of a shard.
+    pub(super) fn log_of(&self, shard: ShardId) -> LogId {
+        ConfigMaster::lineage(self.cluster, shard)
+    }
+
+    /// Whether nobody else votes: then this node alone decides of its namespaces.
+    pub(super) fn is_alone(&self) -> bool {
+        self.voters.len() == 1
+    }
+
+    /// Where a log ends.
+    pub(super) fn end(&self, log: LogId) -> Lsn {
+        self.wal.end(log).lsn
+    }
+}

@@ -1,0 +1,134 @@
+//! What goes: of the logs, and of what was kept about sessions.
+//!
+//! Of the logs what the policy lets go, the state holds on the disk, and nobody needs any more.
+//!
+//! Only on a node that is alone. Among several, a follower that is far behind is fed from the log; until it can be given a
+//! snapshot instead, nothing goes.
+
+use super::Shared;
+use super::hosting::ShardHandle;
+use super::shard::{now, wall_micros};
+use super::trimmer::Trimmer;
+use crate::model::{Lsn, Retention};
+use crossbeam::channel::{Receiver, RecvTimeoutError};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+use towline_wal::{Entry, LogId, Wal};
+
+/// How often it looks.
+const PAUSE: Duration = Duration::from_secs(1);
+/// How long it waits between two flushes: each makes small files, which have to be compacted.
+const FLUSH_PAUSE: Duration = Duration::from_secs(60);
+
+pub(super) struct Keeper {
+    pub(super) shared: Arc<Shared>,
+    pub(super) ended: Receiver<Infallible>,
+}
+
+impl Keeper {
+    /// Runs until the other end hangs up.
+    pub(super) fn run(self) {
+        if !self.shared.host.is_alone() {
+            return;
+        }
+        let (mut trimmer, mut flushed) = (Trimmer::default(), now());
+        while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
+            let is_due = now().saturating_duration_since(flushed) >= FLUSH_PAUSE;
+            if self.shared.release_logs() && is_due {
+                // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
+                if let Some(Err(error)) = self.shared.gate.with(|store| store.flush()) {
+                    tracing::warn!(%error, "the state was not flushed, so its log stays");
+                }
+                flushed = now();
+            }
+            trimmer.look(&self.shared, now());
+        }
+    }
+}
+
+impl Shared {
+    /// Releases what may go, of all logs together, and tells whether more might if the state were flushed. What does not work now
+    /// is tried again.
+    pub(super) fn release_logs(&self) -> bool {
+        let mut entries = Vec::new();
+        let mut wants_flush = false;
+        for served in self.registry.all() {
+            let retention = served.descriptor.read().policy.retention;
+            for shard in &served.shards {
+                let Some(found) = self.may_go(shard, retention) else { continue };
+                wants_flush |= found.wants_flush;
+                entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
+            }
+        }
+        if entries.is_empty() {
+            return wants_flush;
+        }
+        let released = self.host.wal.submit(entries).map_err(Into::into).and_then(towline_wal::Pending::wait);
+        if let Err(error) = released {
+            // A log that is dropped at this moment, or a disk that is full: the next look is soon.
+            tracing::debug!(%error, "nothing was released");
+        }
+        wants_flush
+    }
+
+    /// What of the log may go, if the policy lets more of it go than has.
+    fn may_go(&self, shard: &ShardHandle, retention: Retention) -> Option<MayGo> {
+        let (wal, log) = (&*self.host.wal, shard.log);
+        let Retention::Bounded { bytes, age_seconds } = retention else { return None };
+        let start = wal.start_of(log).lsn;
+        let by_policy = wal.boundary_keeping(log, bytes).max(older_than(wal, log, start, age_seconds));
+        if by_policy <= start {
+            return None;
+        }
+        let flushed = self.gate.with(|store| {
+            // What a follower said is true of the next life only when it is on the disk.
+            shard.followers.confirm(|name| store.persisted_follower(shard.descriptor.shard, name))?;
+            store.persisted_applied(shard.descriptor.shard)
+        });
+        let flushed = flushed?.ok()?.map_or(Lsn::ZERO, |flushed| flushed.lsn);
+        let applied = shard.positions.applied();
+        let pinned = shard.pins.lowest(by_policy, applied, |bytes| wal.boundary_keeping(log, bytes));
+        // Otherwise a crash would want to replay what is gone, or a reader that is within its budget would miss some.
+        let may_go = by_policy.min(pinned.unwrap_or(Lsn::MAX));
+        let boundary = wal.boundary_at_or_before(log, may_go.min(flushed))?.lsn;
+        let wants_flush = flushed < may_go.min(applied) || shard.followers.has_unconfirmed();
+        Some(MayGo { before: (boundary > start).then(|| boundary.next()), wants_flush })
+    }
+}
+
+/// What of a log may go.
+struct MayGo {
+    /// Everything before this record, if it is still there.
+    before: Option<Lsn>,
+    /// More, if the state were flushed.
+    wants_flush: bool,
+}
+
+fn older_than(wal: &Wal, log: LogId, start: Lsn, age_seconds: u64) -> Lsn {
+    let cutoff = wall_micros().saturating_sub(age_seconds.saturating_mul(1_000_000));
+    if cutoff == 0 { start } else { older_than_micros(wal, log, start, cutoff) }
+}
+
+/// The end of the last batch that was sealed before this moment, as far as the time stamps rise; `start` if there is none.
+fn older_than_micros(wal: &Wal, log: LogId, start: Lsn, cutoff: u64) -> Lsn {
+    // The batch that holds an LSN: its end, if it is old enough.
+    let old = |lsn: Lsn| {
+        let batch = wal.read(log, lsn, 1).ok()?.into_iter().next()?;
+        (batch.header().time_micros < cutoff).then(|| batch.last_lsn())
+    };
+    let Some(mut low) = old(start.next()) else { return start };
+    let mut high = wal.end(log).lsn;
+    while low < high {
+        let middle = Lsn::new(low.get().midpoint(high.get())).next();
+        match old(middle) {
+            Some(end) => low = end,
+            None => high = middle.prev(),
+        }
+    }
+    low
+}
+
+#[cfg(test)]
+#[path = "keeper_test.rs"]
+mod tests;

@@ -1,0 +1,522 @@
+//! One namespace of a node, as a program uses it.
+
+use super::Shared;
+use super::completion::Completion;
+use super::error::{ReadError, WriteRefused};
+use super::hosting::ShardHandle;
+use super::namespaces::Served;
+use super::positions::Waited;
+use super::shard::after;
+use crate::model::limits::KEY_BYTES_MAX;
+use crate::model::request::Direction;
+use crate::model::{
+    Epoch, Expect, LogPosition, Lsn, NamespaceDescriptor, NamespaceId, Operation, Page, Read, Record, Scan, ShardId,
+    Token, Value, Write,
+};
+use crate::pipeline::{Position, Receipt, Submission, SubmitPolicy};
+use crate::shard::CrossShard;
+use crate::state::{self, RocksSnapshot, RocksStore, StreamRead, View};
+use bytes::Bytes;
+use parking_lot::MutexGuard;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use towline_wal::Wal;
+
+/// How long a read waits for the position that it must show, unless it is asked otherwise.
+pub const READ_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
+
+/// A namespace: keys with values, streams of events, in one or several shards.
+///
+/// It is a handle: cloning it is cheap, threads share it, and it outlives the node, saying then that it is closed.
+///
+/// ```
+/// use towline::model::{Expect, Read, Scan, Write};
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let shop = node.namespace("default")?;
+///
+/// let paid = shop.append("order-42", Expect::Absent, "paid")?.wait()?;
+/// shop.write(Write::new().put("stock/apple", "7").delete("stock/pear"))?.wait()?;
+///
+/// assert_eq!(shop.get("stock/apple", Read::Linearizable)?.map(|found| found.value), Some("7".into()));
+/// assert_eq!(shop.scan(&Scan::prefix("stock/"), Read::AtLeast(paid.token()))?.entries.len(), 1);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    shared: Arc<Shared>,
+    served: Arc<Served>,
+    read_within: Duration,
+}
+
+/// One moment of a namespace: everything that is read of it belongs together, however much is written meanwhile.
+pub struct Snapshot<'a> {
+    namespace: &'a Namespace,
+    rocks: RocksSnapshot<'a>,
+}
+
+impl Namespace {
+    pub(super) const fn new(shared: Arc<Shared>, served: Arc<Served>) -> Self {
+        Self { shared, served, read_within: READ_WITHIN_DEFAULT }
+    }
+
+    /// What it is: its name, its policy, its shards.
+    #[must_use]
+    pub fn descriptor(&self) -> NamespaceDescriptor {
+        self.served.descriptor.read().clone()
+    }
+
+    /// Its id: never that of another one, also when it is dropped.
+    #[must_use]
+    pub fn id(&self) -> NamespaceId {
+        self.served.id
+    }
+
+    /// The same, whose reads wait so long at the most for a position that they must show.
+    #[must_use]
+    pub fn reading_within(mut self, time: Duration) -> Self {
+        self.read_within = time;
+        self
+    }
+
+    /// Submits a [`Write`] (or a [`Record`]), waiting for room in the queue. The receipt says when it is committed and applied here; while
+    /// a majority of the voters can't be reached, that is not soon.
+    ///
+    /// # Errors
+    /// The write is not legal or touches two shards, another node leads, the namespace was dropped, or the node is
+    /// closing or has stopped.
+    pub fn write(&self, write: impl AsRef<Record>) -> Result<Receipt, WriteRefused> {
+        self.write_when(write, SubmitPolicy::Wait)
+    }
+
+    /// As [`Namespace::write`], saying what happens when the queue is full.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`]; there is no room, and it was not to wait, or not so long.
+    pub fn write_when(&self, write: impl AsRef<Record>, policy: SubmitPolicy) -> Result<Receipt, WriteRefused> {
+        let (shard, prepared) = self.prepare(write.as_ref())?;
+        let (receipt, completer) = Receipt::pair();
+        let submission = prepared.for_token(Completion::Receipt(completer));
+        shard.queue.submit(submission, policy).map_err(|(error, _)| self.refused(shard, error.into()))?;
+        Ok(receipt)
+    }
+
+    /// As [`Namespace::write_when`], of a write that can't be rejected; answered as soon as it is durable on this node.
+    /// Among several nodes that is before it is committed: it is lost if this node is, and what came of it is never told.
+    ///
+    /// # Errors
+    /// As [`Namespace::write_when`]; the write has conditions, or is a request of a session.
+    pub fn write_durable(
+        &self,
+        write: impl AsRef<Record>,
+        policy: SubmitPolicy,
+    ) -> Result<Receipt<Position>, WriteRefused> {
+        let (receipt, completer) = Receipt::pair();
+        self.write_unconditionally(write.as_ref(), policy, Completion::Durable(completer))?;
+        Ok(receipt)
+    }
+
+    /// As [`Namespace::write_when`], of a write that can't be rejected; answered as soon as it has its place in the log,
+    /// *before it is durable*: a crash loses what was written just before it. Nothing that lies before it in its shard is lost
+    /// alone: what is there after a crash is the beginning of what was written.
+    ///
+    /// ```
+    /// use towline::model::{Read, Write};
+    /// use towline::pipeline::SubmitPolicy;
+    /// # use towline::node::{Node, NodeOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+    /// let samples = node.namespace("default")?;
+    /// let mut last = None;
+    /// for number in 0..1000 {
+    ///     let write = Write::new().put(format!("sample-{number}"), "x");
+    ///     last = Some(samples.write_buffered(write, SubmitPolicy::Wait)?.wait()?);
+    /// }
+    /// // From here on all of them are durable, and seen:
+    /// let token = last.map(|position| position.token()).unwrap_or_default();
+    /// assert!(samples.get("sample-0", Read::AtLeast(token))?.is_some());
+    /// # node.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Namespace::write_when`]; the write has conditions, or is a request of a session.
+    pub fn write_buffered(
+        &self,
+        write: impl AsRef<Record>,
+        policy: SubmitPolicy,
+    ) -> Result<Receipt<Position>, WriteRefused> {
+        let (receipt, completer) = Receipt::pair();
+        self.write_unconditionally(write.as_ref(), policy, Completion::Buffered(completer))?;
+        Ok(receipt)
+    }
+
+    fn write_unconditionally(
+        &self,
+        record: &Record,
+        policy: SubmitPolicy,
+        completion: Completion,
+    ) -> Result<(), WriteRefused> {
+        let is_conditional = |operation: &Operation| match operation {
+            Operation::Append { expect, .. } => *expect != Expect::Any,
+            _ => false,
+        };
+        let has_conditions = !record.preconditions.is_empty() || record.operations.iter().any(is_conditional);
+        if has_conditions || record.request.session != 0 {
+            return Err(WriteRefused::NeedsOutcome);
+        }
+        let (shard, prepared) = self.prepare(record)?;
+        let submitted = shard.queue.submit(prepared.for_token(completion), policy);
+        submitted.map_err(|(error, _)| self.refused(shard, error.into()))
+    }
+
+    /// Appends one event to a stream: short for a [`Write`] of it.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub fn append(
+        &self,
+        stream: impl Into<Bytes>,
+        expect: Expect,
+        event: impl Into<Bytes>,
+    ) -> Result<Receipt, WriteRefused> {
+        self.write(Write::new().append(stream, expect, event))
+    }
+
+    /// Sets one key: short for a [`Write`] of it.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub fn put(&self, key: impl Into<Bytes>, value: impl Into<Bytes>) -> Result<Receipt, WriteRefused> {
+        self.write(Write::new().put(key, value))
+    }
+
+    /// Removes one key: short for a [`Write`] of it.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub fn delete(&self, key: impl Into<Bytes>) -> Result<Receipt, WriteRefused> {
+        self.write(Write::new().delete(key))
+    }
+
+    /// Checks, routes and encodes a write: what can be said of it before it is queued.
+    pub(super) fn prepare(&self, record: &Record) -> Result<(&ShardHandle, Submission<()>), WriteRefused> {
+        self.check_writable()?;
+        Ok((self.route(record)?, Submission::record(record.encode()?, ())))
+    }
+
+    pub(super) fn check_writable(&self) -> Result<(), WriteRefused> {
+        let host = &self.shared.host;
+        if host.leader != host.node {
+            return Err(WriteRefused::NotLeader(host.leader));
+        }
+        if self.is_dropped() { Err(WriteRefused::Dropped) } else { Ok(()) }
+    }
+
+    /// The shard that a write touches.
+    pub(super) fn route(&self, record: &Record) -> Result<&ShardHandle, CrossShard> {
+        let index = self.served.map.route_index(record)?;
+        let Some(shard) = self.served.shards.get(index) else { unreachable!("the map is of these shards") };
+        Ok(shard)
+    }
+
+    /// Why a shard's queue took nothing: it knows only that it is closed.
+    pub(super) fn refused(&self, shard: &ShardHandle, error: WriteRefused) -> WriteRefused {
+        if self.is_dropped() {
+            return WriteRefused::Dropped;
+        }
+        match (&error, shard.health.failure()) {
+            (WriteRefused::Submit(crate::pipeline::SubmitError::Closed), Some(reason)) => {
+                WriteRefused::Stopped { shard: shard.descriptor.shard, reason }
+            }
+            _ => error,
+        }
+    }
+
+    /// What a key holds, and its version.
+    ///
+    /// # Errors
+    /// The key is none, the position is not reached in time, or the state can't be read.
+    pub fn get(&self, key: impl AsRef<[u8]>, read: Read) -> Result<Option<Value>, ReadError> {
+        let key = check_key(key.as_ref())?;
+        self.reach(&read, Some(self.served.map.index_of(key)))?;
+        self.with_store(|store| get(store, self.id(), key))
+    }
+
+    /// What each of these keys holds, all at one moment, in the order in which they are asked for.
+    ///
+    /// # Errors
+    /// As [`Namespace::get`].
+    pub fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        read: Read,
+    ) -> Result<Vec<Option<Value>>, ReadError> {
+        let keys: Vec<K> = keys.into_iter().collect();
+        let mut shards: Vec<_> = keys.iter().map(|key| self.served.map.index_of(key.as_ref())).collect();
+        shards.sort_unstable();
+        shards.dedup();
+        shards.into_iter().try_for_each(|shard| self.reach(&read, Some(shard)))?;
+        self.at_one_moment(|snapshot| keys.iter().map(|key| snapshot.get(key.as_ref())).collect())
+    }
+
+    /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
+    ///
+    /// # Errors
+    /// The position is not reached in time, or the state can't be read.
+    pub fn scan(&self, scan: &Scan, read: Read) -> Result<Page, ReadError> {
+        self.reach(&read, None)?;
+        self.with_store(|store| Ok(state::scan_values(store, self.id(), scan)?))
+    }
+
+    /// Events of a stream, forward from version `from`, or backward from it (0: from the end): its version and its events
+    /// are of one moment. At most `events_max` events, and about `bytes_max` bytes; one event is always returned whole.
+    ///
+    /// # Errors
+    /// The name is none, the position is not reached in time, or the state can't be read.
+    pub fn read_stream(
+        &self,
+        stream: impl AsRef<[u8]>,
+        from: u64,
+        direction: Direction,
+        (events_max, bytes_max): (usize, usize),
+        read: Read,
+    ) -> Result<StreamRead, ReadError> {
+        let stream = check_key(stream.as_ref())?;
+        self.reach(&read, Some(self.served.map.index_of(stream)))?;
+        self.at_one_moment(|snapshot| snapshot.read_stream(stream, from, direction, (events_max, bytes_max)))
+    }
+
+    /// Reads several things of one moment: what `read` asks of the snapshot belongs together. The snapshot keeps old
+    /// versions on the disk, so it lasts as long as `look` only; and the node is not closed before that ends.
+    ///
+    /// ```
+    /// use towline::model::{Read, Write};
+    /// # use towline::node::{Node, NodeOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+    /// # let bank = node.namespace("default")?;
+    /// bank.write(Write::new().put("anna", "30").put("bert", "70"))?.wait()?;
+    /// let (anna, bert, at) = bank.snapshot(Read::Linearizable, |snapshot| {
+    ///     Ok((snapshot.get("anna")?, snapshot.get("bert")?, snapshot.token()?))
+    /// })?;
+    /// # assert!(anna.is_some() && bert.is_some() && at.positions().count() == 1);
+    /// # node.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The position is not reached in time, or what `look` says.
+    pub fn snapshot<T>(
+        &self,
+        read: Read,
+        look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        self.reach(&read, None)?;
+        self.at_one_moment(look)
+    }
+
+    /// What a reader shows to see everything that is applied here now.
+    #[must_use]
+    pub fn token(&self) -> Token {
+        let mut token = Token::default();
+        for shard in &self.served.shards {
+            let at = self.shared.host.wal.position_at(shard.log, shard.positions.applied());
+            if let Some(at) = at {
+                token.extend(&Token::at(shard.descriptor.shard, at.epoch, at.lsn));
+            }
+        }
+        token
+    }
+
+    /// The digest of each shard, and the position that it is of.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn digest(&self) -> Result<Vec<(ShardId, LogPosition, [u8; 16])>, ReadError> {
+        self.at_one_moment(|snapshot| {
+            let digest = |shard: &Arc<ShardHandle>| {
+                let (at, digest) = state::digest_of(&snapshot.rocks, &shard.descriptor, shard.log)?;
+                Ok((shard.descriptor.shard, at, digest))
+            };
+            self.served.shards.iter().map(digest).collect()
+        })
+    }
+
+    pub(super) fn shards(&self) -> &[Arc<ShardHandle>] {
+        &self.served.shards
+    }
+
+    pub(super) fn following(&self) -> MutexGuard<'_, ()> {
+        self.served.following.lock()
+    }
+
+    pub(super) fn index_of(&self, key: &[u8]) -> usize {
+        self.served.map.index_of(key)
+    }
+
+    pub(super) fn wal(&self) -> &Wal {
+        &self.shared.host.wal
+    }
+
+    /// The epoch of a shard's log at a position; none if that is released, or there is nothing yet.
+    pub(super) fn epoch_at(&self, shard: &ShardHandle, lsn: Lsn) -> Option<Epoch> {
+        let wal = self.wal();
+        if lsn < wal.start_of(shard.log).lsn || lsn > wal.end(shard.log).lsn {
+            return None;
+        }
+        wal.epochs(shard.log).iter().rev().find(|(_, first)| *first <= lsn).map(|(epoch, _)| *epoch)
+    }
+
+    /// Why nothing more comes from a shard that has ended.
+    pub(super) fn has_ended(&self, shard: &ShardHandle) -> ReadError {
+        if self.is_dropped() {
+            return ReadError::Dropped;
+        }
+        match shard.health.failure() {
+            Some(reason) => ReadError::Stopped { shard: shard.descriptor.shard, reason },
+            None => ReadError::Closed,
+        }
+    }
+
+    pub(super) fn is_dropped(&self) -> bool {
+        self.served.is_dropped.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn with_store<T>(
+        &self,
+        read: impl FnOnce(&Arc<RocksStore>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let found = self.shared.gate.with(read).ok_or(ReadError::Closed)?;
+        // Behind the read: what is removed at this moment must not be told half.
+        if self.is_dropped() { Err(ReadError::Dropped) } else { found }
+    }
+
+    fn at_one_moment<T>(&self, look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
+        self.with_store(|store| look(&Snapshot { namespace: self, rocks: store.snapshot() }))
+    }
+
+    /// Waits until one shard, or all, show what the read must show.
+    fn reach(&self, read: &Read, shard: Option<usize>) -> Result<(), ReadError> {
+        if matches!(read, Read::Eventual) {
+            return Ok(());
+        }
+        let shards = match shard {
+            Some(index) => self.served.shards.get(index..=index).unwrap_or_default(),
+            None => &self.served.shards[..],
+        };
+        shards.iter().try_for_each(|shard| match read {
+            Read::AtLeast(token) => self.reach_token(shard, token),
+            _ => self.reach_newest(shard),
+        })
+    }
+
+    fn reach_token(&self, shard: &ShardHandle, token: &Token) -> Result<(), ReadError> {
+        let id = shard.descriptor.shard;
+        let Some((epoch, lsn)) = token.get(id) else { return Ok(()) };
+        let deadline = after(self.read_within);
+        match shard.positions.wait(deadline, |positions| positions.applied() >= lsn) {
+            Waited::Reached => {}
+            Waited::Ended => return Err(self.has_ended(shard)),
+            Waited::TimedOut => {
+                let applied = shard.positions.applied();
+                return Err(ReadError::NotYet { shard: id, wanted: lsn, applied });
+            }
+        }
+        match self.epoch_at(shard, lsn) {
+            Some(found) if found != epoch => Err(ReadError::PositionLost { shard: id, epoch, lsn }),
+            // Of what was released nothing can be said, and nothing need be: it was committed.
+            _ => Ok(()),
+        }
+    }
+
+    /// On the one node that takes writes, everything that was acknowledged is applied: in this epoch by the order of apply
+    /// and answer, of earlier ones once the start of this one is.
+    fn reach_newest(&self, shard: &ShardHandle) -> Result<(), ReadError> {
+        let host = &self.shared.host;
+        if host.leader != host.node || !host.is_alone() {
+            // Among several, another one may lead by now: what reads do about that comes with the replicated control plane.
+            return Err(ReadError::NotLeader(host.leader));
+        }
+        let is_newest = |positions: &super::positions::Positions| {
+            positions.serving().is_some_and(|start| positions.applied() >= start)
+        };
+        let id = shard.descriptor.shard;
+        match shard.positions.wait(after(self.read_within), is_newest) {
+            Waited::Reached => Ok(()),
+            Waited::Ended => Err(self.has_ended(shard)),
+            Waited::TimedOut => {
+                let applied = shard.positions.applied();
+                Err(ReadError::NotYet { shard: id, wanted: host.end(shard.log), applied })
+            }
+        }
+    }
+}
+
+impl Snapshot<'_> {
+    /// What a key holds, and its version.
+    ///
+    /// # Errors
+    /// The key is none, or the state can't be read.
+    pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, ReadError> {
+        get(&self.rocks, self.namespace.id(), check_key(key.as_ref())?)
+    }
+
+    /// One page of keys and values: all pages of one snapshot belong together.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn scan(&self, scan: &Scan) -> Result<Page, ReadError> {
+        Ok(state::scan_values(&self.rocks, self.namespace.id(), scan)?)
+    }
+
+    /// Events of a stream, as [`Namespace::read_stream`].
+    ///
+    /// # Errors
+    /// The name is none, or the state can't be read.
+    pub fn read_stream(
+        &self,
+        stream: impl AsRef<[u8]>,
+        from: u64,
+        direction: Direction,
+        (events_max, bytes_max): (usize, usize),
+    ) -> Result<StreamRead, ReadError> {
+        let (stream, namespace) = (check_key(stream.as_ref())?, self.namespace.id());
+        Ok(state::read_stream(&self.rocks, namespace, stream, from, direction, events_max, bytes_max)?)
+    }
+
+    /// The position that it is of, in each shard.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn token(&self) -> Result<Token, ReadError> {
+        let mut token = Token::default();
+        for shard in &self.namespace.served.shards {
+            if let Some(at) = state::applied_of(&self.rocks, shard.descriptor.shard)? {
+                token.extend(&Token::at(shard.descriptor.shard, at.epoch, at.lsn));
+            }
+        }
+        Ok(token)
+    }
+}
+
+fn get<V: View + ?Sized>(view: &V, namespace: NamespaceId, key: &[u8]) -> Result<Option<Value>, ReadError> {
+    let found = state::get_value(view, namespace, key)?;
+    Ok(found.map(|(version, value)| Value { version, value }))
+}
+
+fn check_key(key: &[u8]) -> Result<&[u8], ReadError> {
+    if key.is_empty() || key.len() > KEY_BYTES_MAX {
+        return Err(ReadError::Key { bytes: key.len() });
+    }
+    Ok(key)
+}
+
+impl std::fmt::Debug for Snapshot<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Snapshot").field("namespace", &self.namespace.id()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,101 @@
+//! What is kept of a log although its policy would let it go: for those who still read it, within a budget.
+
+use super::shard::now;
+use crate::model::Lsn;
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How much of a log is kept for one who reads it slowly. Beyond it the log goes, and the reader hears that it did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes of each shard's log behind the reader's position.
+    pub bytes: u64,
+    /// How long a reader may stay where it is.
+    pub age: Duration,
+}
+
+impl Default for Budget {
+    /// Four gibibytes, a day.
+    fn default() -> Self {
+        Self { bytes: 4 << 30, age: Duration::from_secs(24 * 60 * 60) }
+    }
+}
+
+/// The pins of one shard's log.
+#[derive(Debug, Default)]
+pub(super) struct Pins(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    pins: BTreeMap<u64, Held>,
+    next: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    /// Everything up to here may go.
+    at: Lsn,
+    since: Instant,
+    budget: Budget,
+}
+
+/// One pin; dropped, it holds nothing any more.
+#[derive(Debug)]
+pub(super) struct Pin {
+    pins: Arc<Pins>,
+    key: u64,
+    budget: Budget,
+}
+
+impl Pins {
+    /// Keeps what lies behind a position.
+    pub(super) fn pin(self: &Arc<Self>, at: Lsn, budget: Budget) -> Pin {
+        self.pin_since(at, budget, now())
+    }
+
+    /// The same, for one who is there since this moment.
+    pub(super) fn pin_since(self: &Arc<Self>, at: Lsn, budget: Budget, since: Instant) -> Pin {
+        let mut table = self.0.lock();
+        let key = table.next;
+        table.next += 1;
+        table.pins.insert(key, Held { at, since, budget });
+        Pin { pins: Arc::clone(self), key, budget }
+    }
+
+    /// The lowest position that a pin holds within its budget, if it is below `before`; `end` is the last record there is, and
+    /// `keeping` tells the position that keeps so many bytes. Whoever stays where it is for too long, with something to read,
+    /// loses its pin.
+    pub(super) fn lowest(&self, before: Lsn, end: Lsn, keeping: impl Fn(u64) -> Lsn) -> Option<Lsn> {
+        let at = now();
+        let low: Vec<(Lsn, u64)> = {
+            let mut table = self.0.lock();
+            table.pins.retain(|_, held| {
+                if held.at >= end {
+                    held.since = at;
+                }
+                at.saturating_duration_since(held.since) <= held.budget.age
+            });
+            let low = table.pins.values().filter(|held| held.at < before);
+            low.map(|held| (held.at, held.budget.bytes)).collect()
+        };
+        // Of one that is too far behind its budget's bytes are kept, no more.
+        low.into_iter().map(|(at, bytes)| at.max(keeping(bytes))).min()
+    }
+}
+
+impl Pin {
+    /// Everything up to here may go.
+    pub(super) fn move_to(&self, at: Lsn) {
+        // Also when it was too old: who goes on has a pin again.
+        let held = Held { at, since: now(), budget: self.budget };
+        self.pins.0.lock().pins.insert(self.key, held);
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.pins.0.lock().pins.remove(&self.key);
+    }
+}

@@ -1,0 +1,174 @@
+//! How far a shard is, for every thread that wants to know, and for those who wait until it is further.
+
+use crate::model::Lsn;
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::task::Waker;
+use std::time::Instant;
+
+/// The positions of one shard.
+///
+/// Whoever waits counts itself *before* it looks a last time, and whoever moves a position looks at the count *after*
+/// that, both in one order of all (SeqCst): so either the one sees the new position, or the other sees somebody waiting.
+#[derive(Debug)]
+pub(super) struct Positions {
+    applied: AtomicU64,
+    /// While the shard takes writes: where the epoch began in which it does. Otherwise 0.
+    serving: AtomicU64,
+    /// The shard ended: nothing moves any more.
+    ended: AtomicU64,
+    waiting: AtomicUsize,
+    /// Who is called once, when anything moves: by a key of their own.
+    line: Mutex<BTreeMap<u64, Waker>>,
+    moved: Condvar,
+}
+
+/// What came of waiting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waited {
+    Reached,
+    TimedOut,
+    /// It will not be reached: the shard has stopped.
+    Ended,
+}
+
+impl Positions {
+    pub(super) fn new(applied: Lsn) -> Self {
+        Self {
+            applied: AtomicU64::new(applied.get()),
+            serving: AtomicU64::new(0),
+            ended: AtomicU64::new(0),
+            waiting: AtomicUsize::new(0),
+            line: Mutex::new(BTreeMap::new()),
+            moved: Condvar::new(),
+        }
+    }
+
+    /// Everything up to here is in the state.
+    pub(super) fn applied(&self) -> Lsn {
+        Lsn::new(self.applied.load(Ordering::SeqCst))
+    }
+
+    /// Where the epoch began in which writes are taken; none while they are not.
+    pub(super) fn serving(&self) -> Option<Lsn> {
+        let start = self.serving.load(Ordering::SeqCst);
+        (start > 0).then(|| Lsn::new(start))
+    }
+
+    pub(super) fn set_applied(&self, applied: Lsn) {
+        self.applied.store(applied.get(), Ordering::SeqCst);
+        self.tell();
+    }
+
+    /// Writes are taken, in an epoch that began there; or not any more.
+    pub(super) fn set_serving(&self, start: Option<Lsn>) {
+        self.serving.store(start.map_or(0, Lsn::get), Ordering::SeqCst);
+        self.tell();
+    }
+
+    /// Nothing moves any more.
+    pub(super) fn end(&self) {
+        self.serving.store(0, Ordering::SeqCst);
+        self.ended.store(1, Ordering::SeqCst);
+        self.tell();
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.ended.load(Ordering::SeqCst) != 0
+    }
+
+    /// Waits until `is_reached` says so of these positions.
+    pub(super) fn wait(&self, deadline: Instant, is_reached: impl Fn(&Self) -> bool) -> Waited {
+        if is_reached(self) {
+            return Waited::Reached;
+        }
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        let mut line = self.line.lock();
+        let waited = loop {
+            if is_reached(self) {
+                break Waited::Reached;
+            }
+            if self.has_ended() {
+                break Waited::Ended;
+            }
+            if self.moved.wait_until(&mut line, deadline).timed_out() {
+                break if is_reached(self) { Waited::Reached } else { Waited::TimedOut };
+            }
+        };
+        drop(line);
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        waited
+    }
+
+    /// Calls this waker once, when anything moves from here on: whoever asks looks once more after this.
+    pub(super) fn call(&self, key: u64, waker: &Waker) {
+        let mut line = self.line.lock();
+        if line.insert(key, waker.clone()).is_none() {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    /// Nobody is called by this key any more.
+    pub(super) fn forget(&self, key: u64) {
+        if self.line.lock().remove(&key).is_some() {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    fn tell(&self) {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        let wakers = std::mem::take(&mut *self.line.lock());
+        self.waiting.fetch_sub(wakers.len(), Ordering::SeqCst);
+        self.moved.notify_all();
+        wakers.into_values().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "a test reads clocks")]
+mod tests {
+    use super::*;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_secs(20)
+    }
+
+    #[test]
+    fn who_waits_hears_when_it_is_reached_when_time_is_up_and_when_it_never_will_be() {
+        let positions = Arc::new(Positions::new(Lsn::new(3)));
+        assert_eq!(positions.wait(soon(), |p| p.applied() >= Lsn::new(3)), Waited::Reached);
+        let late = Instant::now() + Duration::from_millis(5);
+        assert_eq!(positions.wait(late, |p| p.applied() >= Lsn::new(4)), Waited::TimedOut);
+        let other = Arc::clone(&positions);
+        let waiting = std::thread::Builder::new().spawn(move || {
+            let first = other.wait(soon(), |p| p.applied() >= Lsn::new(5));
+            (first, other.wait(soon(), |p| p.serving().is_some()))
+        });
+        for lsn in 4..6 {
+            positions.set_applied(Lsn::new(lsn));
+        }
+        while positions.waiting.load(Ordering::SeqCst) == 0 {
+            std::thread::yield_now();
+        }
+        positions.end();
+        assert_eq!(waiting.unwrap().join().unwrap(), (Waited::Reached, Waited::Ended));
+        assert_eq!(positions.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[test]
+    fn no_step_is_missed_by_one_who_waits_for_each() {
+        let positions = Arc::new(Positions::new(Lsn::ZERO));
+        let other = Arc::clone(&positions);
+        let following = std::thread::Builder::new()
+            .spawn(move || (1..=5_000).all(|n| other.wait(soon(), |p| p.applied() >= Lsn::new(n)) == Waited::Reached));
+        for lsn in 1..=5_000 {
+            positions.set_applied(Lsn::new(lsn));
+        }
+        assert!(following.unwrap().join().unwrap());
+    }
+}

@@ -1,0 +1,104 @@
+//! The node's threads: started first, ended last, each joined.
+
+use super::Shared;
+use super::applier::{ApplierThread, ApplyOrder};
+use super::hosting::Desk;
+use super::keeper::Keeper;
+use super::open::OpenError;
+use super::reader::{ReadOrder, ReaderThread};
+use super::worker::{Order, Worker};
+use crate::pipeline::Ready;
+use crossbeam::channel::{Sender, bounded, unbounded};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::thread::{Builder, JoinHandle};
+use towline_wal::Wal;
+
+/// The threads of a node, and how each is told to end. Dropped, they end.
+#[derive(Debug, Default)]
+pub(super) struct Threads {
+    workers: Vec<(Desk, JoinHandle<()>)>,
+    appliers: Vec<(Sender<ApplyOrder>, JoinHandle<()>)>,
+    reader: Option<(Sender<ReadOrder>, JoinHandle<()>)>,
+    /// Ends when its sender is dropped.
+    keeper: Option<(Sender<Infallible>, JoinHandle<()>)>,
+}
+
+impl Threads {
+    pub(super) fn start_worker(&mut self) -> Result<Desk, OpenError> {
+        let (orders, inbox) = unbounded();
+        let desk = Desk { ready: Ready::new(), orders };
+        let worker = Worker { ready: Arc::clone(&desk.ready), orders: inbox };
+        let thread = spawn(Worker::NAME, move || worker.run())?;
+        self.workers.push((desk.clone(), thread));
+        Ok(desk)
+    }
+
+    pub(super) fn start_applier(&mut self) -> Result<Sender<ApplyOrder>, OpenError> {
+        let (orders, inbox) = unbounded();
+        let applier = ApplierThread { orders: inbox };
+        let thread = spawn(ApplierThread::NAME, move || applier.run())?;
+        self.appliers.push((orders.clone(), thread));
+        Ok(orders)
+    }
+
+    pub(super) fn start_reader(&mut self, wal: &Arc<Wal>) -> Result<Sender<ReadOrder>, OpenError> {
+        let (orders, inbox) = unbounded();
+        let reader = ReaderThread { wal: Arc::clone(wal), orders: inbox };
+        let thread = spawn("towline-read", move || reader.run())?;
+        self.reader = Some((orders.clone(), thread));
+        Ok(orders)
+    }
+
+    pub(super) fn start_keeper(&mut self, shared: Arc<Shared>) -> Result<(), OpenError> {
+        let (end, ended) = bounded(0);
+        let keeper = Keeper { shared, ended };
+        let thread = spawn("towline-keep", move || keeper.run())?;
+        self.keeper = Some((end, thread));
+        Ok(())
+    }
+
+    /// It lets nothing more go.
+    pub(super) fn end_keeper(&mut self) {
+        if let Some((end, thread)) = self.keeper.take() {
+            drop(end);
+            if thread.join().is_err() {
+                tracing::error!("the thread towline-keep had ended by a panic");
+            }
+        }
+    }
+
+    /// Ends them, those first that give the others work: each finishes what it has. The name of one that had panicked.
+    pub(super) fn end(&mut self) -> Option<String> {
+        self.end_keeper();
+        let mut panicked = None;
+        let mut join = |thread: JoinHandle<()>| {
+            let name = thread.thread().name().unwrap_or("?").to_owned();
+            if thread.join().is_err() {
+                panicked = Some(name);
+            }
+        };
+        self.workers.iter().for_each(|(desk, _)| desk.order(Order::End));
+        self.workers.drain(..).for_each(|(_, thread)| join(thread));
+        // One that has ended already, by a panic, hears nothing.
+        self.appliers.iter().for_each(|(orders, _)| drop(orders.send(ApplyOrder::End)));
+        self.appliers.drain(..).for_each(|(_, thread)| join(thread));
+        if let Some((orders, thread)) = self.reader.take() {
+            drop(orders.send(ReadOrder::End));
+            join(thread);
+        }
+        panicked
+    }
+}
+
+impl Drop for Threads {
+    fn drop(&mut self) {
+        if let Some(thread) = self.end() {
+            tracing::error!(thread, "a thread had ended by a panic");
+        }
+    }
+}
+
+fn spawn(name: &str, body: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, OpenError> {
+    Builder::new().name(name.to_owned()).spawn(body).map_err(OpenError::Thread)
+}

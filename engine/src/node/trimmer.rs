@@ -1,0 +1,143 @@
+//! Sessions that nobody uses any more, and rejections that no feed can ask for: proposed to be forgotten.
+//!
+//! Only proposed: what is forgotten is decided by the record in the log, on every replica alike. How long ago something was,
+//! a monotonic clock tells.
+
+use super::Shared;
+use super::completion::Completion;
+use super::hosting::ShardHandle;
+use crate::model::{ControlRecord, Lsn, NamespaceId, Policy, ShardId};
+use crate::pipeline::{Receipt, Submission, SubmitPolicy};
+use crate::state::{has_rejected, has_sessions};
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+/// A session's idle time is told in so many steps: what is expired is known that much later at the most.
+const STEPS: u32 = 32;
+
+/// What it remembers of the past; after a restart it begins anew, and sessions live a little longer.
+#[derive(Debug, Default)]
+pub(super) struct Trimmer {
+    shards: BTreeMap<ShardId, Past>,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    /// When how much was applied: ascending.
+    samples: VecDeque<(Instant, Lsn)>,
+    /// What was proposed last.
+    sessions_before: Lsn,
+    rejected_before: Lsn,
+}
+
+impl Trimmer {
+    /// Looks at all shards.
+    pub(super) fn look(&mut self, shared: &Shared, now: Instant) {
+        let mut seen = Vec::new();
+        for served in shared.registry.all() {
+            let policy = served.descriptor.read().policy;
+            for shard in &served.shards {
+                seen.push(shard.descriptor.shard);
+                let past = self.shards.entry(shard.descriptor.shard).or_default();
+                past.look(shared, served.id, shard, policy, now);
+            }
+        }
+        self.shards.retain(|shard, _| seen.contains(shard));
+    }
+}
+
+impl Past {
+    fn look(&mut self, shared: &Shared, namespace: NamespaceId, shard: &ShardHandle, policy: Policy, now: Instant) {
+        let Some(start) = shard.positions.serving() else { return };
+        let applied = shard.positions.applied();
+        if applied < start {
+            return; // What a replay has not come to yet was used, maybe.
+        }
+        let sessions_before = self.used_before(applied, policy.session_idle_seconds, now);
+        // What a feed may still read is known; `Retention::Forever` keeps all of it.
+        let rejected_before = shared.host.wal.start_of(shard.log).lsn.next();
+        if sessions_before <= self.sessions_before && rejected_before <= self.rejected_before {
+            return;
+        }
+        let is_worth = shared.gate.with(|store| {
+            let of_sessions = sessions_before > self.sessions_before && has_sessions(store, namespace, shard.log)?;
+            let of_rejected = has_rejected(store, namespace, shard.log, rejected_before)?;
+            Ok::<_, crate::state::StoreError>(of_sessions || of_rejected)
+        });
+        let Some(Ok(is_worth)) = is_worth else { return };
+        if is_worth && !propose(shard, &ControlRecord::Trim { sessions_before, rejected_before }) {
+            return;
+        }
+        (self.sessions_before, self.rejected_before) = (sessions_before, rejected_before);
+    }
+
+    /// Before which record everything lies that was applied longer ago than this.
+    fn used_before(&mut self, applied: Lsn, idle_seconds: u64, now: Instant) -> Lsn {
+        let idle = Duration::from_secs(idle_seconds);
+        let since = |at: &Instant| now.saturating_duration_since(*at);
+        if self.samples.back().is_none_or(|(at, _)| since(at) >= idle / STEPS) {
+            self.samples.push_back((now, applied));
+        }
+        let mut before = self.sessions_before;
+        while let Some((_, lsn)) = self.samples.pop_front_if(|(at, _)| since(at) >= idle) {
+            before = before.max(lsn.next());
+        }
+        before
+    }
+}
+
+/// Whether it was taken; nobody waits for it.
+fn propose(shard: &ShardHandle, record: &ControlRecord) -> bool {
+    let Ok(bytes) = record.encode() else { return false };
+    let (receipt, completer) = Receipt::pair();
+    let submission = Submission::control(bytes, Completion::Receipt(completer));
+    drop(receipt);
+    shard.queue.submit(submission, SubmitPolicy::Fail).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Expect, Outcome, Rejection, Write};
+    use crate::node::{NamespaceOptions, Node, NodeOptions};
+
+    #[test]
+    fn what_was_applied_longer_ago_than_the_idle_time_is_known_by_samples() {
+        let (mut past, start) = (Past::default(), crate::node::shard::now());
+        let mut at =
+            |seconds: u64, lsn: u64| past.used_before(Lsn::new(lsn), 3200, start + Duration::from_secs(seconds)).get();
+        assert_eq!(at(0, 10), 0);
+        assert_eq!(at(50, 15), 0, "within one step");
+        assert_eq!(at(100, 20), 0);
+        assert_eq!(at(3199, 30), 0);
+        assert_eq!(at(3200, 40), 11);
+        assert_eq!(at(9000, 60), 31);
+    }
+
+    #[test]
+    fn a_session_that_is_not_used_expires_and_one_that_is_does_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let policy = Policy { session_idle_seconds: 3200, ..Policy::default() };
+        let space = node.create_namespace("space", &NamespaceOptions::default().policy(policy)).unwrap();
+        let (used, idle) = (space.open_session().unwrap(), space.open_session().unwrap());
+        let write = Write::new().append("s", Expect::Any, "x");
+        let number = idle.next_number();
+        idle.retry(number, &write).unwrap().wait().unwrap();
+        let mut trimmer = Trimmer::default();
+        let start = crate::node::shard::now();
+        let mut look = |seconds: u64| trimmer.look(&node.shared, start + Duration::from_secs(seconds));
+        look(1000);
+        used.write(&write).unwrap().wait().unwrap();
+        look(1200);
+        look(4150);
+        assert!(space.get("k", crate::model::Read::Linearizable).unwrap().is_none());
+        let again = idle.retry(number, &write).unwrap().wait().unwrap();
+        assert_eq!(again.outcome, Outcome::Applied { version: 1 }, "not yet");
+        look(4200);
+        let gone = idle.retry(number, &write).unwrap().wait().unwrap();
+        assert_eq!(gone.outcome, Outcome::Rejected(Rejection::SessionExpired), "never executed again");
+        assert_eq!(used.write(&write).unwrap().wait().unwrap().outcome, Outcome::Applied { version: 3 });
+        node.close().unwrap();
+    }
+}

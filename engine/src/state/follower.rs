@@ -1,0 +1,65 @@
+//! Followers of a feed, by name: how far each is. Of this node only, and not part of the digest.
+
+use super::key;
+use super::store::{ChangeSet, Family, Order, StoreError, View};
+use crate::model::{Epoch, Lsn, ShardId};
+use std::ops::ControlFlow;
+
+/// How far a follower is in one shard, and what is kept for it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerEntry {
+    /// The epoch of the last record that it is done with.
+    pub epoch: Epoch,
+    /// That record.
+    pub lsn: Lsn,
+    /// When it said so: microseconds since 1970.
+    pub micros: u64,
+    /// Bytes of the log that are kept for it.
+    pub budget_bytes: u64,
+    /// How long it may stay where it is.
+    pub budget_seconds: u64,
+}
+
+impl FollowerEntry {
+    /// A follower that is done with everything up to a record.
+    #[must_use]
+    pub const fn new(epoch: Epoch, lsn: Lsn, micros: u64, budget_bytes: u64, budget_seconds: u64) -> Self {
+        Self { epoch, lsn, micros, budget_bytes, budget_seconds }
+    }
+}
+
+/// The followers of a shard, by name.
+///
+/// # Errors
+/// The state can't be read.
+pub fn followers<V: View + ?Sized>(view: &V, shard: ShardId) -> Result<Vec<(String, FollowerEntry)>, StoreError> {
+    let prefix = key::follower_key(shard, "");
+    let (mut found, mut failed) = (Vec::new(), None);
+    view.scan(Family::Meta, &prefix, Order::Ascending, &mut |at, entry| {
+        let Some(name) = at.strip_prefix(&prefix[..]) else { return ControlFlow::Break(()) };
+        let bad = || StoreError::Entry { family: Family::Meta.name(), found: 0, bytes: at.len() };
+        let name = std::str::from_utf8(name).map_err(|_| bad());
+        match name.and_then(|name| Ok((name.to_owned(), key::read_follower(entry)?))) {
+            Ok(follower) => {
+                found.push(follower);
+                ControlFlow::Continue(())
+            }
+            Err(error) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+        }
+    })?;
+    failed.map_or(Ok(found), Err)
+}
+
+/// Notes how far a follower is in a shard.
+pub fn put_follower(changes: &mut ChangeSet, shard: ShardId, name: &str, follower: &FollowerEntry) {
+    changes.put(Family::Meta, key::follower_key(shard, name), key::follower_entry(follower));
+}
+
+/// Forgets a follower in a shard.
+pub fn forget_follower(changes: &mut ChangeSet, shard: ShardId, name: &str) {
+    changes.delete(Family::Meta, key::follower_key(shard, name));
+}

@@ -1,0 +1,214 @@
+//! Sessions: each request takes effect once, and is answered as it was the first time (I5).
+//!
+//! A shard knows a session from its `OpenSession` on, and names it by that record's LSN: an id that expired can't be given
+//! again, so a late try of an old request never finds a session that would execute it once more. Of each request that was executed it keeps what came of it, until
+//! the client says that it does not wait for it any more (*ack-low*); so of a session it keeps no more than a client may
+//! wait for. What is too old goes by a `Trim` that lies in the log, on every replica alike.
+//!
+//! | the request | answer |
+//! |---|---|
+//! | of a session that is not known | `SessionExpired` |
+//! | below ack-low | `Retired` |
+//! | executed before | what came of it then, and where |
+//! | another than the one that was executed by this number | `NumberReused` |
+//! | behind one that was not executed | `OutOfOrder`, unless the record gives up the order |
+//! | otherwise | it is executed; what came of it is kept |
+//!
+//! All but the last leave no trace but that the record had no effect.
+
+use super::effects::Effects;
+use super::key;
+use super::store::{Family, Order, StoreError, View};
+use crate::model::{Epoch, Lsn, Outcome, Record, Rejection, session_id};
+use std::ops::ControlFlow;
+
+/// What a shard keeps of a session, beside what came of its requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Session {
+    /// The LSN at which it was opened.
+    pub(super) opened: Lsn,
+    /// The LSN of the last request that was executed.
+    pub(super) used: Lsn,
+    /// The lowest number that its client waits for.
+    pub(super) ack_low: u64,
+}
+
+/// What came of a request, and where it was executed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Executed {
+    pub(super) epoch: Epoch,
+    pub(super) lsn: Lsn,
+    pub(super) outcome: Outcome,
+    /// Which request it was: another one by the same number is not it.
+    pub(super) fingerprint: u64,
+}
+
+/// Numbers of retired requests up to which each is deleted by itself: a range leaves a mark that every read has to look at.
+const SINGLE_DELETES_MAX: u64 = 64;
+
+impl<S: View> Effects<'_, S> {
+    /// One record of a session: executed at most once.
+    pub(super) fn request(
+        &mut self,
+        epoch: Epoch,
+        lsn: Lsn,
+        record: &Record,
+        fingerprint: u64,
+    ) -> Result<Executed, StoreError> {
+        let here = |outcome| Executed { epoch, lsn, outcome, fingerprint };
+        let request = &record.request;
+        let Some(mut session) = self.session(request.session)? else {
+            return Ok(here(self.reject(lsn, Rejection::SessionExpired)));
+        };
+        if request.number < session.ack_low {
+            return Ok(here(self.reject(lsn, Rejection::Retired)));
+        }
+        if let Some(executed) = self.executed(request.session, request.number)? {
+            // That this record had no effect is all that is noted of it.
+            let reused = self.reject(lsn, Rejection::NumberReused);
+            return Ok(if executed.fingerprint == fingerprint { executed } else { here(reused) });
+        }
+        let after = request.after;
+        let is_next = record.unordered
+            || after < session.ack_low.max(request.ack_low)
+            || self.executed(request.session, after)?.is_some();
+        if !is_next {
+            return Ok(here(self.reject(lsn, Rejection::OutOfOrder { after })));
+        }
+        let executed = here(self.operations(lsn, record)?);
+        let (namespace, log) = (self.shard.namespace, self.log);
+        let retired = session.ack_low..request.ack_low.max(session.ack_low);
+        self.forget_results(request.session, retired.clone());
+        (session.used, session.ack_low) = (lsn, retired.end);
+        self.changes.put(
+            Family::Sessions,
+            key::session_key(namespace, log, request.session),
+            key::session_entry(&session),
+        );
+        let result = key::result_key(namespace, log, request.session, request.number);
+        self.changes.put(Family::Sessions, result, key::result_entry(&executed));
+        Ok(executed)
+    }
+
+    /// A session begins; its id is made of the LSN.
+    pub(super) fn open_session(&mut self, lsn: Lsn, sessions_max: u64) -> Result<Outcome, StoreError> {
+        let session = session_id(self.shard.shard, lsn);
+        let open = self.open_sessions()?;
+        if open >= sessions_max {
+            return Ok(Outcome::Rejected(Rejection::TooManySessions { limit: sessions_max }));
+        }
+        let entry = key::session_entry(&Session { opened: lsn, used: lsn, ack_low: 1 });
+        self.changes.put(Family::Sessions, key::session_key(self.shard.namespace, self.log, session), entry);
+        self.count_sessions(open.saturating_add(1));
+        Ok(Outcome::Applied { version: lsn.get() })
+    }
+
+    /// A session ends.
+    pub(super) fn close_session(&mut self, session: u128) -> Result<Outcome, StoreError> {
+        if self.session(session)?.is_none() {
+            return Ok(Outcome::Rejected(Rejection::SessionExpired));
+        }
+        let open = self.open_sessions()?;
+        self.forget_session(session);
+        self.count_sessions(open.saturating_sub(1));
+        Ok(Outcome::Applied { version: 0 })
+    }
+
+    /// Sessions that were not used since, and which records before were rejected, are forgotten.
+    pub(super) fn trim(&mut self, sessions_before: Lsn, rejected_before: Lsn) -> Result<Outcome, StoreError> {
+        let (namespace, log) = (self.shard.namespace, self.log);
+        // Of what is stored; what this very change opened or used is newer than anything that is trimmed, unless the record
+        // says otherwise: then the changes say which.
+        let (mut old, mut failed) = (Vec::new(), None);
+        let first = key::session_key(namespace, log, 0);
+        let mut judge = |at: &[u8], entry: &[u8]| match (key::session_in(at), key::read_session(entry)) {
+            (Some(session), Ok(found)) => {
+                if found.used < sessions_before {
+                    old.push(session);
+                }
+                ControlFlow::Continue(())
+            }
+            (_, Err(error)) => {
+                failed = Some(error);
+                ControlFlow::Break(())
+            }
+            (None, Ok(_)) => ControlFlow::Break(()),
+        };
+        let changes = &*self.changes;
+        self.store.scan(Family::Sessions, &first, Order::Ascending, &mut |at, entry| {
+            if at.get(..21) != first.get(..21) {
+                return ControlFlow::Break(());
+            }
+            if changes.get(Family::Sessions, at).is_some() { ControlFlow::Continue(()) } else { judge(at, entry) }
+        })?;
+        for (family, at, entry) in changes.entries() {
+            if family == Family::Sessions
+                && at.get(..21) == first.get(..21)
+                && let Some(entry) = entry
+                && judge(at, entry).is_break()
+            {
+                break;
+            }
+        }
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        let open = self.open_sessions()?;
+        old.sort_unstable();
+        old.iter().for_each(|session| self.forget_session(*session));
+        self.count_sessions(open.saturating_sub(old.len() as u64));
+        if rejected_before > self.trimmed()? {
+            let (from, to) =
+                (key::rejected_key(namespace, log, Lsn::ZERO), key::rejected_key(namespace, log, rejected_before));
+            self.changes.delete_range(Family::Rejected, from, to);
+            let entry = key::number_entry(rejected_before.get());
+            self.changes.put(Family::Sessions, key::trimmed_key(namespace, log), entry);
+        }
+        Ok(Outcome::Applied { version: 0 })
+    }
+
+    fn session(&self, session: u128) -> Result<Option<Session>, StoreError> {
+        let entry = self.get(Family::Sessions, &key::session_key(self.shard.namespace, self.log, session))?;
+        entry.map(|entry| key::read_session(&entry)).transpose()
+    }
+
+    fn executed(&self, session: u128, number: u64) -> Result<Option<Executed>, StoreError> {
+        let entry = self.get(Family::Sessions, &key::result_key(self.shard.namespace, self.log, session, number))?;
+        entry.map(|entry| key::read_result(&entry)).transpose()
+    }
+
+    fn open_sessions(&self) -> Result<u64, StoreError> {
+        let entry = self.get(Family::Sessions, &key::session_count_key(self.shard.namespace, self.log))?;
+        entry.map_or(Ok(0), |entry| key::read_number(&entry))
+    }
+
+    fn trimmed(&self) -> Result<Lsn, StoreError> {
+        let entry = self.get(Family::Sessions, &key::trimmed_key(self.shard.namespace, self.log))?;
+        entry.map_or(Ok(Lsn::ZERO), |entry| key::read_number(&entry).map(Lsn::new))
+    }
+
+    fn count_sessions(&mut self, open: u64) {
+        let entry = key::number_entry(open);
+        self.changes.put(Family::Sessions, key::session_count_key(self.shard.namespace, self.log), entry);
+    }
+
+    fn forget_session(&mut self, session: u128) {
+        let (namespace, log) = (self.shard.namespace, self.log);
+        self.changes.delete(Family::Sessions, key::session_key(namespace, log, session));
+        let all = |number| key::result_key(namespace, log, session, number);
+        let mut behind = all(u64::MAX);
+        behind.push(0);
+        self.changes.delete_range(Family::Sessions, all(0), behind);
+    }
+
+    /// The client does not wait for these any more.
+    fn forget_results(&mut self, session: u128, numbers: std::ops::Range<u64>) {
+        let (namespace, log) = (self.shard.namespace, self.log);
+        let result = |number| key::result_key(namespace, log, session, number);
+        if numbers.end.saturating_sub(numbers.start) <= SINGLE_DELETES_MAX {
+            numbers.for_each(|number| self.changes.delete(Family::Sessions, result(number)));
+        } else {
+            self.changes.delete_range(Family::Sessions, result(numbers.start), result(numbers.end));
+        }
+    }
+}

@@ -1,0 +1,223 @@
+//! Sessions of a node: once, in order, and the same answer, over retries, reopenings and lost states.
+
+use std::path::Path;
+use std::time::Duration;
+use towline::model::request::Direction;
+use towline::model::{Expect, Filter, Outcome, Policy, Read, Rejection, Since, Write};
+use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, Sent, SessionError, WriteRefused};
+
+fn open(directory: &Path) -> Node {
+    Node::open(NodeOptions::alone(directory)).unwrap()
+}
+
+fn event(stream: &str, value: impl ToString) -> Write {
+    Write::new().append(stream.to_owned(), Expect::Any, value.to_string())
+}
+
+fn events(space: &Namespace, stream: &str) -> Vec<String> {
+    let read = space.read_stream(stream, 1, Direction::Forward, (usize::MAX, usize::MAX), Read::Linearizable).unwrap();
+    read.events.into_iter().map(|event| String::from_utf8(event.value).unwrap()).collect()
+}
+
+fn count(up_to: u64) -> Vec<String> {
+    (1..=up_to).map(|number| number.to_string()).collect()
+}
+
+#[test]
+fn i5_a_request_that_is_tried_again_after_any_end_has_one_effect_and_its_first_answer() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.create_namespace("space", &NamespaceOptions::default().split_at(["m"])).unwrap();
+    let session = space.open_session().unwrap();
+    let mut first = Vec::new();
+    for number in 1..=20 {
+        let stream = if number % 3 == 0 { "z" } else { "a" };
+        assert_eq!(session.next_number(), number);
+        first.push(session.retry(number, event(stream, number)).unwrap().wait().unwrap());
+        if number % 2 == 0 {
+            // As if the answer had got lost.
+            assert_eq!(
+                session.retry(number, event(stream, number)).unwrap().wait().unwrap(),
+                first[number as usize - 1]
+            );
+        }
+    }
+    let number = session.next_number();
+    let kept = session.state();
+    assert_eq!(kept.waiting.keys().copied().collect::<Vec<_>>(), [number]);
+    let last = session.retry(number, event("a", number)).unwrap().wait().unwrap();
+    node.close().unwrap();
+    for lose_state in [false, true] {
+        if lose_state {
+            std::fs::remove_dir_all(directory.path().join("state")).unwrap();
+        }
+        let node = open(directory.path());
+        let space = node.namespace("space").unwrap();
+        let session = space.resume_session(kept.clone());
+        assert_eq!(session.retry(number, event("a", number)).unwrap().wait().unwrap(), last);
+        assert_eq!(events(&space, "a").len() + events(&space, "z").len(), 21);
+        node.close().unwrap();
+    }
+}
+
+#[test]
+fn i6_requests_of_many_threads_of_one_session_are_each_executed_once_and_in_the_order_of_their_numbers() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let mut receipts = Vec::new();
+                for _ in 0..100 {
+                    receipts.push(session.write(event("s", "x")).unwrap());
+                }
+                for receipt in receipts {
+                    let number = receipt.number();
+                    let written = receipt.wait().unwrap();
+                    assert_eq!(
+                        written.outcome,
+                        Outcome::Applied { version: number },
+                        "in order: the first is the first"
+                    );
+                }
+            });
+        }
+    });
+    assert_eq!(events(&space, "s").len(), 400);
+    assert!(session.state().waiting.is_empty());
+    node.close().unwrap();
+}
+
+#[test]
+fn what_nobody_waits_for_any_more_is_refused_when_it_comes_late() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    let late = session.next_number();
+    session.give_up(late);
+    session.write(event("s", "2")).unwrap().wait().unwrap();
+    let refused = session.retry(late, event("s", "1")).unwrap().wait().unwrap();
+    assert_eq!(refused.outcome, Outcome::Rejected(Rejection::Retired));
+    assert!(session.state().waiting.is_empty(), "there is nothing more to come of it");
+    assert_eq!(events(&space, "s"), ["2"]);
+    node.close().unwrap();
+}
+
+#[test]
+fn a_session_that_is_closed_or_of_nobody_executes_nothing_and_there_is_a_limit() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let policy = Policy { sessions_max: 2, ..Policy::default() };
+    let space = node.create_namespace("space", &NamespaceOptions::default().policy(policy)).unwrap();
+    let (one, two) = (space.open_session().unwrap(), space.open_session().unwrap());
+    match space.open_session() {
+        Err(SessionError::Rejected(Rejection::TooManySessions { limit: 2 })) => {}
+        other => panic!("{other:?}"),
+    }
+    one.clone().close().unwrap();
+    let expired = one.write(event("s", 1)).unwrap().wait().unwrap();
+    assert_eq!(expired.outcome, Outcome::Rejected(Rejection::SessionExpired));
+    assert!(one.state().waiting.is_empty(), "there is nothing more to come");
+    let three = space.open_session().unwrap();
+    for session in [two, three] {
+        session.write(event("s", 1)).unwrap().wait().unwrap();
+    }
+    // Another namespace knows nothing of it.
+    let foreign = node.default_namespace().resume_session(one.state());
+    let refused = foreign.write(event("s", 1)).unwrap().wait().unwrap();
+    assert_eq!(refused.outcome, Outcome::Rejected(Rejection::SessionExpired));
+    assert_eq!(events(&space, "s").len(), 2);
+    node.close().unwrap();
+}
+
+#[test]
+fn a_feed_shows_a_request_once_however_often_it_was_tried() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    for number in 1..=10 {
+        for _ in 0..3 {
+            session.retry(number, event("s", number)).unwrap().wait().unwrap();
+        }
+    }
+    let mut feed = space.subscribe(Since::Beginning, Filter::All).unwrap();
+    let seen = std::iter::from_fn(|| feed.wait_for(Duration::ZERO).unwrap()).count();
+    assert_eq!(seen, 10);
+    assert_eq!(events(&space, "s"), count(10));
+    node.close().unwrap();
+}
+
+/// What was submitted and lost is not overtaken by what is tried, or written, after it.
+#[test]
+fn i6_a_session_that_goes_on_keeps_the_order_of_what_was_under_way() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    let shard = session.write(event("s", 1)).unwrap().wait().unwrap().shard;
+    // A crash took 2 and 3 before they were durable.
+    let mut state = session.state();
+    for number in 2..=3 {
+        state.waiting.insert(number, Some(Sent { shard, after: number - 1 }));
+        state.last.insert(shard, number);
+    }
+    let session = space.resume_session(state);
+    let answer = |number: u64| session.retry(number, event("s", number)).unwrap().wait().unwrap().outcome;
+    let late = |after| Outcome::Rejected(Rejection::OutOfOrder { after });
+    assert_eq!(session.write(event("s", 4)).unwrap().wait().unwrap().outcome, late(3));
+    assert_eq!(answer(3), late(2));
+    assert_eq!(answer(4), late(3), "also when it is tried again");
+    for number in 2..=4 {
+        assert_eq!(answer(number), Outcome::Applied { version: number });
+    }
+    assert!(session.state().waiting.is_empty());
+    assert_eq!(events(&space, "s"), count(4));
+    node.close().unwrap();
+}
+
+#[test]
+fn a_number_that_was_used_for_another_request_is_refused_not_answered_for_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    let old = session.state();
+    session.write(event("s", 1)).unwrap().wait().unwrap();
+    let other = space.resume_session(old).write(event("s", "another")).unwrap().wait().unwrap();
+    assert_eq!(other.outcome, Outcome::Rejected(Rejection::NumberReused));
+    assert_eq!(events(&space, "s"), count(1));
+    node.close().unwrap();
+}
+
+#[test]
+fn a_receipt_that_is_dropped_gives_nothing_up_and_holds_nothing_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    for number in 1..=300 {
+        drop(session.write(event("s", number)).unwrap());
+    }
+    let first = session.state().waiting.keys().next().copied();
+    if let Some(first) = first {
+        assert!(matches!(
+            session.retry(first, event("s", first)).unwrap().wait().unwrap().outcome,
+            Outcome::Applied { .. }
+        ));
+    }
+    let last = session.write(event("s", 301)).unwrap().wait().unwrap();
+    assert_eq!(last.outcome, Outcome::Applied { version: 301 });
+    session.write(event("s", 302)).unwrap().wait().unwrap();
+    assert!(session.state().waiting.is_empty(), "{:?}", session.state().waiting);
+    // What is taken and never used is named when it holds the session up.
+    let never = session.next_number();
+    let far = session.retry(never + 20_000, event("s", "far"));
+    assert!(matches!(far.map(drop), Err(WriteRefused::TooManyWaiting { lowest }) if lowest == never));
+    session.give_up(never);
+    session.retry(never + 20_000, event("s", "far")).unwrap().wait().unwrap();
+    node.close().unwrap();
+}
