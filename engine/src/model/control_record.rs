@@ -1,7 +1,7 @@
 //! Control records: what the replication machinery itself writes into a shard's log.
 //!
-//! A control batch (`BatchKind::Control`) holds one block with one record: an envelope ([`super::codec`]) whose
-//! kind is a [`ControlKind`]. Kinds that this release does not execute are reserved by number, so that no other
+//! A control batch (`BatchKind::Control`) holds a block for each record: an envelope ([`super::codec`]) whose kind is a
+//! [`ControlKind`]. Kinds that this release does not execute are reserved by number, so that no other
 //! meaning is ever given to them; a log that holds one is refused by name.
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};

@@ -21,11 +21,15 @@ pub enum Mutant {
     IgnorePromise,
     /// I1: a leader commits before its activation was accepted.
     CommitBeforeActivation,
+    /// I5: a request that was executed is executed again when it is tried again.
+    ExecuteAgain,
+    /// I6: a request is executed before the one of its session that comes before it.
+    Overtake,
 }
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -33,6 +37,8 @@ impl Mutant {
         Self::ApplyTwice,
         Self::IgnorePromise,
         Self::CommitBeforeActivation,
+        Self::ExecuteAgain,
+        Self::Overtake,
     ];
 
     /// Its name on the command line.
@@ -46,6 +52,8 @@ impl Mutant {
             Self::ApplyTwice => "apply-twice",
             Self::IgnorePromise => "ignore-promise",
             Self::CommitBeforeActivation => "commit-before-activation",
+            Self::ExecuteAgain => "execute-again",
+            Self::Overtake => "overtake",
         }
     }
 }

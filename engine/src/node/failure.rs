@@ -54,6 +54,10 @@ pub(super) fn refused(refused: &WriteRefused) -> Failure {
     match refused {
         WriteRefused::Submit(SubmitError::Closed) => closing(),
         WriteRefused::Submit(error) => failure(8003, FailureClass::Retry, error.to_string()),
+        WriteRefused::NotLeader(leader) => {
+            Failure { leader: Some(*leader), ..failure(8001, FailureClass::ReRoute, refused.to_string()) }
+        }
+        WriteRefused::Stopped { .. } => failure(8201, FailureClass::Operator, refused.to_string()),
         other => bad_request(&other.to_string()),
     }
 }
@@ -62,5 +66,19 @@ pub(super) fn write(error: &WriteError) -> Failure {
     match error {
         WriteError::Closed => closing(),
         error => Failure { no_side_effects: false, ..failure(8004, FailureClass::Retry, error.to_string()) },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A write at a follower was answered as a bad request, so that its client gave up instead of asking the leader.
+    #[test]
+    fn a_write_at_a_follower_is_sent_to_the_leader() {
+        let failure = refused(&WriteRefused::NotLeader(NodeId::new(2)));
+        assert_eq!((failure.code, failure.class, failure.leader), (8001, FailureClass::ReRoute, Some(NodeId::new(2))));
+        assert_eq!(refused(&WriteRefused::Submit(SubmitError::Busy)).code, 8003);
+        assert_eq!(refused(&WriteRefused::NeedsOutcome).class, FailureClass::FixRequest);
     }
 }

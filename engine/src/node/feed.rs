@@ -206,7 +206,7 @@ impl Namespace {
     }
 
     /// Loads what is there at one moment, and subscribes to everything that comes behind it: nothing is missed, and
-    /// nothing comes twice.
+    /// nothing comes twice. What comes while it is loaded is kept within the default [`Budget`].
     ///
     /// ```
     /// use towline::model::{Filter, Read, Scan};

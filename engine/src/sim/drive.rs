@@ -212,6 +212,14 @@ impl World {
         self.agenda.schedule(pause, Event::Write { client });
         let Some(id) = self.serving() else { return };
         for _ in 0..self.chance.between(1, 6) {
+            if self.chance.per_mille(300) {
+                self.totals.submitted += 1;
+                let submission = self.sessions.submit(&mut self.chance, &mut self.next_write);
+                if let (Some(submission), Some(running)) = (submission, &mut self.node(id).running) {
+                    running.sequencer.push(submission);
+                }
+                continue;
+            }
             let write = self.next_write;
             self.next_write += 1;
             self.totals.submitted += 1;
@@ -267,7 +275,8 @@ impl World {
                 writes.get(usize::try_from(offset).ok()?).copied()
             });
             if let (Some(write), Some(outcome)) = (write, effect.outcome) {
-                self.answered(write, effect.lsn, Some(outcome))?;
+                let lsn = effect.executed.map_or(effect.lsn, |(_, lsn)| lsn);
+                self.answered(write, lsn, Some(outcome))?;
             }
         }
         if let Some(running) = &mut self.node(id).running {

@@ -18,6 +18,7 @@ mod fault;
 mod mischief;
 mod network;
 mod node;
+mod sessions;
 mod workload;
 mod world;
 

@@ -6,6 +6,7 @@ use super::checker::{Acknowledged, Checker, Violation};
 use super::event::{Agenda, Event};
 use super::fault::{FaultKind, Totals};
 use super::node::{ShardLog, SimNode};
+use super::sessions::{Heard, Sessions};
 use crate::control::ConfigMaster;
 use crate::model::{ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId};
 use crate::replica::{Input, LogView, Phase};
@@ -68,6 +69,7 @@ pub(super) struct World {
     pub(super) checker: Checker,
     pub(super) totals: Totals,
     pub(super) next_write: u64,
+    pub(super) sessions: Sessions,
     pub(super) healed: bool,
     /// How often the seed wants a fault, in milliseconds between two.
     pub(super) fault_every_ms: u64,
@@ -125,6 +127,7 @@ impl World {
             checker: Checker::default(),
             totals: Totals::default(),
             next_write: 1,
+            sessions: Sessions::new(),
             healed: false,
             fault_every_ms: chance.between(300, 3000),
             corruption_next: false,
@@ -366,6 +369,9 @@ impl World {
     }
 
     pub(super) fn answered(&mut self, write: u64, lsn: Lsn, outcome: Option<Outcome>) -> Result<(), Violation> {
+        if self.sessions.hear(write, lsn, outcome)? == Heard::Nothing {
+            return Ok(());
+        }
         match outcome {
             Some(outcome) => {
                 let applied = matches!(outcome, Outcome::Applied { .. });

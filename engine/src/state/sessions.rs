@@ -19,6 +19,7 @@
 use super::effects::Effects;
 use super::key;
 use super::store::{Family, Order, StoreError, View};
+use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, Lsn, Outcome, Record, Rejection, session_id};
 use std::ops::ControlFlow;
 
@@ -63,13 +64,16 @@ impl<S: View> Effects<'_, S> {
         if request.number < session.ack_low {
             return Ok(here(self.reject(lsn, Rejection::Retired)));
         }
-        if let Some(executed) = self.executed(request.session, request.number)? {
+        if let Some(executed) = self.executed(request.session, request.number)?
+            && !planted(Mutant::ExecuteAgain)
+        {
             // That this record had no effect is all that is noted of it.
             let reused = self.reject(lsn, Rejection::NumberReused);
             return Ok(if executed.fingerprint == fingerprint { executed } else { here(reused) });
         }
         let after = request.after;
         let is_next = record.unordered
+            || planted(Mutant::Overtake)
             || after < session.ack_low.max(request.ack_low)
             || self.executed(request.session, after)?.is_some();
         if !is_next {

@@ -16,7 +16,7 @@ pub enum Family {
     Events,
     /// The version of each stream.
     Heads,
-    /// Clients' sessions (executed by a later release; the family is there, and empty).
+    /// Clients' sessions, and what came of their requests.
     Sessions,
     /// LSNs of records that had no effect.
     Rejected,

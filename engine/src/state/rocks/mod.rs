@@ -52,7 +52,7 @@ pub struct RocksWriter {
 }
 
 impl RocksWriter {
-    /// The writer of this store. There must be one only: what it computes from the state, it writes.
+    /// A writer of this store. Of each shard there must be one only: what it computes from the shard's state, it writes.
     #[must_use]
     pub const fn new(store: Arc<RocksStore>) -> Self {
         Self { store, waits: true }
