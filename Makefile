@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim models mutants bench bench-wal bench-engine clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim models examples mutants bench bench-wal bench-engine clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -47,6 +47,11 @@ sim: ## [SEEDS=n SEED=n] Simulates whole clusters from seeds, faults and all; SE
 models: ## The log's threads and its callers in 60,000 orders of their steps
 	@.make/setup rust
 	@$(IN) .make/models
+
+examples: ## The example programs: a ledger rebuilt from its feed, flights with a projection that is killed and goes on
+	@.make/setup test
+	@$(IN) .make/with-progress debug "building the examples" cargo build $(ALL) --examples
+	@$(IN) bash -c '"$$CARGO_TARGET_DIR/debug/examples/ledger" && "$$CARGO_TARGET_DIR/debug/examples/flights" bench/data/flights-2013-01.csv.zst'
 
 mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
 	@.make/setup rust

@@ -30,3 +30,8 @@ pub mod client;
 
 #[cfg(feature = "sim")]
 pub mod sim;
+
+/// The guide's programs, as tests.
+#[cfg(all(doctest, feature = "node"))]
+#[doc = include_str!("../../docs/src/embedding.md")]
+mod guide {}

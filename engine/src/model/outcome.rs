@@ -16,6 +16,25 @@ pub enum Outcome {
     Rejected(Rejection),
 }
 
+impl Outcome {
+    /// The version that it produced, or why it had no effect.
+    ///
+    /// ```
+    /// use towline::model::{Outcome, Rejection};
+    /// assert_eq!(Outcome::Applied { version: 7 }.applied(), Ok(7));
+    /// assert_eq!(Outcome::Rejected(Rejection::Retired).applied(), Err(Rejection::Retired));
+    /// ```
+    ///
+    /// # Errors
+    /// It had no effect.
+    pub const fn applied(self) -> Result<u64, Rejection> {
+        match self {
+            Self::Applied { version } => Ok(version),
+            Self::Rejected(rejection) => Err(rejection),
+        }
+    }
+}
+
 impl Rejection {
     /// Whether this is what came of the request, decided once and kept; otherwise it was not executed by this try.
     #[must_use]
