@@ -6,10 +6,10 @@
 use super::completion::Completion;
 use super::positions::Positions;
 use super::shard::Event;
+use super::stats::Counters;
 use super::unapplied::{ApplyTask, Part, answers};
-use crate::model::LogPosition;
-use crate::model::Lsn;
 use crate::model::limits::CATCH_UP_READ_BYTES;
+use crate::model::{LogPosition, Lsn, Outcome};
 use crate::state::{Applier, ApplyError, RocksWriter, StoreError};
 use crossbeam::channel::{Receiver, Sender};
 use parking_lot::Mutex;
@@ -42,6 +42,7 @@ pub(super) struct ApplyStage {
     pub(super) wal: Arc<Wal>,
     pub(super) log: towline_wal::LogId,
     pub(super) positions: Arc<Positions>,
+    pub(super) counters: Arc<Counters>,
 }
 
 /// What came of applying without waiting.
@@ -75,7 +76,18 @@ impl ApplyStage {
 
     fn apply(&mut self, parts: &[Part]) -> Result<Vec<crate::state::Applied>, ApplyError> {
         let batches: Vec<Batch> = parts.iter().map(|part| part.batch.clone()).collect();
-        self.applier.apply(&batches)
+        self.apply_batches(&batches)
+    }
+
+    fn apply_batches(&mut self, batches: &[Batch]) -> Result<Vec<crate::state::Applied>, ApplyError> {
+        let applied = self.applier.apply(batches)?;
+        let bytes = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
+        let had_outcome = applied.iter().filter_map(|applied| applied.outcome);
+        let (records, rejected) = had_outcome.fold((0, 0), |(records, rejected), outcome| {
+            (records + 1, rejected + u64::from(matches!(outcome, Outcome::Rejected(_))))
+        });
+        self.counters.applied(batches.len() as u64, bytes, records, rejected);
+        Ok(applied)
     }
 
     /// Everybody hears what became of their write; the position is seen by then, so that who reads after an answer
@@ -99,7 +111,7 @@ impl ApplyStage {
         if batches.is_empty() {
             return Err(ApplierError::Missing { after, until });
         }
-        self.applier.apply(&batches)?;
+        self.apply_batches(&batches)?;
         Ok(self.publish())
     }
 

@@ -9,6 +9,7 @@ use super::pins::Pins;
 use super::positions::Positions;
 use super::reader::ReadOrder;
 use super::shard::{Event, Shard, ShardLog, ShardState};
+use super::stats::Counters;
 use super::worker::Order;
 use super::{Inbox, completion::Completion};
 use crate::control::ConfigMaster;
@@ -66,6 +67,7 @@ pub(super) struct ShardHandle {
     pub(super) health: Health,
     pub(super) pins: Arc<Pins>,
     pub(super) followers: Followers,
+    pub(super) counters: Arc<Counters>,
     /// Nothing comes out of it; it ends with the shard.
     alive: Receiver<Infallible>,
 }
@@ -123,7 +125,9 @@ impl Host {
         let health = Health::default();
         let pins = Arc::default();
         let followers = Followers::load(&pins, store, id)?;
-        let stage = ApplyStage { applier, wal: Arc::clone(&self.wal), log, positions: Arc::clone(&positions) };
+        let (stage_positions, counters) = (Arc::clone(&positions), Arc::<Counters>::default());
+        let wal = Arc::clone(&self.wal);
+        let stage = ApplyStage { applier, wal, log, positions: stage_positions, counters: Arc::clone(&counters) };
         let (alive, ended) = bounded(0);
         let handle = Arc::new(ShardHandle {
             descriptor: shard,
@@ -134,6 +138,7 @@ impl Host {
             health: health.clone(),
             pins,
             followers,
+            counters: Arc::clone(&counters),
             alive: ended,
         });
         let shard = Shard {

@@ -40,6 +40,7 @@ mod positions;
 mod reader;
 mod session;
 mod shard;
+mod stats;
 mod threads;
 mod trimmer;
 mod unapplied;
@@ -86,6 +87,7 @@ pub use pins::Budget;
 #[cfg(feature = "cluster")]
 pub use server::{ServeError, ServerHandle, serve};
 pub use session::{Sent, Session, SessionError, SessionReceipt, SessionState};
+pub use stats::{NodeStats, ShardStats};
 
 /// The shard that every node has: the one of the default namespace.
 pub const SHARD: ShardId = DEFAULT_SHARD;

@@ -64,6 +64,11 @@ impl Pins {
         Pin { pins: Arc::clone(self), key, budget }
     }
 
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.lock().pins.len()
+    }
+
     /// The lowest position that a pin holds within its budget, if it is below `before`; `end` is the last record there is, and
     /// `keeping` tells the position that keeps so many bytes. Whoever stays where it is for too long, with something to read,
     /// loses its pin.

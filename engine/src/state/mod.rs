@@ -33,5 +33,5 @@ pub use read::{
     scan_values,
 };
 #[cfg(feature = "node")]
-pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksWriter};
+pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksWriter, StateStats};
 pub use store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};

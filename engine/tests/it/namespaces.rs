@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 use towline::control::CatalogError;
 use towline::model::request::Direction;
-use towline::model::{Epoch, Expect, Lsn, NodeId, Outcome, Policy, Read, Retention, Scan, Token, Write};
+use towline::model::{Epoch, Expect, Filter, Lsn, NodeId, Outcome, Policy, Read, Retention, Scan, Since, Token, Write};
 use towline::node::{
     Error, Namespace, NamespaceError, NamespaceOptions, Node, NodeOptions, OpenError, ReadError, WriteRefused,
 };
@@ -331,5 +331,29 @@ fn shards_on_several_threads_keep_their_own_order_and_answer_everybody() {
             read.unwrap().events.into_iter().map(|event| String::from_utf8(event.value).unwrap()).collect();
         assert_eq!(values, (0..200).map(|number| number.to_string()).collect::<Vec<_>>());
     }
+    node.close().unwrap();
+}
+
+#[test]
+fn the_numbers_of_each_shard_are_those_of_what_was_done_to_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.create_namespace("space", &NamespaceOptions::default().split_at(["m"])).unwrap();
+    for number in 0..10 {
+        let expect = if number % 2 == 0 { Expect::Any } else { Expect::Version(99) };
+        space.append("a", expect, "event").unwrap().wait().unwrap();
+    }
+    let feed = space.subscribe(Since::Now, Filter::All).unwrap();
+    let stats = node.stats().unwrap();
+    let of = |index: usize| &stats.shards[index];
+    assert_eq!(stats.shards.len(), 3);
+    assert_eq!((of(1).records, of(1).rejected, of(2).records), (10, 5, 0));
+    assert!(
+        of(1).applied == of(1).end && of(1).durable == of(1).end && of(1).released == Lsn::ZERO && of(1).bytes > 500
+    );
+    assert_eq!((of(1).pins, of(2).pins, of(0).pins), (1, 1, 0));
+    assert!(of(1).is_serving && of(1).failure.is_none() && of(1).queue_bytes == 0);
+    drop(feed);
+    assert_eq!(node.stats().unwrap().shards[1].pins, 0);
     node.close().unwrap();
 }

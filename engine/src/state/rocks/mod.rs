@@ -71,6 +71,26 @@ impl RocksWriter {
     }
 }
 
+/// RocksDB in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct StateStats {
+    /// Bytes of entries in memory, not flushed yet.
+    pub memory_bytes: u64,
+    /// Bytes of its files.
+    pub file_bytes: u64,
+    /// Bytes of blocks in memory.
+    pub cache_bytes: u64,
+    /// Bytes that compactions have to rewrite.
+    pub compaction_pending_bytes: u64,
+    /// Flushes and compactions that failed.
+    pub background_errors: u64,
+    /// Snapshots that are held: they keep old versions on the disk.
+    pub snapshots: u64,
+    /// Whether writes wait for flushes or compactions.
+    pub is_write_stopped: bool,
+}
+
 /// The content of a [`RocksStore`] at one moment, however much is written meanwhile.
 pub struct RocksSnapshot<'a> {
     store: &'a RocksStore,
@@ -143,6 +163,29 @@ impl RocksStore {
         let entry = self.db.get_pinned_cf_opt(meta, key::applied_key(shard), &options);
         let entry = entry.map_err(|error| backend("reading", error))?;
         entry.map(|entry| key::read_applied(&entry).map(|(_, applied)| applied)).transpose()
+    }
+
+    /// The state in numbers.
+    ///
+    /// # Errors
+    /// The state can't be read.
+    pub fn stats(&self) -> Result<StateStats, StoreError> {
+        let mut stats = StateStats::default();
+        let number = |family, property: &str| {
+            let found = self.db.property_int_value_cf(self.family(family)?, property);
+            found.map(Option::unwrap_or_default).map_err(|error| backend("reading", error))
+        };
+        for family in Family::ALL {
+            stats.memory_bytes += number(family, "rocksdb.cur-size-all-mem-tables")?;
+            stats.file_bytes += number(family, "rocksdb.live-sst-files-size")?;
+            stats.compaction_pending_bytes += number(family, "rocksdb.estimate-pending-compaction-bytes")?;
+        }
+        // These are of all families together.
+        stats.cache_bytes = number(Family::Values, "rocksdb.block-cache-usage")?;
+        stats.background_errors = number(Family::Values, "rocksdb.background-errors")?;
+        stats.snapshots = number(Family::Values, "rocksdb.num-snapshots")?;
+        stats.is_write_stopped = number(Family::Values, "rocksdb.is-write-stopped")? != 0;
+        Ok(stats)
     }
 
     /// What the last finished flush holds of a follower of a shard; none: nothing yet.

@@ -1,0 +1,127 @@
+//! How a node is, in numbers, read at one time.
+
+use super::hosting::ShardHandle;
+use super::{Node, ReadError};
+use crate::model::{Lsn, NamespaceId, ShardId};
+use crate::state::StateStats;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// What a shard counted since its node was opened. One thread at a time adds to them.
+#[derive(Debug, Default)]
+pub(super) struct Counters {
+    batches: AtomicU64,
+    bytes: AtomicU64,
+    records: AtomicU64,
+    rejected: AtomicU64,
+}
+
+impl Counters {
+    /// These were applied in one change: statistics, so the order in which others see them does not matter.
+    pub(super) fn applied(&self, batches: u64, bytes: u64, records: u64, rejected: u64) {
+        let counts =
+            [(&self.batches, batches), (&self.bytes, bytes), (&self.records, records), (&self.rejected, rejected)];
+        for (counter, more) in counts {
+            counter.fetch_add(more, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A node in numbers. Counters begin at 0 with each opening; the numbers of different shards are not of one moment.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct NodeStats {
+    /// The log.
+    pub log: towline_wal::Stats,
+    /// How long the log's device has kept somebody waiting now; none: nobody waits.
+    pub log_waiting: Option<Duration>,
+    /// The state.
+    pub state: StateStats,
+    /// The shards, by namespace.
+    pub shards: Vec<ShardStats>,
+}
+
+/// One shard in numbers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ShardStats {
+    /// Its namespace.
+    pub namespace: NamespaceId,
+    /// The shard.
+    pub shard: ShardId,
+    /// Whether it takes writes.
+    pub is_serving: bool,
+    /// Why it has stopped, if it has.
+    pub failure: Option<String>,
+    /// Everything up to here was let go of the log.
+    pub released: Lsn,
+    /// Everything up to here is in the state.
+    pub applied: Lsn,
+    /// Everything up to here is durable.
+    pub durable: Lsn,
+    /// The last record.
+    pub end: Lsn,
+    /// Bytes that wait in its queue.
+    pub queue_bytes: usize,
+    /// Callers that wait for room in it.
+    pub queue_waiting: usize,
+    /// Feeds and followers that keep its log.
+    pub pins: usize,
+    /// Batches applied.
+    pub batches: u64,
+    /// Their bytes, as they are stored.
+    pub bytes: u64,
+    /// Records applied, rejected ones among them.
+    pub records: u64,
+    /// Records that had no effect.
+    pub rejected: u64,
+}
+
+impl Node {
+    /// The node in numbers.
+    ///
+    /// ```
+    /// # use towline::node::{Node, NodeOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+    /// node.default_namespace().put("a", "1")?.wait()?;
+    /// let stats = node.stats()?;
+    /// let shard = &stats.shards[0];
+    /// assert!(shard.is_serving && shard.records == 1 && shard.applied == shard.end);
+    /// assert!(stats.log.syncs > 0 && stats.state.memory_bytes > 0);
+    /// # node.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The state can't be read, or the node is closed.
+    pub fn stats(&self) -> Result<NodeStats, ReadError> {
+        let (shared, wal) = (&self.shared, &self.shared.host.wal);
+        let state = shared.gate.with(|store| store.stats()).ok_or(ReadError::Closed)??;
+        let of_shard = |shard: &Arc<ShardHandle>| {
+            let load = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+            let counters = &shard.counters;
+            ShardStats {
+                namespace: shard.descriptor.namespace,
+                shard: shard.descriptor.shard,
+                is_serving: shard.positions.serving().is_some(),
+                failure: shard.health.failure(),
+                // In the order of the chain of positions: each may have moved on before the next is read, none falls behind.
+                released: wal.start_of(shard.log).lsn,
+                applied: shard.positions.applied(),
+                durable: wal.durable_end(shard.log).lsn,
+                end: wal.end(shard.log).lsn,
+                queue_bytes: shard.queue.bytes(),
+                queue_waiting: shard.queue.waiting(),
+                pins: shard.pins.count(),
+                batches: load(&counters.batches),
+                bytes: load(&counters.bytes),
+                records: load(&counters.records),
+                rejected: load(&counters.rejected),
+            }
+        };
+        let shards = shared.registry.shards().iter().map(of_shard).collect();
+        Ok(NodeStats { log: wal.stats(), log_waiting: wal.io_under_way(), state, shards })
+    }
+}
