@@ -111,8 +111,8 @@ pub struct EpochStart {
 pub enum ControlRecord {
     /// See [`EpochStart`].
     EpochStart(EpochStart),
-    /// A session begins in this shard: from here on its requests are taken, each once. Its id is made of the shard and of this
-    /// record's LSN ([`session_id`]), so that none is ever given twice: an id that expired stays unknown for ever.
+    /// A session begins in this shard: from here on its requests are taken, each once. Its id is made of this
+    /// record's place ([`session_id`]), so that none is given twice: an id that expired stays unknown for ever.
     OpenSession {
         /// How many sessions the shard may know: the policy in force where the record was made.
         sessions_max: u64,
@@ -211,10 +211,16 @@ impl Enveloped for EpochStartV1 {
     const BYTES_MAX: usize = 16 * 1024;
 }
 
-/// The id of the session that a shard's `OpenSession` at this LSN began: no other has it, in any shard, ever.
+/// The id of the session that a shard's `OpenSession` at this place began: xxh3, 128 bits, of the shard, the epoch (version,
+/// term) and the LSN, little-endian. The same LSN of another history, on a node that was restored, is another place.
 #[must_use]
-pub fn session_id(shard: ShardId, opened: Lsn) -> u128 {
-    (u128::from(shard.get()) << 64) | u128::from(opened.get())
+pub fn session_id(shard: ShardId, epoch: Epoch, opened: Lsn) -> u128 {
+    let mut place = [0; 28];
+    place[..8].copy_from_slice(&shard.get().to_le_bytes());
+    place[8..16].copy_from_slice(&epoch.version.to_le_bytes());
+    place[16..20].copy_from_slice(&epoch.term.to_le_bytes());
+    place[20..].copy_from_slice(&opened.get().to_le_bytes());
+    xxhash_rust::xxh3::xxh3_128(&place)
 }
 
 /// The layout of [`ControlRecord::OpenSession`], version 1.

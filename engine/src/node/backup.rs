@@ -15,7 +15,8 @@ use super::NodeOptions;
 use super::hosting::ShardHandle;
 use super::identity::{self, Identity, IdentityError};
 use super::pins::{Budget, Pin};
-use super::shard::{now, wall_micros};
+use super::positions::Waited;
+use super::shard::{after, now, wall_micros};
 use crate::control::{Catalog, CatalogError, ConfigMaster};
 use crate::model::catalog_record::CatalogRecord;
 use crate::model::codec::{self, CodecError};
@@ -231,10 +232,7 @@ impl super::Node {
         if !self.shared.host.is_alone() {
             return Err(BackupError::NotAlone(self.shared.host.node));
         }
-        if to.exists() {
-            return Err(BackupError::Exists(to.to_owned()));
-        }
-        identity::create_durably(to)?;
+        create_alone(to)?;
         let taken = self.take_backup(to, options);
         if taken.is_err()
             && let Err(error) = fs::remove_dir_all(to)
@@ -248,10 +246,20 @@ impl super::Node {
         let shared = &self.shared;
         let wal = &*shared.host.wal;
         // Pinned first: what leads to the state that is copied next stays until it is copied as well.
+        let nothing_goes = shared.letting_go.read();
         let (catalog, shards) = shared.registry.catalog_and_shards().ok_or(BackupError::Interrupted)?;
         let unlimited = Budget { bytes: u64::MAX, age: Duration::MAX };
         let pins: Vec<(Arc<ShardHandle>, Pin)> =
             shards.into_iter().map(|shard| (Arc::clone(&shard), shard.pins.pin(Lsn::ZERO, unlimited))).collect();
+        drop(nothing_goes);
+        for (shard, _) in &pins {
+            // Who was answered as soon as a write was durable finds it in the backup, too.
+            let durable = wal.durable_end(shard.log).lsn;
+            let century = after(Duration::MAX);
+            if shard.positions.wait(century, |positions| positions.applied() >= durable) != Waited::Reached {
+                return Err(BackupError::Interrupted);
+            }
+        }
         let state = to.join(STATE);
         shared.gate.with(|store| store.checkpoint(&state)).ok_or(BackupError::Interrupted)??;
         let mut pace = Pace::new(options.bytes_per_second);
@@ -270,13 +278,22 @@ impl super::Node {
         for (shard, _pin) in &pins {
             let id = shard.descriptor.shard;
             let start = wal.start_of(shard.log);
-            let end = applied_of(&copied, id)?.unwrap_or(start);
+            let applied = applied_of(&copied, id)?;
+            let end = applied.unwrap_or(start);
+            if applied.is_none() && start.lsn > Lsn::ZERO {
+                return Err(BackupError::Interrupted);
+            }
             let file = format!("{LOG}/{id}.log");
-            copy_log(wal, shard.log, (start.lsn, end.lsn), &to.join(&file), &mut pace)?;
+            copy_log(wal, shard.log, (start.lsn, end.lsn), &to.join(&file), &mut pace)
+                .map_err(|error| if is_up(shared, shard) { error } else { BackupError::Interrupted })?;
             files.push(check_in(to, file.clone(), &mut pace)?);
             logs.push(BackupLog { shard: id, start: position(&start), end: position(&end), file });
         }
         drop(copied);
+        if !pins.iter().all(|(shard, _)| is_up(shared, shard)) {
+            // A namespace was dropped: the copies may have it half.
+            return Err(BackupError::Interrupted);
+        }
         identity::sync_directory(&log).map_err(failed(&log))?;
         files.sort_by(|one, other| one.path.cmp(&other.path));
         let manifest = BackupManifest {
@@ -309,19 +326,17 @@ pub fn verify_backup(backup: &Path) -> Result<BackupReport, BackupError> {
 /// Makes a data directory of a backup. The directory appears when it is whole, and not before.
 ///
 /// # Errors
-/// See [`BackupError`]; what was begun is removed again.
+/// See [`BackupError`]; what was begun is removed again. If only the last sync fails, the directory is there, and may be gone
+/// after a power cut. A crash leaves what was begun under a name that ends in `.restoring-` and a number.
 pub fn restore(backup: &Path, directory: &Path) -> Result<BackupReport, BackupError> {
     if directory.exists() {
         return Err(BackupError::Exists(directory.to_owned()));
     }
     let manifest = read_manifest(backup)?;
     let name = directory.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let making = directory.with_file_name(format!("{name}.restoring"));
-    match fs::remove_dir_all(&making) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(&making)(error)),
-        _ => {}
-    }
-    identity::create_durably(&making)?;
+    // A name of its own: another restoration at the same time, or one that a crash left, is not this one's to remove.
+    let making = directory.with_file_name(format!("{name}.restoring-{}", uuid::Uuid::now_v7().simple()));
+    create_alone(&making)?;
     let made = make(backup, &making, &manifest).and_then(|()| {
         fs::rename(&making, directory).map_err(failed(directory))?;
         let parent =
@@ -344,7 +359,7 @@ fn make(backup: &Path, directory: &Path, manifest: &BackupManifest) -> Result<()
     identity::create_durably(&state)?;
     for file in &manifest.files {
         check_out(backup, file, &mut pace)?;
-        if let Some(name) = file.path.strip_prefix(STATE).and_then(|name| name.strip_prefix('/')) {
+        if let Some((STATE, name)) = place_of(&file.path) {
             let to = state.join(name);
             fs::copy(backup.join(&file.path), &to).map_err(failed(&to))?;
             File::open(&to).and_then(|copy| copy.sync_all()).map_err(failed(&to))?;
@@ -496,14 +511,36 @@ fn read_manifest(backup: &Path) -> Result<BackupManifest, BackupError> {
         Catalog::from_snapshot(manifest.catalog.clone())?;
         let named = manifest.files.iter().map(|file| &file.path).chain(manifest.logs.iter().map(|log| &log.file));
         for name in named {
-            let within = Path::new(name).components().all(|part| matches!(part, std::path::Component::Normal(_)));
-            if !within {
+            if place_of(name).is_none() {
                 return Err(ManifestError::Path(name.clone()));
             }
         }
         Ok(manifest)
     };
     read().map_err(|source| BackupError::NotABackup { path: path.clone(), source })
+}
+
+/// A file's folder and name, if it may be one of a backup's: two plain parts, and the folder one of the two that there are.
+fn place_of(path: &str) -> Option<(&str, &str)> {
+    let (folder, name) = path.split_once('/')?;
+    let is_plain = !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0']);
+    (matches!(folder, STATE | LOG) && is_plain).then_some((folder, name))
+}
+
+/// Makes a directory that nobody else has made.
+fn create_alone(path: &Path) -> Result<(), BackupError> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+    identity::create_durably(parent)?;
+    match fs::create_dir(path) {
+        Ok(()) => identity::sync_directory(parent).map_err(failed(parent)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(BackupError::Exists(path.to_owned())),
+        Err(error) => Err(failed(path)(error)),
+    }
+}
+
+/// Whether a shard is one of the node's still.
+fn is_up(shared: &super::Shared, shard: &Arc<ShardHandle>) -> bool {
+    shared.registry.shards().iter().any(|up| Arc::ptr_eq(up, shard))
 }
 
 fn report(manifest: &BackupManifest) -> BackupReport {
@@ -550,4 +587,33 @@ impl Pace {
 #[expect(clippy::disallowed_methods, reason = "node is the floor that has threads; this one is the caller's own")]
 fn pause(time: Duration) {
     std::thread::sleep(time);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_manifest_names_no_file_outside_of_the_two_folders() {
+        assert_eq!(place_of("state/CURRENT"), Some((STATE, "CURRENT")));
+        assert_eq!(place_of("log/1024.log"), Some((LOG, "1024.log")));
+        let outside = [
+            "",
+            "state",
+            "state/",
+            "state//etc/passwd",
+            "/etc/passwd",
+            "state/../x",
+            "state/..",
+            "log/a/b",
+            "other/x",
+            "state/.",
+            "./state/x",
+            "state/a\\b",
+            "log/a\0b",
+        ];
+        for path in outside {
+            assert_eq!(place_of(path), None, "{path:?}");
+        }
+    }
 }

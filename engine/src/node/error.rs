@@ -113,6 +113,16 @@ pub enum WriteRefused {
     /// of them.
     #[error("a write with conditions, or of a session, is answered when it is applied, not before: use `write`")]
     NeedsOutcome,
+    /// The request was submitted to another shard before, where it may have been executed.
+    #[error("request {number} of the session was submitted to shard {first} before, and would go to shard {now} now")]
+    OtherShard {
+        /// Its number.
+        number: u64,
+        /// Where it was submitted first.
+        first: ShardId,
+        /// Where this write lies.
+        now: ShardId,
+    },
     /// Too many requests of the session wait for an answer.
     #[error(
         "{} requests of the session, from number {lowest} on, have no answer yet: wait for it, try it again, or give it up",
@@ -149,6 +159,7 @@ impl WriteRefused {
             Self::Record(_)
             | Self::CrossShard(_)
             | Self::NeedsOutcome
+            | Self::OtherShard { .. }
             | Self::TooManyWaiting { .. }
             | Self::Dropped => FailureClass::FixRequest,
             Self::Submit(submit) => submit.class(),

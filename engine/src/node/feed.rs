@@ -266,7 +266,8 @@ impl Namespace {
     fn cursor(&self, shard: Arc<ShardHandle>, since: &Since, budget: Budget) -> Result<Cursor, FeedError> {
         let wal = self.wal();
         let id = shard.descriptor.shard;
-        // Pinned before it is looked at: what is there then stays.
+        // Pinned before it is looked at, and nothing is let go in between: what is there then stays.
+        let nothing_goes = self.letting_go();
         let pin = shard.pins.pin(Lsn::ZERO, budget);
         let start = wal.start_of(shard.log);
         let (epoch, lsn) = match since {
@@ -287,6 +288,7 @@ impl Namespace {
             return Err(FeedError::Compacted { shard: id, oldest: start.lsn.next() });
         }
         pin.move_to(lsn);
+        drop(nothing_goes);
         let unproven = (lsn > wal.end(shard.log).lsn).then_some((epoch, lsn));
         Ok(Cursor { shard, next: lsn.next(), delivered: (epoch, lsn), pin, unproven })
     }

@@ -30,6 +30,8 @@ struct Known {
     budget: Budget,
     /// Which of those who came by this name is here; none: nobody.
     here: Option<u64>,
+    /// It went back, and the state on the disk may still say where it was before.
+    is_rewinding: bool,
 }
 
 /// Where a follower begins the first time, and what is kept for it while it is away.
@@ -151,6 +153,12 @@ pub struct Follower {
     shards: Vec<Arc<ShardHandle>>,
 }
 
+impl Known {
+    const fn is_unconfirmed(&self) -> bool {
+        !self.is_rewinding && self.confirmed.get() < self.entry.lsn.get()
+    }
+}
+
 impl Followers {
     /// What an earlier life knew.
     pub(super) fn load(pins: &Arc<Pins>, store: &RocksStore, shard: ShardId) -> Result<Self, StoreError> {
@@ -160,7 +168,7 @@ impl Followers {
             let away = Duration::from_micros(wall_micros().saturating_sub(entry.micros));
             let since = now().checked_sub(away).unwrap_or_else(now);
             let pin = pins.pin_since(entry.lsn, budget, since);
-            known.insert(name, Known { entry, confirmed: entry.lsn, pin, budget, here: None });
+            known.insert(name, Known { entry, confirmed: entry.lsn, pin, budget, here: None, is_rewinding: false });
         }
         Ok(Self(Mutex::new(known)))
     }
@@ -188,7 +196,9 @@ impl Followers {
         let mut known = self.0.lock();
         match known.get_mut(name) {
             Some(known) if known.here == Some(who) => {
+                known.is_rewinding |= entry.lsn < known.entry.lsn;
                 known.entry = entry;
+                known.pin.touch();
                 if known.budget != budget || entry.lsn < known.confirmed {
                     known.confirmed = known.confirmed.min(entry.lsn);
                     (known.pin, known.budget) = (pins.pin(known.confirmed, budget), budget);
@@ -198,7 +208,8 @@ impl Followers {
             Some(_) => false,
             None if is_new => {
                 let pin = pins.pin(entry.lsn, budget);
-                known.insert(name.to_owned(), Known { entry, confirmed: entry.lsn, pin, budget, here: Some(who) });
+                let fresh = Known { entry, confirmed: entry.lsn, pin, budget, here: Some(who), is_rewinding: false };
+                known.insert(name.to_owned(), fresh);
                 true
             }
             None => false,
@@ -210,7 +221,7 @@ impl Followers {
         &self,
         persisted: impl Fn(&str) -> Result<Option<FollowerEntry>, StoreError>,
     ) -> Result<(), StoreError> {
-        for (name, known) in self.0.lock().iter_mut().filter(|(_, known)| known.confirmed < known.entry.lsn) {
+        for (name, known) in self.0.lock().iter_mut().filter(|(_, known)| known.is_unconfirmed()) {
             if let Some(entry) = persisted(name)?.filter(|entry| entry.lsn > known.confirmed) {
                 known.confirmed = entry.lsn;
                 known.pin.move_to(entry.lsn);
@@ -221,7 +232,14 @@ impl Followers {
 
     /// Whether one has said more than is on the disk.
     pub(super) fn has_unconfirmed(&self) -> bool {
-        self.0.lock().values().any(|known| known.confirmed < known.entry.lsn)
+        self.0.lock().values().any(Known::is_unconfirmed)
+    }
+
+    /// The state on the disk says where it went back to.
+    fn has_rewound(&self, name: &str, who: u64) {
+        if let Some(known) = self.0.lock().get_mut(name).filter(|known| known.here == Some(who)) {
+            known.is_rewinding = false;
+        }
     }
 }
 
@@ -358,11 +376,17 @@ impl Follower {
     /// Goes on behind a position that the subscriber kept by itself.
     ///
     /// # Errors
-    /// As [`Namespace::subscribe`]; then it is where it was.
+    /// As [`Namespace::subscribe`], and then it is where it was; or where it went can't be written down.
     pub fn seek(&mut self, token: &Token) -> Result<(), FeedError> {
         let filter = self.feed.filter().clone();
         self.feed = self.namespace.subscribe_within(Since::Token(token.clone()), filter, self.budget)?;
-        Ok(self.acknowledge()?)
+        let namespace = self.namespace.clone();
+        let one_after_another = namespace.following();
+        self.note(false, &one_after_another)?;
+        // What is on the disk from before must not be taken for what it said since.
+        namespace.with_store(|store| Ok(store.flush()?))?;
+        self.shards.iter().for_each(|shard| shard.followers.has_rewound(&self.name, self.who));
+        Ok(())
     }
 
     /// Writes down how far it is. The lock: a namespace that is dropped at this moment is not written to behind its end.

@@ -43,7 +43,11 @@ impl Gate {
                 drop(store.take());
                 true
             }
-            None => false,
+            // Once more: the last who left may have found this one waiting.
+            None => self.store.try_write().is_some_and(|mut store| {
+                drop(store.take());
+                true
+            }),
         }
     }
 }

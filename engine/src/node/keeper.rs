@@ -51,6 +51,7 @@ impl Shared {
     /// Releases what may go, of all logs together, and tells whether more might if the state were flushed. What does not work now
     /// is tried again.
     pub(super) fn release_logs(&self) -> bool {
+        let alone = self.letting_go.write();
         let mut entries = Vec::new();
         let mut wants_flush = false;
         for served in self.registry.all() {
@@ -64,7 +65,9 @@ impl Shared {
         if entries.is_empty() {
             return wants_flush;
         }
-        let released = self.host.wal.submit(entries).map_err(Into::into).and_then(towline_wal::Pending::wait);
+        let submitted = self.host.wal.submit(entries);
+        drop(alone);
+        let released = submitted.map_err(Into::into).and_then(towline_wal::Pending::wait);
         if let Err(error) = released {
             // A log that is dropped at this moment, or a disk that is full: the next look is soon.
             tracing::debug!(%error, "nothing was released");

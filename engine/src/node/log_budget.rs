@@ -1,6 +1,6 @@
 //! What all shards of a node together may have on its way to the log.
 //!
-//! The log's queue is one, and refuses what is over its bound; a replica's decision can't be taken back. So a shard looks here
+//! The log's queue is one, and has a bound; a replica's decision can't be taken back, and its thread must not wait. So a shard looks here
 //! before it takes a step that may write much: the bound leaves room for the largest step of each thread that may take one at
 //! this moment.
 
@@ -37,16 +37,13 @@ impl LogBudget {
         self.is_free()
     }
 
-    /// So many bytes are on their way.
-    pub(super) fn take(&self, bytes: usize) {
+    /// So many bytes are on their way, until what is returned is dropped: by the log, when it is done with them.
+    pub(super) fn take(self: &Arc<Self>, bytes: usize) -> Taken {
         self.held.fetch_add(bytes, Ordering::SeqCst);
+        Taken { budget: Arc::clone(self), bytes }
     }
 
-    /// So many are durable, or nobody cares any more.
-    pub(super) fn give_back(&self, bytes: usize) {
-        if bytes == 0 {
-            return;
-        }
+    fn give_back(&self, bytes: usize) {
         self.held.fetch_sub(bytes, Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 && self.is_free() {
             let bells = std::mem::take(&mut *self.bells.lock());
@@ -60,6 +57,19 @@ impl LogBudget {
     }
 }
 
+/// Bytes on their way to the log.
+#[derive(Debug)]
+pub(super) struct Taken {
+    budget: Arc<LogBudget>,
+    bytes: usize,
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.budget.give_back(self.bytes);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -68,15 +78,16 @@ mod tests {
 
     #[test]
     fn who_finds_no_room_is_called_when_there_is_and_only_then() {
-        let (ready, budget) = (Ready::new(), LogBudget::default());
+        let (ready, budget) = (Ready::new(), Arc::<LogBudget>::default());
         let bells = [1, 2].map(|shard| ready.bell(ShardId::new(shard)));
         assert!(budget.has_room(&bells[0]));
-        budget.take(UNDURABLE_BYTES_MAX + 10);
+        let (most, few, rest) = (budget.take(UNDURABLE_BYTES_MAX), budget.take(5), budget.take(5));
         assert!(!budget.has_room(&bells[0]) && !budget.has_room(&bells[1]) && !budget.has_room(&bells[0]));
-        budget.give_back(5);
+        drop(few);
         assert_eq!(ready.next(), None);
-        budget.give_back(5);
+        drop(rest);
         assert_eq!([ready.next(), ready.next(), ready.next()], [Some(ShardId::new(1)), Some(ShardId::new(2)), None]);
         assert!(budget.has_room(&bells[1]));
+        drop(most);
     }
 }

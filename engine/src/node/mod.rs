@@ -65,7 +65,7 @@ use crossbeam::channel::Sender;
 use gate::Gate;
 use hosting::{Host, ShardHandle};
 use namespaces::Registry;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use shard::{Event, after, now};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -177,6 +177,9 @@ struct Shared {
     host: Host,
     gate: Gate,
     segment_bytes: u64,
+    /// Held alone by who lets go of the logs, from the look at the pins until it is done; by the others from their pin until
+    /// they know where the log begins.
+    letting_go: RwLock<()>,
 }
 
 /// The way to a shard: an event, and a ring.

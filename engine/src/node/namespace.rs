@@ -17,7 +17,7 @@ use crate::pipeline::{Position, Receipt, Submission, SubmitPolicy};
 use crate::shard::CrossShard;
 use crate::state::{self, RocksSnapshot, RocksStore, StreamRead, View};
 use bytes::Bytes;
-use parking_lot::MutexGuard;
+use parking_lot::{MutexGuard, RwLockReadGuard};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -348,6 +348,11 @@ impl Namespace {
 
     pub(super) fn shards(&self) -> &[Arc<ShardHandle>] {
         &self.served.shards
+    }
+
+    /// As long as this is held nothing is let go of the logs.
+    pub(super) fn letting_go(&self) -> RwLockReadGuard<'_, ()> {
+        self.shared.letting_go.read()
     }
 
     pub(super) fn following(&self) -> MutexGuard<'_, ()> {

@@ -89,6 +89,8 @@ impl Registry {
         let mut all = Vec::new();
         for namespace in catalog.namespaces() {
             let prepare = |shard: &crate::model::ShardDescriptor| host.prepare(store, shard.clone());
+            // Whatever may fail comes first: who is served must be known.
+            ShardMap::new(namespace.shards.clone()).map_err(CatalogError::from)?;
             all.push((namespace.clone(), namespace.shards.iter().map(prepare).collect::<Result<Vec<_>, _>>()?));
         }
         for (namespace, prepared) in all {

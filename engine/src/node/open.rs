@@ -12,7 +12,7 @@ use crate::model::codec::CodecError;
 use crate::model::limits::{LOG_QUEUE_BYTES, LOG_STEP_BYTES_MAX};
 use crate::model::{ClusterId, Epoch, Lsn, NodeId, ShardId};
 use crate::state::{ApplyError, RocksStore, StoreError};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use towline_wal::limits::BATCH_BYTES_MAX;
 use towline_wal::{HardStateKind, Wal};
@@ -193,8 +193,8 @@ fn start(
     };
     let registry = Registry::new(control);
     let gate = Gate::new(Arc::clone(&store));
-    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate });
-    // The last that may fail: from here on shards are served, and end when they are told to.
+    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go: RwLock::new(()) });
+    // Before the shards are served: from there on nothing fails, and they end when they are told to.
     threads.start_keeper(Arc::clone(&shared))?;
     shared.registry.bring_up(&shared.host, &store)?;
     drop(store);

@@ -107,12 +107,14 @@ impl Shard {
             LogWrite::Promise(bytes) => (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0),
         };
         let events = self.events.clone();
-        let done = move |result: Result<(), WalError>| match result {
-            Ok(()) => events.send(Event::Persisted(ticket)),
-            Err(error) => events.send(Event::LogFailed(error)),
+        let taken = self.budget.take(bytes);
+        let done = move |result: Result<(), WalError>| {
+            drop(taken);
+            match result {
+                Ok(()) => events.send(Event::Persisted(ticket)),
+                Err(error) => events.send(Event::LogFailed(error)),
+            }
         };
-        self.state.undurable.push_back((ticket, bytes));
-        self.budget.take(bytes);
         if let Err(error) = self.wal.submit_with(vec![entry], WhenFull::Wait, done) {
             self.fail(&format!("the log takes no more: {error}"));
         }

@@ -91,6 +91,13 @@ impl Pins {
 }
 
 impl Pin {
+    /// Whoever holds it was here just now, and does not move it.
+    pub(super) fn touch(&self) {
+        if let Some(held) = self.pins.0.lock().pins.get_mut(&self.key) {
+            held.since = now();
+        }
+    }
+
     /// Everything up to here may go.
     pub(super) fn move_to(&self, at: Lsn) {
         // Also when it was too old: who goes on has a pin again.

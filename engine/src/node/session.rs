@@ -76,8 +76,8 @@ pub struct Session {
 
 /// All that is needed to go on with a session.
 ///
-/// Two that go on from one state would use the same numbers for different requests. The second is refused
-/// ([`Rejection::NumberReused`]), never taken for the first.
+/// Two must not go on from one state: they would use the same numbers. Of two different requests by one number in one shard
+/// the second is refused ([`Rejection::NumberReused`]); of two that are alike, or in two shards, nobody can tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionState {
     /// What each shard calls it.
@@ -178,8 +178,8 @@ impl Namespace {
         let (mut ids, mut failed) = (BTreeMap::new(), None);
         for receipt in receipts {
             match receipt.wait() {
-                Ok(Written { outcome: Outcome::Applied { .. }, shard, lsn, .. }) => {
-                    ids.insert(shard, session_id(shard, lsn));
+                Ok(Written { outcome: Outcome::Applied { .. }, shard, epoch, lsn }) => {
+                    ids.insert(shard, session_id(shard, epoch, lsn));
                 }
                 Ok(Written { outcome: Outcome::Rejected(rejection), .. }) => failed = Some(rejection.into()),
                 Err(error) => failed = Some(error.into()),
@@ -288,7 +288,7 @@ impl Session {
     fn submit(&self, number: Option<u64>, record: &Record) -> Result<SessionReceipt, WriteRefused> {
         let _turn = self.shared.turn.lock();
         let shard = self.namespace.route(record)?.descriptor.shard;
-        let (number, request, sent) = {
+        let (number, request, before) = {
             let mut numbers = self.shared.numbers.lock();
             numbers.settle();
             let number = number.unwrap_or(numbers.next);
@@ -296,18 +296,38 @@ impl Session {
             if number - ack_low >= REQUESTS_WAITING_MAX {
                 return Err(WriteRefused::TooManyWaiting { lowest: ack_low });
             }
-            let known = numbers.waiting.get(&number).copied().flatten().filter(|sent| sent.shard == shard);
-            let after = known.map_or_else(|| numbers.before(number, shard), |sent| sent.after);
+            let before = numbers.waiting.get(&number).copied();
+            let after = match before.flatten() {
+                // There it may have been executed: here it would be so a second time.
+                Some(sent) if sent.shard != shard => {
+                    return Err(WriteRefused::OtherShard { number, first: sent.shard, now: shard });
+                }
+                Some(sent) => sent.after,
+                None => numbers.before(number, shard),
+            };
+            // Nobody else takes the number from here on.
+            numbers.next = numbers.next.max(number.saturating_add(1));
+            numbers.waiting.insert(number, Some(Sent { shard, after }));
             // A shard that the session is not known to says so itself: 1 is no id.
             let session = self.shared.ids.get(&shard).copied().unwrap_or(1);
-            (number, RequestId { session, number, ack_low, after }, Sent { shard, after })
+            (number, RequestId { session, number, ack_low, after }, before)
         };
-        let receipt = self.namespace.write(Record { request, ..record.clone() })?;
-        let mut numbers = self.shared.numbers.lock();
-        numbers.next = numbers.next.max(number.saturating_add(1));
-        numbers.waiting.insert(number, Some(sent));
-        numbers.last.entry(shard).and_modify(|last| *last = number.max(*last)).or_insert(number);
-        Ok(SessionReceipt { receipt: Some(receipt), number, shared: Arc::clone(&self.shared) })
+        match self.namespace.write(Record { request, ..record.clone() }) {
+            Ok(receipt) => {
+                let mut numbers = self.shared.numbers.lock();
+                numbers.last.entry(shard).and_modify(|last| *last = number.max(*last)).or_insert(number);
+                Ok(SessionReceipt { receipt: Some(receipt), number, shared: Arc::clone(&self.shared) })
+            }
+            Err(refused) => {
+                // As it was: a number that was not in use before is not waited for.
+                let mut numbers = self.shared.numbers.lock();
+                match before {
+                    Some(before) => drop(numbers.waiting.insert(number, before)),
+                    None => drop(numbers.waiting.remove(&number)),
+                }
+                Err(refused)
+            }
+        }
     }
 }
 

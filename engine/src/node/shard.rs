@@ -123,8 +123,6 @@ pub(super) struct Shard {
 pub(super) struct ShardState {
     pub(super) peers: BTreeMap<NodeId, Peer>,
     pub(super) unapplied: Unapplied,
-    /// What was given to the log and is not durable: tickets and bytes, oldest first.
-    pub(super) undurable: VecDeque<(Ticket, usize)>,
     /// What peers said while the log had no room.
     held: VecDeque<Event>,
     /// Inputs that follow from the outputs of the present step: they come after all of those.
@@ -153,7 +151,6 @@ impl ShardState {
         Self {
             peers: BTreeMap::new(),
             unapplied: Unapplied::new(UNAPPLIED_BYTES_MAX),
-            undurable: VecDeque::new(),
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
@@ -269,11 +266,6 @@ impl Shard {
     fn handle(&mut self, event: Event) {
         match event {
             Event::Persisted(ticket) => {
-                let mut durable = 0;
-                while let Some((_, bytes)) = self.state.undurable.pop_front_if(|(front, _)| *front <= ticket) {
-                    durable += bytes;
-                }
-                self.budget.give_back(durable);
                 self.step(Input::Persisted(ticket));
                 self.state.unapplied.durable(self.shard, self.replica.durable().lsn);
             }
@@ -501,11 +493,4 @@ pub(super) fn after(time: Duration) -> Instant {
 #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
 pub(super) fn now() -> Instant {
     Instant::now()
-}
-
-impl Drop for Shard {
-    /// What it has on its way to the log waits in the log's own queue; it is no longer this shard's to count.
-    fn drop(&mut self) {
-        self.budget.give_back(self.state.undurable.iter().map(|(_, bytes)| bytes).sum());
-    }
 }

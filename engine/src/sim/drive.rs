@@ -6,7 +6,7 @@ use super::node::{ShardLog, SimNode};
 use super::world::World;
 use super::{network, workload};
 use crate::model::limits::UNAPPLIED_BYTES_MAX;
-use crate::model::{Lsn, NodeId};
+use crate::model::{Epoch, Lsn, NodeId};
 use crate::pipeline::Submission;
 use crate::replica::{Input, LogWrite, Output};
 use crate::state::check_batch;
@@ -112,7 +112,7 @@ impl World {
         if queued_too {
             lost.extend(running.sequencer.drain());
         }
-        lost.into_iter().try_for_each(|write| self.answered(write, Lsn::ZERO, None))
+        lost.into_iter().try_for_each(|write| self.answered(write, (Epoch::ZERO, Lsn::ZERO), None))
     }
 
     /// Everything that a node can do at this moment.
@@ -270,13 +270,13 @@ impl World {
         self.checker.on_applied(id, now, digest)?;
         for effect in effects {
             let Some(running) = &mut self.node(id).running else { break };
-            let write = running.unanswered.iter().find_map(|(_, first, writes)| {
+            let write = running.unanswered.iter().find_map(|(epoch, first, writes)| {
                 let offset = first.distance_to(effect.lsn)?;
-                writes.get(usize::try_from(offset).ok()?).copied()
+                writes.get(usize::try_from(offset).ok()?).map(|write| (*epoch, *write))
             });
-            if let (Some(write), Some(outcome)) = (write, effect.outcome) {
-                let lsn = effect.executed.map_or(effect.lsn, |(_, lsn)| lsn);
-                self.answered(write, lsn, Some(outcome))?;
+            if let (Some((epoch, write)), Some(outcome)) = (write, effect.outcome) {
+                let place = effect.executed.unwrap_or((epoch, effect.lsn));
+                self.answered(write, place, Some(outcome))?;
             }
         }
         if let Some(running) = &mut self.node(id).running {

@@ -7,7 +7,7 @@ use super::chance::Chance;
 use super::checker::Violation;
 use super::workload;
 use super::world::SHARD;
-use crate::model::{ControlRecord, Lsn, Outcome, Record, Rejection, RequestId, session_id};
+use crate::model::{ControlRecord, Epoch, Lsn, Outcome, Record, Rejection, RequestId, session_id};
 use crate::pipeline::Submission;
 use std::collections::BTreeMap;
 
@@ -97,11 +97,16 @@ impl Sessions {
     }
 
     /// A client hears what came of one try: `lsn` is where the request was executed.
-    pub(super) fn hear(&mut self, write: u64, lsn: Lsn, outcome: Option<Outcome>) -> Result<Heard, Violation> {
+    pub(super) fn hear(
+        &mut self,
+        write: u64,
+        (epoch, lsn): (Epoch, Lsn),
+        outcome: Option<Outcome>,
+    ) -> Result<Heard, Violation> {
         if let Some(index) = self.openings.remove(&write) {
             if let Some(client) = self.clients.get_mut(index) {
                 client.is_opening = false;
-                client.id = outcome.map(|_| session_id(SHARD, lsn));
+                client.id = outcome.map(|_| session_id(SHARD, epoch, lsn));
             }
             return Ok(Heard::Nothing);
         }

@@ -368,8 +368,13 @@ impl World {
         self.ids.iter().find(serves).copied()
     }
 
-    pub(super) fn answered(&mut self, write: u64, lsn: Lsn, outcome: Option<Outcome>) -> Result<(), Violation> {
-        if self.sessions.hear(write, lsn, outcome)? == Heard::Nothing {
+    pub(super) fn answered(
+        &mut self,
+        write: u64,
+        (epoch, lsn): (Epoch, Lsn),
+        outcome: Option<Outcome>,
+    ) -> Result<(), Violation> {
+        if self.sessions.hear(write, (epoch, lsn), outcome)? == Heard::Nothing {
             return Ok(());
         }
         match outcome {

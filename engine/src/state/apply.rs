@@ -192,7 +192,7 @@ impl<S: Store> Applier<S> {
                         Some(found.outcome)
                     }
                     Content::Control(ControlRecord::OpenSession { sessions_max }, _) => {
-                        Some(effects.open_session(lsn, sessions_max)?)
+                        Some(effects.open_session(batch.epoch(), lsn, sessions_max)?)
                     }
                     Content::Control(ControlRecord::CloseSession { session }, _) => {
                         Some(effects.close_session(session)?)

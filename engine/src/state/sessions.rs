@@ -1,9 +1,10 @@
 //! Sessions: each request takes effect once, and is answered as it was the first time (I5).
 //!
-//! A shard knows a session from its `OpenSession` on, and names it by that record's LSN: an id that expired can't be given
-//! again, so a late try of an old request never finds a session that would execute it once more. Of each request that was executed it keeps what came of it, until
-//! the client says that it does not wait for it any more (*ack-low*); so of a session it keeps no more than a client may
-//! wait for. What is too old goes by a `Trim` that lies in the log, on every replica alike.
+//! A shard knows a session from its `OpenSession` on, and names it by that record's place: an id that expired can't be
+//! given again, so a late try of an old request never finds a session that would execute it once more. Of each request
+//! that was executed it keeps what came of it, until the client says that it does not wait for it any more (*ack-low*);
+//! so of a session it keeps no more than a client may wait for. What is too old goes by a `Trim` that lies in the log, on
+//! every replica alike.
 //!
 //! | the request | answer |
 //! |---|---|
@@ -94,9 +95,9 @@ impl<S: View> Effects<'_, S> {
         Ok(executed)
     }
 
-    /// A session begins; its id is made of the LSN.
-    pub(super) fn open_session(&mut self, lsn: Lsn, sessions_max: u64) -> Result<Outcome, StoreError> {
-        let session = session_id(self.shard.shard, lsn);
+    /// A session begins; its id is made of its place.
+    pub(super) fn open_session(&mut self, epoch: Epoch, lsn: Lsn, sessions_max: u64) -> Result<Outcome, StoreError> {
+        let session = session_id(self.shard.shard, epoch, lsn);
         let open = self.open_sessions()?;
         if open >= sessions_max {
             return Ok(Outcome::Rejected(Rejection::TooManySessions { limit: sessions_max }));

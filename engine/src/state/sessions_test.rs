@@ -12,6 +12,8 @@ use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 
+const EPOCH: Epoch = Epoch { version: 1, term: 1 };
+
 /// What lies in the log at one LSN.
 #[derive(Debug, Clone)]
 enum Item {
@@ -20,7 +22,7 @@ enum Item {
 }
 
 fn batch(prev: LogPosition, items: &[Item]) -> Batch {
-    let epoch = Epoch { version: 1, term: 1 };
+    let epoch = EPOCH;
     let block = |raw| Block::encode(raw, 1, Compression::Never);
     let is_control = matches!(items[0], Item::Control(_));
     let kind = if is_control { BatchKind::Control } else { BatchKind::Data };
@@ -51,9 +53,14 @@ fn batches(items: &[Item], cuts: &[usize]) -> Vec<Batch> {
     out
 }
 
+/// The first session that a test opens is at LSN 1.
+fn name(session: u128) -> u128 {
+    if session == session_id(shard().shard, EPOCH, Lsn::FIRST) { 1 } else { session }
+}
+
 fn request(session: u128, number: u64, ack_low: u64, after: u64) -> Record {
     // What it does tells whose it is, so that two effects of one request would show.
-    let value = format!("{}/{number}", session & 0xffff).into_bytes().into();
+    let value = format!("{}/{number}", name(session)).into_bytes().into();
     let append = Operation::Append { stream: "s".into(), expect: Expect::Any, metadata: Default::default(), value };
     let request = RequestId { session, number, ack_low, after };
     Record { request, ..Record::of(vec![append]) }
@@ -67,7 +74,7 @@ fn opened() -> Item {
 fn begin(applier: &mut Applier<MemStore>) -> u128 {
     let applied = apply(applier, opened());
     assert_eq!(applied.outcome, Some(Outcome::Applied { version: applied.lsn.get() }));
-    session_id(shard().shard, applied.lsn)
+    session_id(shard().shard, EPOCH, applied.lsn)
 }
 
 /// Applies one item more.
@@ -254,7 +261,7 @@ fn log_of(steps: &[Step]) -> Vec<Item> {
             }
             Step::Open { session } => {
                 log.push(opened());
-                let id = session_id(shard().shard, Lsn::new(log.len() as u64));
+                let id = session_id(shard().shard, EPOCH, Lsn::new(log.len() as u64));
                 clients[usize::from(*session)] = Client { id, number: 0, ack_low: 1 };
             }
             Step::Close { session } => {
@@ -294,7 +301,7 @@ proptest! {
                         prop_assert_eq!(first.is_some(), applied.executed.is_some(), "{:?}", id);
                         prop_assert!(first.is_none_or(|first| first == outcome), "{:?}: one answer", id);
                         if applied.executed.is_none() {
-                            effects.push(format!("{}/{}", id.0 & 0xffff, id.1));
+                            effects.push(format!("{}/{}", name(id.0), id.1));
                         }
                     }
                 }

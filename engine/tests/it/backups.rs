@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
-use towline::model::{Expect, Filter, Policy, Read, Retention, Scan, Since, Write};
+use towline::model::{Expect, Filter, Outcome, Policy, Read, Rejection, Retention, Scan, Since, Write};
 use towline::node::{
     BackupError, BackupOptions, FollowerOptions, NamespaceOptions, Node, NodeOptions, ReadError, restore, verify_backup,
 };
@@ -68,6 +68,43 @@ fn i5_a_restored_node_has_values_history_sessions_followers_and_namespaces_and_w
     let stale = space.get("late", Read::AtLeast(late.token()));
     assert!(matches!(stale, Err(ReadError::PositionLost { .. })), "{stale:?}");
     node.close().unwrap();
+    open(&again).close().unwrap();
+}
+
+#[test]
+fn i5_a_session_of_the_history_that_was_lost_is_not_taken_for_one_of_the_restored() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, backup, again) = places(&directory);
+    let node = open(&data);
+    node.backup(&backup, &BackupOptions::default()).unwrap();
+    let lost = node.default_namespace().open_session().unwrap().state();
+    node.close().unwrap();
+    restore(&backup, &again).unwrap();
+    let node = open(&again);
+    let space = node.default_namespace();
+    // As many as there are LSNs between the two: without the epoch in it one of them would have the id.
+    let opened: Vec<_> = (0..8).map(|_| space.open_session().unwrap()).collect();
+    let stale = space.resume_session(lost).write(Write::new().put("k", "lost")).unwrap().wait().unwrap();
+    assert_eq!(stale.outcome, Outcome::Rejected(Rejection::SessionExpired));
+    assert_eq!(opened[0].write(Write::new().put("k", "new")).unwrap().wait().unwrap().shard, stale.shard);
+    node.close().unwrap();
+}
+
+#[test]
+fn of_restorations_to_one_place_at_the_same_time_one_is_made_and_the_others_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, backup, again) = places(&directory);
+    let node = open(&data);
+    node.default_namespace().put("k", "v").unwrap().wait().unwrap();
+    node.backup(&backup, &BackupOptions::default()).unwrap();
+    node.close().unwrap();
+    let made = std::thread::scope(|scope| {
+        let tries: Vec<_> = (0..4).map(|_| scope.spawn(|| restore(&backup, &again))).collect();
+        tries.into_iter().map(|one| one.join().unwrap()).filter(Result::is_ok).count()
+    });
+    assert_eq!(made, 1);
+    let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left.len(), 3, "{left:?}");
     open(&again).close().unwrap();
 }
 

@@ -194,6 +194,22 @@ fn a_number_that_was_used_for_another_request_is_refused_not_answered_for_it() {
 }
 
 #[test]
+fn a_number_whose_request_went_to_one_shard_is_refused_for_another_and_stays_good_for_its_own() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.create_namespace("space", &NamespaceOptions::default().split_at(["m"])).unwrap();
+    let session = space.open_session().unwrap();
+    let number = session.next_number();
+    let receipt = session.retry(number, event("a", 1)).unwrap();
+    let elsewhere = session.retry(number, event("z", 1)).map(drop);
+    assert!(matches!(elsewhere, Err(WriteRefused::OtherShard { number: of, .. }) if of == number), "{elsewhere:?}");
+    let again = session.retry(number, event("a", 1)).unwrap().wait().unwrap();
+    assert_eq!(receipt.wait().unwrap(), again);
+    assert_eq!((events(&space, "a"), events(&space, "z")), (count(1), Vec::new()));
+    node.close().unwrap();
+}
+
+#[test]
 fn a_receipt_that_is_dropped_gives_nothing_up_and_holds_nothing_up() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
