@@ -48,10 +48,10 @@ models: ## The log's threads and its callers in 60,000 orders of their steps
 	@.make/setup rust
 	@$(IN) .make/models
 
-examples: ## The example programs: a ledger rebuilt from its feed, flights with a projection that is killed and goes on
+examples: ## The example programs: a ledger rebuilt from its feed, flights whose projection is killed and goes on, a service
 	@.make/setup test
 	@$(IN) .make/with-progress debug "building the examples" cargo build $(ALL) --examples
-	@$(IN) bash -c '"$$CARGO_TARGET_DIR/debug/examples/ledger" && "$$CARGO_TARGET_DIR/debug/examples/flights" bench/data/flights-2013-01.csv.zst'
+	@$(IN) bash -c '"$$CARGO_TARGET_DIR/debug/examples/ledger" && "$$CARGO_TARGET_DIR/debug/examples/flights" bench/data/flights-2013-01.csv.zst && "$$CARGO_TARGET_DIR/debug/examples/http" --check'
 
 mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
 	@.make/setup rust
