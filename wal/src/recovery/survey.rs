@@ -591,6 +591,8 @@ impl Survey {
         let bytes = header.segment_bytes;
         let segment = Segment { salt, first_group, bytes, ..Segment::default() };
         self.replay.segments.insert(number, segment);
+        // The one before it is not the last: what seemed torn there is damage, and may be all by which the segment is known.
+        self.unsealed.retain(|(header, ..)| tells_its_end(header));
         self.take_scan(io, header, result, false)
     }
 
@@ -620,8 +622,7 @@ impl Survey {
             (segment.last_group, segment.is_damaged) = (result.last_group, damaged);
         }
         let room = header.segment_bytes.saturating_sub(footer.room_with(0));
-        // Of a segment that is not the last only its own header may say where it ends.
-        let whole = is_last || (!header.live.is_empty() && header.sources.is_empty());
+        let whole = is_last || tells_its_end(&header);
         if whole && !damaged && room >= footer.end {
             let limit = header.segment_bytes.saturating_sub(footer.room_with(0));
             let remains = result.remains.into_iter().filter(|at| *at < limit).collect();
@@ -629,6 +630,11 @@ impl Survey {
         }
         Ok(())
     }
+}
+
+/// Of a segment that is not the last only its own header may say where it ends.
+const fn tells_its_end(header: &SegmentHeader) -> bool {
+    !header.live.is_empty() && header.sources.is_empty()
 }
 
 /// The segments that the records of a group, or those that it repeats, retire, or say are gone.

@@ -274,6 +274,33 @@ fn segments_missing_below_a_last_one_whose_header_is_lost_too_are_not_passed_ove
     assert!(world.core.cuts().iter().any(|cut| cut.log == log(1)), "{:?}", world.report);
 }
 
+/// Found by the fuzzer: what seems torn in the last segment that is known is wiped, unless a free one turns out to hold groups.
+#[test]
+fn what_is_left_of_a_segment_stays_when_the_next_one_proves_that_it_was_not_the_last() {
+    let mut world = World::new();
+    world.append_synced(log(1), 40, 4000);
+    world.append_synced_to_the_next_segment(log(1));
+    world.append_synced(log(2), 4, 10);
+    let last = world.core.stats().active_segment;
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let mut disk = world.disk;
+    let end = usize::try_from(SEGMENT).unwrap();
+    // Of one the header, and of all groups but half of the first; of the next the header and the first group.
+    flip(&mut disk, &segment_name(last - 1), 30);
+    overwrite(&mut disk, &segment_name(last - 1), 8192, vec![0; end - 8192]);
+    overwrite(&mut disk, &segment_name(last), 0, vec![0; 8192]);
+    let left = read(&mut disk, &segment_name(last - 1), FIRST_GROUP_AT, 4096);
+    let mut world = World::open(disk, &options()).unwrap();
+    assert_eq!(world.report.headers_rebuilt, 2, "{:?}", world.report);
+    let (there, damaged) = (world.lsns(log(2)), world.report.damaged.clone());
+    assert!(!there.is_empty() && !damaged.is_empty(), "{:?}", world.report);
+    world.run();
+    assert_eq!(read(&mut world.disk, &segment_name(last - 1), FIRST_GROUP_AT, 4096), left);
+    let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(world.lsns(log(2)), there, "{:?}", world.report);
+    assert_eq!(world.report.headers_rebuilt, 2, "{:?}", world.report);
+}
+
 #[test]
 fn a_segment_is_sealed_also_by_one_whose_header_is_rebuilt() {
     let (mut disk, last) = long_disk();
