@@ -239,3 +239,26 @@ fn nothing_of_a_dropped_namespace_is_left_however_busy_it_was() {
     }
     node.close().unwrap();
 }
+
+#[test]
+fn nobody_begins_to_read_between_the_keepers_look_at_who_reads_and_what_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+    let space = with_policy(&node, Retention::Forever);
+    fill(&space, 10);
+    let shard = node.shared.registry.named("space").unwrap().shards[0].clone();
+    let (told, began) = crossbeam::channel::bounded(1);
+    std::thread::scope(|scope| {
+        let looked = node.shared.letting_go.write();
+        let space = &space;
+        scope.spawn(move || told.send(space.subscribe(Since::Oldest, Filter::All)).unwrap());
+        assert!(began.recv_timeout(Duration::from_millis(200)).is_err(), "it would begin at what goes now");
+        assert_eq!(shard.pins.count(), 0);
+        let before = node.shared.host.wal.boundary_at_or_before(shard.log, Lsn::new(5)).unwrap().lsn.next();
+        node.shared.host.wal.submit(vec![Entry::Release { log: shard.log, before }]).unwrap().wait().unwrap();
+        drop(looked);
+        let mut feed = began.recv().unwrap().unwrap();
+        assert_eq!(feed.wait().unwrap().lsn, before, "what is there when it begins stays");
+    });
+    node.close().unwrap();
+}
