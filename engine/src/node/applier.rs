@@ -45,21 +45,40 @@ pub(super) struct ApplyStage {
     pub(super) counters: Arc<Counters>,
 }
 
-/// What came of applying without waiting.
+impl ApplierError {
+    fn is_full_disk(&self) -> bool {
+        matches!(self, Self::Apply(ApplyError::Store(StoreError::DiskFull { .. })))
+    }
+
+    /// What whoever runs the node does about it, to be read behind the error.
+    pub(super) const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Apply(error) => error.remedy(),
+            Self::Read(_) | Self::Missing { .. } => "",
+        }
+    }
+}
+
+/// What came of applying.
 pub(super) enum Attempt {
     Done(Applied),
-    /// The state takes no writes for a moment: nothing was applied.
+    /// The state takes no writes for a moment, and the caller was not to wait: nothing was applied.
     Stalled(Vec<Part>),
+    /// The disk of the state is full: nothing was applied, and everybody still waits.
+    Full(ApplyTask),
 }
 
 impl ApplyStage {
-    fn task(&mut self, task: ApplyTask) -> Applied {
+    fn task(&mut self, task: ApplyTask) -> Attempt {
         match task {
             ApplyTask::Parts(parts) => {
                 let applied = self.apply(&parts);
                 self.answer(parts, applied)
             }
-            ApplyTask::Range { after, until } => self.range(after, until),
+            ApplyTask::Range { after, until } => match self.range(after, until) {
+                Err(error) if error.is_full_disk() => Attempt::Full(ApplyTask::Range { after, until }),
+                applied => Attempt::Done(applied),
+            },
         }
     }
 
@@ -70,7 +89,7 @@ impl ApplyStage {
         self.applier.store_mut().set_waits(true);
         match applied {
             Err(ApplyError::Store(StoreError::Stalled)) => Attempt::Stalled(parts),
-            applied => Attempt::Done(self.answer(parts, applied)),
+            applied => self.answer(parts, applied),
         }
     }
 
@@ -92,17 +111,19 @@ impl ApplyStage {
 
     /// Everybody hears what became of their write; the position is seen by then, so that who reads after an answer
     /// reads the write.
-    fn answer(&self, parts: Vec<Part>, applied: Result<Vec<crate::state::Applied>, ApplyError>) -> Applied {
-        let outcomes = match applied {
+    fn answer(&self, parts: Vec<Part>, applied: Result<Vec<crate::state::Applied>, ApplyError>) -> Attempt {
+        let outcomes = match applied.map_err(ApplierError::from) {
             Ok(outcomes) => outcomes,
+            // They are committed: what comes of them is known once there is room.
+            Err(error) if error.is_full_disk() => return Attempt::Full(ApplyTask::Parts(parts)),
             Err(error) => {
                 parts.into_iter().flat_map(|part| part.completions).for_each(Completion::unknown);
-                return Err(error.into());
+                return Attempt::Done(Err(error));
             }
         };
         let position = self.publish();
         Completion::written(answers(self.applier.shard().shard, parts, outcomes));
-        Ok(position)
+        Attempt::Done(Ok(position))
     }
 
     fn range(&mut self, after: Lsn, until: Lsn) -> Applied {
@@ -149,13 +170,13 @@ impl ApplierThread {
         while let Ok(ApplyOrder::Apply { stage, task, events, alive }) = self.orders.recv() {
             // One shard's panic is that shard's end: the others go on. What it left half done is in no state: a change is
             // made in one step.
-            let applied = catch_unwind(AssertUnwindSafe(|| {
+            let attempt = catch_unwind(AssertUnwindSafe(|| {
                 // Free: the shard's sequencer applies only while no task is out.
                 stage.lock().task(task)
             }));
             drop(stage);
             drop(alive);
-            events.send(applied.map_or(Event::Panicked(Self::NAME), Event::Applied));
+            events.send(attempt.map_or(Event::Panicked(Self::NAME), Event::Applied));
         }
     }
 }

@@ -10,6 +10,7 @@
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
+//! | TW-8202 | operator | the disk of the log or of the state is full: writes wait for room |
 
 use super::{NAMESPACE_NAME, Node, ReadError, WriteRefused};
 use crate::model::NodeId;
@@ -53,6 +54,7 @@ pub(super) fn not_serving(node: &Node, leader: NodeId) -> Failure {
 pub(super) fn refused(refused: &WriteRefused) -> Failure {
     match refused {
         WriteRefused::Submit(SubmitError::Closed) => closing(),
+        WriteRefused::Submit(SubmitError::DiskFull(_)) => failure(8202, FailureClass::Operator, refused.to_string()),
         WriteRefused::Submit(error) => failure(8003, FailureClass::Retry, error.to_string()),
         WriteRefused::NotLeader(leader) => {
             Failure { leader: Some(*leader), ..failure(8001, FailureClass::ReRoute, refused.to_string()) }

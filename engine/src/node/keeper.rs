@@ -1,8 +1,8 @@
-//! What goes: of the logs, and of what was kept about sessions.
+//! What goes: of the logs, and of what was kept about sessions. And whether the log's disk has room.
 //!
 //! Of the logs what the policy lets go, the state holds on the disk, and nobody needs any more.
 //!
-//! Only on a node that is alone. Among several, a follower that is far behind is fed from the log; until it can be given a
+//! Things go only on a node that is alone. Among several, a follower that is far behind is fed from the log; until it can be given a
 //! snapshot instead, nothing goes.
 
 use super::Shared;
@@ -10,6 +10,7 @@ use super::hosting::ShardHandle;
 use super::shard::{now, wall_micros};
 use super::trimmer::Trimmer;
 use crate::model::{Lsn, Retention};
+use crate::pipeline::Disk;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -29,11 +30,12 @@ pub(super) struct Keeper {
 impl Keeper {
     /// Runs until the other end hangs up.
     pub(super) fn run(self) {
-        if !self.shared.host.is_alone() {
-            return;
-        }
         let (mut trimmer, mut flushed) = (Trimmer::default(), now());
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
+            self.shared.look_at_the_logs_disk();
+            if !self.shared.host.is_alone() {
+                continue;
+            }
             let is_due = now().saturating_duration_since(flushed) >= FLUSH_PAUSE;
             if self.shared.release_logs() && is_due {
                 // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
@@ -48,6 +50,15 @@ impl Keeper {
 }
 
 impl Shared {
+    /// While the log's disk is full no shard takes writes (fault D9): what it took before waits for room, and more would wait
+    /// only in memory.
+    fn look_at_the_logs_disk(&self) {
+        let is_full = self.host.wal.stats().disk_full;
+        for shard in self.registry.shards() {
+            shard.queue.set_full(Disk::Log, is_full);
+        }
+    }
+
     /// Releases what may go, of all logs together, and tells whether more might if the state were flushed. What does not work now
     /// is tried again.
     pub(super) fn release_logs(&self) -> bool {

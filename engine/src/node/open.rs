@@ -28,10 +28,10 @@ pub enum OpenError {
     #[error(transparent)]
     Log(#[from] towline_wal::OpenError),
     /// The state.
-    #[error("the state: {0}")]
+    #[error("the state: {0}{remedy}", remedy = .0.remedy())]
     State(#[from] StoreError),
     /// What the state says of itself.
-    #[error("the state: {0}")]
+    #[error("the state: {0}{remedy}", remedy = .0.remedy())]
     Apply(#[from] ApplyError),
     /// The promise in the log is not one.
     #[error("the promise in the log can't be read: {0}")]

@@ -17,7 +17,7 @@ use crate::control::ConfigMaster;
 use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX};
 use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
-use crate::pipeline::{Sequencer, SubmissionQueue};
+use crate::pipeline::{Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender};
@@ -32,6 +32,8 @@ use towline_wal::{Batch, Wal, WalError};
 const ROUNDS_MAX: usize = 16;
 /// A batch of at most so many bytes is applied at once on this thread, if nothing else waits.
 const APPLY_AT_ONCE_BYTES: usize = 16 * 1024;
+/// How long it waits before it writes again to a state whose disk is full.
+const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
 /// How long a leader that was superseded waits before it asks for a newer epoch, at first and at the most: two
 /// that are configured to lead outbid one another, and must not do so in a busy loop.
 pub(super) const REASSIGN_PAUSE: Duration = Duration::from_millis(50);
@@ -54,8 +56,8 @@ pub(super) enum Event {
     Message(NodeId, u64, Message, usize),
     /// Batches that were asked for were read.
     LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
-    /// The applier is done with its task.
-    Applied(Applied),
+    /// The applier is done with its task, or can't be now.
+    Applied(Attempt),
     /// Somebody wants to know how things are.
     Status(Sender<ServerStatus>),
     /// Finish what is sealed, then end; at this moment end whatever is not finished.
@@ -131,6 +133,9 @@ pub(super) struct ShardState {
     /// Who waits for the records of the batch that is being proposed.
     pub(super) sealing: Vec<Completion>,
     applying: bool,
+    /// What could not be applied because the disk of the state is full, and when to try again; it counts as being applied.
+    parked: Option<(Instant, ApplyTask)>,
+    is_full: bool,
     /// When to ask for a newer epoch, and how long to wait the next time.
     pub(super) reassign: Option<Instant>,
     pub(super) reassign_pause: Duration,
@@ -156,6 +161,8 @@ impl ShardState {
             stepping: false,
             sealing: Vec::new(),
             applying: false,
+            parked: None,
+            is_full: false,
             reassign: None,
             reassign_pause: REASSIGN_PAUSE,
             closing: None,
@@ -243,12 +250,16 @@ impl Shard {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        self.state.reassign.into_iter().chain(self.state.closing).min()
+        let parked = self.state.parked.as_ref().map(|(at, _)| *at);
+        self.state.reassign.into_iter().chain(self.state.closing).chain(parked).min()
     }
 
     fn look_at_the_clock(&mut self) {
         if self.state.reassign.is_some_and(|at| at <= now()) {
             self.assign();
+        }
+        if let Some((_, task)) = self.state.parked.take_if(|(at, _)| *at <= now()) {
+            self.hand_over(task);
         }
     }
 
@@ -272,7 +283,7 @@ impl Shard {
             Event::LogFailed(error) => self.fail(&format!("the log has stopped: {error}")),
             Event::Applied(applied) => {
                 self.state.applying = false;
-                self.note_applied(applied);
+                self.attempted(applied);
             }
             Event::Status(reply) => {
                 // Whoever asked may be gone.
@@ -368,10 +379,7 @@ impl Shard {
             None => false,
             Some(ApplyTask::Parts(parts)) if self.is_worth_no_hand_over(&parts) => {
                 let attempt = self.stage.lock().attempt(parts);
-                match attempt {
-                    Attempt::Done(applied) => self.note_applied(applied),
-                    Attempt::Stalled(parts) => self.hand_over(ApplyTask::Parts(parts)),
-                }
+                self.attempted(attempt);
                 true
             }
             Some(task) => {
@@ -393,14 +401,39 @@ impl Shard {
         self.state.applying = self.applier.send(order).is_ok();
     }
 
+    fn attempted(&mut self, attempt: Attempt) {
+        match attempt {
+            Attempt::Done(applied) => self.note_applied(applied),
+            Attempt::Stalled(parts) => self.hand_over(ApplyTask::Parts(parts)),
+            // The appliers' hands may have been full while this shard stopped.
+            Attempt::Full(_) if self.state.failed => {}
+            Attempt::Full(task) => self.park(task),
+        }
+    }
+
+    /// The disk of the state is full (fault D10): what is committed waits, nothing new is taken, and it is tried again from time
+    /// to time. RocksDB flushes what it holds as soon as there is room, and takes writes again then.
+    fn park(&mut self, task: ApplyTask) {
+        self.state.applying = true;
+        self.state.parked = Some((after(FULL_DISK_PAUSE), task));
+        if !std::mem::replace(&mut self.state.is_full, true) {
+            tracing::error!(node = %self.id, shard = %self.shard, "the disk of the state is full: writes wait for room");
+            self.queue.set_full(Disk::State, true);
+        }
+    }
+
     fn note_applied(&mut self, applied: Applied) {
         match applied {
             Ok(position) => {
+                if std::mem::take(&mut self.state.is_full) {
+                    tracing::info!(node = %self.id, shard = %self.shard, "the disk of the state has room again");
+                    self.queue.set_full(Disk::State, false);
+                }
                 self.applied = position;
                 self.state.unapplied.forget(position.lsn);
             }
             // Deterministic: the same on every replica. The shard stops; the log is kept.
-            Err(error) => self.fail(&format!("a committed batch can't be applied: {error}")),
+            Err(error) => self.fail(&format!("a committed batch can't be applied: {error}{}", error.remedy())),
         }
     }
 
@@ -442,6 +475,8 @@ impl Shard {
 
     /// Whatever still waits ends now: queued writes were not sealed, sealed ones are in doubt.
     fn abandon(&mut self) {
+        // Who waits for it hears by the drop.
+        self.state.parked = None;
         self.state.unapplied.doubt(Lsn::ZERO);
         std::mem::take(&mut self.state.sealing).into_iter().for_each(Completion::unknown);
         self.sequencer.drain().into_iter().for_each(Completion::closed);

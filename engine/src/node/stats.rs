@@ -3,6 +3,7 @@
 use super::hosting::ShardHandle;
 use super::{Node, ReadError};
 use crate::model::{Lsn, NamespaceId, ShardId};
+use crate::pipeline::Disk;
 use crate::state::StateStats;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,6 +55,8 @@ pub struct ShardStats {
     pub is_serving: bool,
     /// Why it has stopped, if it has.
     pub failure: Option<String>,
+    /// The disk for whose want of room it takes no writes, if that is so.
+    pub full_disk: Option<Disk>,
     /// Everything up to here was let go of the log.
     pub released: Lsn,
     /// Everything up to here is in the state.
@@ -107,6 +110,7 @@ impl Node {
                 shard: shard.descriptor.shard,
                 is_serving: shard.positions.serving().is_some(),
                 failure: shard.health.failure(),
+                full_disk: shard.queue.full_disk(),
                 // In the order of the chain of positions: each may have moved on before the next is read, none falls behind.
                 released: wal.start_of(shard.log).lsn,
                 applied: shard.positions.applied(),

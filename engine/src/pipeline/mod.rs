@@ -18,7 +18,7 @@ mod sequencer_test;
 mod submission;
 
 #[cfg(feature = "node")]
-pub use queue::{SubmissionQueue, SubmitError, SubmitPolicy};
+pub use queue::{Disk, SubmissionQueue, SubmitError, SubmitPolicy};
 #[cfg(feature = "node")]
 pub use ready::{Bell, Ready};
 #[cfg(feature = "node")]

@@ -15,6 +15,8 @@
 //!    small ones). `waiting` tells others that there is a line.
 //! 5. The consumer calls the first of the line once half of the queue is free, and each that got in calls the
 //!    next: one wake-up of the line fills half a queue, not one slot.
+//! 6. `full` is looked at before room is: while a disk is full nothing new comes in, and who waits hears it. It is set before
+//!    the line is called, under the line's lock, as the close is.
 
 use super::ready::Bell;
 use super::submission::Submission;
@@ -25,7 +27,7 @@ use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The bit of `held` that says that nothing more is taken.
@@ -43,12 +45,32 @@ pub enum SubmitPolicy {
     Fail,
 }
 
+/// A disk that a shard writes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Disk {
+    /// That of the log.
+    Log = 1,
+    /// That of the state.
+    State = 2,
+}
+
+impl fmt::Display for Disk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Log => "log",
+            Self::State => "state",
+        })
+    }
+}
+
 /// Why a submission was not taken; it certainly has no effect.
 ///
 /// | code | class | what to do |
 /// |---|---|---|
 /// | TW-5101 | retry | wait a moment: the node is slower than what is asked of it |
 /// | TW-5102 | re-route | ask another node, or this one when it is open again |
+/// | TW-5104 | operator | make room on that disk: within seconds writes are taken again |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -58,6 +80,9 @@ pub enum SubmitError {
     /// The node is closing. Nothing was taken.
     #[error("the node is closing: nothing was taken")]
     Closed,
+    /// A disk is full (faults D9, D10): what was taken before waits for room, reads go on. Nothing was taken.
+    #[error("the disk of the {0} is full: nothing was taken, and nothing will be until there is room")]
+    DiskFull(Disk),
 }
 
 impl SubmitError {
@@ -67,6 +92,7 @@ impl SubmitError {
         match self {
             Self::Busy => 5101,
             Self::Closed => 5102,
+            Self::DiskFull(_) => 5104,
         }
     }
 
@@ -76,6 +102,7 @@ impl SubmitError {
         match self {
             Self::Busy => FailureClass::Retry,
             Self::Closed => FailureClass::ReRoute,
+            Self::DiskFull(_) => FailureClass::Operator,
         }
     }
 }
@@ -102,6 +129,8 @@ pub struct SubmissionQueue<T> {
     bell: Arc<Bell>,
     /// Rule 4.
     waiting: CachePadded<AtomicUsize>,
+    /// Rule 6: a bit for each [`Disk`]. Read by everybody, written seldom.
+    full: CachePadded<AtomicU8>,
     line: Mutex<VecDeque<Arc<Condvar>>>,
 }
 
@@ -117,6 +146,7 @@ impl<T> SubmissionQueue<T> {
             held: CachePadded::new(AtomicUsize::new(0)),
             bell,
             waiting: CachePadded::new(AtomicUsize::new(0)),
+            full: CachePadded::new(AtomicU8::new(0)),
             line: Mutex::new(VecDeque::new()),
         }
     }
@@ -124,7 +154,7 @@ impl<T> SubmissionQueue<T> {
     /// Puts a submission in the queue.
     ///
     /// # Errors
-    /// There is no room, or the queue is closed; the submission comes back.
+    /// There is no room, a disk is full, or the queue is closed; the submission comes back.
     pub fn submit(&self, submission: Submission<T>, policy: SubmitPolicy) -> Result<(), (SubmitError, Submission<T>)> {
         // Rule 4: a line that forms right now is passed once; it can't be passed for ever.
         let refused = if self.waiting.load(Ordering::Relaxed) > 0 && !self.is_closed() {
@@ -153,7 +183,7 @@ impl<T> SubmissionQueue<T> {
         // Called under the lock, before each sleep: true means not yet.
         let mut try_in_turn = |line: &mut VecDeque<Arc<Condvar>>| {
             let is_first = line.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
-            if is_first || self.is_closed() {
+            if is_first || self.is_closed() || self.full_disk().is_some() {
                 result = match std::mem::replace(&mut result, Ok(())) {
                     Err((SubmitError::Busy, submission)) => self.try_submit(submission),
                     done => done,
@@ -178,6 +208,10 @@ impl<T> SubmissionQueue<T> {
     }
 
     fn try_submit(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
+        // Rule 6. A closed queue says so: it will not be open again when there is room.
+        if let Some(disk) = self.full_disk().filter(|_| !self.is_closed()) {
+            return Err((SubmitError::DiskFull(disk), submission));
+        }
         let mut submission = submission;
         loop {
             if let Err(why) = self.reserve(&submission) {
@@ -251,6 +285,28 @@ impl<T> SubmissionQueue<T> {
             turn.notify_one();
         });
         self.bell.ring();
+    }
+
+    /// From here on this disk is full, or is not: while one is, nothing new is taken, and whoever waits for room in the queue
+    /// hears [`SubmitError::DiskFull`].
+    pub fn set_full(&self, disk: Disk, is_full: bool) {
+        if !is_full {
+            self.full.fetch_and(!(disk as u8), Ordering::SeqCst);
+            return;
+        }
+        // Rule 6: a second call finds nobody in the line who does not know yet.
+        if self.full.fetch_or(disk as u8, Ordering::SeqCst) & disk as u8 == 0 {
+            self.line.lock().iter().for_each(|turn| {
+                turn.notify_one();
+            });
+        }
+    }
+
+    /// The disk that is full, if one is.
+    #[must_use]
+    pub fn full_disk(&self) -> Option<Disk> {
+        let full = self.full.load(Ordering::SeqCst);
+        [Disk::Log, Disk::State].into_iter().find(|disk| full & *disk as u8 != 0)
     }
 
     /// Whether nothing more is taken.

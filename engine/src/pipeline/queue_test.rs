@@ -1,6 +1,6 @@
 //! The queue: nothing lost, nothing twice, bounds kept, sleepers woken.
 
-use super::{Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+use super::{Disk, Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
 use crate::model::ShardId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -190,4 +190,31 @@ fn closing_under_load_leaves_nobody_waiting_and_nothing_behind() {
         assert_eq!(popped, taken.load(Ordering::SeqCst), "round {round}: after the last sweep nothing comes");
         assert!(queue.pop().is_none());
     }
+}
+
+/// Fault D10, and D9 above the log.
+#[test]
+fn while_a_disk_is_full_nothing_comes_in_and_who_waits_hears_it() {
+    let queue = Arc::new(queue(1, 1000));
+    queue.submit(submission(10, 1), SubmitPolicy::Fail).unwrap();
+    let blocked = Arc::clone(&queue);
+    let producer = Builder::new()
+        .spawn(move || blocked.submit(submission(10, 2), SubmitPolicy::Wait).map_err(|(error, _)| error))
+        .unwrap();
+    while queue.waiting() == 0 {
+        std::thread::yield_now();
+    }
+    queue.set_full(Disk::State, true);
+    assert_eq!(producer.join().unwrap(), Err(SubmitError::DiskFull(Disk::State)));
+    assert_eq!(queue.pop().unwrap().into_token(), 1, "what is in the queue stays");
+    queue.set_full(Disk::Log, true);
+    let refused = |queue: &SubmissionQueue<u64>| queue.submit(submission(1, 3), SubmitPolicy::Wait).unwrap_err().0;
+    assert_eq!(refused(&queue), SubmitError::DiskFull(Disk::Log));
+    queue.set_full(Disk::Log, false);
+    assert_eq!(refused(&queue), SubmitError::DiskFull(Disk::State));
+    queue.set_full(Disk::State, false);
+    queue.submit(submission(1, 4), SubmitPolicy::Fail).unwrap();
+    queue.set_full(Disk::State, true);
+    queue.close();
+    assert_eq!(refused(&queue), SubmitError::Closed);
 }

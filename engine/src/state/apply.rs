@@ -99,6 +99,19 @@ impl ApplyError {
             Self::Store(store) => store.class(),
         }
     }
+
+    /// As [`StoreError::remedy`].
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Store(store) => store.remedy(),
+            Self::NotNext { .. }
+            | Self::ForeignLog { .. }
+            | Self::ForeignShard { .. }
+            | Self::Diverged { .. }
+            | Self::Content(_) => "",
+        }
+    }
 }
 
 /// Applies a shard's batches to its state.

@@ -62,6 +62,7 @@ pub enum Order {
 /// | TW-5204 | operator | this release is too old for the directory: install the newer one |
 /// | TW-5205 | damage | as TW-5203 |
 /// | TW-5206 | retry | flushes and compactions have to catch up first |
+/// | TW-5207 | operator | make room on the disk of the state; what waits goes on by itself |
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -110,6 +111,14 @@ pub enum StoreError {
     /// The backend would make the writer wait, who asked not to. Nothing was written.
     #[error("the state takes no writes for a moment: flushes and compactions have to catch up")]
     Stalled,
+    /// The disk of the state is full (fault D10). Nothing was written; once there is room, the same may be done again.
+    #[error("{what} the state: its disk is full: {reason}")]
+    DiskFull {
+        /// What was tried.
+        what: &'static str,
+        /// What it said.
+        reason: String,
+    },
 }
 
 impl StoreError {
@@ -123,6 +132,7 @@ impl StoreError {
             Self::Newer { .. } => 5204,
             Self::Entry { .. } => 5205,
             Self::Stalled => 5206,
+            Self::DiskFull { .. } => 5207,
         }
     }
 
@@ -130,9 +140,27 @@ impl StoreError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Open { .. } | Self::Backend { .. } | Self::Newer { .. } => FailureClass::Operator,
+            Self::Open { .. } | Self::Backend { .. } | Self::Newer { .. } | Self::DiskFull { .. } => {
+                FailureClass::Operator
+            }
             Self::Damaged { .. } | Self::Entry { .. } => FailureClass::Damage,
             Self::Stalled => FailureClass::Retry,
+        }
+    }
+
+    /// What whoever runs the node does about it, to be read behind the error; empty, if the error says it.
+    #[must_use]
+    pub const fn remedy(&self) -> &'static str {
+        match self {
+            Self::Damaged { .. } | Self::Entry { .. } => {
+                "; the log is whole: close the node, move its directory `state` away and open it again, and the state is made \
+                 anew from the log (or, if the log was released, restore a backup)"
+            }
+            Self::Backend { .. } => {
+                "; the log is whole, and what the state lacks comes from it when the node is opened again; if it does not \
+                 open, move its directory `state` away, and all of it does (or, if the log was released, restore a backup)"
+            }
+            Self::Open { .. } | Self::Newer { .. } | Self::Stalled | Self::DiskFull { .. } => "",
         }
     }
 }

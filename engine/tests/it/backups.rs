@@ -48,7 +48,7 @@ fn i5_a_restored_node_has_values_history_sessions_followers_and_namespaces_and_w
     assert_eq!(restore(&backup, &again).unwrap(), report);
     assert!(matches!(restore(&backup, &again), Err(BackupError::Exists(_))));
     let node = open(&again);
-    let space = node.namespace("space").unwrap().reading_within(Duration::from_millis(50));
+    let space = node.namespace("space").unwrap();
     assert_eq!(space.descriptor().policy, forever);
     for ((shard, at, digest), (of, before, expected)) in space.digest().unwrap().into_iter().zip(digests) {
         assert_eq!((shard, digest), (of, expected), "I4");

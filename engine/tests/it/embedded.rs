@@ -289,3 +289,46 @@ fn i1_what_is_answered_early_has_its_place_in_order_and_is_there_after_a_clean_c
     assert!(there.iter().enumerate().all(|(at, value)| at.to_string() == *value), "the beginning of what was written");
     node.close().unwrap();
 }
+
+/// Fault D23. What the message says is done here, and helps.
+#[test]
+fn a_shard_whose_state_is_damaged_stops_and_says_how_it_is_made_anew_from_the_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    for number in 0..1000 {
+        node.default_namespace().append(number.to_string(), Expect::Any, vec![7; 100]).unwrap().wait().unwrap();
+    }
+    let (_, digest) = node.digest().unwrap();
+    node.close().unwrap(); // which flushes
+    let state = directory.path().join("state");
+    let tables = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().path());
+    for table in tables.filter(|path| path.extension().is_some_and(|end| end == "sst")) {
+        let mut bytes = std::fs::read(&table).unwrap();
+        if bytes.len() < 4096 {
+            continue; // What the shard reads at first, without which the node does not open.
+        }
+        // Blocks of data lie at the front; index and footer, without which the file does not open, behind them.
+        bytes[..16].fill(0xFF);
+        std::fs::write(&table, bytes).unwrap();
+    }
+    let node = open(directory.path());
+    let receipt = node.default_namespace().append("0", Expect::Version(1), "x").unwrap();
+    assert!(receipt.wait().is_err(), "its version can't be read");
+    let said = loop {
+        match node.default_namespace().append("0", Expect::Version(1), "x") {
+            Err(stopped @ WriteRefused::Stopped { .. }) => break stopped.to_string(),
+            Ok(receipt) => drop(receipt.wait()),
+            Err(_) => {}
+        }
+    };
+    assert!(said.contains("damaged") && said.contains("move its directory `state` away"), "{said}");
+    node.close().unwrap();
+    std::fs::rename(&state, directory.path().join("damaged")).unwrap();
+    let node = open(directory.path());
+    // What was in doubt is in the log, and so in the state that is made of it.
+    let bounds = (usize::MAX, usize::MAX);
+    let read = node.default_namespace().read_stream("0", 1, Direction::Forward, bounds, Read::Linearizable).unwrap();
+    assert_eq!(read.events.len(), 2);
+    assert_ne!(node.digest().unwrap().1, digest);
+    node.close().unwrap();
+}

@@ -7,6 +7,7 @@ mod backups;
 mod cluster;
 mod embedded;
 mod feeds;
+mod full_disk;
 #[cfg(feature = "cli")]
 mod log_tools;
 mod namespaces;

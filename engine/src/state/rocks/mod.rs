@@ -346,8 +346,15 @@ fn walk(mut entries: DBRawIterator<'_>, from: &[u8], order: Order, visit: &mut V
 fn backend(what: &'static str, error: rocksdb::Error) -> StoreError {
     match error.kind() {
         ErrorKind::Corruption => StoreError::Damaged { what, reason: error.into_string() },
+        ErrorKind::IOError if is_no_space(error.as_ref()) => StoreError::DiskFull { what, reason: error.into_string() },
         _ => StoreError::Backend { what, reason: error.into_string() },
     }
+}
+
+/// RocksDB has a subcode for a full disk, which does not come through the binding; its text does. Of this error alone it
+/// recovers by itself, once there is room: a quota that is used up is another one to it, after which it has to be reopened.
+fn is_no_space(message: &str) -> bool {
+    message.contains("No space left on device")
 }
 
 /// Makes a directory and those above it that are missing, and syncs the parent of each: RocksDB syncs what is in
