@@ -44,7 +44,7 @@ sim: ## [SEEDS=n SEED=n] Simulates whole clusters from seeds, faults and all; SE
 	  cargo build --profile sim -p towline --no-default-features --features sim --bin towline-sim
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" "$$@"' sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
 
-models: ## The log's threads and its callers in 60,000 orders of their steps
+models: ## The log's threads, and the engine's queue, bells and receipts: each test in 10,000 orders of steps or more
 	@.make/setup rust
 	@$(IN) .make/models
 

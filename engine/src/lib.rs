@@ -24,6 +24,14 @@ pub mod state;
 
 #[cfg(feature = "node")]
 pub mod node;
+/// What of the node runs in models of its threads, which need no RocksDB.
+#[cfg(all(test, shuttle, not(feature = "node")))]
+mod node {
+    mod log_budget;
+    mod log_budget_model_test;
+    mod positions;
+    mod positions_model_test;
+}
 
 #[cfg(feature = "client")]
 pub mod client;

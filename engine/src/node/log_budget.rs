@@ -6,9 +6,8 @@
 
 use crate::model::limits::UNDURABLE_BYTES_MAX;
 use crate::pipeline::Bell;
-use parking_lot::Mutex;
+use crate::pipeline::sync::{AtomicUsize, Mutex, Ordering};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Bytes given to the log and not yet durable.
 ///
@@ -70,7 +69,7 @@ impl Drop for Taken {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use crate::model::ShardId;

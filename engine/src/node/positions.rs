@@ -1,9 +1,8 @@
 //! How far a shard is, for every thread that wants to know, and for those who wait until it is further.
 
 use crate::model::Lsn;
-use parking_lot::{Condvar, Mutex};
+use crate::pipeline::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::Waker;
 use std::time::Instant;
 
@@ -127,7 +126,7 @@ impl Positions {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 #[expect(clippy::disallowed_methods, reason = "a test reads clocks")]
 mod tests {
     use super::*;

@@ -4,24 +4,32 @@
 //! the shard's thread pops them into a [`Sequencer`], which seals whatever is there into one batch (batching
 //! follows load; no timer delays an idle write). The two types to know are those.
 
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", shuttle))]
 mod queue;
-#[cfg(all(test, feature = "node"))]
+#[cfg(all(test, shuttle))]
+mod queue_model_test;
+#[cfg(all(test, feature = "node", not(shuttle)))]
 mod queue_test;
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", shuttle))]
 mod ready;
-#[cfg(feature = "node")]
+#[cfg(all(test, shuttle))]
+mod ready_model_test;
+#[cfg(any(feature = "node", shuttle))]
 mod receipt;
+#[cfg(all(test, shuttle))]
+mod receipt_model_test;
 mod sequencer;
 #[cfg(test)]
 mod sequencer_test;
 mod submission;
+#[cfg(any(feature = "node", shuttle))]
+pub(crate) mod sync;
 
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", shuttle))]
 pub use queue::{Disk, SubmissionQueue, SubmitError, SubmitPolicy};
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", shuttle))]
 pub use ready::{Bell, Ready};
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", shuttle))]
 pub use receipt::{Completer, Position, Receipt, WriteError, Written};
 pub use sequencer::{Sealed, Sequencer};
 pub use submission::Submission;

@@ -20,14 +20,11 @@
 
 use super::ready::Bell;
 use super::submission::Submission;
+use super::sync::{ArrayQueue, AtomicU8, AtomicUsize, Backoff, CachePadded, Condvar, Mutex, Ordering};
 use crate::model::request::FailureClass;
-use crossbeam::queue::ArrayQueue;
-use crossbeam::utils::{Backoff, CachePadded};
-use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::time::Duration;
 
 /// The bit of `held` that says that nothing more is taken.

@@ -9,14 +9,10 @@
 //! 3. Only the thread sleeps, in [`Ready::wait`], and only while `awake` is false. Whoever puts a shard in the list sets
 //!    `awake` *after* that and unparks; a token of `unpark` is kept, so a call between the look and the sleep is not lost.
 
+use super::sync::{AtomicBool, Backoff, CachePadded, Mutex, Ordering, SegQueue, thread};
 use crate::model::ShardId;
-use crossbeam::queue::SegQueue;
-use crossbeam::utils::{Backoff, CachePadded};
-use parking_lot::Mutex;
 use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::Thread;
 use std::time::Duration;
 
 /// The shards of one thread that have work, in the order in which they were called.
@@ -39,7 +35,7 @@ pub struct Ready {
     list: SegQueue<ShardId>,
     /// Rule 3.
     awake: CachePadded<AtomicBool>,
-    thread: Mutex<Option<Thread>>,
+    thread: Mutex<Option<thread::Thread>>,
 }
 
 /// Calls the thread of one shard.
@@ -98,15 +94,15 @@ impl Ready {
                 continue;
             }
             let mut thread = self.thread.lock();
-            if thread.as_ref().is_none_or(|thread| thread.id() != std::thread::current().id()) {
-                *thread = Some(std::thread::current());
+            if thread.as_ref().is_none_or(|thread| thread.id() != thread::current().id()) {
+                *thread = Some(thread::current());
                 continue; // Who woke us before this line did not know whom to unpark.
             }
             drop(thread);
             match timeout {
-                None => std::thread::park(),
+                None => thread::park(),
                 Some(timeout) => {
-                    std::thread::park_timeout(timeout);
+                    thread::park_timeout(timeout);
                     return;
                 }
             }
@@ -159,7 +155,7 @@ impl fmt::Debug for Bell {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use std::sync::atomic::AtomicU64;
@@ -182,7 +178,7 @@ mod tests {
                         given.fetch_add(1, Ordering::Relaxed);
                         bell.ring();
                         if number % 1000 == 0 {
-                            std::thread::yield_now();
+                            thread::yield_now();
                         }
                     }
                 };

@@ -1,8 +1,8 @@
 //! The promise to answer: a receipt for one write, which a thread waits for, or a future.
 
+use super::sync::{Condvar, Mutex};
 use crate::model::request::FailureClass;
 use crate::model::{Epoch, Lsn, Outcome, ShardId, Token};
-use parking_lot::{Condvar, Mutex};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -234,7 +234,7 @@ impl<T> Ready<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(shuttle)))]
 mod tests {
     use super::*;
     use std::sync::atomic::{AtomicUsize, Ordering};
