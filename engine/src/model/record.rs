@@ -202,6 +202,7 @@ impl Record {
     pub fn encode_into(&self, out: &mut BytesMut) -> Result<(), RecordError> {
         self.check()?;
         let length = self.encoded_len();
+        out.reserve(length);
         out.put_u32_le(narrow_u32(length, "record length")?);
         out.put_u8(RECORD_VERSION);
         out.put_u8(if self.unordered { FLAG_UNORDERED } else { 0 });
@@ -243,6 +244,16 @@ impl Record {
     /// # Errors
     /// The bytes are not a record of a version known here; `bytes` is then anywhere.
     pub fn decode(bytes: &mut Bytes) -> Result<Self, RecordError> {
+        let mut record = Self::default();
+        record.read(bytes)?;
+        Ok(record)
+    }
+
+    /// As [`Record::decode`], into this record, whose memory is used again.
+    ///
+    /// # Errors
+    /// As [`Record::decode`]; the record is then of no use.
+    pub(crate) fn read(&mut self, bytes: &mut Bytes) -> Result<(), RecordError> {
         let length = peek_length(bytes)?;
         let mut body = bytes.split_to(length);
         body.advance(4);
@@ -255,32 +266,31 @@ impl Record {
             return Err(RecordError::Field { field: "flags", value: u64::from(flags) });
         }
         let precondition_count = usize::from(body.get_u16_le());
-        let request = RequestId {
+        self.unordered = flags & FLAG_UNORDERED != 0;
+        self.request = RequestId {
             session: body.get_u128_le(),
             number: body.get_u64_le(),
             ack_low: body.get_u64_le(),
             after: body.get_u64_le(),
         };
-        let principal = body.get_u32_le();
+        self.principal = body.get_u32_le();
         let operation_count = body.get_u32_le() as usize;
         limit("number of preconditions", PRECONDITIONS_MAX, precondition_count)?;
         limit("number of operations", OPERATIONS_MAX, operation_count)?;
         let mut reader = Reader { length, body };
-        let mut preconditions = Vec::new();
+        self.preconditions.clear();
         for _ in 0..precondition_count {
-            preconditions.push(reader.precondition()?);
+            self.preconditions.push(reader.precondition()?);
         }
-        let mut operations = Vec::new();
+        self.operations.clear();
         for _ in 0..operation_count {
-            operations.push(reader.operation()?);
+            self.operations.push(reader.operation()?);
         }
         if reader.body.has_remaining() {
             let found = length.saturating_sub(reader.body.remaining());
             return Err(RecordError::Length { stated: length, found });
         }
-        let record = Self { request, principal, unordered: flags & FLAG_UNORDERED != 0, preconditions, operations };
-        record.check()?;
-        Ok(record)
+        self.check()
     }
 
     /// Tells one request from another: a hash of what an encoded record does, on which conditions, and for whom; not of its

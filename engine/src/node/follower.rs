@@ -303,7 +303,7 @@ impl Namespace {
             drop(shard.followers.0.lock().remove(name));
         }
         self.with_store(|store| {
-            RocksWriter::new(Arc::clone(store)).commit(changes)?;
+            RocksWriter::new(Arc::clone(store)).commit(&changes)?;
             Ok(store.flush()?)
         })
     }
@@ -405,7 +405,7 @@ impl Follower {
                 state::put_follower(&mut changes, id, &self.name, &entry);
             }
         }
-        self.namespace.with_store(|store| Ok(RocksWriter::new(Arc::clone(store)).commit(changes)?))
+        self.namespace.with_store(|store| Ok(RocksWriter::new(Arc::clone(store)).commit(&changes)?))
     }
 }
 

@@ -14,7 +14,7 @@ use super::worker::Order;
 use super::{Inbox, completion::Completion};
 use crate::control::ConfigMaster;
 use crate::model::{ClusterId, LogId, Lsn, NodeId, ShardDescriptor, ShardId};
-use crate::pipeline::{Ready, Sequencer, SubmissionQueue};
+use crate::pipeline::{Buffers, Ready, Sequencer, SubmissionQueue};
 use crate::replica::{LogView as _, Promise, Replica};
 use crate::state::{Applier, RocksStore, RocksWriter};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
@@ -33,6 +33,7 @@ pub(super) struct Host {
     pub(super) leader: NodeId,
     pub(super) wal: Arc<Wal>,
     pub(super) budget: Arc<LogBudget>,
+    pub(super) buffers: Arc<Buffers>,
     pub(super) queue_slots: usize,
     pub(super) queue_bytes: usize,
     pub(super) workers: Vec<Desk>,
@@ -158,6 +159,7 @@ impl Host {
             reader: self.reader.clone(),
             positions,
             budget: Arc::clone(&self.budget),
+            buffers: Arc::clone(&self.buffers),
             health,
             applied,
             state: ShardState::new(),

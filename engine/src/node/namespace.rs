@@ -205,7 +205,10 @@ impl Namespace {
     /// Checks, routes and encodes a write: what can be said of it before it is queued.
     pub(super) fn prepare(&self, record: &Record) -> Result<(&ShardHandle, Submission<()>), WriteRefused> {
         self.check_writable()?;
-        Ok((self.route(record)?, Submission::record(record.encode()?, ())))
+        let shard = self.route(record)?;
+        let mut buffer = self.shared.host.buffers.take();
+        record.encode_into(&mut buffer)?;
+        Ok((shard, Submission::encoded(buffer, ())))
     }
 
     pub(super) fn check_writable(&self) -> Result<(), WriteRefused> {

@@ -171,7 +171,7 @@ fn remove(
 ) -> Result<(), NamespaceError> {
     let cleared = gate.with(|store| {
         let changes = clear_namespace(namespace.id, namespace.shards.iter().map(|shard| shard.shard));
-        crate::state::RocksWriter::new(Arc::clone(store)).commit(changes)?;
+        crate::state::RocksWriter::new(Arc::clone(store)).commit(&changes)?;
         // Before the catalog forgets it: otherwise a crash leaves in the state what nobody knows of.
         store.flush()
     });

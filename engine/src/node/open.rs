@@ -185,6 +185,7 @@ fn start(
         leader: options.leader,
         wal,
         budget: Arc::default(),
+        buffers: Arc::default(),
         queue_slots: options.queue_slots,
         queue_bytes: options.queue_bytes,
         workers,

@@ -17,7 +17,7 @@ use crate::control::ConfigMaster;
 use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX};
 use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
-use crate::pipeline::{Disk, Sequencer, SubmissionQueue};
+use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, Sender};
@@ -114,6 +114,7 @@ pub(super) struct Shard {
     pub(super) reader: Sender<super::reader::ReadOrder>,
     pub(super) positions: Arc<Positions>,
     pub(super) budget: Arc<LogBudget>,
+    pub(super) buffers: Arc<Buffers>,
     pub(super) health: Health,
     pub(super) applied: LogPosition,
     pub(super) state: ShardState,
@@ -361,6 +362,7 @@ impl Shard {
             let Some(sealed) = self.sequencer.seal(self.log, epoch, prev, wall_micros()) else { break };
             worked = true;
             self.state.sealing = sealed.tokens;
+            sealed.spent.into_iter().for_each(|buffer| self.buffers.give_back(buffer));
             self.step(Input::Propose(sealed.batch));
             // Taken when the batch was kept; left only if the log failed in this very step.
             std::mem::take(&mut self.state.sealing).into_iter().for_each(Completion::unknown);

@@ -4,6 +4,8 @@
 //! the shard's thread pops them into a [`Sequencer`], which seals whatever is there into one batch (batching
 //! follows load; no timer delays an idle write). The two types to know are those.
 
+#[cfg(feature = "node")]
+mod buffers;
 #[cfg(any(feature = "node", shuttle))]
 mod queue;
 #[cfg(all(test, shuttle))]
@@ -25,6 +27,8 @@ mod submission;
 #[cfg(any(feature = "node", shuttle))]
 pub(crate) mod sync;
 
+#[cfg(feature = "node")]
+pub use buffers::Buffers;
 #[cfg(any(feature = "node", shuttle))]
 pub use queue::{Disk, SubmissionQueue, SubmitError, SubmitPolicy};
 #[cfg(any(feature = "node", shuttle))]

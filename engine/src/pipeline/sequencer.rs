@@ -58,6 +58,8 @@ pub struct Sealed<T> {
     pub batch: Batch,
     /// One token a record.
     pub tokens: Vec<T>,
+    /// The buffers of the small records, which were copied.
+    pub spent: Vec<BytesMut>,
 }
 
 impl<T> Default for Sequencer<T> {
@@ -91,8 +93,10 @@ impl<T> Sequencer<T> {
         let kind = self.waiting.front()?.kind();
         self.last_micros = self.last_micros.max(now_micros);
         let mut builder = BatchBuilder::new(log, kind, epoch, prev, self.last_micros);
-        let (mut tokens, mut filled) = (Vec::new(), Filled::default());
-        let mut merged = Merged { bytes: BytesMut::new(), records: 0, pays: &mut self.pays };
+        let (mut tokens, mut filled) = (Vec::with_capacity(self.waiting.len()), Filled::default());
+        let mut spent = Vec::with_capacity(self.waiting.len());
+        let room = self.waiting_bytes.min(MERGED_BLOCK_BYTES + OWN_BLOCK_BYTES);
+        let mut merged = Merged { bytes: BytesMut::with_capacity(room), records: 0, pays: &mut self.pays };
         while let Some(submission) = self.waiting.pop_front_if(|next| next.kind() == kind && filled.has_room_for(next))
         {
             filled.add(&submission);
@@ -100,6 +104,7 @@ impl<T> Sequencer<T> {
             match submission.content {
                 Content::Record(record) => {
                     merged.add(&record);
+                    spent.push(record);
                     if merged.bytes.len() >= MERGED_BLOCK_BYTES {
                         builder = merged.finish(builder);
                     }
@@ -109,7 +114,7 @@ impl<T> Sequencer<T> {
             tokens.push(submission.token);
         }
         match merged.finish(builder).seal() {
-            Ok(batch) => Some(Sealed { batch, tokens }),
+            Ok(batch) => Some(Sealed { batch, tokens, spent }),
             Err(error) => {
                 unreachable!("what has room in a batch makes one, behind a position of no later epoch: {error}")
             }
@@ -143,7 +148,7 @@ impl Filled {
                 && self.raw_bytes + next.raw_bytes() <= RAW_BYTES_TARGET)
     }
 
-    const fn add<T>(&mut self, next: &Submission<T>) {
+    fn add<T>(&mut self, next: &Submission<T>) {
         self.records += 1;
         self.stored_bytes += next.bytes();
         self.raw_bytes += next.raw_bytes();

@@ -1,6 +1,6 @@
 //! One write on its way to a batch.
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use towline_wal::{BatchKind, Block, Compression};
 
 /// From this size on a record is made a block of its own on its producer's thread, compressed where it pays:
@@ -26,7 +26,7 @@ pub struct Submission<T> {
 #[derive(Debug)]
 pub(super) enum Content {
     /// A small record, to be merged with its neighbours.
-    Record(Bytes),
+    Record(BytesMut),
     /// A large one, compressed already.
     Block(Block),
     /// A control record, in a block of its own: it lies in a batch with its like only.
@@ -38,10 +38,16 @@ impl<T> Submission<T> {
     /// from elsewhere are decoded first: a batch that does not decode is refused by every replica.
     #[must_use]
     pub fn record(bytes: Bytes, token: T) -> Self {
+        Self::encoded(bytes.into(), token)
+    }
+
+    /// As [`Submission::record`], in a buffer that is used again ([`Sealed::spent`](super::Sealed::spent)).
+    #[must_use]
+    pub fn encoded(bytes: BytesMut, token: T) -> Self {
         let content = if bytes.len() < OWN_BLOCK_BYTES {
             Content::Record(bytes)
         } else {
-            Content::Block(Block::encode(bytes, 1, Compression::WhereItPays))
+            Content::Block(Block::encode(bytes.freeze(), 1, Compression::WhereItPays))
         };
         Self { content, token }
     }
@@ -60,7 +66,7 @@ impl<T> Submission<T> {
 
     /// Bytes that it holds: what the queue's budget counts.
     #[must_use]
-    pub const fn bytes(&self) -> usize {
+    pub fn bytes(&self) -> usize {
         match &self.content {
             Content::Record(bytes) => bytes.len(),
             Content::Block(block) | Content::Control(block) => block.stored().len(),
@@ -68,7 +74,7 @@ impl<T> Submission<T> {
     }
 
     /// Bytes of the record: what a reader of the batch will hold.
-    pub(super) const fn raw_bytes(&self) -> usize {
+    pub(super) fn raw_bytes(&self) -> usize {
         match &self.content {
             Content::Record(bytes) => bytes.len(),
             Content::Block(block) | Content::Control(block) => block.raw_len() as usize,

@@ -1,9 +1,10 @@
 //! Apply: batches into the state, in LSN order, each record once, everything of one call in one change.
 
+use super::change_set::ChangeSet;
 use super::decodable::{BatchContentError, Content, walk};
 use super::effects::Effects;
 use super::key;
-use super::store::{ChangeSet, Family, Store, StoreError};
+use super::store::{Family, Store, StoreError};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::request::FailureClass;
 use crate::model::{ControlRecord, Epoch, EpochStart, LogId, LogPosition, Lsn, Outcome, ShardDescriptor, ShardId};
@@ -143,6 +144,8 @@ pub struct Applier<S> {
     shard: ShardDescriptor,
     log: LogId,
     applied: LogPosition,
+    /// Of one call; kept for its memory.
+    changes: ChangeSet,
 }
 
 impl<S: Store> Applier<S> {
@@ -162,7 +165,9 @@ impl<S: Store> Applier<S> {
             }
             _ => LogPosition::origin(log),
         };
-        let mut applier = Self { store, shard, log, applied };
+        // Logs are named by chance, so no client knows which keys would collide.
+        let changes = ChangeSet::seeded(xxhash_rust::xxh3::xxh3_64(&log.as_u128().to_le_bytes()));
+        let mut applier = Self { store, shard, log, applied, changes };
         if let Some((lsn, start)) = applier.epoch_start()? {
             applier.shard = applier.own_shard(lsn, &start)?;
         }
@@ -175,8 +180,16 @@ impl<S: Store> Applier<S> {
     /// # Errors
     /// See [`ApplyError`]; the state is then as it was.
     pub fn apply(&mut self, batches: &[Batch]) -> Result<Vec<Applied>, ApplyError> {
-        let mut changes = ChangeSet::default();
-        let mut outcomes = Vec::new();
+        let mut changes = std::mem::take(&mut self.changes);
+        changes.clear();
+        let outcomes = self.apply_to(&mut changes, batches);
+        self.changes = changes;
+        outcomes
+    }
+
+    fn apply_to(&mut self, changes: &mut ChangeSet, batches: &[Batch]) -> Result<Vec<Applied>, ApplyError> {
+        let records = batches.iter().map(|batch| batch.header().record_count as usize).sum();
+        let mut outcomes = Vec::with_capacity(records);
         let (mut applied, mut shard) = (self.applied, self.shard.clone());
         for batch in batches {
             if batch.last_lsn() <= applied.lsn {
@@ -193,29 +206,27 @@ impl<S: Store> Applier<S> {
                 return Err(ApplyError::NotNext { applied: applied.lsn, found: batch.first_lsn() });
             }
             walk(batch, |lsn, content| {
-                let mut effects = Effects { store: &self.store, changes: &mut changes, shard: &shard, log: self.log };
+                let mut effects = Effects { store: &self.store, changes: &mut *changes, shard: &shard, log: self.log };
                 let mut executed = None;
                 let outcome = match content {
-                    Content::Record(record, _) if record.request.session == 0 => {
-                        Some(effects.operations(lsn, &record)?)
-                    }
+                    Content::Record(record, _) if record.request.session == 0 => Some(effects.operations(lsn, record)?),
                     Content::Record(record, fingerprint) => {
-                        let found = effects.request(batch.epoch(), lsn, &record, fingerprint)?;
+                        let found = effects.request(batch.epoch(), lsn, record, fingerprint)?;
                         executed = (found.lsn != lsn).then_some((found.epoch, found.lsn));
                         Some(found.outcome)
                     }
                     Content::Control(ControlRecord::OpenSession { sessions_max }, _) => {
-                        Some(effects.open_session(batch.epoch(), lsn, sessions_max)?)
+                        Some(effects.open_session(batch.epoch(), lsn, *sessions_max)?)
                     }
                     Content::Control(ControlRecord::CloseSession { session }, _) => {
-                        Some(effects.close_session(session)?)
+                        Some(effects.close_session(*session)?)
                     }
                     Content::Control(ControlRecord::Trim { sessions_before, rejected_before }, _) => {
-                        Some(effects.trim(sessions_before, rejected_before)?)
+                        Some(effects.trim(*sessions_before, *rejected_before)?)
                     }
                     Content::Control(ControlRecord::EpochStart(start), raw) => {
-                        shard = self.own_shard(lsn, &start)?;
-                        self.note_epoch_start(lsn, &raw, &mut changes);
+                        shard = self.own_shard(lsn, start)?;
+                        self.note_epoch_start(lsn, raw, changes);
                         None
                     }
                 };

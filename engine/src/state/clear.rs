@@ -1,7 +1,8 @@
 //! A namespace is gone: nothing of it stays in the state.
 
+use super::change_set::ChangeSet;
 use super::key;
-use super::store::{ChangeSet, Family};
+use super::store::Family;
 use crate::model::{NamespaceId, ShardId};
 
 /// The changes that remove everything that the state holds of a namespace and its shards.
@@ -10,7 +11,7 @@ use crate::model::{NamespaceId, ShardId};
 /// use towline::model::{NamespaceId, ShardId};
 /// use towline::state::clear_namespace;
 /// let changes = clear_namespace(NamespaceId::new(7), [ShardId::new(2048)]);
-/// assert_eq!(changes.ranges().count(), 6, "one range of each family");
+/// assert_eq!(changes.changes().count(), 6, "one range of each family");
 /// ```
 #[must_use]
 pub fn clear_namespace(namespace: NamespaceId, shards: impl IntoIterator<Item = ShardId>) -> ChangeSet {

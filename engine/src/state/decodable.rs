@@ -116,38 +116,40 @@ pub fn check_batch(batch: &Batch) -> Result<(), ApplyError> {
 }
 
 /// What one LSN holds.
-pub(super) enum Content {
+pub(super) enum Content<'a> {
     /// A write, and, if it is a request of a session, its fingerprint.
-    Record(Record, u64),
+    Record(&'a Record, u64),
     /// A control record, and its bytes.
-    Control(ControlRecord, Bytes),
+    Control(&'a ControlRecord, &'a Bytes),
 }
 
 /// Each record of a batch with its LSN, proven to be one that this release executes; the batch must hold as many
 /// as it says.
 pub(super) fn walk<E: From<BatchContentError>>(
     batch: &Batch,
-    mut each: impl FnMut(Lsn, Content) -> Result<(), E>,
+    mut each: impl FnMut(Lsn, Content<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let (mut lsn, mut left) = (batch.first_lsn(), BATCH_RAW_BYTES_MAX);
+    // Read again and again into the same memory.
+    let mut record = Record::default();
     for block in batch.blocks() {
         let (first, stated) = (lsn, block.record_count());
         let mut raw = block.decode(left).map_err(|source| BatchContentError::Block { lsn, source })?;
         left = left.saturating_sub(raw.len());
         if batch.kind() == BatchKind::Control {
             let record = control(batch, lsn, &raw)?;
-            each(lsn, Content::Control(record, raw))?;
+            each(lsn, Content::Control(&record, &raw))?;
             lsn = lsn.next();
         } else {
             while !raw.is_empty() {
                 let encoded = raw.clone();
-                let record = Record::decode(&mut raw).map_err(|source| BatchContentError::Record { lsn, source })?;
+                record.read(&mut raw).map_err(|source| BatchContentError::Record { lsn, source })?;
                 let fingerprint = if record.request.session == 0 {
                     0
                 } else {
                     Record::fingerprint(&encoded.slice(..encoded.len().saturating_sub(raw.len())))
                 };
-                each(lsn, Content::Record(record, fingerprint))?;
+                each(lsn, Content::Record(&record, fingerprint))?;
                 lsn = lsn.next();
             }
         }

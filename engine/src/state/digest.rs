@@ -71,10 +71,10 @@ mod tests {
     fn two_releases_give_one_content_one_digest() {
         let mut store = MemStore::new();
         let mut changes = ChangeSet::default();
-        changes.put(Family::Values, b"k".to_vec(), b"v".to_vec());
-        changes.put(Family::Heads, b"s".to_vec(), b"h".to_vec());
-        changes.put(Family::Meta, b"m".to_vec(), b"of this node".to_vec());
-        store.commit(changes).unwrap();
+        changes.put(Family::Values, b"k", b"v");
+        changes.put(Family::Heads, b"s", b"h");
+        changes.put(Family::Meta, b"m", b"of this node");
+        store.commit(&changes).unwrap();
         crate::golden::check("state_digest.bin", &digest(&store).unwrap());
     }
 
@@ -82,8 +82,8 @@ mod tests {
     fn what_moves_between_key_and_value_or_families_changes_the_digest() {
         let of = |family, key: &[u8], value: &[u8]| {
             let (mut store, mut changes) = (MemStore::new(), ChangeSet::default());
-            changes.put(family, key.to_vec(), value.to_vec());
-            store.commit(changes).unwrap();
+            changes.put(family, key, value);
+            store.commit(&changes).unwrap();
             (digest(&store).unwrap(), store.running_digest())
         };
         let one = of(Family::Values, b"ab", b"c");

@@ -4,8 +4,9 @@
 //! It reads no clock, no random source and no map in random order, and it decides nothing by the shape of the
 //! batches: an outcome depends on the records before it alone.
 
+use super::change_set::ChangeSet;
 use super::key::{self, Head};
-use super::store::{ChangeSet, Family, StoreError, View};
+use super::store::{Family, StoreError, View};
 use crate::model::{
     Expect, LogId, Lsn, NamespaceId, Operation, Outcome, Precondition, Record, Rejection, ShardDescriptor, Target,
 };
@@ -24,20 +25,19 @@ impl<S: View> Effects<'_, S> {
         if let Some(rejection) = self.preconditions(&record.preconditions)? {
             return Ok(self.reject(lsn, rejection));
         }
-        // Operations see one another's effects, and count together or not at all: they change a copy of their own.
-        let mut own = ChangeSet::default();
+        // Operations see one another's effects, and count together or not at all.
+        let before = self.changes.savepoint();
         let mut version = 0;
         for (index, operation) in record.operations.iter().enumerate() {
-            let mut staged = Staged { under: self, own: &mut own };
-            match staged.operation(lsn, operation)? {
+            match self.operation(lsn, operation)? {
                 Ok(produced) => version = produced,
                 Err(actual) => {
+                    self.changes.roll_back(before);
                     let index = u32::try_from(index).unwrap_or(u32::MAX);
                     return Ok(self.reject(lsn, Rejection::StreamVersion { index, actual }));
                 }
             }
         }
-        self.changes.extend(own);
         Ok(Outcome::Applied { version })
     }
 
@@ -50,13 +50,14 @@ impl<S: View> Effects<'_, S> {
 
     fn preconditions(&self, preconditions: &[Precondition]) -> Result<Option<Rejection>, StoreError> {
         for (index, precondition) in preconditions.iter().enumerate() {
-            let key = key::user_key(self.shard.namespace, &precondition.key);
-            let actual = match precondition.target {
-                Target::Key => self.get(Family::Values, &key)?.map_or(Ok(0), |e| key::read_value(&e).map(|v| v.0)),
-                Target::Stream => {
-                    self.get(Family::Heads, &key)?.map_or(Ok(0), |e| key::read_head(&e).map(|h| h.version))
-                }
-            }?;
+            let actual =
+                key::with_user_key(self.shard.namespace, &precondition.key, |key| match precondition.target {
+                    Target::Key => self.look(Family::Values, key, |entry| key::read_value(entry).map(|value| value.0)),
+                    Target::Stream => {
+                        self.look(Family::Heads, key, |entry| key::read_head(entry).map(|head| head.version))
+                    }
+                })?;
+            let actual = actual.unwrap_or(0);
             if !precondition.expect.admits(actual) {
                 let index = u32::try_from(index).unwrap_or(u32::MAX);
                 return Ok(Some(Rejection::Precondition { index, actual }));
@@ -65,40 +66,46 @@ impl<S: View> Effects<'_, S> {
         Ok(None)
     }
 
-    pub(super) fn get(&self, family: Family, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.changes.get(family, key) {
-            Some(changed) => Ok(changed.map(<[u8]>::to_vec)),
-            None => self.store.get(family, key),
+    /// What an entry says, as it is or as it will be; none if there is none.
+    pub(super) fn look<T>(
+        &self,
+        family: Family,
+        key: &[u8],
+        read: impl Fn(&[u8]) -> Result<T, StoreError>,
+    ) -> Result<Option<T>, StoreError> {
+        if let Some(changed) = self.changes.get(family, key) {
+            return changed.map(read).transpose();
         }
+        let mut found = None;
+        self.store.show(family, key, &mut |entry| found = Some(read(entry)))?;
+        found.transpose()
     }
-}
 
-/// One record's operations in the making.
-struct Staged<'a, 'b, S> {
-    under: &'a Effects<'b, S>,
-    own: &'a mut ChangeSet,
-}
-
-impl<S: View> Staged<'_, '_, S> {
-    /// Stages one operation: the version that it produced, or (the inner error) the stream's version where another
+    /// Does one operation: the version that it produced, or (the inner error) the stream's version where another
     /// was expected.
     fn operation(&mut self, lsn: Lsn, operation: &Operation) -> Result<Result<u64, u64>, StoreError> {
         let namespace = self.namespace();
         match operation {
             Operation::Put { key, value } => {
-                self.own.put(Family::Values, key::user_key(namespace, key), key::value_entry(lsn, value));
+                self.changes.put_written(
+                    Family::Values,
+                    |out| key::write_user_key(out, namespace, key),
+                    |out| key::write_value(out, lsn, value),
+                );
                 return Ok(Ok(lsn.get()));
             }
-            Operation::Delete { key } => self.own.delete(Family::Values, key::user_key(namespace, key)),
+            Operation::Delete { key } => {
+                key::with_user_key(namespace, key, |key| self.changes.delete(Family::Values, key));
+            }
             Operation::DeleteRange { start, end } => self.delete_range(start, end),
             Operation::Append { stream, expect, metadata, value } => {
                 return self.append(lsn, stream, *expect, metadata, value);
             }
-            Operation::TrimStream { stream, before } => return Ok(Ok(self.trim(stream, *before)?)),
+            Operation::TrimStream { stream, before } => return Ok(Ok(self.trim_stream(stream, *before)?)),
             Operation::DeleteStream { stream } => {
                 if let Some(head) = self.head(stream)? {
                     self.delete_events(stream, head, head.version);
-                    self.own.delete(Family::Heads, key::user_key(namespace, stream));
+                    key::with_user_key(namespace, stream, |key| self.changes.delete(Family::Heads, key));
                 }
             }
         }
@@ -108,12 +115,12 @@ impl<S: View> Staged<'_, '_, S> {
     /// Within the shard's own keys: another shard's log says what happens to the others, and in another order on
     /// each replica.
     fn delete_range(&mut self, start: &[u8], end: &[u8]) {
-        let shard = self.under.shard;
+        let shard = self.shard;
         let start = start.max(&shard.start);
         let end = if shard.end.is_empty() { end } else { end.min(&shard.end) };
         if start < end {
             let namespace = self.namespace();
-            self.own.delete_range(Family::Values, key::user_key(namespace, start), key::user_key(namespace, end));
+            self.changes.delete_range(Family::Values, key::user_key(namespace, start), key::user_key(namespace, end));
         }
     }
 
@@ -130,14 +137,18 @@ impl<S: View> Staged<'_, '_, S> {
             return Ok(Err(head.version));
         }
         let version = head.version.saturating_add(1);
-        let event = key::event_key(self.namespace(), stream, version);
-        self.own.put(Family::Events, event, key::event_entry(lsn, metadata, value));
+        let namespace = self.namespace();
+        self.changes.put_written(
+            Family::Events,
+            |out| key::write_event_key(out, namespace, stream, version),
+            |out| key::write_event(out, lsn, metadata, value),
+        );
         self.put_head(stream, Head { version, ..head });
         Ok(Ok(version))
     }
 
     /// Keeps the events from `before` on; the stream's version stays, also when no event is kept.
-    fn trim(&mut self, stream: &[u8], before: u64) -> Result<u64, StoreError> {
+    fn trim_stream(&mut self, stream: &[u8], before: u64) -> Result<u64, StoreError> {
         let Some(head) = self.head(stream)? else { return Ok(0) };
         let first = before.min(head.version.saturating_add(1));
         if first > head.first {
@@ -151,23 +162,23 @@ impl<S: View> Staged<'_, '_, S> {
     fn delete_events(&mut self, stream: &[u8], head: Head, last: u64) {
         let start = key::event_key(self.namespace(), stream, head.first);
         let end = key::event_key(self.namespace(), stream, last.saturating_add(1));
-        self.own.delete_range(Family::Events, start, end);
+        self.changes.delete_range(Family::Events, start, end);
     }
 
     fn put_head(&mut self, stream: &[u8], head: Head) {
-        self.own.put(Family::Heads, key::user_key(self.namespace(), stream), key::head_entry(head));
+        let namespace = self.namespace();
+        self.changes.put_written(
+            Family::Heads,
+            |out| key::write_user_key(out, namespace, stream),
+            |out| key::write_head(out, head),
+        );
     }
 
     fn head(&self, stream: &[u8]) -> Result<Option<Head>, StoreError> {
-        let key = key::user_key(self.namespace(), stream);
-        let entry = match self.own.get(Family::Heads, &key) {
-            Some(staged) => staged.map(<[u8]>::to_vec),
-            None => self.under.get(Family::Heads, &key)?,
-        };
-        entry.map(|entry| key::read_head(&entry)).transpose()
+        key::with_user_key(self.namespace(), stream, |key| self.look(Family::Heads, key, key::read_head))
     }
 
     const fn namespace(&self) -> NamespaceId {
-        self.under.shard.namespace
+        self.shard.namespace
     }
 }

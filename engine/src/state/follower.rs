@@ -1,7 +1,8 @@
 //! Followers of a feed, by name: how far each is. Of this node only, and not part of the digest.
 
+use super::change_set::ChangeSet;
 use super::key;
-use super::store::{ChangeSet, Family, Order, StoreError, View};
+use super::store::{Family, Order, StoreError, View};
 use crate::model::{Epoch, Lsn, ShardId};
 use std::ops::ControlFlow;
 

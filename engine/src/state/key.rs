@@ -54,7 +54,19 @@ const fn ordered_u32(number: u32) -> [u8; 4] {
 
 /// The key of a value or of a stream's head.
 pub(super) fn user_key(namespace: NamespaceId, key: &[u8]) -> Vec<u8> {
-    [&ordered_u32(namespace.get())[..], key].concat()
+    written(|out| write_user_key(out, namespace, key))
+}
+
+/// The same, behind what is there.
+pub(super) fn write_user_key(out: &mut Vec<u8>, namespace: NamespaceId, key: &[u8]) {
+    out.extend_from_slice(&ordered_u32(namespace.get()));
+    out.extend_from_slice(key);
+}
+
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out);
+    out
 }
 
 /// Bytes of a key that is put together without an allocation.
@@ -89,22 +101,29 @@ pub(super) fn user_part(key: &[u8]) -> Result<&[u8], StoreError> {
 
 /// What all events of a stream begin with.
 pub(super) fn stream_prefix(namespace: NamespaceId, stream: &[u8]) -> Vec<u8> {
-    let mut prefix = ordered_u32(namespace.get()).to_vec();
-    for byte in stream {
-        prefix.push(*byte);
-        if *byte == 0 {
-            prefix.push(0xff);
+    written(|out| write_stream_prefix(out, namespace, stream))
+}
+
+fn write_stream_prefix(out: &mut Vec<u8>, namespace: NamespaceId, stream: &[u8]) {
+    out.extend_from_slice(&ordered_u32(namespace.get()));
+    for (index, part) in stream.split(|byte| *byte == 0).enumerate() {
+        if index > 0 {
+            out.extend_from_slice(&[0, 0xff]);
         }
+        out.extend_from_slice(part);
     }
-    prefix.extend_from_slice(&[0, 0]);
-    prefix
+    out.extend_from_slice(&[0, 0]);
 }
 
 /// The key of one event.
 pub(super) fn event_key(namespace: NamespaceId, stream: &[u8], version: u64) -> Vec<u8> {
-    let mut key = stream_prefix(namespace, stream);
-    key.extend_from_slice(&ordered_u64(version));
-    key
+    written(|out| write_event_key(out, namespace, stream, version))
+}
+
+/// The same, behind what is there.
+pub(super) fn write_event_key(out: &mut Vec<u8>, namespace: NamespaceId, stream: &[u8], version: u64) {
+    write_stream_prefix(out, namespace, stream);
+    out.extend_from_slice(&ordered_u64(version));
 }
 
 /// The version in an event's key, behind its stream's prefix.
@@ -264,9 +283,11 @@ pub(super) fn epoch_start_key(shard: ShardId) -> Vec<u8> {
     [&ordered_u64(shard.get())[..], &[2]].concat()
 }
 
-/// A value's entry.
-pub(super) fn value_entry(version: Lsn, value: &[u8]) -> Vec<u8> {
-    [&[FORMAT][..], &version.get().to_le_bytes(), value].concat()
+/// A value's entry, behind what is there.
+pub(super) fn write_value(out: &mut Vec<u8>, version: Lsn, value: &[u8]) {
+    out.push(FORMAT);
+    out.extend_from_slice(&version.get().to_le_bytes());
+    out.extend_from_slice(value);
 }
 
 /// The version and value in an entry.
@@ -276,9 +297,11 @@ pub(super) fn read_value(entry: &[u8]) -> Result<(u64, &[u8]), StoreError> {
     Ok((version, fields.rest))
 }
 
-/// A stream's head.
-pub(super) fn head_entry(head: Head) -> Vec<u8> {
-    [&[FORMAT][..], &head.version.to_le_bytes(), &head.first.to_le_bytes()].concat()
+/// A stream's head, behind what is there.
+pub(super) fn write_head(out: &mut Vec<u8>, head: Head) {
+    out.push(FORMAT);
+    out.extend_from_slice(&head.version.to_le_bytes());
+    out.extend_from_slice(&head.first.to_le_bytes());
 }
 
 /// The head in an entry.
@@ -289,10 +312,13 @@ pub(super) fn read_head(entry: &[u8]) -> Result<Head, StoreError> {
     Ok(head)
 }
 
-/// An event's entry.
-pub(super) fn event_entry(lsn: Lsn, metadata: &[u8], value: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_le_bytes();
-    [&[FORMAT][..], &lsn.get().to_le_bytes(), &length, metadata, value].concat()
+/// An event's entry, behind what is there.
+pub(super) fn write_event(out: &mut Vec<u8>, lsn: Lsn, metadata: &[u8], value: &[u8]) {
+    out.push(FORMAT);
+    out.extend_from_slice(&lsn.get().to_le_bytes());
+    out.extend_from_slice(&u32::try_from(metadata.len()).unwrap_or(u32::MAX).to_le_bytes());
+    out.extend_from_slice(metadata);
+    out.extend_from_slice(value);
 }
 
 /// LSN, metadata and value of an event.
@@ -430,12 +456,13 @@ mod tests {
             chain: Chain::new(0x1122_3344_5566_7788),
         };
         let log = LogId::new(0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10);
-        let file = crate::golden::check("state_value.bin", &value_entry(Lsn::new(5), b"blue"));
+        let file = crate::golden::check("state_value.bin", &written(|out| write_value(out, Lsn::new(5), b"blue")));
         assert_eq!(read_value(&file).unwrap(), (5, &b"blue"[..]));
-        let file = crate::golden::check("state_event.bin", &event_entry(Lsn::new(6), b"from", b"paid"));
+        let file =
+            crate::golden::check("state_event.bin", &written(|out| write_event(out, Lsn::new(6), b"from", b"paid")));
         assert_eq!(read_event(&file).unwrap(), (6, &b"from"[..], &b"paid"[..]));
         let head = Head { version: 8, first: 3 };
-        let file = crate::golden::check("state_head.bin", &head_entry(head));
+        let file = crate::golden::check("state_head.bin", &written(|out| write_head(out, head)));
         assert_eq!(read_head(&file).unwrap(), head);
         let file = crate::golden::check("state_applied.bin", &applied_entry(log, position));
         assert_eq!(read_applied(&file).unwrap(), (log, position));
@@ -478,11 +505,11 @@ mod tests {
 
     #[test]
     fn an_entry_cut_short_or_of_another_format_is_refused_by_family() {
-        let head = head_entry(Head { version: 8, first: 3 });
+        let head = written(|out| write_head(out, Head { version: 8, first: 3 }));
         for entry in [&head[..head.len() - 1], &[][..], &[2, 0, 0]] {
             assert!(matches!(read_head(entry), Err(StoreError::Entry { family: "heads", .. })), "{entry:?}");
         }
-        let event = event_entry(Lsn::new(6), b"from", b"paid");
+        let event = written(|out| write_event(out, Lsn::new(6), b"from", b"paid"));
         for length in 0..17 {
             assert!(read_event(&event[..length]).is_err(), "{length}");
         }

@@ -1,7 +1,8 @@
 //! A state in memory, for the simulator and for tests: it forgets what was not flushed, as RocksDB does with its
 //! own log off.
 
-use super::store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};
+use super::change_set::{Change, ChangeSet};
+use super::store::{Family, Order, Store, StoreError, View, Visitor};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -15,8 +16,8 @@ type Entries = BTreeMap<Vec<u8>, Vec<u8>>;
 /// use towline::state::{ChangeSet, Family, MemStore, Store, View};
 /// let mut store = MemStore::new();
 /// let mut changes = ChangeSet::default();
-/// changes.put(Family::Values, b"k".to_vec(), b"v".to_vec());
-/// store.commit(changes)?;
+/// changes.put(Family::Values, b"k", b"v");
+/// store.commit(&changes)?;
 /// store.crash();
 /// assert_eq!(store.get(Family::Values, b"k")?, None, "it was not flushed");
 /// # Ok::<(), towline::state::StoreError>(())
@@ -113,15 +114,18 @@ impl View for MemStore {
 }
 
 impl Store for MemStore {
-    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
-        for (family, start, end) in changes.ranges() {
-            let within = (Bound::Included(start), Bound::Excluded(end));
-            let entries = self.families.entry(family).or_default();
-            let keys: Vec<_> = entries.range::<[u8], _>(within).map(|(key, _)| key.clone()).collect();
-            keys.iter().for_each(|key| self.change(family, key, None));
-        }
-        for (family, key, value) in changes.entries() {
-            self.change(family, key, value.map(<[u8]>::to_vec));
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+        for change in changes.changes() {
+            match change {
+                Change::Put { family, key, value } => self.change(family, key, Some(value.to_vec())),
+                Change::Delete { family, key } => self.change(family, key, None),
+                Change::DeleteRange { family, start, end } => {
+                    let within = (Bound::Included(start), Bound::Excluded(end));
+                    let entries = self.families.entry(family).or_default();
+                    let keys: Vec<_> = entries.range::<[u8], _>(within).map(|(key, _)| key.clone()).collect();
+                    keys.iter().for_each(|key| self.change(family, key, None));
+                }
+            }
         }
         Ok(())
     }

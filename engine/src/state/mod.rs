@@ -7,6 +7,7 @@
 mod apply;
 #[cfg(test)]
 mod apply_test;
+mod change_set;
 mod clear;
 mod decodable;
 mod digest;
@@ -23,6 +24,7 @@ mod sessions_test;
 mod store;
 
 pub use apply::{Applied, Applier, ApplyError};
+pub use change_set::{Change, ChangeSet};
 pub use clear::clear_namespace;
 pub use decodable::{BatchContentError, check_batch};
 pub use digest::{digest, digest_of};
@@ -34,4 +36,4 @@ pub use read::{
 };
 #[cfg(feature = "node")]
 pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksWriter, StateStats};
-pub use store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};
+pub use store::{Family, Order, Store, StoreError, View, Visitor};

@@ -146,12 +146,8 @@ impl<S: View> Effects<'_, S> {
             }
             if changes.get(Family::Sessions, at).is_some() { ControlFlow::Continue(()) } else { judge(at, entry) }
         })?;
-        for (family, at, entry) in changes.entries() {
-            if family == Family::Sessions
-                && at.get(..21) == first.get(..21)
-                && let Some(entry) = entry
-                && judge(at, entry).is_break()
-            {
+        for (at, entry) in changes.values(Family::Sessions) {
+            if at.get(..21) == first.get(..21) && judge(at, entry).is_break() {
                 break;
             }
         }
@@ -173,23 +169,21 @@ impl<S: View> Effects<'_, S> {
     }
 
     fn session(&self, session: u128) -> Result<Option<Session>, StoreError> {
-        let entry = self.get(Family::Sessions, &key::session_key(self.shard.namespace, self.log, session))?;
-        entry.map(|entry| key::read_session(&entry)).transpose()
+        self.look(Family::Sessions, &key::session_key(self.shard.namespace, self.log, session), key::read_session)
     }
 
     fn executed(&self, session: u128, number: u64) -> Result<Option<Executed>, StoreError> {
-        let entry = self.get(Family::Sessions, &key::result_key(self.shard.namespace, self.log, session, number))?;
-        entry.map(|entry| key::read_result(&entry)).transpose()
+        self.look(Family::Sessions, &key::result_key(self.shard.namespace, self.log, session, number), key::read_result)
     }
 
     fn open_sessions(&self) -> Result<u64, StoreError> {
-        let entry = self.get(Family::Sessions, &key::session_count_key(self.shard.namespace, self.log))?;
-        entry.map_or(Ok(0), |entry| key::read_number(&entry))
+        let key = key::session_count_key(self.shard.namespace, self.log);
+        Ok(self.look(Family::Sessions, &key, key::read_number)?.unwrap_or(0))
     }
 
     fn trimmed(&self) -> Result<Lsn, StoreError> {
-        let entry = self.get(Family::Sessions, &key::trimmed_key(self.shard.namespace, self.log))?;
-        entry.map_or(Ok(Lsn::ZERO), |entry| key::read_number(&entry).map(Lsn::new))
+        let key = key::trimmed_key(self.shard.namespace, self.log);
+        Ok(self.look(Family::Sessions, &key, key::read_number)?.map_or(Lsn::ZERO, Lsn::new))
     }
 
     fn count_sessions(&mut self, open: u64) {

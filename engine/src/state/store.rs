@@ -1,8 +1,8 @@
 //! What a state is kept in: ordered families of keys and values, and atomic changes to them.
 
+use super::change_set::ChangeSet;
 use crate::model::request::FailureClass;
-use std::collections::BTreeMap;
-use std::ops::{Bound, ControlFlow};
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -195,11 +195,11 @@ pub trait View {
 
 /// Ordered families that change atomically.
 pub trait Store: View {
-    /// Makes all of these changes, or none.
+    /// Makes all of these changes, in order, or none.
     ///
     /// # Errors
     /// The state can't be written; nothing changed.
-    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError>;
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError>;
 }
 
 impl<V: View + ?Sized> View for &V {
@@ -219,163 +219,5 @@ impl<V: View + ?Sized> View for Arc<V> {
 
     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
         (**self).scan(family, from, order, visit)
-    }
-}
-
-/// Changes, by family: first what goes by range, then what keys become.
-///
-/// ```
-/// use towline::state::{ChangeSet, Family};
-/// let mut changes = ChangeSet::default();
-/// changes.put(Family::Values, b"a".to_vec(), b"1".to_vec());
-/// changes.delete_range(Family::Values, b"a".to_vec(), b"c".to_vec());
-/// changes.put(Family::Values, b"b".to_vec(), b"2".to_vec());
-/// assert_eq!(changes.get(Family::Values, b"a"), Some(None));
-/// assert_eq!(changes.get(Family::Values, b"b"), Some(Some(&b"2"[..])));
-/// assert_eq!(changes.get(Family::Values, b"c"), None);
-/// ```
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ChangeSet {
-    families: BTreeMap<Family, FamilyChanges>,
-}
-
-/// The changes of one family. A range is taken away first; what is in `entries` came after it, or lies outside.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-struct FamilyChanges {
-    /// Start (included) to end (excluded); they neither overlap nor touch.
-    ranges: BTreeMap<Vec<u8>, Vec<u8>>,
-    entries: BTreeMap<Vec<u8>, Option<Vec<u8>>>,
-}
-
-impl ChangeSet {
-    /// Sets a key.
-    pub fn put(&mut self, family: Family, key: Vec<u8>, value: Vec<u8>) {
-        self.families.entry(family).or_default().entries.insert(key, Some(value));
-    }
-
-    /// Removes a key.
-    pub fn delete(&mut self, family: Family, key: Vec<u8>) {
-        self.families.entry(family).or_default().entries.insert(key, None);
-    }
-
-    /// Removes the keys from `start` (included) to `end` (excluded), however many there are: their number is the
-    /// store's matter, and costs no memory here (I10).
-    pub fn delete_range(&mut self, family: Family, start: Vec<u8>, end: Vec<u8>) {
-        if start < end {
-            self.families.entry(family).or_default().delete_range(start, end);
-        }
-    }
-
-    /// What these changes say of a key: nothing, or its new value or absence.
-    #[must_use]
-    pub fn get(&self, family: Family, key: &[u8]) -> Option<Option<&[u8]>> {
-        let changes = self.families.get(&family)?;
-        match changes.entries.get(key) {
-            Some(entry) => Some(entry.as_deref()),
-            None => changes.is_in_a_range(key).then_some(None),
-        }
-    }
-
-    /// Takes other changes, which came after these.
-    pub fn extend(&mut self, other: Self) {
-        for (family, later) in other.families {
-            let changes = self.families.entry(family).or_default();
-            later.ranges.into_iter().for_each(|(start, end)| changes.delete_range(start, end));
-            changes.entries.extend(later.entries);
-        }
-    }
-
-    /// The ranges that go, ascending in each family: to be taken away before the entries are set.
-    pub fn ranges(&self) -> impl Iterator<Item = (Family, &[u8], &[u8])> {
-        self.families.iter().flat_map(|(family, changes)| {
-            changes.ranges.iter().map(|(start, end)| (*family, start.as_slice(), end.as_slice()))
-        })
-    }
-
-    /// What keys become, ascending in each family: a value, or none where the key goes.
-    pub fn entries(&self) -> impl Iterator<Item = (Family, &[u8], Option<&[u8]>)> {
-        self.families.iter().flat_map(|(family, changes)| {
-            changes.entries.iter().map(|(key, value)| (*family, key.as_slice(), value.as_deref()))
-        })
-    }
-}
-
-impl FamilyChanges {
-    fn delete_range(&mut self, mut start: Vec<u8>, mut end: Vec<u8>) {
-        let covered = (Bound::Included(start.as_slice()), Bound::Excluded(end.as_slice()));
-        let superseded: Vec<_> = self.entries.range::<[u8], _>(covered).map(|(key, _)| key.clone()).collect();
-        superseded.iter().for_each(|key| drop(self.entries.remove(key)));
-        // Ranges that overlap or touch become one: those that begin at or before the new end, and end at or
-        // behind the new start.
-        let reach = (Bound::Unbounded, Bound::Included(end.as_slice()));
-        let touching = self.ranges.range::<[u8], _>(reach).rev().take_while(|(_, other)| **other >= start);
-        let touching: Vec<_> = touching.map(|(other, _)| other.clone()).collect();
-        for other_start in touching {
-            if let Some(other_end) = self.ranges.remove(&other_start) {
-                end = end.max(other_end);
-                start = start.min(other_start);
-            }
-        }
-        self.ranges.insert(start, end);
-    }
-
-    fn is_in_a_range(&self, key: &[u8]) -> bool {
-        let before = (Bound::Unbounded, Bound::Included(key));
-        self.ranges.range::<[u8], _>(before).next_back().is_some_and(|(_, end)| key < end.as_slice())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[derive(Debug, Clone)]
-    enum Change {
-        Put(u8),
-        Delete(u8),
-        DeleteRange(u8, u8),
-    }
-
-    fn any_change() -> impl Strategy<Value = Change> {
-        prop_oneof![
-            (0_u8..20).prop_map(Change::Put),
-            (0_u8..20).prop_map(Change::Delete),
-            (0_u8..20, 0_u8..20).prop_map(|(a, b)| Change::DeleteRange(a, b)),
-        ]
-    }
-
-    fn apply(changes: &mut ChangeSet, change: &Change, value: u8) {
-        match change {
-            Change::Put(key) => changes.put(Family::Values, vec![*key], vec![value]),
-            Change::Delete(key) => changes.delete(Family::Values, vec![*key]),
-            Change::DeleteRange(a, b) => changes.delete_range(Family::Values, vec![*a], vec![*b]),
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn changes_say_of_each_key_what_the_last_of_them_did(
-            first in prop::collection::vec(any_change(), 0..20), then in prop::collection::vec(any_change(), 0..20),
-        ) {
-            let mut expected: BTreeMap<u8, Option<Vec<u8>>> = BTreeMap::new();
-            let (mut changes, mut later) = (ChangeSet::default(), ChangeSet::default());
-            for (value, change) in (0_u8..).zip(first.iter().chain(&then)) {
-                let target = if usize::from(value) < first.len() { &mut changes } else { &mut later };
-                apply(target, change, value);
-                match change {
-                    Change::Put(key) => drop(expected.insert(*key, Some(vec![value]))),
-                    Change::Delete(key) => drop(expected.insert(*key, None)),
-                    Change::DeleteRange(a, b) => (*a..*b).for_each(|key| drop(expected.insert(key, None))),
-                }
-            }
-            changes.extend(later);
-            for key in 0..20 {
-                let found = changes.get(Family::Values, &[key]).map(|value| value.map(<[u8]>::to_vec));
-                prop_assert_eq!(found, expected.get(&key).cloned(), "key {}", key);
-            }
-            let ranges: Vec<_> = changes.ranges().collect();
-            prop_assert!(ranges.windows(2).all(|pair| pair[0].2 < pair[1].1), "ranges are apart: {:?}", ranges);
-        }
     }
 }

@@ -9,9 +9,10 @@ mod options;
 #[cfg(test)]
 mod rocks_test;
 
+use super::change_set::{Change, ChangeSet};
 use super::follower::FollowerEntry;
 use super::key;
-use super::store::{ChangeSet, Family, Order, Store, StoreError, View, Visitor};
+use super::store::{Family, Order, Store, StoreError, View, Visitor};
 use crate::model::{LogPosition, ShardId};
 pub use options::RocksOptions;
 use rocksdb::checkpoint::Checkpoint;
@@ -31,8 +32,8 @@ use std::sync::Arc;
 /// let directory = tempfile::tempdir()?;
 /// let mut store = RocksStore::open(&directory.path().join("state"))?;
 /// let mut changes = ChangeSet::default();
-/// changes.put(Family::Values, b"k".to_vec(), b"v".to_vec());
-/// store.commit(changes)?;
+/// changes.put(Family::Values, b"k", b"v");
+/// store.commit(&changes)?;
 /// assert_eq!(store.get(Family::Values, b"k")?, Some(b"v".to_vec()));
 /// store.flush()?; // from here on a crash leaves it there
 /// # Ok::<(), Box<dyn std::error::Error>>(())
@@ -244,15 +245,19 @@ impl RocksStore {
     }
 
     fn commit_shared(&self, changes: &ChangeSet, options: &WriteOptions) -> Result<(), StoreError> {
-        let mut batch = WriteBatch::default();
-        for (family, start, end) in changes.ranges() {
-            batch.delete_range_cf(self.family(family)?, start, end);
+        let mut batch =
+            WriteBatch::with_capacity_bytes(BATCH_HEADER_BYTES + changes.bytes() + CHANGE_HEADER_BYTES * changes.len());
+        let mut handles = [self.family(Family::Values)?; Family::ALL.len()];
+        for (handle, family) in handles.iter_mut().zip(Family::ALL) {
+            *handle = self.family(family)?;
         }
-        for (family, key, value) in changes.entries() {
-            let handle = self.family(family)?;
-            match value {
-                Some(value) => batch.put_cf(handle, key, value),
-                None => batch.delete_cf(handle, key),
+        for change in changes.changes() {
+            match change {
+                Change::Put { family, key, value } => batch.put_cf(handles[family as usize], key, value),
+                Change::Delete { family, key } => batch.delete_cf(handles[family as usize], key),
+                Change::DeleteRange { family, start, end } => {
+                    batch.delete_range_cf(handles[family as usize], start, end)
+                }
             }
         }
         self.db.write_opt(batch, options).map_err(|error| match error.kind() {
@@ -303,8 +308,8 @@ impl View for RocksSnapshot<'_> {
 }
 
 impl Store for RocksStore {
-    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
-        self.commit_shared(&changes, &self.writes)
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+        self.commit_shared(changes, &self.writes)
     }
 }
 
@@ -319,11 +324,15 @@ impl View for RocksWriter {
 }
 
 impl Store for RocksWriter {
-    fn commit(&mut self, changes: ChangeSet) -> Result<(), StoreError> {
+    fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
         let options = if self.waits { &self.store.writes } else { &self.store.writes_now };
-        self.store.commit_shared(&changes, options)
+        self.store.commit_shared(changes, options)
     }
 }
+
+/// What RocksDB puts before the changes of a batch, and about before each of them.
+const BATCH_HEADER_BYTES: usize = 12;
+const CHANGE_HEADER_BYTES: usize = 8;
 
 fn walk(mut entries: DBRawIterator<'_>, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
     match order {

@@ -38,7 +38,10 @@ const BLOOM_BITS: f64 = 10.0;
 const BLOCK_BYTES: usize = 16 << 10;
 
 impl RocksOptions {
-    pub(super) fn database(&self) -> Options {
+    /// The options of the database, as RocksDB takes them: for benches, which put them beside others.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn database(&self) -> Options {
         let mut options = Options::default();
         options.create_if_missing(true);
         options.create_missing_column_families(true);
@@ -58,13 +61,20 @@ impl RocksOptions {
 
     pub(super) fn families(&self) -> Vec<ColumnFamilyDescriptor> {
         let cache = Cache::new_lru_cache(self.block_cache_bytes);
-        let describe = |family: Family| ColumnFamilyDescriptor::new(family.name(), self.family(family, &cache));
+        let describe = |family: Family| {
+            let (mut options, mut blocks) = self.family(family);
+            blocks.set_block_cache(&cache);
+            options.set_block_based_table_factory(&blocks);
+            ColumnFamilyDescriptor::new(family.name(), options)
+        };
         Family::ALL.into_iter().map(describe).collect()
     }
 
-    fn family(&self, family: Family, cache: &Cache) -> Options {
+    /// The options of one family, and those of its tables, which lack the cache that all share: for benches as well.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn family(&self, family: Family) -> (Options, BlockBasedOptions) {
         let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(cache);
         blocks.set_block_size(BLOCK_BYTES);
         // Counted against the cache, so that memory has one bound (I10); the newest files' stay in.
         blocks.set_cache_index_and_filter_blocks(true);
@@ -74,7 +84,6 @@ impl RocksOptions {
             blocks.set_bloom_filter(BLOOM_BITS, false);
         }
         let mut options = Options::default();
-        options.set_block_based_table_factory(&blocks);
         // Most bytes lie at the bottom, written once and read seldom; the levels above are rewritten often.
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
@@ -82,6 +91,6 @@ impl RocksOptions {
         options.set_write_buffer_size(self.unflushed_bytes / 2);
         // One fills while the others flush: a flush that takes its time does not stop the applier at once.
         options.set_max_write_buffer_number(4);
-        options
+        (options, blocks)
     }
 }

@@ -115,14 +115,14 @@ fn a_snapshot_shows_one_moment_whatever_is_written_meanwhile() {
     let mut store = RocksStore::open(directory.path()).unwrap();
     let put = |value: &[u8]| {
         let mut changes = ChangeSet::default();
-        changes.put(Family::Values, b"k".to_vec(), value.to_vec());
+        changes.put(Family::Values, b"k", value);
         changes
     };
-    store.commit(put(b"1")).unwrap();
+    store.commit(&put(b"1")).unwrap();
     let shared = Arc::new(store);
     let snapshot = shared.snapshot();
     let mut writer = RocksWriter::new(Arc::clone(&shared));
-    writer.commit(put(b"2")).unwrap();
+    writer.commit(&put(b"2")).unwrap();
     assert_eq!(snapshot.get(Family::Values, b"k").unwrap(), Some(b"1".to_vec()));
     assert_eq!(entries(&snapshot, Family::Values, b"", Order::Ascending).len(), 1);
     assert_eq!(shared.get(Family::Values, b"k").unwrap(), Some(b"2".to_vec()));
@@ -158,7 +158,7 @@ fn a_damaged_file_is_an_error_that_says_damage_never_a_missing_key() {
         for number in 0..1000_u32 {
             changes.put(Family::Values, format!("{number:06}").into_bytes(), vec![7; 100]);
         }
-        store.commit(changes).unwrap();
+        store.commit(&changes).unwrap();
         store.flush().unwrap();
         store
     };

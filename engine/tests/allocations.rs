@@ -1,0 +1,69 @@
+//! What a write allocates once a node is at work: its receipt, and something for each batch.
+//!
+//! A program of its own, since it counts all that its threads allocate (what RocksDB allocates, in C++, is not counted).
+
+#![cfg(feature = "node")]
+#![expect(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use std::alloc::System;
+use std::collections::VecDeque;
+use towline::model::{Expect, Record, Write};
+use towline::node::{Namespace, Node, NodeOptions};
+use towline::pipeline::Receipt;
+
+#[global_allocator]
+static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+/// Writes under way at a time.
+const WINDOW: usize = 512;
+/// Writes before anything is counted, and writes that are counted.
+const WARM_UP: usize = 30_000;
+const COUNTED: usize = 30_000;
+/// Allocations for a batch, whatever is in it; measured: 57.
+const PER_BATCH: u64 = 100;
+
+struct Producer {
+    space: Namespace,
+    waiting: VecDeque<Receipt>,
+}
+
+impl Producer {
+    fn write(&mut self, record: &Record) {
+        if self.waiting.len() == WINDOW {
+            let oldest = self.waiting.pop_front();
+            assert!(oldest.is_none_or(|oldest| oldest.wait().is_ok()));
+        }
+        self.waiting.push_back(self.space.write(record).unwrap());
+    }
+}
+
+#[test]
+fn a_write_at_work_allocates_its_receipt_and_no_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+    let mut producer = Producer { space: node.default_namespace(), waiting: VecDeque::with_capacity(WINDOW) };
+    // Made beforehand: what a caller gives is its own.
+    let records: Vec<Record> = (0..WINDOW)
+        .map(|number| {
+            let (key, stream) = (format!("key-{number:06}"), format!("stream-{:02}", number % 16));
+            Write::new().put(key, vec![7; 200]).append(stream, Expect::Any, vec![8; 100]).as_ref().clone()
+        })
+        .collect();
+    let some = |number: usize| &records[number % WINDOW];
+    (0..WARM_UP).for_each(|number| producer.write(some(number)));
+    let batches = || node.stats().unwrap().shards[0].batches;
+    let (before, region) = (batches(), Region::new(ALLOCATOR));
+    (0..COUNTED).for_each(|number| producer.write(some(number)));
+    let change = region.change();
+    let allocations = (change.allocations + change.reallocations) as u64;
+    let batches = batches() - before;
+    let writes = COUNTED as u64;
+    println!("{allocations} allocations for {writes} writes in {batches} batches");
+    assert!(
+        allocations <= writes + batches * PER_BATCH,
+        "{allocations} allocations for {writes} writes in {batches} batches"
+    );
+    assert!(producer.waiting.into_iter().all(|receipt| receipt.wait().is_ok()));
+    node.close().unwrap();
+}
