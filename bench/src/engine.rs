@@ -3,7 +3,7 @@
 use crate::producers::{await_serving, noise, payload};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use rocksdb::{BlockBasedOptions, Cache, DB, IteratorMode, Options, WriteOptions};
+use rocksdb::{Cache, DB, IteratorMode, WriteOptions};
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Barrier};
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use towline::model::{Filter, Read, Scan, Since, Write};
 use towline::node::{Namespace, Node, NodeOptions};
 use towline::pipeline::SubmitPolicy;
+use towline::state::{Family, RocksOptions};
 
 /// What one measurement did.
 #[derive(Debug, Clone, Copy)]
@@ -178,23 +179,15 @@ impl Bare {
     /// # Errors
     /// It can't be opened.
     pub fn open(directory: &Path) -> Result<Self> {
-        let mut blocks = BlockBasedOptions::default();
-        blocks.set_block_cache(&Cache::new_lru_cache(64 << 20));
-        blocks.set_block_size(16 << 10);
-        blocks.set_bloom_filter(10.0, false);
-        blocks.set_cache_index_and_filter_blocks(true);
-        blocks.set_pin_l0_filter_and_index_blocks_in_cache(true);
-        let mut options = Options::default();
-        options.create_if_missing(true);
+        let engine = RocksOptions::default();
+        let (mut options, mut blocks) = engine.family(Family::Values);
+        blocks.set_block_cache(&Cache::new_lru_cache(engine.block_cache_bytes));
         options.set_block_based_table_factory(&blocks);
-        options.set_db_write_buffer_size(64 << 20);
-        options.set_write_buffer_size(32 << 20);
-        options.set_max_write_buffer_number(4);
-        options.set_compression_type(rocksdb::DBCompressionType::Lz4);
-        options.set_bottommost_compression_type(rocksdb::DBCompressionType::Zstd);
-        options.set_level_compaction_dynamic_level_bytes(true);
-        options.set_max_background_jobs(2);
-        options.set_max_open_files(1024);
+        // Opened by the options of its one family alone, it takes those of the database from them as well.
+        options.create_if_missing(true);
+        options.set_db_write_buffer_size(engine.unflushed_bytes);
+        options.set_max_background_jobs(engine.background_threads);
+        options.set_max_open_files(engine.open_files_max);
         options.set_bytes_per_sync(1 << 20);
         Ok(Self { db: DB::open(&options, directory)? })
     }

@@ -1,6 +1,7 @@
 //! What the benchmarks measure: producers that write and wait, against the disk, the log, one node, three nodes.
 //!
-//! The program `bench-engine` puts the embedded engine beside bare RocksDB. The program `towline-bench` prints them as one table of ratios; the criterion benches time the same producers.
+//! The program `bench-engine` puts the embedded engine beside bare RocksDB, `bench-state` the options of
+//! the state's RocksDB beside others. The program `towline-bench` prints them as one table of ratios; the criterion benches time the same producers.
 
 #![forbid(unsafe_code)]
 
@@ -9,3 +10,4 @@ pub mod device;
 pub mod engine;
 pub mod idle;
 pub mod producers;
+pub mod state;
