@@ -70,7 +70,7 @@ bench-wal: ## [ARGS=...] The log beside other logs and the bare disk, in one run
 	  cargo build --release --locked --manifest-path bench/peers/Cargo.toml
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-wal" "$$@"' bench-wal $(ARGS)
 
-bench-engine: ## [ARGS=...] The embedded engine beside bare RocksDB and the bare log, in one run
+bench-engine: ## [ARGS=...] The embedded engine beside bare RocksDB and the bare log, in one run; ARGS=--help tells the modes
 	@.make/setup build
 	@$(IN) .make/with-progress release "building the engine's bench" cargo build --release -p towline-bench --bin bench-engine
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-engine" "$$@"' bench-engine $(ARGS)

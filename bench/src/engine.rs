@@ -3,10 +3,10 @@
 use crate::producers::{await_serving, noise, payload};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
-use rocksdb::{Cache, DB, IteratorMode, WriteOptions};
+use rocksdb::{DB, IteratorMode, WriteOptions};
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::{Arc, Barrier};
+use std::sync::Barrier;
 use std::time::{Duration, Instant};
 use towline::model::{Filter, Read, Scan, Since, Write};
 use towline::node::{Namespace, Node, NodeOptions};
@@ -68,8 +68,8 @@ pub trait Store: Send + Sync {
 /// The engine on one node.
 #[derive(Debug)]
 pub struct Engine {
-    node: Node,
-    space: Namespace,
+    pub(crate) node: Node,
+    pub(crate) space: Namespace,
 }
 
 impl Engine {
@@ -90,7 +90,7 @@ impl Engine {
     /// A write failed.
     pub fn in_flight(&self, producers: u64, receipts: usize, bytes: usize, writes: u64) -> Result<Measured> {
         let pool = noise();
-        together(producers, writes, bytes, |producer, share| {
+        shared_out(producers, writes, bytes, |producer, share| {
             let mut waiting = VecDeque::with_capacity(receipts);
             for number in 0..share {
                 if waiting.len() == receipts
@@ -170,7 +170,7 @@ impl Store for Engine {
 
 /// RocksDB by itself, with the options that the engine gives its families.
 pub struct Bare {
-    db: DB,
+    pub(crate) db: DB,
 }
 
 impl Bare {
@@ -181,7 +181,7 @@ impl Bare {
     pub fn open(directory: &Path) -> Result<Self> {
         let engine = RocksOptions::default();
         let (mut options, mut blocks) = engine.family(Family::Values);
-        blocks.set_block_cache(&Cache::new_lru_cache(engine.block_cache_bytes));
+        blocks.set_block_cache(&engine.cache());
         options.set_block_based_table_factory(&blocks);
         // Opened by the options of its one family alone, it takes those of the database from them as well.
         options.create_if_missing(true);
@@ -229,7 +229,7 @@ impl Store for Bare {
 /// A write failed.
 pub fn durable(store: &dyn Store, producers: u64, bytes: usize, writes: u64) -> Result<Measured> {
     let pool = noise();
-    together(producers, writes, bytes, |producer, share| {
+    shared_out(producers, writes, bytes, |producer, share| {
         (0..share).try_for_each(|number| {
             store.put_durably(key(producer, number), payload(&pool, number * 64 + producer, bytes))
         })
@@ -277,37 +277,42 @@ pub fn scans(store: &dyn Store, written: u64, scans: u64, count: usize) -> Resul
     Ok(Measured { operations: found, bytes: 0, took: start.elapsed() })
 }
 
-fn key(producer: u64, number: u64) -> Bytes {
+pub(crate) fn key(producer: u64, number: u64) -> Bytes {
     Bytes::from(format!("{producer:04}-{number:09}"))
 }
 
-/// Threads that begin at one moment, each with its share.
-#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
-fn together(
+/// Writes that are shared out among producers.
+fn shared_out(
     producers: u64,
     writes: u64,
     bytes: usize,
     work: impl Fn(u64, u64) -> Result<()> + Sync,
 ) -> Result<Measured> {
-    let barrier = Arc::new(Barrier::new(usize::try_from(producers)? + 1));
     let share = writes / producers;
-    let took = std::thread::scope(|scope| {
-        let threads: Vec<_> = (0..producers)
-            .map(|producer| {
-                let (barrier, work) = (Arc::clone(&barrier), &work);
-                scope.spawn(move || {
-                    barrier.wait();
-                    work(producer, share)
-                })
-            })
-            .collect();
-        barrier.wait();
-        let start = Instant::now();
-        for thread in threads {
-            thread.join().map_err(|_| anyhow::anyhow!("a producer panicked"))??;
-        }
-        Ok::<_, anyhow::Error>(start.elapsed())
-    })?;
+    let (took, _) = together(producers, |producer| work(producer, share))?;
     let operations = share * producers;
     Ok(Measured { operations, bytes: operations * bytes as u64, took })
+}
+
+/// Threads that begin at one moment: how long it took until the last was done, and what each says, in the order of their
+/// numbers.
+#[expect(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
+pub(crate) fn together<T: Send>(threads: u64, work: impl Fn(u64) -> Result<T> + Sync) -> Result<(Duration, Vec<T>)> {
+    let barrier = Barrier::new(usize::try_from(threads)? + 1);
+    std::thread::scope(|scope| {
+        let (barrier, work) = (&barrier, &work);
+        let begin = |number| {
+            scope.spawn(move || {
+                barrier.wait();
+                work(number)
+            })
+        };
+        let threads: Vec<_> = (0..threads).map(begin).collect();
+        barrier.wait();
+        let start = Instant::now();
+        let said =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow::anyhow!("a producer panicked"))?);
+        let said = said.collect::<Result<Vec<_>>>()?;
+        Ok((start.elapsed(), said))
+    })
 }

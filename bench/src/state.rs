@@ -3,11 +3,12 @@
 //! Measured in processor time of the whole process, background threads included, and in bytes: both say the same on a busy
 //! machine as on a quiet one.
 
+use crate::process::{processor_time, written_bytes};
 use crate::producers::{noise, payload};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
 use rocksdb::{
-    BlockBasedOptions, Cache, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, DataBlockIndexType,
+    BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, DataBlockIndexType,
     FlushOptions, Options, WaitForCompactOptions, WriteBatch, WriteOptions,
 };
 use std::path::Path;
@@ -107,7 +108,7 @@ pub fn measure(directory: &Path, variation: &Variation, load: Load, rows: &[Byte
     };
     let engine = RocksOptions::default();
     let (database, (mut options, mut blocks)) = (engine.database(), engine.family(family));
-    blocks.set_block_cache(&Cache::new_lru_cache(engine.block_cache_bytes));
+    blocks.set_block_cache(&engine.cache());
     (variation.change)(&mut options, &mut blocks);
     options.set_block_based_table_factory(&blocks);
     let db = DB::open_cf_descriptors(&database, directory, [ColumnFamilyDescriptor::new(family.name(), options)])?;
@@ -170,19 +171,11 @@ fn micros(time: Duration) -> f64 {
 /// What this process used so far.
 struct Used {
     processor: Duration,
-    /// Bytes that went, or will go, to a device.
     written: u64,
 }
 
 impl Used {
     fn now() -> Result<Self> {
-        let stat = std::fs::read_to_string("/proc/self/stat").context("what the process used")?;
-        // Fields 14 and 15, in ticks of 10 ms; the second, the name, may hold spaces and ends with the last bracket.
-        let fields: Vec<_> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-        let ticks = |index: usize| fields.get(index).and_then(|field| field.parse::<u64>().ok());
-        let (user, system) = ticks(11).zip(ticks(12)).context("the times of the process")?;
-        let io = std::fs::read_to_string("/proc/self/io").context("what the process wrote")?;
-        let bytes = io.lines().find_map(|line| line.strip_prefix("write_bytes: ")).context("write_bytes")?;
-        Ok(Self { processor: Duration::from_millis(10 * (user + system)), written: bytes.parse()? })
+        Ok(Self { processor: processor_time()?, written: written_bytes()? })
     }
 }

@@ -1,28 +1,124 @@
 //! `bench-engine`: the embedded engine beside bare RocksDB and the bare log, in one run, as ratios.
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
+use towline_bench::reopen::{CHILD, Load};
+use towline_bench::{amplification, reopen, session_load, year};
 
-/// Measures the embedded engine and prints a table.
+/// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
 struct Args {
-    /// How much is done, of the full measure: 0.1 is a quick look.
+    /// How much of the table of rates is done, of the full measure: 0.1 is a quick look.
     #[arg(long, default_value_t = 1.0)]
     share: f64,
     /// Where the files are put, and removed again; it decides which disk is measured.
-    #[arg(long, default_value = ".")]
+    #[arg(long, default_value = ".", global = true)]
     directory: PathBuf,
-    /// Measure only the lines whose name contains this.
+    /// Measure only the lines of the table of rates whose name contains this.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    #[command(subcommand)]
+    mode: Option<Mode>,
+}
+
+/// One month, of the project's own.
+const MONTH: &str = "bench/data/flights-2013-01.csv.zst";
+/// Sessions of a quick look.
+const SESSIONS_QUICK: u64 = 100_000;
+
+#[derive(Debug, Subcommand)]
+enum Mode {
+    /// Opening after kill -9 with much in the log that no flush of the state holds: where the time goes.
+    Open {
+        /// Gibibytes of log before the kill.
+        #[arg(long, default_value_t = 1.0)]
+        gib: f64,
+        /// Bytes of a value.
+        #[arg(long, default_value_t = 1024)]
+        bytes: usize,
+    },
+    /// Bytes written and kept on the disk under a mixed load, beside bare RocksDB, which then gets the same operations.
+    Amplification {
+        /// Seconds that the engine is loaded.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+    },
+    /// All rows of a file of flights, one append and one receipt each; with the whole year, as bench/data tells to make it.
+    Year {
+        /// CSV with a header line, packed with zstd.
+        #[arg(default_value = MONTH)]
+        file: PathBuf,
+    },
+    /// Very many sessions in one shard: memory, disk, pace, and how they go again.
+    Sessions {
+        /// How many.
+        #[arg(long, default_value_t = 1_000_000)]
+        sessions: u64,
+    },
+    #[command(name = CHILD, hide = true)]
+    WriteUntilKilled {
+        place: PathBuf,
+        #[arg(long)]
+        log_bytes: u64,
+        #[arg(long)]
+        value_bytes: usize,
+        #[arg(long)]
+        overwrites: bool,
+        #[arg(long)]
+        unflushed_bytes: Option<usize>,
+    },
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let Some(mode) = &args.mode {
+        return args.run(mode);
+    }
+    rates(&args)?;
+    if args.only.is_some() {
+        return Ok(());
+    }
+    args.run(&Mode::Open { gib: 1.0, bytes: 1024 })?;
+    // It is there where the project is.
+    if Path::new(MONTH).exists() {
+        args.run(&Mode::Year { file: MONTH.into() })?;
+    }
+    args.run(&Mode::Sessions { sessions: SESSIONS_QUICK })
+}
+
+impl Args {
+    fn run(&self, mode: &Mode) -> Result<()> {
+        let place = || self.place();
+        match mode {
+            Mode::Open { gib, bytes } => {
+                #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some gibibytes")]
+                let log_bytes = (gib.clamp(0.01, 64.0) * f64::from(1 << 30)) as u64;
+                println!("{}", reopen::measure(place, log_bytes, *bytes)?);
+            }
+            Mode::Amplification { seconds } => {
+                println!("{}", amplification::measure(place, Duration::from_secs(*seconds))?);
+            }
+            Mode::Year { file } => println!("{}", year::measure(place, file)?),
+            Mode::Sessions { sessions } => {
+                session_load::measure(place, *sessions)?.iter().for_each(|table| println!("{table}"));
+            }
+            Mode::WriteUntilKilled { place, log_bytes, value_bytes, overwrites, unflushed_bytes } => {
+                let (log_bytes, value_bytes) = (*log_bytes, *value_bytes);
+                let load = Load { log_bytes, value_bytes, overwrites: *overwrites, unflushed_bytes: *unflushed_bytes };
+                reopen::write_until_killed(place, &load)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The table of rates.
+fn rates(args: &Args) -> Result<()> {
     let mut table = Table::new();
     table.set_header(["what", "engine", "bare RocksDB", "ratio", "bare log", "ratio"]);
     for (producers, writes) in [(64, 400_000), (8, 100_000), (1, 20_000)] {

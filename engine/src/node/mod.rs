@@ -60,6 +60,7 @@ use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT};
 use crate::model::request::ServerStatus;
 use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
 use crate::pipeline::{Bell, SubmissionQueue};
+use crate::state::RocksOptions;
 use completion::Completion;
 use crossbeam::channel::Sender;
 use gate::Gate;
@@ -114,6 +115,8 @@ pub struct NodeOptions {
     /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
     /// write.
     pub log: towline_wal::Options,
+    /// What the state may spend: memory, and with it how much of the log an opening after a crash has to replay.
+    pub state: RocksOptions,
     /// Bytes of submissions that each shard's queue holds.
     pub queue_bytes: usize,
     /// Submissions that each shard's queue holds.
@@ -139,6 +142,7 @@ impl NodeOptions {
             voters: vec![node],
             leader: node,
             log: towline_wal::Options::default(),
+            state: RocksOptions::default(),
             queue_bytes: QUEUE_BYTES_DEFAULT,
             queue_slots: QUEUE_SLOTS_DEFAULT,
             sequencers: 1,

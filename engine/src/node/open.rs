@@ -157,7 +157,7 @@ impl Node {
         if !is_alone && control.catalog().namespaces().count() > 1 {
             return Err(OpenError::NamespacesAlone);
         }
-        let store = Arc::new(RocksStore::open(&options.directory.join("state"))?);
+        let store = Arc::new(RocksStore::open_with(&options.directory.join("state"), &options.state)?);
         start(options, identity, wal, report.segment_bytes, store, is_alone.then_some(control))
     }
 }

@@ -226,6 +226,26 @@ fn large_writes_of_several_shards_wait_for_a_slow_disk_and_stop_nothing() {
 }
 
 #[test]
+fn a_state_that_may_keep_little_in_memory_goes_to_files_by_itself() {
+    let value = Bytes::from(vec![7_u8; 64 << 10]);
+    let files_after_writing = |unflushed_bytes: usize| {
+        let directory = tempfile::tempdir().unwrap();
+        let mut options = NodeOptions::alone(directory.path());
+        options.state.unflushed_bytes = unflushed_bytes;
+        let node = Node::open(options).unwrap();
+        for number in 0..64_u8 {
+            node.default_namespace().put([number].to_vec(), value.clone()).unwrap().wait().unwrap();
+        }
+        let files = node.stats().unwrap().state.file_bytes;
+        node.close().unwrap();
+        files
+    };
+    // 4 MiB: more than the four buffers that there may be of the one, of which writers wait for the rest.
+    assert!(files_after_writing(256 << 10) > 0);
+    assert_eq!(files_after_writing(64 << 20), 0);
+}
+
+#[test]
 fn a_log_whose_segments_hold_no_write_of_the_largest_size_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let mut options = NodeOptions::alone(directory.path());

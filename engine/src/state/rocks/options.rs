@@ -1,7 +1,7 @@
 //! How RocksDB is set up: every option that is not its default, with the reason.
 
 use crate::state::store::Family;
-use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, Options};
+use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LruCacheOptions, Options};
 
 /// What a node may spend on its state. The rest follows from it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +36,12 @@ const INFO_LOG_FILES: usize = 4;
 /// Ten bits a key: one look in a hundred at a file that does not hold the key.
 const BLOOM_BITS: f64 = 10.0;
 const BLOCK_BYTES: usize = 16 << 10;
+/// Bytes of each part of the cache, at the least; RocksDB's own choice is 512 KiB. What is larger than its part is thrown out as
+/// soon as it is read: the filter of a file is one block, of megabytes when the file is full of small entries, and each read of
+/// a key would read all of it from the disk.
+const CACHE_PART_BYTES: usize = 16 << 20;
+/// Parts of a large cache: two to this power.
+const CACHE_PARTS_POWER_MAX: u32 = 6;
 
 impl RocksOptions {
     /// The options of the database, as RocksDB takes them: for benches, which put them beside others.
@@ -60,7 +66,7 @@ impl RocksOptions {
     }
 
     pub(super) fn families(&self) -> Vec<ColumnFamilyDescriptor> {
-        let cache = Cache::new_lru_cache(self.block_cache_bytes);
+        let cache = self.cache();
         let describe = |family: Family| {
             let (mut options, mut blocks) = self.family(family);
             blocks.set_block_cache(&cache);
@@ -68,6 +74,17 @@ impl RocksOptions {
             ColumnFamilyDescriptor::new(family.name(), options)
         };
         Family::ALL.into_iter().map(describe).collect()
+    }
+
+    /// The cache that all families share: for benches as well.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn cache(&self) -> Cache {
+        let power = (self.block_cache_bytes / CACHE_PART_BYTES).max(1).ilog2().min(CACHE_PARTS_POWER_MAX);
+        let mut options = LruCacheOptions::default();
+        options.set_capacity(self.block_cache_bytes);
+        options.set_num_shard_bits(i32::try_from(power).unwrap_or(0));
+        Cache::new_lru_cache_opts(&options)
     }
 
     /// The options of one family, and those of its tables, which lack the cache that all share: for benches as well.

@@ -109,6 +109,32 @@ fn a_flush_that_rocksdb_makes_by_itself_holds_all_families_of_one_position() {
     assert_eq!(digest(again.store()).unwrap(), digest(straight.store()).unwrap(), "I4: no entry is ahead or behind");
 }
 
+/// A million sessions were slow to use: each request read the filter of the file that held them, 1.5 MB, since it was larger
+/// than its part of the cache and so never stayed there.
+#[test]
+fn the_filter_of_a_file_with_very_many_entries_stays_in_the_cache() {
+    const ENTRIES: u64 = 1_500_000;
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = RocksStore::open(directory.path()).unwrap();
+    let key = |number: u64| number.swap_bytes().to_le_bytes().to_vec();
+    for from in (0..ENTRIES).step_by(100_000) {
+        let mut changes = ChangeSet::default();
+        (from..from + 100_000).for_each(|number| changes.put(Family::Sessions, key(number), vec![1]));
+        store.commit(&changes).unwrap();
+    }
+    store.flush().unwrap();
+    // Written anew: the filters of files that a flush made stay in anyhow.
+    let mut anew = rocksdb::CompactOptions::default();
+    anew.set_bottommost_level_compaction(rocksdb::BottommostLevelCompaction::Force);
+    store.db.compact_range_cf_opt(store.family(Family::Sessions).unwrap(), None::<&[u8]>, None::<&[u8]>, &anew);
+    for number in [3, ENTRIES / 2, ENTRIES - 1] {
+        assert!(store.get(Family::Sessions, &key(number)).unwrap().is_some());
+    }
+    let filter = ENTRIES * 10 / 8;
+    let cached = store.stats().unwrap().cache_bytes;
+    assert!(cached >= filter, "{cached} bytes are cached, less than the filter's {filter}");
+}
+
 #[test]
 fn a_snapshot_shows_one_moment_whatever_is_written_meanwhile() {
     let directory = tempfile::tempdir().unwrap();
