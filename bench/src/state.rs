@@ -26,8 +26,10 @@ pub struct Variation {
 /// The engine's set first, then what it was compared with.
 pub const VARIATIONS: &[Variation] = &[
     Variation { name: "the engine's set", change: |_, _| {} },
-    Variation { name: "zstd at the bottom", change: |options, _| bottom(options, DBCompressionType::Zstd, 3) },
-    Variation { name: "zstd at the bottom, level 1", change: |options, _| bottom(options, DBCompressionType::Zstd, 1) },
+    Variation {
+        name: "zstd of level 3 at the bottom",
+        change: |options, _| bottom(options, DBCompressionType::Zstd, 3),
+    },
     Variation { name: "lz4 everywhere", change: |options, _| bottom(options, DBCompressionType::Lz4, 0) },
     Variation {
         name: "no compression",
@@ -37,9 +39,15 @@ pub const VARIATIONS: &[Variation] = &[
         },
     },
     Variation { name: "write buffers of 16 MiB", change: |options, _| options.set_write_buffer_size(16 << 20) },
-    Variation { name: "write buffers of 32 MiB", change: |options, _| options.set_write_buffer_size(32 << 20) },
     Variation { name: "write buffers of 64 MiB", change: |options, _| options.set_write_buffer_size(64 << 20) },
-    Variation { name: "write buffers of 128 MiB", change: |options, _| options.set_write_buffer_size(128 << 20) },
+    Variation {
+        name: "compaction of 4 flushed files",
+        change: |options, _| options.set_level_zero_file_num_compaction_trigger(4),
+    },
+    Variation {
+        name: "compaction of 12 flushed files",
+        change: |options, _| options.set_level_zero_file_num_compaction_trigger(12),
+    },
     Variation {
         name: "universal compaction",
         change: |options, _| options.set_compaction_style(DBCompactionStyle::Universal),

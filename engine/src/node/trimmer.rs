@@ -6,7 +6,7 @@
 use super::Shared;
 use super::completion::Completion;
 use super::hosting::ShardHandle;
-use crate::model::{ControlRecord, Lsn, NamespaceId, Policy, ShardId};
+use crate::model::{ControlRecord, Lsn, NamespaceId, Outcome, Policy, ShardId};
 use crate::pipeline::{Receipt, Submission, SubmitPolicy};
 use crate::state::{has_rejected, has_sessions};
 use std::collections::{BTreeMap, VecDeque};
@@ -25,6 +25,8 @@ pub(super) struct Trimmer {
 struct Past {
     /// When how much was applied: ascending.
     samples: VecDeque<(Instant, Lsn)>,
+    /// What came of that, if it is not known yet.
+    proposed: Option<Receipt>,
     /// What was proposed last.
     sessions_before: Lsn,
     rejected_before: Lsn,
@@ -53,20 +55,37 @@ impl Past {
         if applied < start {
             return; // What a replay has not come to yet was used, maybe.
         }
+        // A record takes away a bounded number of sessions; that there are more says its outcome. One that was not taken, or of
+        // which nothing is known, is proposed again.
+        let mut again = false;
+        if let Some(proposed) = self.proposed.take() {
+            match proposed.wait_for(Duration::ZERO) {
+                Ok(None) => {
+                    self.proposed = Some(proposed);
+                    return;
+                }
+                Ok(Some(written)) => again = written.outcome == Outcome::Applied { version: 1 },
+                Err(_) => again = true,
+            }
+        }
         let sessions_before = self.used_before(applied, policy.session_idle_seconds, now);
         // What a feed may still read is known; `Retention::Forever` keeps all of it.
         let rejected_before = shared.host.wal.start_of(shard.log).lsn.next();
-        if sessions_before <= self.sessions_before && rejected_before <= self.rejected_before {
+        if sessions_before <= self.sessions_before && rejected_before <= self.rejected_before && !again {
             return;
         }
         let is_worth = shared.gate.with(|store| {
-            let of_sessions = sessions_before > self.sessions_before && has_sessions(store, namespace, shard.log)?;
+            let is_later = sessions_before > self.sessions_before || again;
+            let of_sessions = is_later && has_sessions(store, namespace, shard.log)?;
             let of_rejected = has_rejected(store, namespace, shard.log, rejected_before)?;
             Ok::<_, crate::state::StoreError>(of_sessions || of_rejected)
         });
         let Some(Ok(is_worth)) = is_worth else { return };
-        if is_worth && !propose(shard, &ControlRecord::Trim { sessions_before, rejected_before }) {
-            return;
+        if is_worth {
+            self.proposed = propose(shard, &ControlRecord::Trim { sessions_before, rejected_before });
+            if self.proposed.is_none() {
+                return;
+            }
         }
         (self.sessions_before, self.rejected_before) = (sessions_before, rejected_before);
     }
@@ -86,19 +105,18 @@ impl Past {
     }
 }
 
-/// Whether it was taken; nobody waits for it.
-fn propose(shard: &ShardHandle, record: &ControlRecord) -> bool {
-    let Ok(bytes) = record.encode() else { return false };
+/// What will be told of it, if it was taken.
+fn propose(shard: &ShardHandle, record: &ControlRecord) -> Option<Receipt> {
+    let bytes = record.encode().ok()?;
     let (receipt, completer) = Receipt::pair();
     let submission = Submission::control(bytes, Completion::Receipt(completer));
-    drop(receipt);
-    shard.queue.submit(submission, SubmitPolicy::Fail).is_ok()
+    shard.queue.submit(submission, SubmitPolicy::Fail).is_ok().then_some(receipt)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{Expect, Outcome, Rejection, Write};
+    use crate::model::{Expect, Rejection, Write};
     use crate::node::{NamespaceOptions, Node, NodeOptions};
 
     #[test]

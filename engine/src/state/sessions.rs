@@ -45,8 +45,10 @@ pub(super) struct Executed {
     pub(super) fingerprint: u64,
 }
 
-/// Numbers of retired requests up to which each is deleted by itself: a range leaves a mark that every read has to look at.
-const SINGLE_DELETES_MAX: u64 = 64;
+/// Results up to which each is deleted by itself: a range leaves a mark that every read has to look at.
+const SINGLE_DELETES_MAX: usize = 64;
+/// Sessions that one [`Trim`](crate::model::ControlRecord) takes away: others have their turn in between, and memory is bounded.
+pub(super) const SESSIONS_OF_A_TRIM: usize = 10_000;
 
 impl<S: View> Effects<'_, S> {
     /// One record of a session: executed at most once.
@@ -114,49 +116,50 @@ impl<S: View> Effects<'_, S> {
             return Ok(Outcome::Rejected(Rejection::SessionExpired));
         }
         let open = self.open_sessions()?;
-        self.forget_session(session);
+        self.forget_session(session)?;
         self.count_sessions(open.saturating_sub(1));
         Ok(Outcome::Applied { version: 0 })
     }
 
-    /// Sessions that were not used since, and which records before were rejected, are forgotten.
+    /// Sessions that were not used since, and which records before were rejected, are forgotten: of the sessions the first
+    /// [`SESSIONS_OF_A_TRIM`] in the order of their ids. The outcome's version is 1 if there are more of them.
     pub(super) fn trim(&mut self, sessions_before: Lsn, rejected_before: Lsn) -> Result<Outcome, StoreError> {
         let (namespace, log) = (self.shard.namespace, self.log);
-        // Of what is stored; what this very change opened or used is newer than anything that is trimmed, unless the record
-        // says otherwise: then the changes say which.
-        let (mut old, mut failed) = (Vec::new(), None);
         let first = key::session_key(namespace, log, 0);
-        let mut judge = |at: &[u8], entry: &[u8]| match (key::session_in(at), key::read_session(entry)) {
-            (Some(session), Ok(found)) => {
-                if found.used < sessions_before {
-                    old.push(session);
+        let (mut old, mut failed) = (Vec::new(), None);
+        let mut judge = |at: &[u8], entry: &[u8], old: &mut Vec<u128>| match key::session_in(at).zip(Some(entry)) {
+            Some((session, entry)) if at.get(..21) == first.get(..21) => match key::read_session(entry) {
+                Ok(found) => {
+                    old.extend((found.used < sessions_before).then_some(session));
+                    true
                 }
-                ControlFlow::Continue(())
-            }
-            (_, Err(error)) => {
-                failed = Some(error);
-                ControlFlow::Break(())
-            }
-            (None, Ok(_)) => ControlFlow::Break(()),
+                Err(error) => {
+                    failed = Some(error);
+                    false
+                }
+            },
+            _ => false,
         };
+        // What goes must not hang on what is stored already and what is in these changes still: the first of both together go.
+        // One more is looked for, since that there are more is part of the outcome.
         let changes = &*self.changes;
         self.store.scan(Family::Sessions, &first, Order::Ascending, &mut |at, entry| {
-            if at.get(..21) != first.get(..21) {
-                return ControlFlow::Break(());
-            }
-            if changes.get(Family::Sessions, at).is_some() { ControlFlow::Continue(()) } else { judge(at, entry) }
+            let goes_on = changes.get(Family::Sessions, at).is_some() || judge(at, entry, &mut old);
+            if goes_on && old.len() <= SESSIONS_OF_A_TRIM { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         })?;
         for (at, entry) in changes.values(Family::Sessions) {
-            if at.get(..21) == first.get(..21) && judge(at, entry).is_break() {
-                break;
-            }
+            judge(at, entry, &mut old);
         }
         if let Some(error) = failed {
             return Err(error);
         }
         let open = self.open_sessions()?;
         old.sort_unstable();
-        old.iter().for_each(|session| self.forget_session(*session));
+        let more = u64::from(old.len() > SESSIONS_OF_A_TRIM);
+        old.truncate(SESSIONS_OF_A_TRIM);
+        for session in &old {
+            self.forget_session(*session)?;
+        }
         self.count_sessions(open.saturating_sub(old.len() as u64));
         if rejected_before > self.trimmed()? {
             let (from, to) =
@@ -165,7 +168,7 @@ impl<S: View> Effects<'_, S> {
             let entry = key::number_entry(rejected_before.get());
             self.changes.put(Family::Sessions, key::trimmed_key(namespace, log), entry);
         }
-        Ok(Outcome::Applied { version: 0 })
+        Ok(Outcome::Applied { version: more })
     }
 
     fn session(&self, session: u128) -> Result<Option<Session>, StoreError> {
@@ -191,20 +194,38 @@ impl<S: View> Effects<'_, S> {
         self.changes.put(Family::Sessions, key::session_count_key(self.shard.namespace, self.log), entry);
     }
 
-    fn forget_session(&mut self, session: u128) {
+    fn forget_session(&mut self, session: u128) -> Result<(), StoreError> {
         let (namespace, log) = (self.shard.namespace, self.log);
-        self.changes.delete(Family::Sessions, key::session_key(namespace, log, session));
+        let at = key::session_key(namespace, log, session);
+        // Its results lie where its entry does: if that was not changed, all of them are stored.
+        let is_stored = self.changes.get(Family::Sessions, &at).is_none();
+        self.changes.delete(Family::Sessions, at);
         let all = |number| key::result_key(namespace, log, session, number);
         let mut behind = all(u64::MAX);
         behind.push(0);
-        self.changes.delete_range(Family::Sessions, all(0), behind);
+        let mut results = Vec::new();
+        if is_stored {
+            self.store.scan(Family::Sessions, &all(0), Order::Ascending, &mut |at, _| {
+                if at >= &behind[..] || results.len() > SINGLE_DELETES_MAX {
+                    return ControlFlow::Break(());
+                }
+                results.push(at.to_vec());
+                ControlFlow::Continue(())
+            })?;
+        }
+        if is_stored && results.len() <= SINGLE_DELETES_MAX {
+            results.iter().for_each(|at| self.changes.delete(Family::Sessions, at));
+        } else {
+            self.changes.delete_range(Family::Sessions, all(0), behind);
+        }
+        Ok(())
     }
 
     /// The client does not wait for these any more.
     fn forget_results(&mut self, session: u128, numbers: std::ops::Range<u64>) {
         let (namespace, log) = (self.shard.namespace, self.log);
         let result = |number| key::result_key(namespace, log, session, number);
-        if numbers.end.saturating_sub(numbers.start) <= SINGLE_DELETES_MAX {
+        if numbers.end.saturating_sub(numbers.start) <= SINGLE_DELETES_MAX as u64 {
             numbers.for_each(|number| self.changes.delete(Family::Sessions, result(number)));
         } else {
             self.changes.delete_range(Family::Sessions, result(numbers.start), result(numbers.end));

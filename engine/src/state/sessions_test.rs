@@ -1,7 +1,9 @@
 //! Sessions: whatever is tried again, lost, late, or replayed, each request has one effect and one answer.
 
 use super::apply_test::{LOG, open, shard};
-use super::{Applied, Applier, MemStore, check_batch, digest, digest_of, read_stream, rejected};
+use super::key;
+use super::sessions::SESSIONS_OF_A_TRIM;
+use super::{Applied, Applier, Family, MemStore, View as _, check_batch, digest, digest_of, read_stream, rejected};
 use crate::model::limits::REQUESTS_WAITING_MAX;
 use crate::model::request::Direction;
 use crate::model::{
@@ -347,4 +349,46 @@ proptest! {
         prop_assert_eq!(digest(again.store()).unwrap(), digest(straight.store()).unwrap());
         prop_assert_eq!(digest_of(again.store(), &shard(), LOG).unwrap().1, digest(straight.store()).unwrap());
     }
+}
+
+/// A million that expired at one time were one change: seconds without a write, and a gigabyte of memory.
+#[test]
+fn a_trim_takes_away_a_bounded_number_of_sessions_the_same_whatever_is_stored_already() {
+    let trim = |lsn| Item::Control(ControlRecord::Trim { sessions_before: lsn, rejected_before: Lsn::ZERO });
+    let count = SESSIONS_OF_A_TRIM + 5;
+    let mut applier = open(MemStore::new());
+    let open_one = Item::Control(ControlRecord::OpenSession { sessions_max: u64::MAX });
+    let begin_one =
+        |applier: &mut Applier<MemStore>| session_id(shard().shard, EPOCH, apply(applier, open_one.clone()).lsn);
+    let ids: Vec<u128> = (0..count).map(|_| begin_one(&mut applier)).collect();
+    let is_known = |applier: &Applier<MemStore>, id: &u128| {
+        applier.store().get(Family::Sessions, &key::session_key(shard().namespace, LOG, *id)).unwrap().is_some()
+    };
+    // Two have what came of a request: one of few results, one of more than are deleted one by one.
+    for (id, requests) in [(ids[0], 1), (ids[1], 100)] {
+        for number in 1..=requests {
+            answer(&mut applier, request(id, number, 1, number - 1));
+        }
+    }
+    let before = applier.applied().lsn.next();
+    let mut apart = applier.clone();
+    let more = |applied: &Applied| applied.outcome == Some(Outcome::Applied { version: 1 });
+    assert!(more(&apply(&mut apart, trim(before))));
+    let left: Vec<_> = ids.iter().filter(|id| is_known(&apart, id)).collect();
+    assert_eq!(left.len(), 5);
+    assert!(!more(&apply(&mut apart, trim(before))));
+    assert!(!ids.iter().any(|id| is_known(&apart, id)));
+
+    // Some of them used in the very change that takes them away: the same go.
+    let used: Vec<Item> = ids[..3].iter().map(|id| Item::Write(request(*id, 200, 200, 0))).collect();
+    let mut together = applier.clone();
+    for item in used.clone() {
+        apply(&mut applier, item);
+    }
+    let before = applier.applied().lsn.next();
+    apply(&mut applier, trim(before));
+    let first = batch(together.applied(), &used);
+    let second = batch(first.position(), &[trim(before)]);
+    together.apply(&[first, second]).unwrap();
+    assert_eq!(digest(applier.store()).unwrap(), digest(together.store()).unwrap(), "I4");
 }

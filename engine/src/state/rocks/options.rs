@@ -36,6 +36,11 @@ const INFO_LOG_FILES: usize = 4;
 /// Ten bits a key: one look in a hundred at a file that does not hold the key.
 const BLOOM_BITS: f64 = 10.0;
 const BLOCK_BYTES: usize = 16 << 10;
+/// What RocksDB gives every compressor that has no window.
+const ZSTD_WINDOW_BITS: i32 = -14;
+const ZSTD_LEVEL: i32 = 1;
+/// Flushed files that are compacted together.
+const FLUSHED_FILES: i32 = 8;
 /// Bytes of each part of the cache, at the least; RocksDB's own choice is 512 KiB. What is larger than its part is thrown out as
 /// soon as it is read: the filter of a file is one block, of megabytes when the file is full of small entries, and each read of
 /// a key would read all of it from the disk.
@@ -104,10 +109,15 @@ impl RocksOptions {
         // Most bytes lie at the bottom, written once and read seldom; the levels above are rewritten often.
         options.set_compression_type(DBCompressionType::Lz4);
         options.set_bottommost_compression_type(DBCompressionType::Zstd);
+        // A tenth less of the processor for a write than level 3, and no larger.
+        options.set_bottommost_compression_options(ZSTD_WINDOW_BITS, ZSTD_LEVEL, 0, 0, true);
         options.set_level_compaction_dynamic_level_bytes(true);
         options.set_write_buffer_size(self.unflushed_bytes / 2);
         // One fills while the others flush: a flush that takes its time does not stop the applier at once.
         options.set_max_write_buffer_number(4);
+        // As many bytes as the first level holds (256 MiB): each compaction rewrites what is below once for all of them. With 4, as
+        // RocksDB has it, a third more is written; a read looks at a filter or two more.
+        options.set_level_zero_file_num_compaction_trigger(FLUSHED_FILES);
         (options, blocks)
     }
 }
