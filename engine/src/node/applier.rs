@@ -5,7 +5,8 @@
 
 use super::completion::Completion;
 use super::positions::Positions;
-use super::shard::Event;
+use super::shard::{Event, now};
+use super::stages::Stages;
 use super::stats::Counters;
 use super::unapplied::{ApplyTask, Part, answers};
 use crate::model::limits::CATCH_UP_READ_BYTES;
@@ -43,6 +44,7 @@ pub(super) struct ApplyStage {
     pub(super) log: towline_wal::LogId,
     pub(super) positions: Arc<Positions>,
     pub(super) counters: Arc<Counters>,
+    pub(super) stages: Arc<Stages>,
 }
 
 impl ApplierError {
@@ -95,10 +97,14 @@ impl ApplyStage {
 
     fn apply(&mut self, parts: &[Part]) -> Result<Vec<crate::state::Applied>, ApplyError> {
         let batches: Vec<Batch> = parts.iter().map(|part| part.batch.clone()).collect();
-        self.apply_batches(&batches)
+        let from = now();
+        let applied = self.apply_batches(&batches)?;
+        self.stages.applied(parts.iter().map(|part| &part.times), from, now());
+        Ok(applied)
     }
 
     fn apply_batches(&mut self, batches: &[Batch]) -> Result<Vec<crate::state::Applied>, ApplyError> {
+        let _span = tracing::trace_span!("apply", log = %self.log, batches = batches.len()).entered();
         let applied = self.applier.apply(batches)?;
         let bytes = batches.iter().map(|batch| batch.bytes().len() as u64).sum();
         let had_outcome = applied.iter().filter_map(|applied| applied.outcome);

@@ -229,6 +229,7 @@ impl super::Node {
     /// # Errors
     /// See [`BackupError`]; what was begun is removed again.
     pub fn backup(&self, to: &Path, options: &BackupOptions) -> Result<BackupReport, BackupError> {
+        let _span = tracing::info_span!("backup", to = %to.display()).entered();
         if !self.shared.host.is_alone() {
             return Err(BackupError::NotAlone(self.shared.host.node));
         }
@@ -315,6 +316,7 @@ impl super::Node {
 /// # Errors
 /// See [`BackupError`]: it says which file is not.
 pub fn verify_backup(backup: &Path) -> Result<BackupReport, BackupError> {
+    let _span = tracing::info_span!("verify_backup", backup = %backup.display()).entered();
     let manifest = read_manifest(backup)?;
     let mut pace = Pace::new(None);
     for file in &manifest.files {

@@ -9,6 +9,7 @@ use super::pins::Pins;
 use super::positions::Positions;
 use super::reader::ReadOrder;
 use super::shard::{Event, Shard, ShardLog, ShardState};
+use super::stages::{Arrived, Stages};
 use super::stats::Counters;
 use super::worker::Order;
 use super::{Inbox, completion::Completion};
@@ -46,6 +47,7 @@ pub(super) struct Host {
 pub(super) struct Desk {
     pub(super) ready: Arc<Ready>,
     pub(super) orders: Sender<Order>,
+    pub(super) stages: Arc<Stages>,
 }
 
 impl Desk {
@@ -62,7 +64,7 @@ impl Desk {
 pub(super) struct ShardHandle {
     pub(super) descriptor: ShardDescriptor,
     pub(super) log: LogId,
-    pub(super) queue: Arc<SubmissionQueue<Completion>>,
+    pub(super) queue: Arc<SubmissionQueue<Arrived<Completion>>>,
     pub(super) events: Inbox,
     pub(super) positions: Arc<Positions>,
     pub(super) health: Health,
@@ -128,7 +130,15 @@ impl Host {
         let followers = Followers::load(&pins, store, id)?;
         let (stage_positions, counters) = (Arc::clone(&positions), Arc::<Counters>::default());
         let wal = Arc::clone(&self.wal);
-        let stage = ApplyStage { applier, wal, log, positions: stage_positions, counters: Arc::clone(&counters) };
+        let stages = Arc::clone(&self.workers[worker].stages);
+        let stage = ApplyStage {
+            applier,
+            wal,
+            log,
+            positions: stage_positions,
+            counters: Arc::clone(&counters),
+            stages: Arc::clone(&stages),
+        };
         let (alive, ended) = bounded(0);
         let handle = Arc::new(ShardHandle {
             descriptor: shard,
@@ -155,6 +165,7 @@ impl Host {
             inbox,
             events,
             stage: Arc::new(Mutex::new(stage)),
+            stages,
             applier: self.appliers[turn % self.appliers.len()].clone(),
             reader: self.reader.clone(),
             positions,

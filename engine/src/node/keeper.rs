@@ -62,6 +62,7 @@ impl Shared {
     /// Releases what may go, of all logs together, and tells whether more might if the state were flushed. What does not work now
     /// is tried again.
     pub(super) fn release_logs(&self) -> bool {
+        let _span = tracing::trace_span!("release").entered();
         let alone = self.letting_go.write();
         let mut entries = Vec::new();
         let mut wants_flush = false;

@@ -31,6 +31,8 @@ mod hosting;
 mod identity;
 mod keeper;
 mod log_budget;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod namespace;
 mod namespaces;
 mod open;
@@ -40,6 +42,7 @@ mod positions;
 mod reader;
 mod session;
 mod shard;
+mod stages;
 mod stats;
 mod threads;
 mod trimmer;
@@ -68,6 +71,7 @@ use hosting::{Host, ShardHandle};
 use namespaces::Registry;
 use parking_lot::{Mutex, RwLock};
 use shard::{Event, after, now};
+use stages::Arrived;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -88,6 +92,7 @@ pub use pins::Budget;
 #[cfg(feature = "cluster")]
 pub use server::{ServeError, ServerHandle, serve};
 pub use session::{Sent, Session, SessionError, SessionReceipt, SessionState};
+pub use stages::{Distribution, LaneStats};
 pub use stats::{NodeStats, ShardStats};
 
 /// The shard that every node has: the one of the default namespace.
@@ -190,7 +195,7 @@ struct Shared {
 #[derive(Clone)]
 struct Inbox {
     events: Sender<Event>,
-    queue: Arc<SubmissionQueue<Completion>>,
+    queue: Arc<SubmissionQueue<Arrived<Completion>>>,
     bell: Arc<Bell>,
 }
 

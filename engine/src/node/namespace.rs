@@ -7,6 +7,7 @@ use super::hosting::ShardHandle;
 use super::namespaces::Served;
 use super::positions::Waited;
 use super::shard::after;
+use super::stages::Arrived;
 use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::request::Direction;
 use crate::model::{
@@ -99,7 +100,7 @@ impl Namespace {
     pub fn write_when(&self, write: impl AsRef<Record>, policy: SubmitPolicy) -> Result<Receipt, WriteRefused> {
         let (shard, prepared) = self.prepare(write.as_ref())?;
         let (receipt, completer) = Receipt::pair();
-        let submission = prepared.for_token(Completion::Receipt(completer));
+        let submission = prepared.for_token(Arrived::now(Completion::Receipt(completer)));
         shard.queue.submit(submission, policy).map_err(|(error, _)| self.refused(shard, error.into()))?;
         Ok(receipt)
     }
@@ -169,7 +170,7 @@ impl Namespace {
             return Err(WriteRefused::NeedsOutcome);
         }
         let (shard, prepared) = self.prepare(record)?;
-        let submitted = shard.queue.submit(prepared.for_token(completion), policy);
+        let submitted = shard.queue.submit(prepared.for_token(Arrived::now(completion)), policy);
         submitted.map_err(|(error, _)| self.refused(shard, error.into()))
     }
 

@@ -113,6 +113,7 @@ impl Node {
     /// # Errors
     /// See [`OpenError`]; a directory in use by another process is `Log(Locked)`, with who holds it.
     pub fn open(options: NodeOptions) -> Result<Self, OpenError> {
+        let _span = tracing::info_span!("open", node = %options.node).entered();
         if !options.voters.contains(&options.node) || !options.voters.contains(&options.leader) {
             return Err(OpenError::NotAVoter(options.node));
         }

@@ -5,6 +5,7 @@ use super::config::Config;
 use super::failure;
 use super::hosting::ShardHandle;
 use super::peers::{EVENTS_WAITING, Greets, Network};
+use super::stages::Arrived;
 use super::{CloseError, NAMESPACE_NAME, Namespace, Node, NodeOptions, OpenError, ReadError};
 use crate::model::codec;
 use crate::model::limits::MESSAGE_BYTES_MAX;
@@ -318,7 +319,7 @@ impl Server {
         let reply = Arc::new(reply);
         let answer = Arc::clone(&reply);
         let callback = Callback::new(move |result| answer.send(id, written(result)));
-        let mut submission = prepared.for_token(Completion::Callback(callback));
+        let mut submission = prepared.for_token(Arrived::now(Completion::Callback(callback)));
         let failure = loop {
             if !self.node.is_serving() {
                 break failure::not_serving(&self.node, self.leader);
@@ -336,7 +337,7 @@ impl Server {
             }
             tokio::time::sleep(FULL_QUEUE_PAUSE).await;
         };
-        submission.into_token().forget();
+        submission.into_token().caller.forget();
         reply.send(id, ResponseBody::Failed(failure));
     }
 

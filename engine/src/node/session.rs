@@ -4,6 +4,7 @@ use super::completion::Completion;
 use super::error::WriteRefused;
 use super::hosting::ShardHandle;
 use super::namespace::Namespace;
+use super::stages::Arrived;
 use crate::model::limits::REQUESTS_WAITING_MAX;
 use crate::model::request::FailureClass;
 use crate::model::{ControlRecord, Outcome, Record, Rejection, RequestId, ShardId, session_id};
@@ -217,7 +218,7 @@ impl Namespace {
             Err(error) => unreachable!("records of sessions have a fixed length: {error}"),
         };
         let (receipt, completer) = Receipt::pair();
-        let submission = Submission::control(bytes, Completion::Receipt(completer));
+        let submission = Submission::control(bytes, Arrived::now(Completion::Receipt(completer)));
         let submitted = shard.queue.submit(submission, SubmitPolicy::Wait);
         submitted.map_err(|(error, _)| self.refused(shard, error.into()))?;
         Ok(receipt)

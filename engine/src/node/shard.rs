@@ -12,6 +12,7 @@ use super::completion::Completion;
 use super::health::Health;
 use super::log_budget::LogBudget;
 use super::positions::Positions;
+use super::stages::{Arrived, Stages};
 use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
 use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX};
@@ -105,11 +106,12 @@ pub(super) struct Shard {
     pub(super) wal: Arc<Wal>,
     pub(super) replica: Replica,
     pub(super) master: ConfigMaster,
-    pub(super) sequencer: Sequencer<Completion>,
-    pub(super) queue: Arc<SubmissionQueue<Completion>>,
+    pub(super) sequencer: Sequencer<Arrived<Completion>>,
+    pub(super) queue: Arc<SubmissionQueue<Arrived<Completion>>>,
     pub(super) inbox: Receiver<Event>,
     pub(super) events: super::Inbox,
     pub(super) stage: Arc<Mutex<ApplyStage>>,
+    pub(super) stages: Arc<Stages>,
     pub(super) applier: Sender<ApplyOrder>,
     pub(super) reader: Sender<super::reader::ReadOrder>,
     pub(super) positions: Arc<Positions>,
@@ -131,8 +133,8 @@ pub(super) struct ShardState {
     /// Inputs that follow from the outputs of the present step: they come after all of those.
     pub(super) inputs: VecDeque<Input>,
     pub(super) stepping: bool,
-    /// Who waits for the records of the batch that is being proposed.
-    pub(super) sealing: Vec<Completion>,
+    /// Who waits for the records of the batch that is being proposed, and when the first of them came.
+    pub(super) sealing: (Option<Instant>, Vec<Completion>),
     applying: bool,
     /// What could not be applied because the disk of the state is full, and when to try again; it counts as being applied.
     parked: Option<(Instant, ApplyTask)>,
@@ -160,7 +162,7 @@ impl ShardState {
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
-            sealing: Vec::new(),
+            sealing: (None, Vec::new()),
             applying: false,
             parked: None,
             is_full: false,
@@ -279,7 +281,7 @@ impl Shard {
         match event {
             Event::Persisted(ticket) => {
                 self.step(Input::Persisted(ticket));
-                self.state.unapplied.durable(self.shard, self.replica.durable().lsn);
+                self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages);
             }
             Event::LogFailed(error) => self.fail(&format!("the log has stopped: {error}")),
             Event::Applied(applied) => {
@@ -359,13 +361,16 @@ impl Shard {
                 let Some(submission) = self.queue.pop() else { break };
                 self.sequencer.push(submission);
             }
+            let _span =
+                tracing::trace_span!("seal", shard = %self.shard, bytes = self.sequencer.queued_bytes()).entered();
             let Some(sealed) = self.sequencer.seal(self.log, epoch, prev, wall_micros()) else { break };
             worked = true;
-            self.state.sealing = sealed.tokens;
+            let submitted = sealed.tokens.iter().find_map(|arrived| arrived.at);
+            self.state.sealing = (submitted, sealed.tokens.into_iter().map(|arrived| arrived.caller).collect());
             sealed.spent.into_iter().for_each(|buffer| self.buffers.give_back(buffer));
             self.step(Input::Propose(sealed.batch));
             // Taken when the batch was kept; left only if the log failed in this very step.
-            std::mem::take(&mut self.state.sealing).into_iter().for_each(Completion::unknown);
+            std::mem::take(&mut self.state.sealing).1.into_iter().for_each(Completion::unknown);
         }
         worked
     }
@@ -480,10 +485,10 @@ impl Shard {
         // Who waits for it hears by the drop.
         self.state.parked = None;
         self.state.unapplied.doubt(Lsn::ZERO);
-        std::mem::take(&mut self.state.sealing).into_iter().for_each(Completion::unknown);
-        self.sequencer.drain().into_iter().for_each(Completion::closed);
+        std::mem::take(&mut self.state.sealing).1.into_iter().for_each(Completion::unknown);
+        self.sequencer.drain().into_iter().for_each(|arrived| arrived.caller.closed());
         while let Some(submission) = self.queue.pop() {
-            submission.into_token().closed();
+            submission.into_token().caller.closed();
         }
     }
 

@@ -1,6 +1,7 @@
 //! How a node is, in numbers, read at one time.
 
 use super::hosting::ShardHandle;
+use super::stages::LaneStats;
 use super::{Node, ReadError};
 use crate::model::{Lsn, NamespaceId, ShardId};
 use crate::pipeline::Disk;
@@ -39,6 +40,8 @@ pub struct NodeStats {
     pub log_waiting: Option<Duration>,
     /// The state.
     pub state: StateStats,
+    /// Where time goes, of each thread that seals with those that apply for it.
+    pub lanes: Vec<LaneStats>,
     /// The shards, by namespace.
     pub shards: Vec<ShardStats>,
 }
@@ -93,6 +96,7 @@ impl Node {
     /// let shard = &stats.shards[0];
     /// assert!(shard.is_serving && shard.records == 1 && shard.applied == shard.end);
     /// assert!(stats.log.syncs > 0 && stats.state.memory_bytes > 0);
+    /// assert!(stats.lanes[0].write.count > 0, "how long a write takes, and in which stage");
     /// # node.close()?;
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
@@ -126,6 +130,7 @@ impl Node {
             }
         };
         let shards = shared.registry.shards().iter().map(of_shard).collect();
-        Ok(NodeStats { log: wal.stats(), log_waiting: wal.io_under_way(), state, shards })
+        let lanes = shared.host.workers.iter().map(|worker| worker.stages.stats()).collect();
+        Ok(NodeStats { log: wal.stats(), log_waiting: wal.io_under_way(), state, lanes, shards })
     }
 }

@@ -27,7 +27,7 @@ pub(super) struct Threads {
 impl Threads {
     pub(super) fn start_worker(&mut self) -> Result<Desk, OpenError> {
         let (orders, inbox) = unbounded();
-        let desk = Desk { ready: Ready::new(), orders };
+        let desk = Desk { ready: Ready::new(), orders, stages: Arc::default() };
         let worker = Worker { ready: Arc::clone(&desk.ready), orders: inbox };
         let thread = spawn(Worker::NAME, move || worker.run())?;
         self.workers.push((desk.clone(), thread));

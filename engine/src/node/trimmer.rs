@@ -6,6 +6,7 @@
 use super::Shared;
 use super::completion::Completion;
 use super::hosting::ShardHandle;
+use super::stages::Arrived;
 use crate::model::{ControlRecord, Lsn, NamespaceId, Outcome, Policy, ShardId};
 use crate::pipeline::{Receipt, Submission, SubmitPolicy};
 use crate::state::{has_rejected, has_sessions};
@@ -109,7 +110,7 @@ impl Past {
 fn propose(shard: &ShardHandle, record: &ControlRecord) -> Option<Receipt> {
     let bytes = record.encode().ok()?;
     let (receipt, completer) = Receipt::pair();
-    let submission = Submission::control(bytes, Completion::Receipt(completer));
+    let submission = Submission::control(bytes, Arrived::now(Completion::Receipt(completer)));
     shard.queue.submit(submission, SubmitPolicy::Fail).is_ok().then_some(receipt)
 }
 

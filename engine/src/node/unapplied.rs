@@ -1,6 +1,8 @@
 //! The batches at the end of the log that are not applied yet, in memory, with the callers who wait for them.
 
 use super::completion::{Completion, Reached, Written};
+use super::shard::now;
+use super::stages::{Stages, Times};
 use crate::model::{Lsn, ShardId};
 use crate::pipeline::Position;
 use crate::state::Applied;
@@ -11,6 +13,7 @@ use towline_wal::Batch;
 pub(super) struct Part {
     pub(super) batch: Batch,
     pub(super) completions: Vec<Completion>,
+    pub(super) times: Times,
     /// Somebody waits for no more than that it is durable.
     wants_durable: bool,
 }
@@ -51,13 +54,13 @@ impl Unapplied {
     }
 
     /// The log's new last batch.
-    pub(super) fn push(&mut self, batch: Batch, completions: Vec<Completion>) {
+    pub(super) fn push(&mut self, batch: Batch, completions: Vec<Completion>, times: Times) {
         if let Some(last) = self.parts.back() {
             assert_eq!(last.batch.last_lsn().next(), batch.first_lsn(), "batches reach the log in order");
         }
         self.bytes += batch.bytes().len();
         let wants_durable = completions.iter().any(Completion::is_durable);
-        self.parts.push_back(Part { batch, completions, wants_durable });
+        self.parts.push_back(Part { batch, completions, times, wants_durable });
         while self.bytes > self.bytes_max && self.parts.len() > 1 {
             if self.pop_front_if(Part::nobody_waits).is_none() {
                 break;
@@ -99,8 +102,12 @@ impl Unapplied {
     }
 
     /// Everything up to `durable` is durable here: whoever waits for no more than that hears it.
-    pub(super) fn durable(&mut self, shard: ShardId, durable: Lsn) {
+    pub(super) fn durable(&mut self, shard: ShardId, durable: Lsn, stages: &Stages) {
+        let now = now();
         for part in self.parts.iter_mut().take_while(|part| part.batch.last_lsn() <= durable) {
+            if part.times.set_durable(now) {
+                stages.durable(&part.times);
+            }
             if std::mem::take(&mut part.wants_durable) {
                 let first = Position { shard, epoch: part.batch.epoch(), lsn: part.batch.first_lsn() };
                 Completion::reached(&mut part.completions, Reached::Durable, &first);

@@ -54,7 +54,7 @@ proptest! {
             match step {
                 Step::Push { bytes } => {
                     let batch = batch(end(&log, log.len()), bytes);
-                    unapplied.push(batch.clone(), Vec::new());
+                    unapplied.push(batch.clone(), Vec::new(), times());
                     log.push(batch);
                     let one = log.last().unwrap().bytes().len();
                     prop_assert!(unapplied.bytes() <= bytes_max.max(one), "{} bytes", unapplied.bytes());
@@ -92,8 +92,8 @@ fn a_batch_that_somebody_waits_for_is_not_forgotten() {
     let mut unapplied = Unapplied::new(1);
     let first = batch(LogPosition::origin(LOG), 10);
     let (receipt, completer) = Receipt::pair();
-    unapplied.push(first.clone(), vec![Completion::Receipt(completer)]);
-    unapplied.push(batch(first.position(), 10), Vec::new());
+    unapplied.push(first.clone(), vec![Completion::Receipt(completer)], times());
+    unapplied.push(batch(first.position(), 10), Vec::new(), times());
     assert!(!unapplied.nobody_waits());
     assert_eq!(receipt.wait_for(Duration::ZERO), Ok(None));
     assert!(
@@ -106,9 +106,9 @@ fn whoever_waits_for_a_suffix_that_lost_hears_that_it_is_unknown() {
     let mut unapplied = Unapplied::new(1000);
     let first = batch(LogPosition::origin(LOG), 10);
     let (kept, completer) = Receipt::pair();
-    unapplied.push(first.clone(), vec![Completion::Receipt(completer)]);
+    unapplied.push(first.clone(), vec![Completion::Receipt(completer)], times());
     let (lost, completer) = Receipt::pair();
-    unapplied.push(batch(first.position(), 10), vec![Completion::Receipt(completer)]);
+    unapplied.push(batch(first.position(), 10), vec![Completion::Receipt(completer)], times());
     unapplied.truncate(first.last_lsn());
     assert_eq!(lost.wait_for(Duration::ZERO), Err(WriteError::Unknown));
     assert_eq!(kept.wait_for(Duration::ZERO), Ok(None));
@@ -146,7 +146,7 @@ proptest! {
                     waiting.push((lsn, outcome, receipt));
                 }
             }
-            parts.push(Part { batch, completions, wants_durable: false });
+            parts.push(Part { batch, completions, times: times(), wants_durable: false });
         }
         // Batches that were applied already have no outcome.
         let skipped = (skipped * 2).min(outcomes.len());
@@ -182,9 +182,9 @@ fn who_waits_for_less_than_apply_hears_when_that_is_reached_and_never_twice() {
         assert_eq!(placed.lsn, Lsn::new(first.lsn.get() + 2));
         assert_eq!(durable.wait_for(Duration::ZERO), Ok(None));
         waiting.push((written, durable));
-        unapplied.push(batch, completions);
+        unapplied.push(batch, completions, times());
     }
-    unapplied.durable(SHARD, Lsn::new(5));
+    unapplied.durable(SHARD, Lsn::new(5), &Stages::default());
     assert_eq!(waiting[0].1.wait_for(Duration::ZERO).unwrap().unwrap().lsn, Lsn::new(2));
     assert_eq!(waiting[1].1.wait_for(Duration::ZERO), Ok(None), "its batch is not durable as a whole");
     assert!(!unapplied.nobody_waits());
@@ -210,4 +210,8 @@ fn what_was_only_placed_is_in_doubt_for_nobody_and_what_was_not_durable_is() {
     completions.into_iter().for_each(Completion::unknown);
     assert_eq!(buffered.wait(), Ok(first));
     assert_eq!(durable.wait(), Err(WriteError::Unknown));
+}
+
+fn times() -> Times {
+    Times::new(None, now())
 }

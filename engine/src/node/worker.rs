@@ -149,7 +149,7 @@ impl LastWords {
         let queue = &self.events.queue;
         queue.close();
         while let Some(submission) = queue.pop() {
-            submission.into_token().closed();
+            submission.into_token().caller.closed();
         }
         self.positions.end();
     }

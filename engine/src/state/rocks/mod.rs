@@ -143,6 +143,7 @@ impl RocksStore {
     /// # Errors
     /// A file can't be written. Nothing is lost: the log replays it.
     pub fn flush(&self) -> Result<(), StoreError> {
+        let _span = tracing::debug_span!("flush").entered();
         let families = Family::ALL.into_iter().map(|family| self.family(family)).collect::<Result<Vec<_>, _>>()?;
         let mut options = FlushOptions::default();
         options.set_wait(true);
@@ -245,6 +246,7 @@ impl RocksStore {
     }
 
     fn commit_shared(&self, changes: &ChangeSet, options: &WriteOptions) -> Result<(), StoreError> {
+        let _span = tracing::trace_span!("commit", changes = changes.len()).entered();
         let mut batch =
             WriteBatch::with_capacity_bytes(BATCH_HEADER_BYTES + changes.bytes() + CHANGE_HEADER_BYTES * changes.len());
         let mut handles = [self.family(Family::Values)?; Family::ALL.len()];

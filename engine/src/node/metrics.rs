@@ -1,0 +1,154 @@
+//! The node's numbers for whatever collects metrics in the program around it: a bridge to the crate `metrics`.
+//!
+//! Nothing here exports anything, and nothing on the path of a write knows of it: whoever scrapes calls [`NodeStats::publish`]
+//! before. Names begin with `towline_`; times are in seconds, sizes in bytes.
+
+use super::stages::{Distribution, LaneStats};
+use super::stats::{NodeStats, ShardStats};
+use metrics::{Label, counter, gauge};
+
+impl NodeStats {
+    /// Sets the metrics of the program's recorder to these numbers: counters to what was counted since the node was opened,
+    /// gauges to what is. A program with several nodes tells them apart by `node`.
+    ///
+    /// ```
+    /// # use towline::node::{Node, NodeOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+    /// // A program that has installed a recorder does this before each scrape:
+    /// node.stats()?.publish("main");
+    /// # node.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn publish(&self, node: &str) {
+        let labels = vec![Label::new("node", node.to_owned())];
+        self.publish_log(&labels);
+        let state = &self.state;
+        set(&labels, "towline_state_memory_bytes", state.memory_bytes);
+        set(&labels, "towline_state_file_bytes", state.file_bytes);
+        set(&labels, "towline_state_cache_bytes", state.cache_bytes);
+        set(&labels, "towline_state_compaction_pending_bytes", state.compaction_pending_bytes);
+        set(&labels, "towline_state_snapshots", state.snapshots);
+        set(&labels, "towline_state_write_stopped", u64::from(state.is_write_stopped));
+        count(&labels, "towline_state_background_errors_total", state.background_errors);
+        for (number, lane) in self.lanes.iter().enumerate() {
+            publish_lane(&with(&labels, "lane", number.to_string()), lane);
+        }
+        for shard in &self.shards {
+            let labels = with(&labels, "namespace", shard.namespace.to_string());
+            publish_shard(&with(&labels, "shard", shard.shard.to_string()), shard);
+        }
+    }
+
+    fn publish_log(&self, labels: &[Label]) {
+        let log = &self.log;
+        count(labels, "towline_log_groups_total", log.groups);
+        count(labels, "towline_log_syncs_total", log.syncs);
+        count(labels, "towline_log_group_bytes_total", log.group_bytes);
+        count(labels, "towline_log_batch_bytes_total", log.batch_bytes);
+        set(labels, "towline_log_segments", log.segments as u64);
+        set(labels, "towline_log_segment_bytes", log.segments_bytes);
+        set(labels, "towline_log_live_bytes", log.live_bytes);
+        set(labels, "towline_log_queue_bytes", log.queue_bytes as u64);
+        set(labels, "towline_log_index_bytes", log.index_bytes as u64);
+        set(labels, "towline_log_disk_full", u64::from(log.disk_full));
+        set(labels, "towline_log_poisoned", u64::from(log.poisoned));
+        let waiting = self.log_waiting.unwrap_or_default().as_secs_f64();
+        gauge!("towline_log_device_waiting_seconds", labels.iter()).set(waiting);
+    }
+}
+
+fn publish_lane(labels: &[Label], lane: &LaneStats) {
+    let stages = [
+        ("queue", &lane.queue),
+        ("log", &lane.log),
+        ("wait", &lane.wait),
+        ("apply", &lane.apply),
+        ("write", &lane.write),
+    ];
+    for (stage, times) in stages {
+        summary(&with(labels, "stage", stage.to_owned()), "towline_stage_seconds", times, 1e-6);
+    }
+    summary(labels, "towline_batch_records", &lane.records, 1.0);
+}
+
+fn publish_shard(labels: &[Label], shard: &ShardStats) {
+    set(labels, "towline_shard_serving", u64::from(shard.is_serving));
+    set(labels, "towline_shard_failed", u64::from(shard.failure.is_some()));
+    set(labels, "towline_shard_disk_full", u64::from(shard.full_disk.is_some()));
+    set(labels, "towline_shard_released_lsn", shard.released.get());
+    set(labels, "towline_shard_applied_lsn", shard.applied.get());
+    set(labels, "towline_shard_durable_lsn", shard.durable.get());
+    set(labels, "towline_shard_end_lsn", shard.end.get());
+    set(labels, "towline_shard_queue_bytes", shard.queue_bytes as u64);
+    set(labels, "towline_shard_queue_waiting", shard.queue_waiting as u64);
+    set(labels, "towline_shard_pins", shard.pins as u64);
+    count(labels, "towline_shard_batches_total", shard.batches);
+    count(labels, "towline_shard_bytes_total", shard.bytes);
+    count(labels, "towline_shard_records_total", shard.records);
+    count(labels, "towline_shard_rejected_total", shard.rejected);
+}
+
+/// As Prometheus has a summary: some quantiles, how many, their sum.
+fn summary(labels: &[Label], name: &'static str, values: &Distribution, unit: f64) {
+    let quantiles = [("0.5", values.median), ("0.9", values.p90), ("0.99", values.p99), ("0.999", values.p999)];
+    for (quantile, value) in quantiles.into_iter().chain([("1", values.max)]) {
+        gauge!(name, with(labels, "quantile", quantile.to_owned()).iter()).set(as_f64(value) * unit);
+    }
+    gauge!(format!("{name}_sum"), labels.iter()).set(as_f64(values.sum) * unit);
+    counter!(format!("{name}_count"), labels.iter()).absolute(values.count);
+}
+
+fn set(labels: &[Label], name: &'static str, value: u64) {
+    gauge!(name, labels.iter()).set(as_f64(value));
+}
+
+fn count(labels: &[Label], name: &'static str, value: u64) {
+    counter!(name, labels.iter()).absolute(value);
+}
+
+#[expect(clippy::cast_precision_loss, reason = "metrics are floating: beyond 2^53 the last digits are lost")]
+const fn as_f64(value: u64) -> f64 {
+    value as f64
+}
+
+fn with(labels: &[Label], name: &'static str, value: String) -> Vec<Label> {
+    let mut labels = labels.to_vec();
+    labels.push(Label::new(name, value));
+    labels
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::node::{Node, NodeOptions};
+    use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    #[test]
+    fn every_number_reaches_the_recorder_of_the_program() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        for number in 0..10 {
+            node.default_namespace().put("k", number.to_string()).unwrap().wait().unwrap();
+        }
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        let stats = node.stats().unwrap();
+        metrics::with_local_recorder(&recorder, || stats.publish("main"));
+        let told = snapshotter.snapshot().into_vec();
+        let find = |name: &str, label: &str| {
+            let is_it = |key: &metrics::Key| {
+                key.name() == name && (label.is_empty() || key.labels().any(|found| found.value() == label))
+            };
+            told.iter().find(|(key, ..)| is_it(key.key())).map(|(.., value)| value)
+        };
+        assert_eq!(find("towline_shard_records_total", "main"), Some(&DebugValue::Counter(10)));
+        assert_eq!(
+            find("towline_stage_seconds_count", "write"),
+            Some(&DebugValue::Counter(stats.lanes[0].write.count))
+        );
+        assert!(matches!(find("towline_stage_seconds", "apply"), Some(DebugValue::Gauge(seconds)) if seconds.0 < 60.0));
+        assert_eq!(find("towline_shard_serving", "1024"), Some(&DebugValue::Gauge(1.0.into())));
+        assert!(matches!(find("towline_log_syncs_total", ""), Some(DebugValue::Counter(syncs)) if *syncs > 0));
+        node.close().unwrap();
+    }
+}
