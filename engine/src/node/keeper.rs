@@ -1,4 +1,5 @@
-//! What goes: of the logs, and of what was kept about sessions. And whether the log's disk has room.
+//! What goes: of the logs, and of what was kept about sessions. Whether the log's disk has room, and whether a crash would have
+//! too much to replay.
 //!
 //! Of the logs what the policy lets go, the state holds on the disk, and nobody needs any more.
 //!
@@ -9,6 +10,7 @@ use super::Shared;
 use super::hosting::ShardHandle;
 use super::shard::{now, wall_micros};
 use super::trimmer::Trimmer;
+use super::unflushed::Unflushed;
 use crate::model::{Lsn, Retention};
 use crate::pipeline::Disk;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
@@ -24,27 +26,36 @@ const FLUSH_PAUSE: Duration = Duration::from_secs(60);
 
 pub(super) struct Keeper {
     pub(super) shared: Arc<Shared>,
+    pub(super) unflushed: Unflushed,
     pub(super) ended: Receiver<Infallible>,
 }
 
 impl Keeper {
     /// Runs until the other end hangs up.
-    pub(super) fn run(self) {
+    pub(super) fn run(mut self) {
         let (mut trimmer, mut flushed) = (Trimmer::default(), now());
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
             self.shared.look_at_the_logs_disk();
+            if self.unflushed.is_enough(&self.shared) {
+                self.flush();
+                flushed = now();
+            }
             if !self.shared.host.is_alone() {
                 continue;
             }
             let is_due = now().saturating_duration_since(flushed) >= FLUSH_PAUSE;
             if self.shared.release_logs() && is_due {
                 // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
-                if let Some(Err(error)) = self.shared.gate.with(|store| store.flush()) {
-                    tracing::warn!(%error, "the state was not flushed, so its log stays");
-                }
+                self.flush();
                 flushed = now();
             }
             trimmer.look(&self.shared, now());
+        }
+    }
+
+    fn flush(&self) {
+        if let Some(Err(error)) = self.shared.gate.with(|store| store.flush()) {
+            tracing::warn!(%error, "the state was not flushed, so its log stays");
         }
     }
 }

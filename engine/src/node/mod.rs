@@ -47,6 +47,7 @@ mod stats;
 mod threads;
 mod trimmer;
 mod unapplied;
+mod unflushed;
 mod worker;
 
 #[cfg(feature = "cluster")]
@@ -103,6 +104,9 @@ pub const NAMESPACE_NAME: &str = DEFAULT_NAME;
 /// How long closing waits for writes that can't finish; see [`NodeOptions::close_within`].
 pub const CLOSE_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
 
+/// What an opening after a crash may have to replay; see [`NodeOptions::replay_bytes_max`]. A few seconds' work.
+pub const REPLAY_BYTES_DEFAULT: u64 = 512 << 20;
+
 /// How a node is opened.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
@@ -120,8 +124,10 @@ pub struct NodeOptions {
     /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
     /// write.
     pub log: towline_wal::Options,
-    /// What the state may spend: memory, and with it how much of the log an opening after a crash has to replay.
+    /// What the state may spend: memory, files, threads.
     pub state: RocksOptions,
+    /// Bytes of the logs that an opening after a crash may have to replay, about: the state is flushed before there are more.
+    pub replay_bytes_max: u64,
     /// Bytes of submissions that each shard's queue holds.
     pub queue_bytes: usize,
     /// Submissions that each shard's queue holds.
@@ -148,6 +154,7 @@ impl NodeOptions {
             leader: node,
             log: towline_wal::Options::default(),
             state: RocksOptions::default(),
+            replay_bytes_max: REPLAY_BYTES_DEFAULT,
             queue_bytes: QUEUE_BYTES_DEFAULT,
             queue_slots: QUEUE_SLOTS_DEFAULT,
             sequencers: 1,

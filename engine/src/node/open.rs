@@ -197,7 +197,7 @@ fn start(
     let gate = Gate::new(Arc::clone(&store));
     let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go: RwLock::new(()) });
     // Before the shards are served: from there on nothing fails, and they end when they are told to.
-    threads.start_keeper(Arc::clone(&shared))?;
+    threads.start_keeper(Arc::clone(&shared), options.replay_bytes_max)?;
     shared.registry.bring_up(&shared.host, &store)?;
     drop(store);
     let node = Node { shared, close_within: options.close_within, threads: Mutex::new(Some(threads)) };

@@ -20,6 +20,11 @@ pub(super) struct Counters {
 }
 
 impl Counters {
+    /// Bytes of batches applied.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+
     /// These were applied in one change: statistics, so the order in which others see them does not matter.
     pub(super) fn applied(&self, batches: u64, bytes: u64, records: u64, rejected: u64) {
         let counts =
