@@ -78,6 +78,9 @@ pub const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of one read of the log for a follower that is behind.
 pub const CATCH_UP_READ_BYTES: usize = 1024 * 1024;
 
+/// Bytes of batches, uncompressed, that are applied in one change: all of it is in memory until then. At least one batch is.
+pub const APPLY_RAW_BYTES_MAX: usize = 16 * 1024 * 1024;
+
 const _: () = {
     assert!(KEY_BYTES_MAX + METADATA_BYTES_MAX + VALUE_BYTES_MAX < WRITE_BYTES_MAX);
     assert!(WRITE_BYTES_MAX < MESSAGE_BYTES_MAX);

@@ -9,7 +9,7 @@ use super::shard::{Event, now};
 use super::stages::Stages;
 use super::stats::Counters;
 use super::unapplied::{ApplyTask, Part, answers};
-use crate::model::limits::CATCH_UP_READ_BYTES;
+use crate::model::limits::{APPLY_RAW_BYTES_MAX, CATCH_UP_READ_BYTES};
 use crate::model::{LogPosition, Lsn, Outcome};
 use crate::state::{Applier, ApplyError, RocksWriter, StoreError};
 use crossbeam::channel::{Receiver, Sender};
@@ -135,6 +135,13 @@ impl ApplyStage {
     fn range(&mut self, after: Lsn, until: Lsn) -> Applied {
         let mut batches = self.wal.read(self.log, after.next(), CATCH_UP_READ_BYTES)?;
         batches.retain(|batch| batch.last_lsn() <= until);
+        // What shrinks well is little to read and much to hold.
+        let mut raw_bytes = 0;
+        batches.retain(|batch| {
+            let has_room = raw_bytes < APPLY_RAW_BYTES_MAX;
+            raw_bytes += batch.header().raw_len as usize;
+            has_room
+        });
         if batches.is_empty() {
             return Err(ApplierError::Missing { after, until });
         }

@@ -35,6 +35,8 @@ pub(super) struct Host {
     pub(super) wal: Arc<Wal>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) buffers: Arc<Buffers>,
+    /// By chance, of this life.
+    pub(super) seed: u64,
     pub(super) queue_slots: usize,
     pub(super) queue_bytes: usize,
     pub(super) workers: Vec<Desk>,
@@ -100,7 +102,7 @@ impl Host {
         let id = shard.shard;
         let master = ConfigMaster::new(self.cluster, shard.clone(), &self.voters);
         let log = master.log();
-        let applier = Applier::open(RocksWriter::new(Arc::clone(store)), shard.clone(), log)?;
+        let applier = Applier::open(RocksWriter::new(Arc::clone(store)), shard.clone(), log)?.with_seed(self.seed);
         let view = ShardLog { wal: &self.wal, log };
         let applied = applier.applied();
         if applied.lsn > view.end().lsn {

@@ -8,7 +8,7 @@
 
 use super::Shared;
 use super::hosting::ShardHandle;
-use super::shard::{now, wall_micros};
+use super::shard::{after, now, wall_micros};
 use super::trimmer::Trimmer;
 use super::unflushed::Unflushed;
 use crate::model::{Lsn, Retention};
@@ -16,47 +16,72 @@ use crate::pipeline::Disk;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
-use towline_wal::{Entry, LogId, Wal};
+use std::time::{Duration, Instant};
+use towline_wal::{Entry, LogId, Pending, Wal};
 
 /// How often it looks.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long it waits between two flushes: each makes small files, which have to be compacted.
 const FLUSH_PAUSE: Duration = Duration::from_secs(60);
+/// And after one that failed.
+const FLUSH_PAUSE_FAILED: Duration = Duration::from_secs(10);
 
 pub(super) struct Keeper {
-    pub(super) shared: Arc<Shared>,
-    pub(super) unflushed: Unflushed,
-    pub(super) ended: Receiver<Infallible>,
+    shared: Arc<Shared>,
+    unflushed: Unflushed,
+    /// A release that the log has not finished.
+    releasing: Option<Pending>,
+    /// A flush failed: not before this moment again.
+    flush_again: Instant,
+    ended: Receiver<Infallible>,
 }
 
 impl Keeper {
-    /// Runs until the other end hangs up.
+    pub(super) fn new(shared: Arc<Shared>, replay_bytes_max: u64, ended: Receiver<Infallible>) -> Self {
+        Self { shared, unflushed: Unflushed::new(replay_bytes_max), releasing: None, flush_again: now(), ended }
+    }
+
+    /// Runs until the other end hangs up. It waits for nothing else: on a full disk a release may be on its way for long.
     pub(super) fn run(mut self) {
         let (mut trimmer, mut flushed) = (Trimmer::default(), now());
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
             self.shared.look_at_the_logs_disk();
-            if self.unflushed.is_enough(&self.shared) {
+            let mut wants_flush = false;
+            if self.shared.host.is_alone() {
+                if self.releasing.as_ref().is_none_or(Pending::is_done) {
+                    self.releasing.take().into_iter().for_each(told);
+                    (wants_flush, self.releasing) = self.shared.release_logs();
+                }
+                trimmer.look(&self.shared, now());
+            }
+            // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
+            let is_due = wants_flush && now().saturating_duration_since(flushed) >= FLUSH_PAUSE;
+            let is_too_much = now() >= self.flush_again && self.unflushed.is_enough(&self.shared);
+            if is_due || is_too_much {
                 self.flush();
                 flushed = now();
             }
-            if !self.shared.host.is_alone() {
-                continue;
-            }
-            let is_due = now().saturating_duration_since(flushed) >= FLUSH_PAUSE;
-            if self.shared.release_logs() && is_due {
-                // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
-                self.flush();
-                flushed = now();
-            }
-            trimmer.look(&self.shared, now());
         }
     }
 
-    fn flush(&self) {
-        if let Some(Err(error)) = self.shared.gate.with(|store| store.flush()) {
-            tracing::warn!(%error, "the state was not flushed, so its log stays");
+    fn flush(&mut self) {
+        let flush = Unflushed::begin(&self.shared);
+        match self.shared.gate.with(|store| store.flush()) {
+            Some(Ok(())) => self.unflushed.end(flush),
+            Some(Err(error)) => {
+                self.flush_again = after(FLUSH_PAUSE_FAILED);
+                tracing::warn!(%error, "the state was not flushed, so its log stays");
+            }
+            None => {}
         }
+    }
+}
+
+/// What came of a release; what does not work now is tried again.
+fn told(released: Pending) {
+    if let Err(error) = released.wait() {
+        // A log that is dropped at this moment, or a disk that is full: the next look is soon.
+        tracing::debug!(%error, "nothing was released");
     }
 }
 
@@ -70,9 +95,8 @@ impl Shared {
         }
     }
 
-    /// Releases what may go, of all logs together, and tells whether more might if the state were flushed. What does not work now
-    /// is tried again.
-    pub(super) fn release_logs(&self) -> bool {
+    /// Releases what may go, of all logs together: whether more might if the state were flushed, and what is under way.
+    pub(super) fn release_logs(&self) -> (bool, Option<Pending>) {
         let _span = tracing::trace_span!("release").entered();
         let alone = self.letting_go.write();
         let mut entries = Vec::new();
@@ -86,16 +110,14 @@ impl Shared {
             }
         }
         if entries.is_empty() {
-            return wants_flush;
+            return (wants_flush, None);
         }
         let submitted = self.host.wal.submit(entries);
         drop(alone);
-        let released = submitted.map_err(Into::into).and_then(towline_wal::Pending::wait);
-        if let Err(error) = released {
-            // A log that is dropped at this moment, or a disk that is full: the next look is soon.
+        if let Err(error) = &submitted {
             tracing::debug!(%error, "nothing was released");
         }
-        wants_flush
+        (wants_flush, submitted.ok())
     }
 
     /// What of the log may go, if the policy lets more of it go than has.

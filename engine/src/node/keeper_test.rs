@@ -33,10 +33,17 @@ fn start(node: &Node) -> Lsn {
     node.shared.host.wal.start_of(shard.log).lsn
 }
 
+/// Releases what may go: whether more might.
+fn release(node: &Node) -> bool {
+    let (more, under_way) = node.shared.release_logs();
+    under_way.map_or(Ok(()), Pending::wait).unwrap();
+    more
+}
+
 /// Everything is on the disk, and the keeper has its look.
 fn look(node: &Node) -> Lsn {
     node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
-    node.shared.release_logs();
+    release(node);
     start(node)
 }
 
@@ -46,7 +53,7 @@ fn a_log_goes_beyond_its_bytes_but_nothing_that_is_not_flushed_and_a_late_reader
     let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
     let space = with_policy(&node, Retention::bytes(20 * VALUE_BYTES as u64));
     fill(&space, 60);
-    node.shared.release_logs();
+    release(&node);
     assert_eq!(start(&node), Lsn::ZERO, "a crash would have to replay it");
     let begins = look(&node);
     assert!((35..=50).contains(&begins.get()), "{begins}");
@@ -188,7 +195,7 @@ fn what_a_follower_said_lets_the_log_go_only_when_it_is_on_the_disk() {
         follower.wait().unwrap();
     }
     follower.acknowledge().unwrap();
-    node.shared.release_logs();
+    release(&node);
     assert!(start(&node) <= Lsn::new(6), "the next life may ask for it again");
     let begins = look(&node);
     assert!((15..=16).contains(&begins.get()), "{begins}");

@@ -9,7 +9,8 @@ use metrics::{Label, counter, gauge};
 
 impl NodeStats {
     /// Sets the metrics of the program's recorder to these numbers: counters to what was counted since the node was opened,
-    /// gauges to what is. A program with several nodes tells them apart by `node`.
+    /// gauges to what is. A program with several nodes tells them apart by `node`. What a dropped namespace told last stays: recorders
+    /// forget by age, if at all.
     ///
     /// ```
     /// # use towline::node::{Node, NodeOptions};

@@ -187,6 +187,7 @@ fn start(
         wal,
         budget: Arc::default(),
         buffers: Arc::default(),
+        seed: uuid::Uuid::now_v7().as_u64_pair().1,
         queue_slots: options.queue_slots,
         queue_bytes: options.queue_bytes,
         workers,

@@ -462,6 +462,8 @@ impl Shard {
         // The reason first: whoever is woken by the rest asks for it.
         self.health.fail(reason);
         self.queue.close();
+        // It stops for another reason, and nothing waits for room any more.
+        self.queue.set_full(Disk::State, false);
         self.abandon();
         self.positions.end();
     }

@@ -6,7 +6,6 @@ use super::hosting::Desk;
 use super::keeper::Keeper;
 use super::open::OpenError;
 use super::reader::{ReadOrder, ReaderThread};
-use super::unflushed::Unflushed;
 use super::worker::{Order, Worker};
 use crate::pipeline::Ready;
 use crossbeam::channel::{Sender, bounded, unbounded};
@@ -53,7 +52,7 @@ impl Threads {
 
     pub(super) fn start_keeper(&mut self, shared: Arc<Shared>, replay_bytes_max: u64) -> Result<(), OpenError> {
         let (end, ended) = bounded(0);
-        let keeper = Keeper { shared, unflushed: Unflushed::new(replay_bytes_max), ended };
+        let keeper = Keeper::new(shared, replay_bytes_max, ended);
         let thread = spawn("towline-keep", move || keeper.run())?;
         self.keeper = Some((end, thread));
         Ok(())

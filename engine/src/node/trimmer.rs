@@ -10,7 +10,7 @@ use super::stages::Arrived;
 use crate::model::{ControlRecord, Lsn, NamespaceId, Outcome, Policy, ShardId};
 use crate::pipeline::{Receipt, Submission, SubmitPolicy};
 use crate::state::{has_rejected, has_sessions};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 /// A session's idle time is told in so many steps: what is expired is known that much later at the most.
@@ -28,6 +28,8 @@ struct Past {
     samples: VecDeque<(Instant, Lsn)>,
     /// What came of that, if it is not known yet.
     proposed: Option<Receipt>,
+    /// There is more to forget than went with the last record, or nothing is known of that.
+    more: bool,
     /// What was proposed last.
     sessions_before: Lsn,
     rejected_before: Lsn,
@@ -36,11 +38,11 @@ struct Past {
 impl Trimmer {
     /// Looks at all shards.
     pub(super) fn look(&mut self, shared: &Shared, now: Instant) {
-        let mut seen = Vec::new();
+        let mut seen = BTreeSet::new();
         for served in shared.registry.all() {
             let policy = served.descriptor.read().policy;
             for shard in &served.shards {
-                seen.push(shard.descriptor.shard);
+                seen.insert(shard.descriptor.shard);
                 let past = self.shards.entry(shard.descriptor.shard).or_default();
                 past.look(shared, served.id, shard, policy, now);
             }
@@ -58,25 +60,24 @@ impl Past {
         }
         // A record takes away a bounded number of sessions; that there are more says its outcome. One that was not taken, or of
         // which nothing is known, is proposed again.
-        let mut again = false;
         if let Some(proposed) = self.proposed.take() {
             match proposed.wait_for(Duration::ZERO) {
                 Ok(None) => {
                     self.proposed = Some(proposed);
                     return;
                 }
-                Ok(Some(written)) => again = written.outcome == Outcome::Applied { version: 1 },
-                Err(_) => again = true,
+                Ok(Some(written)) => self.more = written.outcome == Outcome::Applied { version: 1 },
+                Err(_) => self.more = true,
             }
         }
         let sessions_before = self.used_before(applied, policy.session_idle_seconds, now);
         // What a feed may still read is known; `Retention::Forever` keeps all of it.
         let rejected_before = shared.host.wal.start_of(shard.log).lsn.next();
-        if sessions_before <= self.sessions_before && rejected_before <= self.rejected_before && !again {
+        if sessions_before <= self.sessions_before && rejected_before <= self.rejected_before && !self.more {
             return;
         }
         let is_worth = shared.gate.with(|store| {
-            let is_later = sessions_before > self.sessions_before || again;
+            let is_later = sessions_before > self.sessions_before || self.more;
             let of_sessions = is_later && has_sessions(store, namespace, shard.log)?;
             let of_rejected = has_rejected(store, namespace, shard.log, rejected_before)?;
             Ok::<_, crate::state::StoreError>(of_sessions || of_rejected)
@@ -88,7 +89,7 @@ impl Past {
                 return;
             }
         }
-        (self.sessions_before, self.rejected_before) = (sessions_before, rejected_before);
+        (self.sessions_before, self.rejected_before, self.more) = (sessions_before, rejected_before, false);
     }
 
     /// Before which record everything lies that was applied longer ago than this.
@@ -157,6 +158,40 @@ mod tests {
         let gone = idle.retry(number, &write).unwrap().wait().unwrap();
         assert_eq!(gone.outcome, Outcome::Rejected(Rejection::SessionExpired), "never executed again");
         assert_eq!(used.write(&write).unwrap().wait().unwrap().outcome, Outcome::Applied { version: 3 });
+        node.close().unwrap();
+    }
+
+    /// That there is more was forgotten when the next proposal was refused.
+    #[test]
+    fn what_is_left_behind_a_full_trim_goes_later_also_when_the_queue_takes_nothing_in_between() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let policy = Policy { session_idle_seconds: 3200, ..Policy::default() };
+        let space = node.create_namespace("space", &NamespaceOptions::default().policy(policy)).unwrap();
+        let shard = node.shared.registry.named("space").unwrap().shards[0].clone();
+        let open = ControlRecord::OpenSession { sessions_max: u64::MAX };
+        let opened: Vec<_> = (0..10_020).map(|_| space.control(&shard, &open).unwrap()).collect();
+        opened.into_iter().for_each(|receipt| assert!(receipt.wait().is_ok()));
+        let mut trimmer = Trimmer::default();
+        let start = crate::node::shard::now();
+        let look = |trimmer: &mut Trimmer, seconds: u64| {
+            trimmer.look(&node.shared, start + Duration::from_secs(seconds));
+            // What was proposed is applied.
+            space.get("k", crate::model::Read::Linearizable).unwrap();
+            space.put("k", "v").unwrap().wait().unwrap();
+        };
+        let left = || {
+            let known = |store: &std::sync::Arc<crate::state::RocksStore>| has_sessions(store, space.id(), shard.log);
+            node.shared.gate.with(known).unwrap().unwrap()
+        };
+        look(&mut trimmer, 0);
+        look(&mut trimmer, 4000);
+        assert!(left(), "20 of them");
+        shard.queue.set_full(crate::pipeline::Disk::State, true);
+        trimmer.look(&node.shared, start + Duration::from_secs(4001));
+        shard.queue.set_full(crate::pipeline::Disk::State, false);
+        look(&mut trimmer, 4002);
+        assert!(!left());
         node.close().unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use super::completion::{Completion, Reached, Written};
 use super::shard::now;
 use super::stages::{Stages, Times};
+use crate::model::limits::APPLY_RAW_BYTES_MAX;
 use crate::model::{Lsn, ShardId};
 use crate::pipeline::Position;
 use crate::state::Applied;
@@ -85,10 +86,11 @@ impl Unapplied {
             return (until >= next).then_some(ApplyTask::Range { after: applied, until });
         }
         let mut parts = Vec::new();
-        let mut bytes = 0;
-        while bytes < bytes_max {
+        let (mut bytes, mut raw_bytes) = (0, 0);
+        while bytes < bytes_max && raw_bytes < APPLY_RAW_BYTES_MAX {
             let Some(part) = self.pop_front_if(|first| first.batch.last_lsn() <= applicable) else { break };
             bytes += part.batch.bytes().len();
+            raw_bytes += part.batch.header().raw_len as usize;
             parts.push(part);
         }
         (!parts.is_empty()).then_some(ApplyTask::Parts(parts))

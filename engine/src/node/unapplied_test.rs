@@ -212,6 +212,26 @@ fn what_was_only_placed_is_in_doubt_for_nobody_and_what_was_not_durable_is() {
     assert_eq!(durable.wait(), Err(WriteError::Unknown));
 }
 
+/// What shrinks well was little in the log, and all of it at one time in memory.
+#[test]
+fn a_task_is_bounded_in_what_its_batches_are_uncompressed() {
+    const RAW: usize = 6 << 20;
+    let mut unapplied = Unapplied::new(1 << 20);
+    let mut prev = LogPosition::origin(LOG);
+    for _ in 0..10 {
+        let block = Block::encode(Bytes::from(vec![0; RAW]), 1, Compression::WhereItPays);
+        let batch = BatchBuilder::new(LOG, BatchKind::Data, Epoch::new(1, 1), prev, 0).block(block).seal().unwrap();
+        prev = batch.position();
+        unapplied.push(batch, Vec::new(), times());
+    }
+    let mut applied = Lsn::ZERO;
+    while applied < prev.lsn {
+        let Some(ApplyTask::Parts(parts)) = unapplied.take(applied, prev.lsn, 4 << 20) else { panic!("they are here") };
+        assert!(parts.len() * RAW < APPLY_RAW_BYTES_MAX + RAW, "{} at once", parts.len());
+        applied = parts.last().unwrap().batch.last_lsn();
+    }
+}
+
 fn times() -> Times {
     Times::new(None, now())
 }

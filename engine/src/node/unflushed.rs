@@ -3,77 +3,146 @@
 //! The bound on the state's memory does not bound it: who overwrites few keys fills the log and not the memory.
 
 use super::Shared;
+use super::hosting::ShardHandle;
 use crate::model::{Lsn, ShardId};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
 
-/// What is known of each shard: where it was when everything up to there was flushed, or nothing was known yet.
+/// How far each shard was when it was flushed, and since.
 #[derive(Debug)]
 pub(super) struct Unflushed {
     bytes_max: u64,
-    marks: BTreeMap<ShardId, Mark>,
+    shards: BTreeMap<ShardId, Marks>,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Default)]
+struct Marks {
+    /// Everything up to here is flushed.
+    flushed: Mark,
+    /// Where it was since, in steps; ascending.
+    behind: VecDeque<Mark>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
 struct Mark {
     applied: Lsn,
     /// Bytes of batches applied since the node was opened.
     bytes: u64,
 }
 
+/// A step is this part of the bound.
+const STEPS: u64 = 32;
+/// More are not kept, should nothing be flushed for long.
+const STEPS_MAX: usize = 128;
+/// A smaller bound would have the state flushed all the time.
+const BYTES_MIN: u64 = 64 << 10;
+
 impl Unflushed {
     /// So many bytes of batches may have to be replayed, of all logs together.
-    pub(super) const fn new(bytes_max: u64) -> Self {
-        Self { bytes_max, marks: BTreeMap::new() }
+    pub(super) fn new(bytes_max: u64) -> Self {
+        Self { bytes_max: bytes_max.max(BYTES_MIN), shards: BTreeMap::new() }
     }
 
-    /// Whether the state is to be flushed now.
-    ///
-    /// What lies before a mark may not be flushed either, but is less than half: then the mark was made.
+    /// Whether the state is to be flushed now: at half, since what is written until the next look comes on top.
     pub(super) fn is_enough(&mut self, shared: &Shared) -> bool {
-        let mut all = 0;
         let shards = shared.registry.shards();
         for shard in &shards {
-            let id = shard.descriptor.shard;
-            let (bytes, applied) = (shard.counters.bytes(), shard.positions.applied());
-            let mark = self.marks.entry(id).or_insert(Mark { applied: Lsn::ZERO, bytes: 0 });
-            // RocksDB flushes by itself as well. It is asked when something depends on it.
-            if bytes.saturating_sub(mark.bytes) >= self.bytes_max / 8 {
-                let flushed = shared.gate.with(|store| store.persisted_applied(id));
-                if flushed.is_some_and(|found| found.is_ok_and(|found| found.is_some_and(|at| at.lsn >= mark.applied)))
-                {
-                    *mark = Mark { applied, bytes };
-                }
+            let marks = self.shards.entry(shard.descriptor.shard).or_default();
+            let now = Mark::of(shard);
+            let last = marks.behind.back().unwrap_or(&marks.flushed);
+            if now.bytes.saturating_sub(last.bytes) >= self.bytes_max / STEPS && marks.behind.len() < STEPS_MAX {
+                marks.behind.push_back(now);
             }
-            all += bytes.saturating_sub(mark.bytes);
         }
-        self.marks.retain(|id, _| shards.iter().any(|shard| shard.descriptor.shard == *id));
-        all >= self.bytes_max / 2
+        let known: BTreeSet<_> = shards.iter().map(|shard| shard.descriptor.shard).collect();
+        self.shards.retain(|id, _| known.contains(id));
+        if self.bytes(&shards) < self.bytes_max / 2 {
+            return false;
+        }
+        // RocksDB flushes by itself as well. It is asked only now, when something depends on it.
+        for shard in &shards {
+            let Some(marks) = self.shards.get_mut(&shard.descriptor.shard) else { continue };
+            let flushed = shared.gate.with(|store| store.persisted_applied(shard.descriptor.shard));
+            let flushed = flushed.and_then(Result::ok).flatten().map_or(Lsn::ZERO, |flushed| flushed.lsn);
+            while let Some(mark) = marks.behind.pop_front_if(|mark| mark.applied <= flushed) {
+                marks.flushed = mark;
+            }
+        }
+        self.bytes(&shards) >= self.bytes_max / 2
+    }
+
+    /// Where the shards are: what a flush that begins after this will hold.
+    pub(super) fn begin(shared: &Shared) -> Flush {
+        Flush(shared.registry.shards().iter().map(|shard| (shard.descriptor.shard, Mark::of(shard))).collect())
+    }
+
+    /// That flush is finished.
+    pub(super) fn end(&mut self, flush: Flush) {
+        for (shard, mark) in flush.0 {
+            let marks = self.shards.entry(shard).or_default();
+            marks.flushed = mark;
+            marks.behind.retain(|other| other.bytes > mark.bytes);
+        }
+    }
+
+    fn bytes(&self, shards: &[Arc<ShardHandle>]) -> u64 {
+        let of = |shard: &Arc<ShardHandle>| {
+            let flushed = self.shards.get(&shard.descriptor.shard).map_or(0, |marks| marks.flushed.bytes);
+            shard.counters.bytes().saturating_sub(flushed)
+        };
+        shards.iter().map(of).sum()
+    }
+}
+
+/// A flush under way.
+pub(super) struct Flush(Vec<(ShardId, Mark)>);
+
+impl Mark {
+    fn of(shard: &ShardHandle) -> Self {
+        // In this order: what is counted is applied, or a moment later.
+        Self { bytes: shard.counters.bytes(), applied: shard.positions.applied() }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Node, NodeOptions};
+    use crate::node::{NamespaceOptions, Node, NodeOptions};
 
-    /// A gigabyte of writes to few keys was a gigabyte to replay.
+    fn noise(number: u32) -> Vec<u8> {
+        // Not alike, so that they don't shrink.
+        (0..1000_u32).map(|at| (at.wrapping_mul(number + 7) >> 5).to_le_bytes()[0]).collect()
+    }
+
+    /// A gigabyte of writes to few keys was a gigabyte to replay; then, of many shards none was enough by itself, and it was
+    /// flushed at each look.
     #[test]
-    fn few_keys_that_are_overwritten_are_flushed_once_there_is_much_to_replay() {
+    fn few_keys_that_are_overwritten_in_many_shards_are_flushed_once_there_is_much_to_replay() {
         let directory = tempfile::tempdir().unwrap();
         let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
-        let space = node.default_namespace();
+        let splits = NamespaceOptions::default().split_at(["1", "2", "3", "4", "5", "6", "7", "8", "9"]);
+        let space = node.create_namespace("space", &splits).unwrap();
         let mut unflushed = Unflushed::new(80_000);
         let mut flushes = 0;
         for number in 0..400 {
-            // Not alike, so that they don't shrink.
-            let value: Vec<u8> = (0..1000_u32).map(|at| (at.wrapping_mul(number + 7) >> 5).to_le_bytes()[0]).collect();
-            space.put("key", value).unwrap().wait().unwrap();
+            space.put(format!("{}", number % 10), noise(number)).unwrap().wait().unwrap();
             if unflushed.is_enough(&node.shared) {
+                let flush = Unflushed::begin(&node.shared);
                 node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
+                unflushed.end(flush);
                 flushes += 1;
             }
         }
-        assert!((4..=16).contains(&flushes), "{flushes} flushes of 400,000 bytes, each within 80,000");
+        assert!((8..=11).contains(&flushes), "{flushes} flushes of 400,000 bytes, one for each 40,000");
+        // What was flushed by somebody else is found.
+        for number in 0..39 {
+            space.put("0", noise(number)).unwrap().wait().unwrap();
+            unflushed.is_enough(&node.shared);
+        }
+        node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
+        space.put("0", noise(40)).unwrap().wait().unwrap();
+        space.put("0", noise(41)).unwrap().wait().unwrap();
+        assert!(!unflushed.is_enough(&node.shared));
         node.close().unwrap();
     }
 }

@@ -180,7 +180,11 @@ impl<T> SubmissionQueue<T> {
         // Called under the lock, before each sleep: true means not yet.
         let mut try_in_turn = |line: &mut VecDeque<Arc<Condvar>>| {
             let is_first = line.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
-            if is_first || self.is_closed() || self.full_disk().is_some() {
+            // Who is not the first only hears; he must not get in, should there be room again at this moment (rule 4).
+            let full = self.full_disk().filter(|_| !is_first && !self.is_closed());
+            if let (Some(disk), Err((error, _))) = (full, &mut result) {
+                *error = SubmitError::DiskFull(disk);
+            } else if is_first || self.is_closed() {
                 result = match std::mem::replace(&mut result, Ok(())) {
                     Err((SubmitError::Busy, submission)) => self.try_submit(submission),
                     done => done,

@@ -165,13 +165,20 @@ impl<S: Store> Applier<S> {
             }
             _ => LogPosition::origin(log),
         };
-        // Logs are named by chance, so no client knows which keys would collide.
         let changes = ChangeSet::seeded(xxhash_rust::xxh3::xxh3_64(&log.as_u128().to_le_bytes()));
         let mut applier = Self { store, shard, log, applied, changes };
         if let Some((lsn, start)) = applier.epoch_start()? {
             applier.shard = applier.own_shard(lsn, &start)?;
         }
         Ok(applier)
+    }
+
+    /// Takes a seed for the table of changes that no client can know, so that none can choose keys that collide there. No outcome
+    /// hangs on it.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.changes = ChangeSet::seeded(seed);
+        self
     }
 
     /// Applies batches in one change: the outcomes, in LSN order. Batches that are applied already are passed

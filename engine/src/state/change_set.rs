@@ -28,10 +28,10 @@ pub struct ChangeSet {
     steps: Vec<Step>,
     /// For each key its last step. It is only asked for keys and never walked through, so no result hangs on its order.
     last: HashTable<u32>,
-    /// By family.
+    /// By family: up to the last savepoint, and since. What is younger hides what is older, so that a way back costs nothing:
+    /// undone in one place, the ranges of all records before would be moved there and back for each record that is rejected.
     ranges: BTreeMap<Family, Ranges>,
-    /// Range steps behind the last savepoint: what each took out of the ranges.
-    taken: Vec<(Family, Taken)>,
+    young_ranges: BTreeMap<Family, Ranges>,
     seed: u64,
 }
 
@@ -101,6 +101,8 @@ pub(super) struct Savepoint {
 /// Memory that is kept for the next use; what one large change needed beyond that is given back.
 const KEPT_BYTES: usize = 8 << 20;
 const KEPT_STEPS: usize = 128 << 10;
+/// Keys for which the table always has room.
+const KEYS_MIN: usize = 512;
 
 impl ChangeSet {
     /// Changes whose table is built with this seed: one that clients can't know, so that they can't choose keys that collide.
@@ -151,8 +153,7 @@ impl ChangeSet {
         let middle = self.bytes.len();
         self.bytes.extend_from_slice(to);
         let number = self.next_number();
-        let taken = self.ranges.entry(family).or_default().add(from, to, number);
-        self.taken.push((family, taken));
+        self.young_ranges.entry(family).or_default().add(from, to, number);
         self.push(family, Kind::DeleteRange, start, middle, 0, NONE);
     }
 
@@ -211,20 +212,26 @@ impl ChangeSet {
 
     /// Forgets all changes, and keeps the memory for the next.
     pub fn clear(&mut self) {
+        let used = self.last.len().max(KEYS_MIN);
         self.bytes.clear();
         self.steps.clear();
         self.last.clear();
         self.ranges.clear();
-        self.taken.clear();
+        self.young_ranges.clear();
         self.bytes.shrink_to(KEPT_BYTES);
         self.steps.shrink_to(KEPT_STEPS);
-        self.taken.shrink_to(KEPT_STEPS);
-        self.last.shrink_to(KEPT_STEPS, |_| 0);
+        // To clear a table takes as long as it is large, however little is in it.
+        if self.last.capacity() > 8 * used {
+            self.last.shrink_to(2 * used, |_| 0);
+        }
     }
 
     /// A moment to go back to. It is the only one: of those before it nothing is known any more.
     pub(super) fn savepoint(&mut self) -> Savepoint {
-        self.taken.clear();
+        for (family, young) in std::mem::take(&mut self.young_ranges) {
+            let ranges = self.ranges.entry(family).or_default();
+            young.apart.iter().for_each(|(start, (end, step))| ranges.add(start, end, *step));
+        }
         Savepoint { steps: self.steps.len(), bytes: self.bytes.len() }
     }
 
@@ -233,9 +240,6 @@ impl ChangeSet {
         while self.steps.len() > to.steps {
             let Some(step) = self.steps.pop() else { break };
             if step.kind == Kind::DeleteRange {
-                if let Some((family, taken)) = self.taken.pop() {
-                    self.ranges.entry(family).or_default().give_back(taken);
-                }
                 continue;
             }
             let number = self.next_number();
@@ -250,6 +254,7 @@ impl ChangeSet {
                 before.is_void = false;
             }
         }
+        self.young_ranges.clear();
         self.bytes.truncate(to.bytes);
     }
 
@@ -296,7 +301,8 @@ impl ChangeSet {
     }
 
     fn range_of(&self, family: Family, key: &[u8]) -> Option<u32> {
-        self.ranges.get(&family)?.step_of(key)
+        let step = |ranges: &BTreeMap<Family, Ranges>| ranges.get(&family)?.step_of(key);
+        step(&self.young_ranges).or_else(|| step(&self.ranges))
     }
 
     fn key(&self, step: &Step) -> &[u8] {
@@ -331,18 +337,9 @@ struct Ranges {
 /// The end of a range, and the step that took it away.
 type Rest = (Vec<u8>, u32);
 
-/// What one range took the place of.
-#[derive(Debug, Clone)]
-struct Taken {
-    start: Vec<u8>,
-    end: Vec<u8>,
-    /// Those that it covered or cut, as they were.
-    were: Vec<(Vec<u8>, Rest)>,
-}
-
 impl Ranges {
     /// A range that goes now, over whatever went before.
-    fn add(&mut self, start: &[u8], end: &[u8], step: u32) -> Taken {
+    fn add(&mut self, start: &[u8], end: &[u8], step: u32) {
         let before_end = (Bound::Unbounded, Bound::Excluded(end));
         let overlapping =
             self.apart.range::<[u8], _>(before_end).rev().take_while(|(_, (other, _))| &other[..] > start);
@@ -357,18 +354,6 @@ impl Ranges {
             }
         }
         self.apart.insert(start.to_vec(), (end.to_vec(), step));
-        Taken { start: start.to_vec(), end: end.to_vec(), were }
-    }
-
-    /// As it was before that range, which was the last that came.
-    fn give_back(&mut self, taken: Taken) {
-        self.apart.remove(&taken.start);
-        if taken.were.iter().any(|(_, (end, _))| *end > taken.end) {
-            // What was left of that one.
-            self.apart.remove(&taken.end);
-        }
-        // What was left of one that began before has the key of the whole.
-        self.apart.extend(taken.were);
     }
 
     fn step_of(&self, key: &[u8]) -> Option<u32> {
@@ -471,6 +456,24 @@ mod tests {
                 prop_assert_eq!(changes.values(Family::Heads).count(), 0);
             }
         }
+    }
+
+    /// A record of one range over everything, which is rejected, moved all ranges of the records before it, there and back.
+    #[test]
+    fn a_rejected_range_leaves_those_before_it_where_they_are() {
+        let mut changes = ChangeSet::default();
+        for number in 0..20_000_u32 {
+            let (start, end) = ((2 * number).swap_bytes().to_le_bytes(), (2 * number + 1).swap_bytes().to_le_bytes());
+            changes.delete_range(Family::Values, start, end);
+        }
+        for _ in 0..20_000 {
+            let before = changes.savepoint();
+            changes.delete_range(Family::Values, [0], [255]);
+            assert_eq!(changes.get(Family::Values, &[1, 1]), Some(None));
+            changes.roll_back(before);
+        }
+        assert_eq!(changes.get(Family::Values, &[1, 1]), None);
+        assert_eq!(changes.get(Family::Values, &4_u32.swap_bytes().to_le_bytes()), Some(None));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionTyp
 pub struct RocksOptions {
     /// Bytes of blocks kept in memory, indexes and filters included.
     pub block_cache_bytes: usize,
-    /// Bytes of all families' unflushed entries together: what a restart has to replay, at the most.
+    /// Bytes of all families' unflushed entries together, in memory.
     pub unflushed_bytes: usize,
     /// Threads that flush and compact.
     pub background_threads: i32,
