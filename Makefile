@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim models examples mutants bench bench-wal bench-engine clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim models examples mutants bench bench-wal bench-engine bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -74,6 +74,11 @@ bench-engine: ## [ARGS=...] The embedded engine beside bare RocksDB and the bare
 	@.make/setup build
 	@$(IN) .make/with-progress release "building the engine's bench" cargo build --release -p towline-bench --bin bench-engine
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-engine" "$$@"' bench-engine $(ARGS)
+
+bench-state: ## [ARGS=...] What each option of the state's RocksDB costs and brings
+	@.make/setup build
+	@$(IN) .make/with-progress release "building the bench of RocksDB's options" cargo build --release -p towline-bench --bin bench-state
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-state" "$$@"' bench-state $(ARGS)
 
 clippy-peers: ## Clippy on the bench of the log, which is a workspace of its own
 	@.make/setup build lint
