@@ -44,6 +44,12 @@ pub enum Since {
 }
 
 /// What of a namespace is of interest.
+///
+/// ```
+/// use towline::model::{Filter, Operation};
+/// let saw = Operation::Delete { key: "tool/saw".into() };
+/// assert!(Filter::Prefix("tool/".into()).admits(&saw) && !Filter::Key("tool".into()).admits(&saw));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Filter {

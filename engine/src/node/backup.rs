@@ -50,6 +50,19 @@ const WAITING_BYTES_MAX: usize = 8 * 1024 * 1024;
 const NEXT_VERSION: u64 = 1024;
 
 /// How a backup is taken.
+///
+/// ```
+/// use towline::node::{BackupOptions, Node, NodeOptions, restore, verify_backup};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let (backup, again) = (directory.path().join("backup"), directory.path().join("again"));
+/// let report = node.backup(&backup, &BackupOptions::default().bytes_per_second(50 << 20))?;
+/// assert_eq!(verify_backup(&backup)?, report);
+/// restore(&backup, &again)?;
+/// Node::open(NodeOptions::alone(again))?.close()?;
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, Default)]
 #[non_exhaustive]
 pub struct BackupOptions {

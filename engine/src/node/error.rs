@@ -100,6 +100,17 @@ impl Error {
 }
 
 /// Why a write was not taken: it has no effect.
+///
+/// ```
+/// use towline::model::{Write, request::FailureClass};
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let refused = node.default_namespace().write(Write::new().put("", "an empty key")).unwrap_err();
+/// assert_eq!(refused.class(), FailureClass::FixRequest);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteRefused {
@@ -180,6 +191,17 @@ impl WriteRefused {
 /// | TW-6105, TW-6106 | fix the request | open the node, or another namespace |
 /// | TW-6107 | operator | close the node and open it again |
 /// | TW-52xx | | see [`StoreError`] |
+///
+/// ```
+/// use towline::model::{Read, request::FailureClass};
+/// use towline::node::{Node, NodeOptions, ReadError};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let error = node.default_namespace().get("", Read::Eventual).unwrap_err();
+/// assert!(matches!(error, ReadError::Key { bytes: 0 }) && error.class() == FailureClass::FixRequest);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {

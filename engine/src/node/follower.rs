@@ -35,6 +35,24 @@ struct Known {
 }
 
 /// Where a follower begins the first time, and what is kept for it while it is away.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::model::{Filter, Since};
+/// use towline::node::{Budget, FollowerOptions, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let options = FollowerOptions::since(Since::Beginning)
+///     .filter(Filter::Prefix("order-".into()))
+///     .budget(Budget { bytes: 1 << 30, age: Duration::from_secs(3600) });
+/// let mut mailer = node.default_namespace().follow("mailer", &options)?;
+/// node.default_namespace().put("order-1", "paid")?.wait()?;
+/// assert_eq!(mailer.wait()?.operations.len(), 1);
+/// mailer.acknowledge()?;
+/// # drop(mailer);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct FollowerOptions {

@@ -108,6 +108,17 @@ pub const CLOSE_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
 pub const REPLAY_BYTES_DEFAULT: u64 = 512 << 20;
 
 /// How a node is opened.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// let mut options = NodeOptions::alone(directory.path());
+/// options.state.block_cache_bytes = 256 << 20;
+/// options.close_within = Duration::from_secs(2);
+/// Node::open(options)?.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct NodeOptions {

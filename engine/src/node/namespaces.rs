@@ -19,6 +19,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use towline_wal::{SubmitError as LogRefused, WalError};
 
 /// How a namespace is made.
+///
+/// ```
+/// use towline::model::{Policy, Retention};
+/// use towline::node::{NamespaceOptions, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let policy = Policy { retention: Retention::Forever, ..Policy::default() };
+/// let ledger = node.create_namespace("ledger", &NamespaceOptions::default().policy(policy).split_at(["h", "p"]))?;
+/// assert_eq!(ledger.descriptor().shards.len(), 3);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
 pub struct NamespaceOptions {

@@ -79,6 +79,23 @@ pub struct Session {
 ///
 /// Two must not go on from one state: they would use the same numbers. Of two different requests by one number in one shard
 /// the second is refused ([`Rejection::NumberReused`]); of two that are alike, or in two shards, nobody can tell.
+///
+/// ```
+/// use towline::model::{Expect, Write};
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let bank = node.default_namespace();
+/// let (session, write) = (bank.open_session()?, Write::new().append("account", Expect::Any, "+10"));
+/// let number = session.next_number();
+/// let kept = session.state();
+/// let first = session.retry(number, &write)?.wait()?;
+/// // After a crash of this program, that kept the state and the write somewhere:
+/// let again = bank.resume_session(kept).retry(number, &write)?.wait()?;
+/// assert_eq!(again, first, "executed once");
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SessionState {
     /// What each shard calls it.

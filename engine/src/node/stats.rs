@@ -36,6 +36,17 @@ impl Counters {
 }
 
 /// A node in numbers. Counters begin at 0 with each opening; the numbers of different shards are not of one moment.
+///
+/// ```
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// node.default_namespace().put("a", "1")?.wait()?;
+/// let stats = node.stats()?;
+/// println!("{} syncs, a write took {} µs", stats.log.syncs, stats.lanes[0].write.p99);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct NodeStats {

@@ -31,6 +31,19 @@ use std::time::Duration;
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// What a producer does when there is no room.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::model::Write;
+/// use towline::node::{Node, NodeOptions};
+/// use towline::pipeline::SubmitPolicy;
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let policy = SubmitPolicy::WaitFor(Duration::from_millis(50));
+/// node.default_namespace().write_when(Write::new().put("a", "1"), policy)?.wait()?;
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum SubmitPolicy {

@@ -8,6 +8,10 @@ use crate::model::{LogId, LogPosition, Lsn, NamespaceId, ShardId};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
 
+/// What a page is thought to hold before more than its first entry is known, at the most.
+const EXPECTED_ENTRIES_MAX: usize = 256;
+const EXPECTED_BYTES_MAX: usize = 64 << 10;
+
 /// Some events of a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StreamRead {
@@ -132,6 +136,12 @@ pub fn scan_values<V: View + ?Sized>(view: &V, namespace: NamespaceId, scan: &Sc
         }
         match key::read_value(entry).and_then(|value| key::user_part(found).map(|key| (key, value))) {
             Ok((key, (version, value))) => {
+                if found_at.is_empty() {
+                    // As if all were like the first: otherwise what is there is copied each time that it grows.
+                    let expected = scan.entries_max.min(EXPECTED_ENTRIES_MAX);
+                    found_at.reserve(expected);
+                    content.reserve(expected.saturating_mul(key.len() + value.len()).min(EXPECTED_BYTES_MAX));
+                }
                 content.extend_from_slice(key);
                 content.extend_from_slice(value);
                 found_at.push((key.len(), version, value.len()));

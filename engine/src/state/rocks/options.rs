@@ -4,6 +4,16 @@ use crate::state::store::Family;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LruCacheOptions, Options};
 
 /// What a node may spend on its state. The rest follows from it.
+///
+/// ```
+/// use towline::state::{RocksOptions, RocksStore};
+/// let directory = tempfile::tempdir()?;
+/// let mut options = RocksOptions::default();
+/// options.block_cache_bytes = 16 << 20;
+/// let store = RocksStore::open_with(&directory.path().join("state"), &options)?;
+/// assert_eq!(store.stats()?.file_bytes, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RocksOptions {
