@@ -412,7 +412,7 @@ impl Shard {
         match attempt {
             Attempt::Done(applied) => self.note_applied(applied),
             Attempt::Stalled(parts) => self.hand_over(ApplyTask::Parts(parts)),
-            // The appliers' hands may have been full while this shard stopped.
+            // It stopped while an applier was at work; who waits for the task hears by its drop.
             Attempt::Full(_) if self.state.failed => {}
             Attempt::Full(task) => self.park(task),
         }

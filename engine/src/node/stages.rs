@@ -1,6 +1,8 @@
 //! Where the time of a write goes: how long batches stay in each stage of the pipeline.
 //!
-//! Measured once for each batch, or change of the state: of the caller who came first of those whose moment was noted. A lane is one of the threads that seal, with those that apply for it.
+//! Measured once for each batch, or change of the state: of the caller who came first of those whose moment was noted, one in
+//! eight of each thread. So a batch may have none, and its first record may have waited a little longer than is told. A lane is
+//! one of the threads that seal, with those that apply for it.
 
 use super::shard::now;
 use hdrhistogram::Histogram;
@@ -64,7 +66,7 @@ impl Times {
     }
 }
 
-/// Some hundreds of numbers in short, with two digits: times in microseconds, or counts.
+/// Many numbers in short, to two digits: times in microseconds, or counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Distribution {
@@ -88,7 +90,7 @@ pub struct Distribution {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LaneStats {
-    /// From the submission of a batch's first record to its sealing: in the queue.
+    /// From the submission of a batch's first record, of those whose moment was noted (one in eight), to its sealing: in the queue.
     pub queue: Distribution,
     /// From there until it was durable here: in the log.
     pub log: Distribution,
@@ -96,7 +98,7 @@ pub struct LaneStats {
     pub wait: Distribution,
     /// One change of the state, of all batches that were there: to compute it and to write it.
     pub apply: Distribution,
-    /// From the submission of a batch's first record to its answer: all of it.
+    /// From the same submission to the moment before its answer: all of it.
     pub write: Distribution,
     /// Records of a batch: a count, not a time.
     pub records: Distribution,
