@@ -8,8 +8,8 @@ use super::positions::Positions;
 use super::shard::{Event, now};
 use super::stages::Stages;
 use super::stats::Counters;
-use super::unapplied::{ApplyTask, Part, answers};
-use crate::model::limits::{APPLY_RAW_BYTES_MAX, CATCH_UP_READ_BYTES};
+use super::unapplied::{ApplyTask, Part, Portion, answers};
+use crate::model::limits::CATCH_UP_READ_BYTES;
 use crate::model::{LogPosition, Lsn, Outcome};
 use crate::state::{Applier, ApplyError, RocksWriter, StoreError};
 use crossbeam::channel::{Receiver, Sender};
@@ -134,14 +134,8 @@ impl ApplyStage {
 
     fn range(&mut self, after: Lsn, until: Lsn) -> Applied {
         let mut batches = self.wal.read(self.log, after.next(), CATCH_UP_READ_BYTES)?;
-        batches.retain(|batch| batch.last_lsn() <= until);
-        // What shrinks well is little to read and much to hold.
-        let mut raw_bytes = 0;
-        batches.retain(|batch| {
-            let has_room = raw_bytes < APPLY_RAW_BYTES_MAX;
-            raw_bytes += batch.header().raw_len as usize;
-            has_room
-        });
+        let mut portion = Portion::new(CATCH_UP_READ_BYTES);
+        batches.retain(|batch| batch.last_lsn() <= until && portion.takes(batch));
         if batches.is_empty() {
             return Err(ApplierError::Missing { after, until });
         }
@@ -191,5 +185,58 @@ impl ApplierThread {
             drop(alive);
             events.send(attempt.map_or(Event::Panicked(Self::NAME), Event::Applied));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::limits::APPLY_RAW_BYTES_MAX;
+    use crate::model::{Epoch, LogId, NamespaceId, Operation, Record, ShardDescriptor};
+    use crate::node::SHARD;
+    use crate::state::RocksStore;
+    use bytes::Bytes;
+    use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry, Options};
+
+    /// A replay of what shrinks well had 1 MiB of the log, and all that it holds, in one change.
+    #[test]
+    fn a_replay_is_applied_in_portions_that_are_bounded_uncompressed_and_none_is_left_out() {
+        const VALUE: usize = 3 << 20;
+        const COUNT: u64 = 20;
+        let directory = tempfile::tempdir().unwrap();
+        let log = LogId::new(1);
+        let (wal, _) = Wal::open(directory.path().join("log"), Options::default()).unwrap();
+        let mut prev = LogPosition::origin(log);
+        for number in 0..COUNT {
+            let value = Bytes::from(vec![7; VALUE]);
+            let record = Record::of(vec![Operation::Put { key: number.to_string().into(), value }]).encode().unwrap();
+            let block = Block::encode(record, 1, Compression::WhereItPays);
+            let builder = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), prev, 0);
+            let batch = builder.block(block).seal().unwrap();
+            prev = batch.position();
+            wal.submit(vec![Entry::Batch(batch)]).unwrap().wait().unwrap();
+        }
+        let store = Arc::new(RocksStore::open(&directory.path().join("state")).unwrap());
+        let namespace = NamespaceId::new(1);
+        let shard = ShardDescriptor { shard: SHARD, namespace, start: Vec::new(), end: Vec::new() };
+        let mut stage = ApplyStage {
+            applier: Applier::open(RocksWriter::new(store), shard, log).unwrap(),
+            wal: Arc::new(wal),
+            log,
+            positions: Arc::new(Positions::new(Lsn::ZERO)),
+            counters: Arc::default(),
+            stages: Arc::default(),
+        };
+        let (mut applied, mut portions) = (Lsn::ZERO, 0);
+        while applied < prev.lsn {
+            let reached = stage.range(applied, prev.lsn).unwrap().lsn;
+            let raw_bytes = (reached.get() - applied.get()) as usize * VALUE;
+            assert!(raw_bytes < APPLY_RAW_BYTES_MAX + VALUE, "{raw_bytes} bytes at once");
+            assert_eq!(stage.positions.applied(), reached);
+            (applied, portions) = (reached, portions + 1);
+        }
+        assert!(portions < COUNT, "several go together: {portions}");
+        let until = Lsn::new(applied.get() + 1);
+        assert!(matches!(stage.range(applied, until), Err(ApplierError::Missing { .. })));
     }
 }

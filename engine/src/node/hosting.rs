@@ -203,3 +203,28 @@ impl Host {
         self.wal.end(log).lsn
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{ShardDescriptor, ShardId};
+    use crate::node::{Node, NodeOptions};
+    use std::sync::Arc;
+
+    /// Otherwise whoever knows the seed chooses keys that all fall together in the table of changes.
+    #[test]
+    fn the_seed_of_a_shards_changes_is_another_one_in_each_life() {
+        let seeds = [(); 2].map(|()| {
+            let directory = tempfile::tempdir().unwrap();
+            let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+            let store = node.shared.gate.with(Arc::clone).unwrap();
+            let first = node.shared.registry.shards()[0].descriptor.clone();
+            let another = ShardDescriptor { shard: ShardId::new(7168), ..first };
+            let prepared = node.shared.host.prepare(&store, another).unwrap();
+            let seed = prepared.shard.stage.lock().applier.seed();
+            drop((prepared, store));
+            node.close().unwrap();
+            seed
+        });
+        assert_ne!(seeds[0], seeds[1]);
+    }
+}

@@ -8,7 +8,7 @@
 
 use super::Shared;
 use super::hosting::ShardHandle;
-use super::shard::{after, now, wall_micros};
+use super::shard::{now, wall_micros};
 use super::trimmer::Trimmer;
 use super::unflushed::Unflushed;
 use crate::model::{Lsn, Retention};
@@ -31,19 +31,19 @@ pub(super) struct Keeper {
     unflushed: Unflushed,
     /// A release that the log has not finished.
     releasing: Option<Pending>,
-    /// A flush failed: not before this moment again.
-    flush_again: Instant,
+    pace: Pace,
     ended: Receiver<Infallible>,
 }
 
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, replay_bytes_max: u64, ended: Receiver<Infallible>) -> Self {
-        Self { shared, unflushed: Unflushed::new(replay_bytes_max), releasing: None, flush_again: now(), ended }
+        let unflushed = Unflushed::new(replay_bytes_max);
+        Self { shared, unflushed, releasing: None, pace: Pace::flushed(now()), ended }
     }
 
     /// Runs until the other end hangs up. It waits for nothing else: on a full disk a release may be on its way for long.
     pub(super) fn run(mut self) {
-        let (mut trimmer, mut flushed) = (Trimmer::default(), now());
+        let mut trimmer = Trimmer::default();
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
             self.shared.look_at_the_logs_disk();
             let mut wants_flush = false;
@@ -54,12 +54,11 @@ impl Keeper {
                 }
                 trimmer.look(&self.shared, now());
             }
+            let now = now();
             // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
-            let is_due = wants_flush && now().saturating_duration_since(flushed) >= FLUSH_PAUSE;
-            let is_too_much = now() >= self.flush_again && self.unflushed.is_enough(&self.shared);
-            if is_due || is_too_much {
+            let is_due = wants_flush && self.pace.lets_release(now);
+            if is_due || self.pace.lets_flush(now) && self.unflushed.is_enough(&self.shared) {
                 self.flush();
-                flushed = now();
             }
         }
     }
@@ -67,13 +66,45 @@ impl Keeper {
     fn flush(&mut self) {
         let flush = Unflushed::begin(&self.shared);
         match self.shared.gate.with(|store| store.flush()) {
-            Some(Ok(())) => self.unflushed.end(flush),
+            Some(Ok(())) => {
+                self.unflushed.end(flush);
+                self.pace = Pace::flushed(now());
+            }
             Some(Err(error)) => {
-                self.flush_again = after(FLUSH_PAUSE_FAILED);
+                self.pace = Pace::failed(now());
                 tracing::warn!(%error, "the state was not flushed, so its log stays");
             }
             None => {}
         }
+    }
+}
+
+/// When the state may be flushed again.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// Not before, for whatever reason.
+    again: Instant,
+    /// Not before, if all that it would bring is that more of a log can go.
+    release: Instant,
+}
+
+impl Pace {
+    /// It was flushed at this moment.
+    fn flushed(at: Instant) -> Self {
+        Self { again: at, release: at + FLUSH_PAUSE }
+    }
+
+    /// It was not, though it was tried: the disk may have no room, or has an error that each further try adds to.
+    fn failed(at: Instant) -> Self {
+        Self { again: at + FLUSH_PAUSE_FAILED, release: at + FLUSH_PAUSE_FAILED }
+    }
+
+    fn lets_flush(&self, now: Instant) -> bool {
+        now >= self.again
+    }
+
+    fn lets_release(&self, now: Instant) -> bool {
+        now >= self.release
     }
 }
 
@@ -91,7 +122,9 @@ impl Shared {
     fn look_at_the_logs_disk(&self) {
         let is_full = self.host.wal.stats().disk_full;
         for shard in self.registry.shards() {
-            shard.queue.set_full(Disk::Log, is_full);
+            if shard.queue.set_full(Disk::Log, is_full) {
+                tracing::info!(shard = %shard.descriptor.shard, is_full, "the disk of the log");
+            }
         }
     }
 

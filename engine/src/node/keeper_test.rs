@@ -269,3 +269,36 @@ fn nobody_begins_to_read_between_the_keepers_look_at_who_reads_and_what_goes() {
     });
     node.close().unwrap();
 }
+
+/// A flush that was due and failed counted as done: the next came a minute later.
+#[test]
+fn a_flush_that_failed_is_tried_again_in_ten_seconds_and_one_that_did_not_makes_room_for_a_minute() {
+    let start = now();
+    let at = |seconds| start + Duration::from_secs(seconds);
+    let (flushed, failed) = (Pace::flushed(start), Pace::failed(start));
+    assert!(flushed.lets_flush(start), "should there be too much to replay");
+    assert!(!flushed.lets_release(at(59)) && flushed.lets_release(at(60)));
+    assert!(!failed.lets_flush(at(9)) && !failed.lets_release(at(9)), "whatever it is for");
+    assert!(failed.lets_flush(at(10)) && failed.lets_release(at(10)));
+}
+
+/// By default a gigabyte may have to be replayed, and RocksDB flushes by itself at 64 MiB: neither is reached here.
+#[test]
+fn the_bound_on_what_is_replayed_is_the_one_of_the_options() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = NodeOptions::alone(directory.path());
+    options.replay_bytes_max = 100_000;
+    let node = Node::open(options).unwrap();
+    let space = node.default_namespace();
+    let flushed = || {
+        let persisted = |store: &Arc<crate::state::RocksStore>| store.persisted_applied(crate::node::SHARD);
+        node.shared.gate.with(persisted).unwrap().unwrap().is_some()
+    };
+    fill(&space, 20);
+    let deadline = crate::node::shard::after(Duration::from_secs(20));
+    while !flushed() {
+        assert!(now() < deadline, "the keeper, which looks once a second, flushed nothing");
+        space.put("k", "v").unwrap().wait().unwrap();
+    }
+    node.close().unwrap();
+}

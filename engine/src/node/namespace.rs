@@ -399,6 +399,7 @@ impl Namespace {
         &self,
         read: impl FnOnce(&Arc<RocksStore>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
+        let _span = tracing::trace_span!("read", namespace = %self.served.id).entered();
         let found = self.shared.gate.with(read).ok_or(ReadError::Closed)?;
         // Behind the read: what is removed at this moment must not be told half.
         if self.is_dropped() { Err(ReadError::Dropped) } else { found }
@@ -413,6 +414,7 @@ impl Namespace {
         if matches!(read, Read::Eventual) {
             return Ok(());
         }
+        let _span = tracing::trace_span!("reach", namespace = %self.served.id, ?read).entered();
         let shards = match shard {
             Some(index) => self.served.shards.get(index..=index).unwrap_or_default(),
             None => &self.served.shards[..],

@@ -2,7 +2,7 @@
 
 use super::completion::{Completion, Reached};
 use super::reader::{ReadOrder, ReadTask};
-use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Shard, ShardLog, now, wall_micros};
+use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Shard, ShardLog, now, wall_micros};
 use super::stages::Times;
 use crate::model::limits::PEER_READS_MAX;
 use crate::model::{LogPosition, Message, NodeId};
@@ -126,7 +126,7 @@ impl Shard {
         let header = batch.header();
         self.state.batch_bytes.0 += u64::from(header.raw_len);
         self.state.batch_bytes.1 += batch.bytes().len() as u64;
-        let (submitted, mut completions) = std::mem::take(&mut self.state.sealing);
+        let Sealing { submitted, mut completions } = std::mem::take(&mut self.state.sealing);
         let times = Times::new(submitted, now());
         self.stages.sealed(&times, batch.header().record_count);
         let first = Position { shard: self.shard, epoch: batch.epoch(), lsn: batch.first_lsn() };

@@ -133,12 +133,10 @@ pub(super) struct ShardState {
     /// Inputs that follow from the outputs of the present step: they come after all of those.
     pub(super) inputs: VecDeque<Input>,
     pub(super) stepping: bool,
-    /// Who waits for the records of the batch that is being proposed, and when the first of them came.
-    pub(super) sealing: (Option<Instant>, Vec<Completion>),
+    pub(super) sealing: Sealing,
     applying: bool,
     /// What could not be applied because the disk of the state is full, and when to try again; it counts as being applied.
     parked: Option<(Instant, ApplyTask)>,
-    is_full: bool,
     /// When to ask for a newer epoch, and how long to wait the next time.
     pub(super) reassign: Option<Instant>,
     pub(super) reassign_pause: Duration,
@@ -146,6 +144,21 @@ pub(super) struct ShardState {
     pub(super) failed: bool,
     bytes_sent_before: u64,
     pub(super) batch_bytes: (u64, u64),
+}
+
+/// Who waits for the batch that is being proposed.
+#[derive(Default)]
+pub(super) struct Sealing {
+    /// When the first whose time was noted came.
+    pub(super) submitted: Option<Instant>,
+    /// One a record, in LSN order.
+    pub(super) completions: Vec<Completion>,
+}
+
+impl Sealing {
+    fn unknown(self) {
+        self.completions.into_iter().for_each(Completion::unknown);
+    }
 }
 
 pub(super) struct Peer {
@@ -162,10 +175,9 @@ impl ShardState {
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
-            sealing: (None, Vec::new()),
+            sealing: Sealing::default(),
             applying: false,
             parked: None,
-            is_full: false,
             reassign: None,
             reassign_pause: REASSIGN_PAUSE,
             closing: None,
@@ -366,11 +378,12 @@ impl Shard {
             let Some(sealed) = self.sequencer.seal(self.log, epoch, prev, wall_micros()) else { break };
             worked = true;
             let submitted = sealed.tokens.iter().find_map(|arrived| arrived.at);
-            self.state.sealing = (submitted, sealed.tokens.into_iter().map(|arrived| arrived.caller).collect());
+            let completions = sealed.tokens.into_iter().map(|arrived| arrived.caller).collect();
+            self.state.sealing = Sealing { submitted, completions };
             sealed.spent.into_iter().for_each(|buffer| self.buffers.give_back(buffer));
             self.step(Input::Propose(sealed.batch));
             // Taken when the batch was kept; left only if the log failed in this very step.
-            std::mem::take(&mut self.state.sealing).1.into_iter().for_each(Completion::unknown);
+            std::mem::take(&mut self.state.sealing).unknown();
         }
         worked
     }
@@ -423,18 +436,16 @@ impl Shard {
     fn park(&mut self, task: ApplyTask) {
         self.state.applying = true;
         self.state.parked = Some((after(FULL_DISK_PAUSE), task));
-        if !std::mem::replace(&mut self.state.is_full, true) {
+        if self.queue.set_full(Disk::State, true) {
             tracing::error!(node = %self.id, shard = %self.shard, "the disk of the state is full: writes wait for room");
-            self.queue.set_full(Disk::State, true);
         }
     }
 
     fn note_applied(&mut self, applied: Applied) {
         match applied {
             Ok(position) => {
-                if std::mem::take(&mut self.state.is_full) {
+                if self.queue.set_full(Disk::State, false) {
                     tracing::info!(node = %self.id, shard = %self.shard, "the disk of the state has room again");
-                    self.queue.set_full(Disk::State, false);
                 }
                 self.applied = position;
                 self.state.unapplied.forget(position.lsn);
@@ -462,8 +473,6 @@ impl Shard {
         // The reason first: whoever is woken by the rest asks for it.
         self.health.fail(reason);
         self.queue.close();
-        // It stops for another reason, and nothing waits for room any more.
-        self.queue.set_full(Disk::State, false);
         self.abandon();
         self.positions.end();
     }
@@ -487,7 +496,7 @@ impl Shard {
         // Who waits for it hears by the drop.
         self.state.parked = None;
         self.state.unapplied.doubt(Lsn::ZERO);
-        std::mem::take(&mut self.state.sealing).1.into_iter().for_each(Completion::unknown);
+        std::mem::take(&mut self.state.sealing).unknown();
         self.sequencer.drain().into_iter().for_each(|arrived| arrived.caller.closed());
         while let Some(submission) = self.queue.pop() {
             submission.into_token().caller.closed();

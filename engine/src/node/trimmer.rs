@@ -187,9 +187,9 @@ mod tests {
         look(&mut trimmer, 0);
         look(&mut trimmer, 4000);
         assert!(left(), "20 of them");
-        shard.queue.set_full(crate::pipeline::Disk::State, true);
+        assert!(shard.queue.set_full(crate::pipeline::Disk::State, true));
         trimmer.look(&node.shared, start + Duration::from_secs(4001));
-        shard.queue.set_full(crate::pipeline::Disk::State, false);
+        assert!(shard.queue.set_full(crate::pipeline::Disk::State, false));
         look(&mut trimmer, 4002);
         assert!(!left());
         node.close().unwrap();

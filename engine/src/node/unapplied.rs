@@ -33,6 +33,31 @@ pub(super) enum ApplyTask {
     Range { after: Lsn, until: Lsn },
 }
 
+/// What is applied in one write, in the making. It is bounded twice: in bytes as they are stored, and as they are in memory,
+/// since what shrinks well is little to read and much to hold.
+pub(super) struct Portion {
+    bytes: usize,
+    bytes_max: usize,
+    raw_bytes: usize,
+}
+
+impl Portion {
+    /// Of about so many bytes as they are stored.
+    pub(super) const fn new(bytes_max: usize) -> Self {
+        Self { bytes: 0, bytes_max, raw_bytes: 0 }
+    }
+
+    /// Takes this batch, if what it has leaves any room. The first always goes in, and the last one may go beyond the bounds.
+    pub(super) fn takes(&mut self, batch: &Batch) -> bool {
+        let has_room = self.bytes == 0 || self.bytes < self.bytes_max && self.raw_bytes < APPLY_RAW_BYTES_MAX;
+        if has_room {
+            self.bytes += batch.bytes().len();
+            self.raw_bytes += batch.header().raw_len as usize;
+        }
+        has_room
+    }
+}
+
 /// A suffix of the log: its batches follow one another, and the last one is the log's last.
 ///
 /// So whatever is applied and not in here lies before the first batch of this, and is read from the log. It is
@@ -85,12 +110,10 @@ impl Unapplied {
             let until = first.map_or(applicable, |first| applicable.min(first.prev()));
             return (until >= next).then_some(ApplyTask::Range { after: applied, until });
         }
-        let mut parts = Vec::new();
-        let (mut bytes, mut raw_bytes) = (0, 0);
-        while bytes < bytes_max && raw_bytes < APPLY_RAW_BYTES_MAX {
-            let Some(part) = self.pop_front_if(|first| first.batch.last_lsn() <= applicable) else { break };
-            bytes += part.batch.bytes().len();
-            raw_bytes += part.batch.header().raw_len as usize;
+        let (mut parts, mut portion) = (Vec::new(), Portion::new(bytes_max));
+        while let Some(part) =
+            self.pop_front_if(|first| first.batch.last_lsn() <= applicable && portion.takes(&first.batch))
+        {
             parts.push(part);
         }
         (!parts.is_empty()).then_some(ApplyTask::Parts(parts))

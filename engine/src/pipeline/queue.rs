@@ -16,7 +16,7 @@
 //! 5. The consumer calls the first of the line once half of the queue is free, and each that got in calls the
 //!    next: one wake-up of the line fills half a queue, not one slot.
 //! 6. `full` is looked at before room is: while a disk is full nothing new comes in, and who waits hears it. It is set before
-//!    the line is called, under the line's lock, as the close is.
+//!    the line is called, under the line's lock, as the close is. A closed queue waits for no room: no disk is full to it.
 
 use super::ready::Bell;
 use super::submission::Submission;
@@ -194,7 +194,7 @@ impl<T> SubmissionQueue<T> {
         let mut try_in_turn = |line: &mut VecDeque<Arc<Condvar>>| {
             let is_first = line.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
             // Who is not the first only hears; he must not get in, should there be room again at this moment (rule 4).
-            let full = self.full_disk().filter(|_| !is_first && !self.is_closed());
+            let full = self.full_disk().filter(|_| !is_first);
             if let (Some(disk), Err((error, _))) = (full, &mut result) {
                 *error = SubmitError::DiskFull(disk);
             } else if is_first || self.is_closed() {
@@ -222,8 +222,8 @@ impl<T> SubmissionQueue<T> {
     }
 
     fn try_submit(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
-        // Rule 6. A closed queue says so: it will not be open again when there is room.
-        if let Some(disk) = self.full_disk().filter(|_| !self.is_closed()) {
+        // Rule 6.
+        if let Some(disk) = self.full_disk() {
             return Err((SubmitError::DiskFull(disk), submission));
         }
         let mut submission = submission;
@@ -302,25 +302,32 @@ impl<T> SubmissionQueue<T> {
     }
 
     /// From here on this disk is full, or is not: while one is, nothing new is taken, and whoever waits for room in the queue
-    /// hears [`SubmitError::DiskFull`].
-    pub fn set_full(&self, disk: Disk, is_full: bool) {
+    /// hears [`SubmitError::DiskFull`]. True if that is news.
+    pub fn set_full(&self, disk: Disk, is_full: bool) -> bool {
+        let bit = disk as u8;
+        // Most often it is none: a look costs the producers nothing, a change does.
+        if (self.full.load(Ordering::SeqCst) & bit != 0) == is_full {
+            return false;
+        }
         if !is_full {
-            self.full.fetch_and(!(disk as u8), Ordering::SeqCst);
-            return;
+            return self.full.fetch_and(!bit, Ordering::SeqCst) & bit != 0;
         }
         // Rule 6: a second call finds nobody in the line who does not know yet.
-        if self.full.fetch_or(disk as u8, Ordering::SeqCst) & disk as u8 == 0 {
+        let is_news = self.full.fetch_or(bit, Ordering::SeqCst) & bit == 0;
+        if is_news {
             self.line.lock().iter().for_each(|turn| {
                 turn.notify_one();
             });
         }
+        is_news
     }
 
-    /// The disk that is full, if one is.
+    /// The disk that is full, if one is, and the queue is open: once there is room, it takes submissions again.
     #[must_use]
     pub fn full_disk(&self) -> Option<Disk> {
         let full = self.full.load(Ordering::SeqCst);
-        [Disk::Log, Disk::State].into_iter().find(|disk| full & *disk as u8 != 0)
+        let disk = [Disk::Log, Disk::State].into_iter().find(|disk| full & *disk as u8 != 0);
+        disk.filter(|_| !self.is_closed())
     }
 
     /// Whether nothing more is taken.

@@ -204,7 +204,7 @@ fn while_a_disk_is_full_nothing_comes_in_and_who_waits_hears_it() {
     while queue.waiting() == 0 {
         std::thread::yield_now();
     }
-    queue.set_full(Disk::State, true);
+    assert!(queue.set_full(Disk::State, true) && !queue.set_full(Disk::State, true), "news once");
     assert_eq!(producer.join().unwrap(), Err(SubmitError::DiskFull(Disk::State)));
     assert_eq!(queue.pop().unwrap().into_token(), 1, "what is in the queue stays");
     queue.set_full(Disk::Log, true);
@@ -212,9 +212,11 @@ fn while_a_disk_is_full_nothing_comes_in_and_who_waits_hears_it() {
     assert_eq!(refused(&queue), SubmitError::DiskFull(Disk::Log));
     queue.set_full(Disk::Log, false);
     assert_eq!(refused(&queue), SubmitError::DiskFull(Disk::State));
-    queue.set_full(Disk::State, false);
+    assert!(queue.set_full(Disk::State, false) && !queue.set_full(Disk::State, false), "news once");
     queue.submit(submission(1, 4), SubmitPolicy::Fail).unwrap();
     queue.set_full(Disk::State, true);
+    assert_eq!(queue.full_disk(), Some(Disk::State));
     queue.close();
     assert_eq!(refused(&queue), SubmitError::Closed);
+    assert_eq!(queue.full_disk(), None, "a shard that has stopped waits for no room");
 }

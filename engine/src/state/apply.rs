@@ -173,6 +173,12 @@ impl<S: Store> Applier<S> {
         Ok(applier)
     }
 
+    /// The seed that it has.
+    #[cfg(all(test, feature = "node"))]
+    pub(crate) const fn seed(&self) -> u64 {
+        self.changes.seed()
+    }
+
     /// Takes a seed for the table of changes that no client can know, so that none can choose keys that collide there. No outcome
     /// hangs on it.
     #[must_use]

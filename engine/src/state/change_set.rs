@@ -1,9 +1,9 @@
 //! Changes to a state in the making: one piece of memory that is filled, committed and used again.
 
+use super::ranges::Ranges;
 use super::store::Family;
 use hashbrown::HashTable;
 use std::collections::BTreeMap;
-use std::ops::Bound;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Changes, in the order in which they are to be made.
@@ -109,6 +109,11 @@ impl ChangeSet {
     #[must_use]
     pub fn seeded(seed: u64) -> Self {
         Self { seed, ..Self::default() }
+    }
+
+    #[cfg(all(test, feature = "node"))]
+    pub(super) const fn seed(&self) -> u64 {
+        self.seed
     }
 
     /// Sets a key.
@@ -229,8 +234,7 @@ impl ChangeSet {
     /// A moment to go back to. It is the only one: of those before it nothing is known any more.
     pub(super) fn savepoint(&mut self) -> Savepoint {
         for (family, young) in std::mem::take(&mut self.young_ranges) {
-            let ranges = self.ranges.entry(family).or_default();
-            young.apart.iter().for_each(|(start, (end, step))| ranges.add(start, end, *step));
+            self.ranges.entry(family).or_default().add_all(&young);
         }
         Savepoint { steps: self.steps.len(), bytes: self.bytes.len() }
     }
@@ -325,42 +329,6 @@ fn is_of(steps: &[Step], bytes: &[u8], number: u32, hash: u64, family: Family, k
         let found = bytes.get(step.start..step.start + step.key_bytes);
         step.hash == hash && step.family == family && found == Some(key)
     })
-}
-
-/// Ranges of one family that went, each with the last step that took it away.
-#[derive(Debug, Clone, Default)]
-struct Ranges {
-    /// Start (included) to end (excluded) and step; none overlap.
-    apart: BTreeMap<Vec<u8>, Rest>,
-}
-
-/// The end of a range, and the step that took it away.
-type Rest = (Vec<u8>, u32);
-
-impl Ranges {
-    /// A range that goes now, over whatever went before.
-    fn add(&mut self, start: &[u8], end: &[u8], step: u32) {
-        let before_end = (Bound::Unbounded, Bound::Excluded(end));
-        let overlapping =
-            self.apart.range::<[u8], _>(before_end).rev().take_while(|(_, (other, _))| &other[..] > start);
-        let were: Vec<_> = overlapping.map(|(other, rest)| (other.clone(), rest.clone())).collect();
-        for (other_start, (other_end, other_step)) in &were {
-            self.apart.remove(other_start);
-            if &other_start[..] < start {
-                self.apart.insert(other_start.clone(), (start.to_vec(), *other_step));
-            }
-            if &other_end[..] > end {
-                self.apart.insert(end.to_vec(), (other_end.clone(), *other_step));
-            }
-        }
-        self.apart.insert(start.to_vec(), (end.to_vec(), step));
-    }
-
-    fn step_of(&self, key: &[u8]) -> Option<u32> {
-        let before = (Bound::Unbounded, Bound::Included(key));
-        let (_, (end, step)) = self.apart.range::<[u8], _>(before).next_back()?;
-        (key < &end[..]).then_some(*step)
-    }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ mod effects;
 mod follower;
 mod key;
 mod memory_store;
+mod ranges;
 mod read;
 #[cfg(feature = "node")]
 mod rocks;

@@ -13,4 +13,5 @@ mod log_tools;
 mod namespaces;
 mod requests;
 mod sessions;
+mod spans;
 mod stopped_follower;

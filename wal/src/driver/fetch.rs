@@ -47,6 +47,8 @@ impl<'a> Fetch<'a> {
         plan: &[Extent],
         cached: Vec<Option<Batch>>,
     ) -> Result<Vec<Batch>, Box<(Extent, ReadError)>> {
+        #[cfg(feature = "tracing")]
+        let _span = tracing::trace_span!("log_read", batches = plan.len()).entered();
         let mut batches = Vec::with_capacity(plan.len());
         let wanted: Vec<(&Extent, Option<Batch>)> = plan.iter().zip(cached).collect();
         for run in wanted.chunk_by(|(a, here), (b, there)| a.segment == b.segment && here.is_some() == there.is_some())

@@ -349,6 +349,23 @@ impl IoOp {
         !matches!(self, Self::Write { .. } | Self::Sync { .. })
     }
 
+    /// What it does, in a word.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Write { .. } => "write",
+            Self::Sync { .. } => "sync",
+            Self::Seal { .. } => "seal",
+            Self::ConfirmFooter(_) => "confirm_footer",
+            Self::CreateSegment { .. } => "create_segment",
+            Self::RecycleSegment { .. } => "recycle_segment",
+            Self::Compact(_) => "compact",
+            Self::InstallCompacted { .. } => "install_compacted",
+            Self::SyncNames => "sync_names",
+            Self::DiscardSegment { .. } => "discard_segment",
+        }
+    }
+
     /// Bytes that it writes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -398,6 +415,8 @@ pub(crate) fn is_unready_name(name: &str) -> bool {
 /// # Errors
 /// What the system said; to be reported by [`crate::LogCore::on_io`] as it is.
 pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
+    #[cfg(feature = "tracing")]
+    let _span = tracing::trace_span!("log_io", op = request.op.name(), bytes = request.op.bytes()).entered();
     match &request.op {
         IoOp::Write { segment, offset, slices } => io.write_at(&segment_name(*segment), *offset, slices),
         // DURABLE: every acknowledgement of the log stands on this sync and no other (attacked by
