@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use towline::model::{Filter, Read, Scan, Since, Write};
 use towline::node::{Namespace, Node, NodeOptions};
 use towline::pipeline::SubmitPolicy;
-use towline::state::{Family, RocksOptions};
+use towline::state::{Family, RocksOptions, StatisticsLevel};
 
 /// What one measurement did.
 #[derive(Debug, Clone, Copy)]
@@ -179,7 +179,9 @@ impl Bare {
     /// # Errors
     /// It can't be opened.
     pub fn open(directory: &Path) -> Result<Self> {
-        let engine = RocksOptions::default();
+        // What it counts of itself is the engine's wish.
+        let mut engine = RocksOptions::default();
+        engine.statistics = StatisticsLevel::Off;
         let (mut options, mut blocks) = engine.family(Family::Values);
         blocks.set_block_cache(&engine.cache());
         options.set_block_based_table_factory(&blocks);

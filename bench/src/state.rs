@@ -7,6 +7,7 @@ use crate::process::{processor_time, written_bytes};
 use crate::producers::{noise, payload};
 use anyhow::{Context as _, Result, ensure};
 use bytes::Bytes;
+use rocksdb::statistics::StatsLevel;
 use rocksdb::{
     BlockBasedOptions, ColumnFamilyDescriptor, DB, DBCompactionStyle, DBCompressionType, DataBlockIndexType,
     FlushOptions, Options, WaitForCompactOptions, WriteBatch, WriteOptions,
@@ -20,58 +21,64 @@ use towline::state::{Family, RocksOptions};
 pub struct Variation {
     /// What is different from the engine's set.
     pub name: &'static str,
-    change: fn(&mut Options, &mut BlockBasedOptions),
+    /// Of the database, the family, and its tables.
+    change: fn(&mut Options, &mut Options, &mut BlockBasedOptions),
 }
 
 /// The engine's set first, then what it was compared with.
 pub const VARIATIONS: &[Variation] = &[
-    Variation { name: "the engine's set", change: |_, _| {} },
+    Variation { name: "the engine's set", change: |_, _, _| {} },
     Variation {
         name: "zstd of level 3 at the bottom",
-        change: |options, _| bottom(options, DBCompressionType::Zstd, 3),
+        change: |_, options, _| bottom(options, DBCompressionType::Zstd, 3),
     },
-    Variation { name: "lz4 everywhere", change: |options, _| bottom(options, DBCompressionType::Lz4, 0) },
+    Variation { name: "lz4 everywhere", change: |_, options, _| bottom(options, DBCompressionType::Lz4, 0) },
     Variation {
         name: "no compression",
-        change: |options, _| {
+        change: |_, options, _| {
             options.set_compression_type(DBCompressionType::None);
             bottom(options, DBCompressionType::None, 0);
         },
     },
-    Variation { name: "write buffers of 16 MiB", change: |options, _| options.set_write_buffer_size(16 << 20) },
-    Variation { name: "write buffers of 64 MiB", change: |options, _| options.set_write_buffer_size(64 << 20) },
+    Variation { name: "write buffers of 16 MiB", change: |_, options, _| options.set_write_buffer_size(16 << 20) },
+    Variation { name: "write buffers of 64 MiB", change: |_, options, _| options.set_write_buffer_size(64 << 20) },
     Variation {
         name: "compaction of 4 flushed files",
-        change: |options, _| options.set_level_zero_file_num_compaction_trigger(4),
+        change: |_, options, _| options.set_level_zero_file_num_compaction_trigger(4),
     },
     Variation {
         name: "compaction of 12 flushed files",
-        change: |options, _| options.set_level_zero_file_num_compaction_trigger(12),
+        change: |_, options, _| options.set_level_zero_file_num_compaction_trigger(12),
     },
     Variation {
         name: "universal compaction",
-        change: |options, _| options.set_compaction_style(DBCompactionStyle::Universal),
+        change: |_, options, _| options.set_compaction_style(DBCompactionStyle::Universal),
     },
     Variation {
         name: "levels of fixed sizes",
-        change: |options, _| options.set_level_compaction_dynamic_level_bytes(false),
+        change: |_, options, _| options.set_level_compaction_dynamic_level_bytes(false),
     },
-    Variation { name: "blocks of 4 KiB", change: |_, blocks| blocks.set_block_size(4 << 10) },
-    Variation { name: "blocks of 32 KiB", change: |_, blocks| blocks.set_block_size(32 << 10) },
+    Variation { name: "blocks of 4 KiB", change: |_, _, blocks| blocks.set_block_size(4 << 10) },
+    Variation { name: "blocks of 32 KiB", change: |_, _, blocks| blocks.set_block_size(32 << 10) },
     Variation {
         name: "a hash index in blocks",
-        change: |_, blocks| blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash),
+        change: |_, _, blocks| blocks.set_data_block_index_type(DataBlockIndexType::BinaryAndHash),
     },
-    Variation { name: "no filters", change: |_, blocks| blocks.set_bloom_filter(0.0, false) },
-    Variation { name: "ribbon filters", change: |_, blocks| blocks.set_ribbon_filter(10.0) },
+    Variation { name: "no filters", change: |_, _, blocks| blocks.set_bloom_filter(0.0, false) },
+    Variation { name: "ribbon filters", change: |_, _, blocks| blocks.set_ribbon_filter(10.0) },
     Variation {
         name: "direct flushes and compactions",
-        change: |options, _| options.set_use_direct_io_for_flush_and_compaction(true),
+        change: |_, options, _| options.set_use_direct_io_for_flush_and_compaction(true),
     },
     Variation {
         name: "one memtable writer at a time",
-        change: |options, _| options.set_allow_concurrent_memtable_write(false),
+        change: |_, options, _| options.set_allow_concurrent_memtable_write(false),
     },
+    Variation {
+        name: "statistics without times",
+        change: |database, _, _| database.set_statistics_level(StatsLevel::ExceptHistogramOrTimers),
+    },
+    Variation { name: "no statistics", change: |database, _, _| database.set_statistics_level(StatsLevel::DisableAll) },
 ];
 
 fn bottom(options: &mut Options, compression: DBCompressionType, level: i32) {
@@ -115,9 +122,9 @@ pub fn measure(directory: &Path, variation: &Variation, load: Load, rows: &[Byte
         Load::Events => Family::Events,
     };
     let engine = RocksOptions::default();
-    let (database, (mut options, mut blocks)) = (engine.database(), engine.family(family));
+    let (mut database, (mut options, mut blocks)) = (engine.database(), engine.family(family));
     blocks.set_block_cache(&engine.cache());
-    (variation.change)(&mut options, &mut blocks);
+    (variation.change)(&mut database, &mut options, &mut blocks);
     options.set_block_based_table_factory(&blocks);
     let db = DB::open_cf_descriptors(&database, directory, [ColumnFamilyDescriptor::new(family.name(), options)])?;
     let handle = db.cf_handle(family.name()).context("it was just made")?;

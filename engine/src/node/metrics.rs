@@ -5,6 +5,7 @@
 
 use super::stages::{Distribution, LaneStats};
 use super::stats::{NodeStats, ShardStats};
+use crate::state::RocksTimes;
 use metrics::{Label, counter, gauge};
 
 impl NodeStats {
@@ -24,20 +25,42 @@ impl NodeStats {
     pub fn publish(&self, node: &str) {
         let labels = vec![Label::new("node", node.to_owned())];
         self.publish_log(&labels);
-        let state = &self.state;
-        set(&labels, "towline_state_memory_bytes", state.memory_bytes);
-        set(&labels, "towline_state_file_bytes", state.file_bytes);
-        set(&labels, "towline_state_cache_bytes", state.cache_bytes);
-        set(&labels, "towline_state_compaction_pending_bytes", state.compaction_pending_bytes);
-        set(&labels, "towline_state_snapshots", state.snapshots);
-        set(&labels, "towline_state_write_stopped", u64::from(state.is_write_stopped));
-        count(&labels, "towline_state_background_errors_total", state.background_errors);
+        self.publish_state(&labels);
         for (number, lane) in self.lanes.iter().enumerate() {
             publish_lane(&with(&labels, "lane", number.to_string()), lane);
         }
         for shard in &self.shards {
             let labels = with(&labels, "namespace", shard.namespace.to_string());
             publish_shard(&with(&labels, "shard", shard.shard.to_string()), shard);
+        }
+    }
+
+    fn publish_state(&self, labels: &[Label]) {
+        let state = &self.state;
+        set(labels, "towline_state_memory_bytes", state.memory_bytes);
+        set(labels, "towline_state_file_bytes", state.file_bytes);
+        set(labels, "towline_state_cache_bytes", state.cache_bytes);
+        set(labels, "towline_state_compaction_pending_bytes", state.compaction_pending_bytes);
+        set(labels, "towline_state_snapshots", state.snapshots);
+        set(labels, "towline_state_write_stopped", u64::from(state.is_write_stopped));
+        count(labels, "towline_state_background_errors_total", state.background_errors);
+        count(labels, "towline_state_cache_hits_total", state.cache_hits);
+        count(labels, "towline_state_cache_misses_total", state.cache_misses);
+        count(labels, "towline_state_filter_hits_total", state.filter_hits);
+        count(labels, "towline_state_flushed_bytes_total", state.flushed_bytes);
+        count(labels, "towline_state_compaction_read_bytes_total", state.compaction_read_bytes);
+        count(labels, "towline_state_compaction_written_bytes_total", state.compaction_written_bytes);
+        let works = [
+            ("get", &state.get),
+            ("seek", &state.seek),
+            ("commit", &state.commit),
+            ("flush", &state.flush),
+            ("compaction", &state.compaction),
+            ("file_read", &state.file_read),
+            ("stall", &state.stall),
+        ];
+        for (work, times) in works {
+            publish_times(&with(labels, "work", work.to_owned()), times);
         }
     }
 
@@ -90,14 +113,23 @@ fn publish_shard(labels: &[Label], shard: &ShardStats) {
     count(labels, "towline_shard_rejected_total", shard.rejected);
 }
 
+fn publish_times(labels: &[Label], times: &RocksTimes) {
+    let quantiles = [("0.5", times.median), ("0.95", times.p95), ("0.99", times.p99), ("1", times.max)];
+    quantiles_of(labels, "towline_state_seconds", &quantiles, (times.count, times.sum), 1e-6);
+}
+
+fn summary(labels: &[Label], name: &'static str, of: &Distribution, unit: f64) {
+    let quantiles = [("0.5", of.median), ("0.9", of.p90), ("0.99", of.p99), ("0.999", of.p999), ("1", of.max)];
+    quantiles_of(labels, name, &quantiles, (of.count, of.sum), unit);
+}
+
 /// As Prometheus has a summary: some quantiles, how many, their sum.
-fn summary(labels: &[Label], name: &'static str, values: &Distribution, unit: f64) {
-    let quantiles = [("0.5", values.median), ("0.9", values.p90), ("0.99", values.p99), ("0.999", values.p999)];
-    for (quantile, value) in quantiles.into_iter().chain([("1", values.max)]) {
-        gauge!(name, with(labels, "quantile", quantile.to_owned()).iter()).set(as_f64(value) * unit);
+fn quantiles_of(labels: &[Label], name: &'static str, quantiles: &[(&str, u64)], (count, sum): (u64, u64), unit: f64) {
+    for (quantile, value) in quantiles {
+        gauge!(name, with(labels, "quantile", (*quantile).to_owned()).iter()).set(as_f64(*value) * unit);
     }
-    gauge!(format!("{name}_sum"), labels.iter()).set(as_f64(values.sum) * unit);
-    counter!(format!("{name}_count"), labels.iter()).absolute(values.count);
+    gauge!(format!("{name}_sum"), labels.iter()).set(as_f64(sum) * unit);
+    counter!(format!("{name}_count"), labels.iter()).absolute(count);
 }
 
 fn set(labels: &[Label], name: &'static str, value: u64) {
@@ -150,6 +182,8 @@ mod tests {
         assert!(matches!(find("towline_stage_seconds", "apply"), Some(DebugValue::Gauge(seconds)) if seconds.0 < 60.0));
         assert_eq!(find("towline_shard_serving", "1024"), Some(&DebugValue::Gauge(1.0.into())));
         assert!(matches!(find("towline_log_syncs_total", ""), Some(DebugValue::Counter(syncs)) if *syncs > 0));
+        assert_eq!(find("towline_state_seconds_count", "commit"), Some(&DebugValue::Counter(stats.state.commit.count)));
+        assert!(stats.state.commit.count > 0);
         node.close().unwrap();
     }
 }

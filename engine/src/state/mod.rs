@@ -36,5 +36,5 @@ pub use read::{
     scan_values,
 };
 #[cfg(feature = "node")]
-pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksWriter, StateStats};
+pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksTimes, RocksWriter, StateStats, StatisticsLevel};
 pub use store::{Family, Order, Store, StoreError, View, Visitor};

@@ -8,6 +8,7 @@
 mod options;
 #[cfg(test)]
 mod rocks_test;
+mod statistics;
 
 use super::change_set::{Change, ChangeSet};
 use super::follower::FollowerEntry;
@@ -19,6 +20,8 @@ use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
     ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
+use statistics::Statistics;
+pub use statistics::{RocksTimes, StateStats, StatisticsLevel};
 use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
@@ -43,6 +46,7 @@ pub struct RocksStore {
     writes: WriteOptions,
     /// As `writes`, but fails where those would wait.
     writes_now: WriteOptions,
+    statistics: Statistics,
 }
 
 /// The writer of a [`RocksStore`] that others read meanwhile.
@@ -70,26 +74,6 @@ impl RocksWriter {
     pub const fn shared(&self) -> &Arc<RocksStore> {
         &self.store
     }
-}
-
-/// RocksDB in numbers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub struct StateStats {
-    /// Bytes of entries in memory, not flushed yet.
-    pub memory_bytes: u64,
-    /// Bytes of its files.
-    pub file_bytes: u64,
-    /// Bytes of blocks in memory.
-    pub cache_bytes: u64,
-    /// Bytes that compactions have to rewrite.
-    pub compaction_pending_bytes: u64,
-    /// Flushes and compactions that failed.
-    pub background_errors: u64,
-    /// Snapshots that are held: they keep old versions on the disk.
-    pub snapshots: u64,
-    /// Whether writes wait for flushes or compactions.
-    pub is_write_stopped: bool,
 }
 
 /// The content of a [`RocksStore`] at one moment, however much is written meanwhile.
@@ -135,7 +119,7 @@ impl RocksStore {
             options.set_no_slowdown(no_slowdown);
             options
         };
-        Ok(Self { db, writes: options(false), writes_now: options(true) })
+        Ok(Self { db, writes: options(false), writes_now: options(true), statistics: Statistics::new(database) })
     }
 
     /// Writes everything committed so far to files, and waits until they are durable.
@@ -187,6 +171,7 @@ impl RocksStore {
         stats.background_errors = number(Family::Values, "rocksdb.background-errors")?;
         stats.snapshots = number(Family::Values, "rocksdb.num-snapshots")?;
         stats.is_write_stopped = number(Family::Values, "rocksdb.is-write-stopped")? != 0;
+        self.statistics.tell(&mut stats);
         Ok(stats)
     }
 
@@ -230,7 +215,8 @@ impl RocksStore {
             ErrorKind::Corruption => StoreError::Damaged { what: "opening", reason: error.into_string() },
             _ => StoreError::Open { path: directory.to_owned(), reason: error.into_string() },
         })?;
-        Ok(Self { db, writes: WriteOptions::default(), writes_now: WriteOptions::default() })
+        let statistics = Statistics::new(database);
+        Ok(Self { db, writes: WriteOptions::default(), writes_now: WriteOptions::default(), statistics })
     }
 
     /// The content at this moment.

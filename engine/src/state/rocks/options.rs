@@ -1,5 +1,6 @@
 //! How RocksDB is set up: every option that is not its default, with the reason.
 
+use super::statistics::{Statistics, StatisticsLevel};
 use crate::state::store::Family;
 use rocksdb::{BlockBasedOptions, Cache, ColumnFamilyDescriptor, DBCompressionType, LruCacheOptions, Options};
 
@@ -25,10 +26,12 @@ pub struct RocksOptions {
     pub background_threads: i32,
     /// Files kept open.
     pub open_files_max: i32,
+    /// What RocksDB counts and measures of itself.
+    pub statistics: StatisticsLevel,
 }
 
 impl Default for RocksOptions {
-    /// 64 MiB of cache, 64 MiB unflushed, half the cores and two at the least, 1,024 files.
+    /// 64 MiB of cache, 64 MiB unflushed, half the cores and two at the least, 1,024 files, all statistics.
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
         Self {
@@ -36,6 +39,7 @@ impl Default for RocksOptions {
             unflushed_bytes: 64 << 20,
             background_threads: i32::try_from(cores / 2).unwrap_or(i32::MAX).max(2),
             open_files_max: 1024,
+            statistics: StatisticsLevel::default(),
         }
     }
 }
@@ -77,6 +81,7 @@ impl RocksOptions {
         options.set_bytes_per_sync(1 << 20);
         // Statistics for its planner, at the price of opening every file at open.
         options.set_skip_stats_update_on_db_open(true);
+        Statistics::of(&mut options, self.statistics);
         options
     }
 

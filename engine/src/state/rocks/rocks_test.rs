@@ -1,6 +1,6 @@
 //! RocksDB keeps what memory keeps, flushes all families at once, and tells what a flush holds.
 
-use super::{RocksOptions, RocksStore, RocksWriter, View};
+use super::{RocksOptions, RocksStore, RocksWriter, StateStats, StatisticsLevel, View};
 use crate::model::{LogPosition, Lsn, Operation, Record};
 use crate::state::apply_test::{LOG, any_records, batches, open, run, shard};
 use crate::state::{Applier, ChangeSet, Family, Order, Store, StoreError, digest, digest_of};
@@ -198,4 +198,34 @@ fn a_damaged_file_is_an_error_that_says_damage_never_a_missing_key() {
     }
     let outcome = RocksStore::open(directory.path()).and_then(|store| store.get(Family::Values, b"000001"));
     assert!(matches!(outcome, Err(StoreError::Damaged { .. })), "{outcome:?}");
+}
+
+#[test]
+fn rocksdb_counts_and_measures_what_it_is_told_to() {
+    let told = [StatisticsLevel::Off, StatisticsLevel::Counters, StatisticsLevel::Times].map(|level| {
+        let directory = tempfile::tempdir().unwrap();
+        let options = RocksOptions { statistics: level, ..RocksOptions::default() };
+        let mut store = RocksStore::open_with(&directory.path().join("state"), &options).unwrap();
+        for key in [b"a", b"b"] {
+            let mut changes = ChangeSet::default();
+            changes.put(Family::Values, key, vec![7; 1000]);
+            store.commit(&changes).unwrap();
+            store.flush().unwrap();
+        }
+        for _ in 0..3 {
+            assert!(store.get(Family::Values, b"a").unwrap().is_some());
+        }
+        store.scan(Family::Values, b"", Order::Ascending, &mut |_, _| ControlFlow::Break(())).unwrap();
+        store.stats().unwrap()
+    });
+    let counted = |stats: &StateStats| {
+        let StateStats { get, seek, commit, flush, .. } = stats;
+        ([get.count, seek.count, commit.count, flush.count], stats.cache_hits > 0, stats.flushed_bytes > 0)
+    };
+    assert_eq!(counted(&told[0]), ([0; 4], false, false));
+    assert_eq!(counted(&told[1]), ([0; 4], true, true));
+    let (counts, hits, flushed) = counted(&told[2]);
+    assert!(counts[..3] == [3, 1, 2] && counts[3] >= 2 && hits && flushed, "{:?}", told[2]);
+    assert!(told[2].flush.max > 0 && told[2].flush.sum >= told[2].flush.max && told[2].file_read.count > 0);
+    assert!(told[2].filter_hits > 0, "the newer file does not hold it, says its filter");
 }
