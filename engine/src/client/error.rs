@@ -17,6 +17,23 @@ use std::time::Duration;
 /// | TW-7006 | fix the request | the request is larger than the server takes |
 /// | TW-7007 | operator | the server answers what this release does not understand |
 /// | the server's | the server's | see [`Failure`] |
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::client::{Client, ClientError, ClientOptions};
+/// use towline::model::request::FailureClass;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// // Nobody listens there.
+/// let options = ClientOptions { connect_timeout: Duration::from_millis(20), ..ClientOptions::default() };
+/// let error = Client::connect(["127.0.0.1:1"], options).await.unwrap_err();
+/// match &error {
+///     ClientError::Unreachable { tried, .. } => assert!(tried[0].starts_with("127.0.0.1:1: "), "{tried:?}"),
+///     other => panic!("{other}"),
+/// }
+/// assert_eq!((error.code().as_str(), error.class()), ("TW-7002", FailureClass::Retry));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ClientError {
@@ -94,6 +111,33 @@ impl From<CodecError> for ClientError {
 /// |---|---|---|
 /// | TW-7101 | retry | it may or may not take effect, now or later: read what became of it, or write again with the version expected |
 /// | the server's | the server's | it has no effect and never will: see [`Failure`] |
+///
+/// ```
+/// use towline::client::{Client, ClientOptions, Route, WriteError};
+/// use towline::model::{Write, request::FailureClass};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let options = ClientOptions { namespace: "nobody".to_owned(), route: Route::Any, ..ClientOptions::default() };
+/// let client = Client::connect([address], options).await?;
+/// let error = client.write(Write::new().put("a", "1").record()).await?.await.unwrap_err();
+/// match &error {
+///     WriteError::Refused(failure) => eprintln!("{}: {}", error.code(), failure.message),
+///     // It may have taken effect: see `UnknownCause`.
+///     WriteError::Unknown { cause } => panic!("{cause}"),
+///     _ => panic!("{error}"),
+/// }
+/// assert!(error.has_no_effect() && error.class() == FailureClass::FixRequest);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -109,6 +153,37 @@ pub enum WriteError {
 }
 
 /// Why nothing is known of a write.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions, Route, UnknownCause, WriteError};
+/// use towline::model::{Expect, Write};
+/// # use towline_net::driver::{EventSink, Listener, ListenerOptions};
+/// # use towline_net::{ConnectionConfig, Event, Identity, Role};
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let listener = Listener::bind("127.0.0.1:0".parse()?, ListenerOptions::default()).await?;
+/// # let address = listener.local_addr()?.to_string();
+/// # tokio::spawn(async move {
+/// #     let incoming = listener.accept().await.unwrap();
+/// #     let sink = EventSink::callback_with_handle(|handle, event| {
+/// #         if matches!(event, Event::Message { .. }) {
+/// #             handle.close();
+/// #         }
+/// #     });
+/// #     let identity = Identity { cluster: [7; 16], node: 1, directory: [1; 16], incarnation: 1, role: Role::Node };
+/// #     let _held = incoming.spawn(ConnectionConfig::new(identity, [9; 16]), sink).unwrap();
+/// #     std::future::pending::<()>().await;
+/// # });
+/// // This server goes away with the write in its hands.
+/// let client = Client::connect([address], ClientOptions { route: Route::Any, ..ClientOptions::default() }).await?;
+/// let write = Write::new().append("order-42", Expect::Absent, "placed");
+/// match client.write(write.record()).await?.await {
+///     // Placed or not, the same write can be written again: it expects that nothing is there.
+///     Err(error @ WriteError::Unknown { cause: UnknownCause::ConnectionLost }) => assert!(!error.has_no_effect()),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum UnknownCause {

@@ -23,6 +23,29 @@ const RETRY_PAUSE: Duration = Duration::from_millis(20);
 /// Everything it does is bounded: by [`ClientOptions::in_flight_max`] requests at a time, each by
 /// [`ClientOptions::request_timeout`] and, where a server has to be found first, [`ClientOptions::connect_timeout`].
 /// It needs a tokio runtime with time and I/O enabled.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::Write;
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let client = Client::connect([address], ClientOptions::default()).await?;
+/// let reader = client.clone();
+/// client.write(Write::new().put("stock/apple", "7").record()).await?.await?;
+/// // What was answered is applied on the server that answered.
+/// assert_eq!(reader.get(b"stock/apple").await?.map(|found| found.value), Some("7".into()));
+/// assert!(reader.get(b"stock/pear").await?.is_none());
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 pub struct Client {
     shared: Arc<Shared>,
@@ -47,6 +70,31 @@ struct Current {
 }
 
 /// A key's value, as applied on the server that answered.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::{Expect, Write};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// client.write(Write::new().put("stock/apple", "7").record()).await?.await?;
+/// let found = client.get(b"stock/apple").await?.expect("it was put");
+///
+/// let sale = Write::new().expect("stock/apple", Expect::Version(found.version)).put("stock/apple", "6");
+/// assert!(client.write(sale.record()).await?.await?.outcome.applied().is_ok());
+/// let second = client.write(sale.record()).await?.await?;
+/// assert!(second.outcome.applied().is_err(), "of two who saw 7 apples, one sells");
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VersionedValue {
@@ -57,6 +105,38 @@ pub struct VersionedValue {
 }
 
 /// Some events of a stream, as applied on the server that answered.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::request::Direction;
+/// # use towline::model::{Expect, Write};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// # for event in ["placed", "paid", "sent"] {
+/// #     client.write(Write::new().append("order-42", Expect::Any, event).record()).await?.await?;
+/// # }
+/// let (mut history, mut from) = (Vec::new(), 1);
+/// loop {
+///     let page = client.read_stream(b"order-42", from, Direction::Forward, 2).await?;
+///     from = page.events.last().map_or(from, |event| event.version + 1);
+///     history.extend(page.events.into_iter().map(|event| event.value));
+///     if !page.more {
+///         break;
+///     }
+/// }
+/// assert_eq!(history, [b"placed".as_slice(), b"paid", b"sent"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StreamPage {
@@ -71,6 +151,33 @@ pub struct StreamPage {
 }
 
 /// The digest of a server's state, at a position.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// # use towline::model::Write;
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// client.write(Write::new().put("a", "1").record()).await?.await?;
+/// let told = client.digest().await?;
+/// // Here the node of that server; in a cluster, another one that has applied as much.
+/// let (at, digest) = server.node().digest()?;
+/// assert_eq!((told.epoch, told.applied, told.digest), (at.epoch, at.lsn, digest));
+///
+/// client.write(Write::new().put("a", "2").record()).await?.await?;
+/// let later = client.digest().await?;
+/// assert!(later.applied > told.applied && later.digest != told.digest);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StateDigest {
@@ -83,6 +190,29 @@ pub struct StateDigest {
 }
 
 /// Figures of a client.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// # use towline::model::Write;
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let client = Client::connect([address], ClientOptions::default()).await?;
+/// for worker in [client.clone(), client.clone()] {
+///     worker.write(Write::new().put("a", "1").record()).await?.await?;
+/// }
+/// // Clones share one connection. Where this number rises, servers or the network between are in trouble.
+/// assert_eq!(client.stats().reconnects, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClientStats {

@@ -24,6 +24,30 @@ pub struct ClientOptions {
 }
 
 /// Whom requests go to.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions, Route, WriteError};
+/// use towline::model::{NodeId, Write};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 2 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }, { id = 2, address = '127.0.0.1:1' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// // At this address is node 1, which follows node 2.
+/// let client = Client::connect([address], ClientOptions { route: Route::Any, ..ClientOptions::default() }).await?;
+/// assert!(!client.status().await?.serving);
+/// match client.write(Write::new().put("a", "1").record()).await?.await {
+///     Err(WriteError::Refused(failure)) => assert_eq!(failure.leader, Some(NodeId::new(2)), "write there"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Route {

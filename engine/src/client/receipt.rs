@@ -13,6 +13,31 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 /// A write that is committed, and applied on the server that answered.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::{Expect, Outcome, Rejection, Write};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// let placed = Write::new().append("order-42", Expect::Absent, "placed");
+/// let first = client.write(placed.record()).await?.await?;
+/// assert_eq!(first.outcome, Outcome::Applied { version: 1 });
+/// // A write whose condition does not hold lies in the log as well, and has no effect.
+/// let second = client.write(placed.record()).await?.await?;
+/// assert_eq!(second.outcome, Outcome::Rejected(Rejection::StreamVersion { index: 0, actual: 1 }));
+/// assert!(second.lsn > first.lsn);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// The epoch it lies in.
@@ -27,6 +52,35 @@ pub struct Written {
 ///
 /// Cancellation: dropping it changes nothing but who hears the answer. The write goes its way, and keeps its
 /// place among the requests in flight until it is answered or the connection ends.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::{Lsn, Write};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// let mut receipts = Vec::new();
+/// for number in 0..100 {
+///     let sample = Write::new().put(format!("sample-{number}"), "x");
+///     receipts.push(client.write(sample.record()).await?); // sent, and not waited for
+/// }
+/// let mut last = Lsn::ZERO;
+/// for receipt in receipts {
+///     let lsn = receipt.await?.lsn;
+///     assert!(lsn > last, "they were received in the order in which they were sent");
+///     last = lsn;
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "whether the write took effect is known from its receipt only"]
 pub struct WriteReceipt {

@@ -80,6 +80,19 @@ impl BackupOptions {
 }
 
 /// What a backup or a restored directory holds.
+///
+/// ```
+/// use towline::node::{BackupOptions, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let written = node.default_namespace().put("a", "1")?.wait()?;
+/// let report = node.backup(&directory.path().join("backup"), &BackupOptions::default())?;
+/// let held = report.shards.iter().find(|(shard, _)| *shard == written.shard);
+/// assert!(held.is_some_and(|(_, last)| *last >= written.lsn), "what was acknowledged before is in it");
+/// assert!(report.namespaces == 1 && report.bytes > 0);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupReport {
@@ -104,6 +117,25 @@ pub struct BackupReport {
 /// | TW-6305 | retry | a namespace was dropped meanwhile, or the node is closed |
 /// | TW-6306 to TW-6309 | operator | as the sentence says |
 /// | TW-6310 | fix the request | back up a node that is alone |
+///
+/// ```
+/// use towline::model::request::FailureClass;
+/// use towline::node::{BackupError, BackupOptions, Node, NodeOptions, restore, verify_backup};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let (backup, again) = (directory.path().join("backup"), directory.path().join("again"));
+/// node.backup(&backup, &BackupOptions::default())?;
+/// std::fs::write(backup.join("log/1024.log"), "rotten")?;
+/// match verify_backup(&backup) {
+///     Err(BackupError::Damaged { path, .. }) => assert!(path.ends_with("log/1024.log")),
+///     other => panic!("{other:?}"),
+/// }
+/// let error = restore(&backup, &again).unwrap_err();
+/// assert_eq!((error.code(), error.class()), (6303, FailureClass::Damage));
+/// assert!(!again.exists(), "what was begun is removed");
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackupError {
@@ -155,6 +187,24 @@ pub enum BackupError {
 }
 
 /// What is wrong with a backup's manifest.
+///
+/// ```
+/// use towline::node::{BackupError, BackupOptions, ManifestError, Node, NodeOptions, verify_backup};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let backup = directory.path().join("backup");
+/// node.backup(&backup, &BackupOptions::default())?;
+/// # node.close()?;
+/// // A copy of it was broken off: what says what is in it came last, and is cut short.
+/// let manifest = backup.join("BACKUP");
+/// std::fs::write(&manifest, &std::fs::read(&manifest)?[..20])?;
+/// let Err(BackupError::NotABackup { path, source }) = verify_backup(&backup) else { panic!("it is no backup") };
+/// assert!(path == manifest && matches!(source, ManifestError::Codec(_)));
+/// std::fs::remove_file(&manifest)?;
+/// let missing = verify_backup(&backup).unwrap_err();
+/// assert!(matches!(missing, BackupError::NotABackup { source: ManifestError::Io(_), .. }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ManifestError {

@@ -89,6 +89,22 @@ pub struct Config {
 }
 
 /// A node and where it is found.
+///
+/// ```
+/// use towline::node::Config;
+/// let text = r#"
+///     cluster = "0193aabb-ccdd-7eff-8000-010203040506"
+///     node_id = 2
+///     data_dir = "/var/lib/towline"
+///     listen = "10.0.0.2:7400"
+///     shard = { leader = 1 }
+///     node = [{ id = 1, address = "10.0.0.1:7400" }, { id = 2, address = "10.0.0.2:7400" }]
+/// "#;
+/// let config = Config::parse("node-2.toml".as_ref(), text)?;
+/// let leader = config.nodes.iter().find(|node| node.id == config.leader);
+/// assert_eq!(leader.map(|node| node.address.as_str()), Some("10.0.0.1:7400"));
+/// # Ok::<(), towline::node::config::ConfigError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct NodeAddress {
@@ -105,6 +121,19 @@ pub struct NodeAddress {
 /// | TW-6001 | operator | make the file readable, or name another |
 /// | TW-6002 | fix the request | mend the text at that place |
 /// | TW-6003 | fix the request | mend that field: the sentence says what is expected |
+///
+/// ```
+/// use towline::model::request::FailureClass;
+/// use towline::node::{Config, config::ConfigError};
+/// let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1'\n\
+///     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// match Config::parse("node.toml".as_ref(), text).unwrap_err() {
+///     ConfigError::Field { field, place, .. } => assert_eq!((field, place.line), ("listen", 4), "it has no port"),
+///     other => panic!("{other}"),
+/// }
+/// let missing = Config::read("nowhere/node.toml".as_ref()).unwrap_err();
+/// assert_eq!((missing.code(), missing.class()), ("TW-6001", FailureClass::Operator));
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -160,6 +189,15 @@ impl ConfigError {
 }
 
 /// A place in a configuration file.
+///
+/// ```
+/// use towline::node::{Config, config::ConfigError};
+/// match Config::parse("node.toml".as_ref(), "cluster = '0193'\nnode_id = one").unwrap_err() {
+///     // As compilers write it: editors know how to go there.
+///     ConfigError::Syntax { place, .. } => assert_eq!(place.to_string(), "node.toml:2:11"),
+///     other => panic!("{other}"),
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Place {

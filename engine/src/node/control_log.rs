@@ -20,6 +20,31 @@ const READ_BYTES: usize = 1024 * 1024;
 const EPOCH: Epoch = Epoch { version: 1024, term: 1 };
 
 /// Why the catalog can't be read or written.
+///
+/// ```
+/// use towline::model::request::FailureClass;
+/// use towline::node::{CatalogLogError, Error, Node, NodeOptions, OpenError};
+/// # use towline::control::ConfigMaster;
+/// # use towline::model::{Epoch, Lsn, ShardId};
+/// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Wal};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let log = ConfigMaster::lineage(node.identity().cluster, ShardId::new(0));
+/// # node.close()?;
+/// # let (wal, _) = Wal::open(directory.path().join("wal"), NodeOptions::alone(directory.path()).log)?;
+/// # let block = Block::encode("not a change".into(), 1, Compression::Never);
+/// # let batch = BatchBuilder::new(log, BatchKind::Control, Epoch::new(1024, 1), wal.end(log), 0).block(block).seal()?;
+/// # wal.append(batch)?;
+/// # wal.close()?;
+/// // Something else wrote into the log of the namespaces. What it means is not guessed: the node stays closed.
+/// let refused = Node::open(NodeOptions::alone(directory.path())).map(drop).unwrap_err();
+/// match &refused {
+///     OpenError::Catalog(CatalogLogError::Record { lsn, .. }) => assert_eq!(lsn.get(), 1),
+///     other => panic!("{other}"),
+/// }
+/// assert_eq!(Error::from(refused).class(), FailureClass::Operator);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogLogError {

@@ -283,6 +283,24 @@ impl ReadError {
 }
 
 /// Why namespaces did not change, or one was not found.
+///
+/// ```
+/// use towline::control::CatalogError;
+/// use towline::node::{NamespaceError, NamespaceOptions, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let options = NamespaceOptions::default();
+/// let orders = match node.namespace("orders") {
+///     Err(NamespaceError::Catalog(CatalogError::Unknown(name))) => node.create_namespace(&name, &options)?,
+///     found => found?,
+/// };
+/// // Of two who do this at one time, one hears that it is there by now.
+/// let refused = node.create_namespace("orders", &options).unwrap_err();
+/// assert!(matches!(refused, NamespaceError::Catalog(CatalogError::Exists(_))) && refused.has_no_side_effects());
+/// assert_eq!(node.namespace("orders")?.id(), orders.id());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum NamespaceError {

@@ -32,6 +32,30 @@ const READ_BYTES: usize = 1024 * 1024;
 /// | TW-6203 | fix the request | subscribe to a shard that the namespace has |
 /// | TW-6204 | damage, or retry | the log can't be read there: repair it; or the device can't read at the moment |
 /// | TW-61xx, TW-52xx | | see [`ReadError`] |
+///
+/// ```
+/// use towline::model::{Epoch, Filter, Read, Scan, Since, Token};
+/// use towline::node::{FeedError, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let stock = node.default_namespace();
+/// # let written = stock.put("apple", "7")?.wait()?;
+/// # let kept = Token::at(written.shard, Epoch::new(1, 1), written.lsn);
+/// // A projection kept this token. What it saw there was lost with a disk, and another write lies there by now.
+/// let error = stock.subscribe(Since::Token(kept), Filter::All).unwrap_err();
+/// assert_eq!(error.code(), 6202);
+/// let (known, mut feed) = match error {
+///     // It begins anew: with what is there, and what comes behind it.
+///     FeedError::PositionLost { .. } | FeedError::Compacted { .. } => {
+///         stock.snapshot_and_feed(Read::Linearizable, Filter::All, |snapshot| snapshot.scan(&Scan::all()))?
+///     }
+///     other => return Err(other.into()),
+/// };
+/// assert_eq!(known.entries.len(), 1);
+/// # assert!(feed.wait_for(std::time::Duration::ZERO)?.is_none());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FeedError {

@@ -87,6 +87,27 @@ impl FollowerOptions {
 }
 
 /// A follower, as the node knows it.
+///
+/// ```
+/// use towline::model::Since;
+/// use towline::node::FollowerOptions;
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let orders = node.default_namespace();
+/// let mut mailer = orders.follow("mailer", &FollowerOptions::since(Since::Now))?;
+/// let first = orders.put("order-1", "paid")?.wait()?;
+/// mailer.wait()?;
+/// mailer.acknowledge()?;
+/// drop(mailer);
+/// orders.put("order-2", "paid")?.wait()?;
+///
+/// let known = &orders.followers()[0];
+/// assert!(known.name == "mailer" && !known.is_here && known.done == first.lsn);
+/// assert_eq!(known.done.distance_to(known.applied), Some(1), "it is so many records behind");
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FollowerState {
@@ -103,6 +124,25 @@ pub struct FollowerState {
 }
 
 /// Why nobody follows by this name now.
+///
+/// ```
+/// use towline::model::{Since, request::FailureClass};
+/// use towline::node::{FollowError, FollowerOptions};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let orders = node.default_namespace();
+/// let options = FollowerOptions::since(Since::Beginning);
+/// let first = orders.follow("mailer", &options)?;
+/// // A second one stands by until the first is gone.
+/// let error = orders.follow("mailer", &options).unwrap_err();
+/// assert!(matches!(&error, FollowError::InUse(name) if name == "mailer"));
+/// assert_eq!(error.class(), FailureClass::Retry);
+/// drop(first);
+/// assert!(orders.follow("mailer", &options).is_ok());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FollowError {

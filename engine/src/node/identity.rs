@@ -11,6 +11,22 @@ const FILE: &str = "IDENTITY";
 const TEMPORARY: &str = "IDENTITY.new";
 
 /// Which node of which cluster a data directory belongs to, and which directory it is.
+///
+/// ```
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let identity = *node.identity();
+/// node.close()?;
+///
+/// // Whoever opens it again may insist on the cluster: a directory of another one is refused.
+/// let mut options = NodeOptions::alone(directory.path());
+/// options.cluster = Some(identity.cluster);
+/// let node = Node::open(options)?;
+/// assert_eq!(*node.identity(), identity);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 pub struct Identity {
     /// The cluster.
@@ -28,6 +44,24 @@ impl Enveloped for Identity {
 }
 
 /// Why a data directory can't be used by this node.
+///
+/// ```
+/// use towline::model::ClusterId;
+/// use towline::node::{IdentityError, Node, NodeOptions, OpenError};
+/// # let directory = tempfile::tempdir()?;
+/// let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let cluster = node.identity().cluster;
+/// node.close()?;
+///
+/// // The disk of another cluster is mounted there.
+/// let mut options = NodeOptions::alone(directory.path());
+/// options.cluster = Some(ClusterId::new([9; 16]));
+/// match Node::open(options) {
+///     Err(OpenError::Identity(IdentityError::Foreign { found_cluster, .. })) => assert_eq!(found_cluster, cluster),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum IdentityError {

@@ -234,6 +234,23 @@ impl Inbox {
 }
 
 /// Why a node could not be closed cleanly.
+///
+/// ```
+/// use towline::node::{CloseError, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let exit_code = match node.close() {
+///     // In use: nothing is lost, and the directory stays held until that read has ended.
+///     Ok(()) | Err(CloseError::InUse) => 0,
+///     Err(error) => {
+///         eprintln!("the node was not closed cleanly: {error}");
+///         1
+///     }
+/// };
+/// assert_eq!(exit_code, 0);
+/// Node::open(NodeOptions::alone(directory.path()))?.close()?; // the directory is free
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CloseError {

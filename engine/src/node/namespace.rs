@@ -54,6 +54,26 @@ pub struct Namespace {
 }
 
 /// One moment of a namespace: everything that is read of it belongs together, however much is written meanwhile.
+///
+/// ```
+/// use towline::model::{Read, Scan};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let shop = node.default_namespace();
+/// shop.put("stock/apple", "7")?.wait()?;
+/// shop.snapshot(Read::Linearizable, |snapshot| {
+///     let before = snapshot.get("stock/apple")?;
+///     // Somebody buys an apple meanwhile.
+///     shop.put("stock/apple", "6").unwrap().wait().unwrap();
+///     assert_eq!(snapshot.get("stock/apple")?, before);
+///     assert_eq!(snapshot.scan(&Scan::prefix("stock/"))?.entries[0].value, "7");
+///     Ok(())
+/// })?;
+/// assert_eq!(shop.get("stock/apple", Read::Linearizable)?.map(|found| found.value), Some("6".into()));
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct Snapshot<'a> {
     namespace: &'a Namespace,
     rocks: RocksSnapshot<'a>,

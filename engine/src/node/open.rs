@@ -18,6 +18,21 @@ use towline_wal::limits::BATCH_BYTES_MAX;
 use towline_wal::{HardStateKind, Wal};
 
 /// Why a node does not open. Nothing was changed where that is possible.
+///
+/// ```
+/// use towline::node::{Node, NodeOptions, OpenError};
+/// # let directory = tempfile::tempdir()?;
+/// let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// match Node::open(NodeOptions::alone(directory.path())) {
+///     // Somebody has it: here this process itself.
+///     Err(OpenError::Log(held)) => assert!(held.to_string().contains(&std::process::id().to_string())),
+///     other => panic!("{other:?}"),
+/// }
+/// node.default_namespace().put("a", "1")?.wait()?; // the one who has it does not feel that
+/// node.close()?;
+/// Node::open(NodeOptions::alone(directory.path()))?.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -8,6 +8,22 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How much of a log is kept for one who reads it slowly. Beyond it the log goes, and the reader hears that it did.
+///
+/// ```
+/// use towline::model::{Filter, Since};
+/// use towline::node::Budget;
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let orders = node.default_namespace();
+/// let budget = Budget { bytes: 64 << 20, ..Budget::default() };
+/// let feed = orders.subscribe_within(Since::Now, Filter::All, budget)?;
+/// assert_eq!(node.stats()?.shards[0].pins, 1, "from here on the log is kept for it, 64 MiB at the most");
+/// drop(feed);
+/// assert_eq!(node.stats()?.shards[0].pins, 0);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
     /// Bytes of each shard's log behind the reader's position.

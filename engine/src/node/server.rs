@@ -49,6 +49,25 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 const LARGE_RECORD_BYTES: usize = 16 * 1024;
 
 /// Why a server does not start.
+///
+/// ```
+/// use std::net::TcpListener;
+/// use towline::node::{Config, ServeError, serve};
+/// # let directory = tempfile::tempdir()?;
+/// let taken = TcpListener::bind("127.0.0.1:0")?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let mut config = Config::parse(&directory.path().join("node.toml"), text)?;
+/// config.listen = taken.local_addr()?.to_string();
+/// match serve(&config) {
+///     Err(ServeError::Listen { address, source }) => {
+///         assert_eq!((address, source.kind()), (config.listen, std::io::ErrorKind::AddrInUse));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// assert!(!config.data_dir.exists(), "nothing was opened, nor made");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
@@ -69,6 +88,24 @@ pub enum ServeError {
 }
 
 /// A running server.
+///
+/// ```
+/// use towline::model::Read;
+/// use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let config = Config::parse(&directory.path().join("node.toml"), text)?;
+/// let server = serve(&config)?; // it says `listen = "127.0.0.1:0"`
+/// assert_ne!(server.address().port(), 0, "where clients find it");
+/// // The process that serves can use the node as if it were embedded.
+/// let orders = server.node().default_namespace();
+/// orders.put("order-42", "placed")?.wait()?;
+/// assert!(orders.get("order-42", Read::Linearizable)?.is_some());
+/// server.shutdown()?;
+/// assert!(orders.put("order-43", "placed").is_err());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ServerHandle {
     node: Arc<Node>,

@@ -18,6 +18,23 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 /// Why a session does not begin.
+///
+/// ```
+/// use towline::model::{Policy, Rejection, request::FailureClass};
+/// use towline::node::{NamespaceOptions, Node, NodeOptions, SessionError};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let policy = Policy { sessions_max: 1, ..Policy::default() };
+/// let bank = node.create_namespace("bank", &NamespaceOptions::default().policy(policy))?;
+/// let session = bank.open_session()?;
+/// let error = bank.open_session().unwrap_err();
+/// assert!(matches!(error, SessionError::Rejected(Rejection::TooManySessions { limit: 1 })));
+/// assert_eq!(error.class(), FailureClass::Operator, "it takes another policy, or clients that close theirs");
+/// session.close()?;
+/// bank.open_session()?.close()?;
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionError {
@@ -109,6 +126,25 @@ pub struct SessionState {
 }
 
 /// Where a request was submitted: each further try goes there, behind the same one.
+///
+/// ```
+/// use towline::model::{Expect, Write};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let bank = node.default_namespace();
+/// let session = bank.open_session()?;
+/// let paid_in = session.write(Write::new().append("account-7", Expect::Any, "+10"))?;
+/// let paid_out = session.write(Write::new().append("account-7", Expect::Any, "-10"))?;
+/// // Whoever goes on from this state tries each again in the shard where it was, and never the second before the first.
+/// let waiting = session.state().waiting;
+/// let sent = waiting[&paid_out.number()].expect("it was submitted");
+/// assert_eq!(sent.after, paid_in.number());
+/// assert_eq!(paid_out.wait()?.shard, sent.shard);
+/// # paid_in.wait()?;
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sent {
     /// The shard.
@@ -174,6 +210,26 @@ const fn is_done(written: &Written) -> bool {
 /// *unknown*, or *out of order*, is waited for until a retry brings it.
 ///
 /// Safe to drop before the answer: the session goes on waiting for it. To wait no longer, [`Session::give_up`].
+///
+/// ```
+/// use towline::model::{Expect, Outcome, Write};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let bank = node.default_namespace();
+/// # let session = bank.open_session()?;
+/// let deposit = Write::new().append("account-7", Expect::Any, "+10");
+/// let receipt = session.write(&deposit)?;
+/// let number = receipt.number();
+/// drop(receipt); // whoever asked for it went away
+/// assert!(session.state().waiting.contains_key(&number), "the session goes on waiting");
+///
+/// let answer = session.retry(number, &deposit)?.wait()?;
+/// assert_eq!(answer.outcome, Outcome::Applied { version: 1 }, "paid in once");
+/// assert!(session.state().waiting.is_empty());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 #[must_use = "a write is not acknowledged until its receipt says so"]
 pub struct SessionReceipt {

@@ -67,6 +67,21 @@ impl Times {
 }
 
 /// Many numbers in short, to two digits: times in microseconds, or counts.
+///
+/// ```
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// for number in 0..20 {
+///     node.default_namespace().put(format!("sample-{number}"), "x")?.wait()?;
+/// }
+/// let write = node.stats()?.lanes[0].write;
+/// let mean = write.sum / write.count;
+/// println!("{mean} µs on average, one of a hundred took {} µs or more", write.p99);
+/// assert!(0 < write.median && write.median <= write.p99 && write.p99 <= write.max && mean <= write.max);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Distribution {
@@ -87,6 +102,23 @@ pub struct Distribution {
 }
 
 /// How long the batches of one lane stayed in each stage, in microseconds, since the node was opened.
+///
+/// ```
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let mut options = NodeOptions::alone(directory.path());
+/// options.sequencers = 2;
+/// let node = Node::open(options)?;
+/// node.default_namespace().put("a", "1")?.wait()?;
+/// let stats = node.stats()?;
+/// assert_eq!(stats.lanes.len(), 2, "one of each thread that seals");
+/// // Of these the one that has the default namespace's shard.
+/// let lane = stats.lanes.iter().find(|lane| lane.write.count > 0).expect("one had a write");
+/// println!("queue {} µs, log {} µs, apply {} µs", lane.queue.p99, lane.log.p99, lane.apply.p99);
+/// assert!(lane.write.max >= lane.queue.max, "the whole takes no less than a part");
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct LaneStats {

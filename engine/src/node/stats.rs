@@ -63,6 +63,24 @@ pub struct NodeStats {
 }
 
 /// One shard in numbers.
+///
+/// ```
+/// use towline::model::{Expect, Write};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let lock = Write::new().expect("lock", Expect::Absent).put("lock", "me");
+/// for _ in 0..2 {
+///     node.default_namespace().write(&lock)?.wait()?;
+/// }
+/// let stats = node.stats()?;
+/// let shard = &stats.shards[0];
+/// assert_eq!((shard.records, shard.rejected), (2, 1), "the second found the lock taken");
+/// assert_eq!(shard.applied.distance_to(shard.end), Some(0), "nothing waits to be applied");
+/// assert!(shard.is_serving && shard.failure.is_none() && shard.full_disk.is_none());
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ShardStats {

@@ -56,6 +56,19 @@ pub enum SubmitPolicy {
 }
 
 /// A disk that a shard writes to.
+///
+/// ```
+/// use towline::model::ShardId;
+/// use towline::pipeline::{Disk, Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+/// let queue = SubmissionQueue::new(16, 1024, Ready::new().bell(ShardId::new(1)));
+/// queue.set_full(Disk::State, true);
+/// // Also who would wait for room in the queue hears it at once: nobody knows how long that takes.
+/// let (error, submission) = queue.submit(Submission::record("a".into(), ()), SubmitPolicy::Wait).unwrap_err();
+/// assert_eq!(error, SubmitError::DiskFull(Disk::State));
+/// assert!(error.to_string().starts_with("the disk of the state is full"));
+/// queue.set_full(Disk::State, false);
+/// assert!(queue.submit(submission, SubmitPolicy::Wait).is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Disk {
@@ -81,6 +94,22 @@ impl fmt::Display for Disk {
 /// | TW-5101 | retry | wait a moment: the node is slower than what is asked of it |
 /// | TW-5102 | re-route | ask another node, or this one when it is open again |
 /// | TW-5104 | operator | make room on that disk: within seconds writes are taken again |
+///
+/// ```
+/// use towline::model::{ShardId, request::FailureClass};
+/// use towline::pipeline::{Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+/// let queue = SubmissionQueue::new(1, 1024, Ready::new().bell(ShardId::new(1)));
+/// queue.submit(Submission::record("a".into(), "first"), SubmitPolicy::Fail).map_err(|(error, _)| error)?;
+/// let (error, second) = queue.submit(Submission::record("b".into(), "second"), SubmitPolicy::Fail).unwrap_err();
+/// assert_eq!((error, error.class()), (SubmitError::Busy, FailureClass::Retry));
+///
+/// queue.pop(); // the consumer took the first: there is room for the second, which came back
+/// queue.submit(second, SubmitPolicy::Fail).map_err(|(error, _)| error)?;
+/// queue.close();
+/// let (error, _) = queue.submit(Submission::record("c".into(), "third"), SubmitPolicy::Wait).unwrap_err();
+/// assert_eq!((error.code(), error.class()), (5102, FailureClass::ReRoute));
+/// # Ok::<(), SubmitError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {

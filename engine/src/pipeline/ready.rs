@@ -39,6 +39,29 @@ pub struct Ready {
 }
 
 /// Calls the thread of one shard.
+///
+/// ```
+/// use std::sync::atomic::{AtomicU64, Ordering};
+/// use towline::model::ShardId;
+/// use towline::pipeline::Ready;
+/// let (ready, work) = (Ready::new(), AtomicU64::new(0));
+/// let bell = ready.bell(ShardId::new(7));
+/// std::thread::scope(|scope| {
+///     scope.spawn(|| {
+///         work.store(42, Ordering::Relaxed); // first the work, then the bell
+///         bell.ring();
+///     });
+///     let shard = loop {
+///         match ready.next() {
+///             Some(shard) => break shard,
+///             None => ready.wait(None),
+///         }
+///     };
+///     assert_eq!(shard, bell.shard());
+///     bell.answer(); // before it looks: what comes from here on rings again
+///     assert_eq!(work.load(Ordering::Relaxed), 42);
+/// });
+/// ```
 pub struct Bell {
     ready: Arc<Ready>,
     shard: ShardId,

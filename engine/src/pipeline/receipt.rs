@@ -10,6 +10,25 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 /// A write that is committed, and applied on the node that answers.
+///
+/// ```
+/// use towline::model::{Expect, Outcome, Read, Write};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let shop = node.default_namespace();
+/// let lock = Write::new().expect("lock", Expect::Absent).put("lock", "me");
+/// let written = shop.write(&lock)?.wait()?;
+/// assert_eq!(written.outcome, Outcome::Applied { version: written.lsn.get() });
+/// // Who is handed the token sees the lock, or what came behind it.
+/// let found = shop.get("lock", Read::AtLeast(written.token()))?;
+/// assert_eq!(found.map(|found| found.version), Some(written.lsn.get()));
+///
+/// let second = shop.write(&lock)?.wait()?;
+/// assert!(second.lsn > written.lsn && second.outcome.applied().is_err(), "written as well, without an effect");
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// The shard that it lies in.
@@ -23,6 +42,23 @@ pub struct Written {
 }
 
 /// Where a write lies in its shard's log, of which it is not said that it is committed, nor what comes of it.
+///
+/// ```
+/// use towline::model::{Read, Write};
+/// use towline::pipeline::SubmitPolicy;
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// # let samples = node.default_namespace();
+/// let durable = samples.write_durable(Write::new().put("sample", "1"), SubmitPolicy::Wait)?.wait()?;
+/// let buffered = samples.write_buffered(Write::new().put("sample", "2"), SubmitPolicy::Wait)?.wait()?;
+/// assert!(durable.lsn < buffered.lsn, "each has its place");
+/// // Neither is known to be applied. A read that must show them waits until they are:
+/// let found = samples.get("sample", Read::AtLeast(buffered.token()))?;
+/// assert_eq!(found.map(|found| found.value), Some("2".into()));
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Position {
     /// The shard.
@@ -55,6 +91,21 @@ impl Written {
 /// |---|---|---|
 /// | TW-5102 | re-route | it has no effect: ask another node, or this one when it is open again |
 /// | TW-5103 | retry | it may have an effect: try again with an expected version, or read what became of it |
+///
+/// ```
+/// use towline::model::request::FailureClass;
+/// use towline::pipeline::{Receipt, WriteError, Written};
+/// let (receipt, completer) = Receipt::<Written>::pair();
+/// drop(completer); // the log stopped with the write in it
+/// match receipt.wait() {
+///     // Written again as it is, it could take effect twice: it has to expect a version, or to be a session's request.
+///     Err(error @ WriteError::Unknown) => assert_eq!((error.code(), error.class()), (5103, FailureClass::Retry)),
+///     other => panic!("{other:?}"),
+/// }
+/// let (receipt, completer) = Receipt::<Written>::pair();
+/// completer.complete(Err(WriteError::Closed)); // the node closed before the write had a place in the log
+/// assert!(receipt.wait().is_err_and(|error| error.has_no_side_effects()));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
@@ -127,6 +178,20 @@ pub struct Receipt<T = Written>(Arc<Shared<T>>);
 
 /// The other end of a [`Receipt`]: completes it once; dropped without that, the receipt says
 /// [`WriteError::Unknown`].
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::pipeline::{Completer, Receipt, WriteError};
+/// let (receipts, completers): (Vec<_>, Vec<_>) = (0..3).map(|_| Receipt::pair()).unzip();
+/// let mut completers = completers.into_iter();
+/// let lost = completers.next_back();
+/// // Those of one batch are answered together.
+/// Completer::complete_all(completers.zip([10, 11]).map(|(completer, lsn)| (completer, Ok(lsn))));
+/// assert_eq!(receipts[1].wait_for(Duration::ZERO), Ok(Some(11)));
+/// assert_eq!(receipts[2].wait_for(Duration::ZERO), Ok(None));
+/// drop(lost);
+/// assert_eq!(receipts[2].wait_for(Duration::ZERO), Err(WriteError::Unknown), "never silence, never success");
+/// ```
 #[derive(Debug)]
 pub struct Completer<T = Written>(Option<Arc<Shared<T>>>);
 

@@ -52,6 +52,22 @@ pub struct Sequencer<T> {
 }
 
 /// A sealed batch, and who waits for its records, in LSN order.
+///
+/// ```
+/// use towline::model::{Epoch, LogId, LogPosition, Write};
+/// use towline::pipeline::{Sealed, Sequencer, Submission};
+/// let mut sequencer = Sequencer::new();
+/// for (caller, value) in [("small", vec![0; 8]), ("large", vec![0; 32 << 10])] {
+///     sequencer.push(Submission::record(Write::new().put(caller, value).record().encode()?, caller));
+/// }
+/// let log = LogId::new(1);
+/// let sealed = sequencer.seal(log, Epoch::new(1, 1), LogPosition::origin(log), 0);
+/// let Sealed { batch, tokens, spent } = sealed.expect("two wait");
+/// // The first token is of the batch's first LSN, and so on.
+/// assert_eq!((tokens, batch.first_lsn().next()), (vec!["small", "large"], batch.last_lsn()));
+/// assert_eq!(spent.len(), 1, "the large one became a block of its own, and was not copied");
+/// # Ok::<(), towline::model::RecordError>(())
+/// ```
 #[derive(Debug)]
 pub struct Sealed<T> {
     /// The batch.

@@ -12,6 +12,26 @@ use bytes::Bytes;
 use towline_wal::Batch;
 
 /// What became of one record.
+///
+/// ```
+/// use towline::model::{Epoch, Expect, Outcome, Rejection, Write};
+/// use towline::pipeline::{Sequencer, Submission};
+/// # use towline::model::{LogId, NamespaceId, ShardDescriptor, ShardId};
+/// # use towline::state::{Applier, MemStore};
+/// # let log = LogId::new(1);
+/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
+/// # let mut applier = Applier::open(MemStore::new(), shard, log)?;
+/// let mut sequencer = Sequencer::new();
+/// let lock = Write::new().expect("lock", Expect::Absent).put("lock", "taken");
+/// for caller in ["anna", "bert"] {
+///     sequencer.push(Submission::record(lock.record().encode()?, caller));
+/// }
+/// let sealed = sequencer.seal(log, Epoch::new(1, 1), applier.applied(), 0).expect("two wait");
+/// let applied = applier.apply(&[sealed.batch])?;
+/// assert_eq!(applied[0].outcome, Some(Outcome::Applied { version: 1 }));
+/// assert_eq!(applied[1].outcome, Some(Outcome::Rejected(Rejection::Precondition { index: 0, actual: 1 })));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Applied {
     /// Its LSN.
@@ -30,6 +50,30 @@ pub struct Applied {
 /// | TW-5402, TW-5403 | operator | another log's state lies in this directory: move it away |
 /// | TW-5404 | damage | the state is of a history that the log no longer has: rebuild it |
 /// | TW-52xx, TW-53xx | | see [`StoreError`], [`BatchContentError`] |
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, request::FailureClass};
+/// use towline::state::ApplyError;
+/// # use towline::model::{LogId, LogPosition, NamespaceId, ShardDescriptor, ShardId, Write};
+/// # use towline::state::{Applier, MemStore};
+/// # use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
+/// # let log = LogId::new(1);
+/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
+/// # let mut applier = Applier::open(MemStore::new(), shard, log)?;
+/// # let put = Write::new().put("k", "v").into_record().encode()?;
+/// # let batch_behind = |prev: LogPosition| {
+/// #     let block = Block::encode(put.clone(), 1, Compression::Never);
+/// #     BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), prev, 0).block(block).seal()
+/// # };
+/// let first = batch_behind(applier.applied())?;
+/// let second = batch_behind(first.position())?;
+/// let error = applier.apply(&[second.clone()]).unwrap_err();
+/// assert_eq!(error, ApplyError::NotNext { applied: Lsn::ZERO, found: Lsn::new(2) });
+/// assert_eq!((error.code(), error.class()), (5401, FailureClass::Retry));
+/// // What lies between comes from the log. Nothing was done by the first try.
+/// assert_eq!(applier.apply(&[first, second])?.len(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApplyError {

@@ -61,6 +61,18 @@ enum Kind {
 }
 
 /// One change, to be made behind those before it.
+///
+/// ```
+/// use towline::state::{Change, ChangeSet, Family};
+/// let mut changes = ChangeSet::default();
+/// changes.put(Family::Values, b"a", b"1");
+/// changes.put(Family::Values, b"a", b"2");
+/// changes.delete(Family::Values, b"b");
+/// let family = Family::Values;
+/// let to_be_done: Vec<_> = changes.changes().collect();
+/// // A store makes them in this order; what the second put made void is not made at all.
+/// assert_eq!(to_be_done, [Change::Put { family, key: b"a", value: b"2" }, Change::Delete { family, key: b"b" }]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Change<'a> {

@@ -19,6 +19,25 @@ use towline_wal::{Batch, BatchKind, BlockError};
 /// |---|---|---|
 /// | TW-5301 to TW-5304 | damage | a log that holds this was written by something else: keep it, ask for help |
 /// | TW-5305 | operator | a newer release wrote it: install that |
+///
+/// ```
+/// use towline::model::{Epoch, LogId, LogPosition, Lsn, Write, request::FailureClass};
+/// use towline::state::{ApplyError, BatchContentError, check_batch};
+/// use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+/// let log = LogId::new(1);
+/// let record = Write::new().put("k", "v").into_record().encode()?;
+/// // One record, in a block that says that it holds two.
+/// let block = Block::encode(record, 2, Compression::Never);
+/// let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), LogPosition::origin(log), 0).block(block).seal()?;
+/// match check_batch(&batch) {
+///     Err(ApplyError::Content(error)) => {
+///         assert_eq!(error, BatchContentError::Count { lsn: Lsn::FIRST, stated: 2, found: 1 });
+///         assert_eq!((error.code(), error.class()), (5303, FailureClass::Damage));
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchContentError {

@@ -7,6 +7,23 @@ use crate::model::{Epoch, Lsn, ShardId};
 use std::ops::ControlFlow;
 
 /// How far a follower is in one shard, and what is kept for it.
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, ShardId};
+/// use towline::state::{ChangeSet, FollowerEntry, MemStore, Store, followers, forget_follower, put_follower};
+/// let (mut store, shard) = (MemStore::new(), ShardId::new(1024));
+/// let done = FollowerEntry::new(Epoch::new(1024, 1), Lsn::new(7), 1_385_856_000_000_000, 1 << 30, 3600);
+/// let mut changes = ChangeSet::default();
+/// put_follower(&mut changes, shard, "mailer", &done);
+/// store.commit(&changes)?;
+/// assert_eq!(followers(&store, shard)?, [("mailer".to_owned(), done)]);
+/// assert!(followers(&store, ShardId::new(2048))?.is_empty(), "each shard has its own");
+///
+/// forget_follower(&mut changes, shard, "mailer");
+/// store.commit(&changes)?;
+/// assert!(followers(&store, shard)?.is_empty());
+/// # Ok::<(), towline::state::StoreError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct FollowerEntry {

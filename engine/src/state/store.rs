@@ -7,6 +7,20 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 /// A family of the state. All but [`Family::Meta`] are logical content, and part of the digest.
+///
+/// ```
+/// use towline::state::{ChangeSet, Family, MemStore, Store, View};
+/// let (mut store, mut changes) = (MemStore::new(), ChangeSet::default());
+/// changes.put(Family::Meta, b"k", b"of this node");
+/// store.commit(&changes)?;
+/// assert_eq!(store.running_digest(), MemStore::new().running_digest(), "nodes may differ in it");
+///
+/// changes.put(Family::Values, b"k", b"of every replica");
+/// store.commit(&changes)?;
+/// assert_ne!(store.running_digest(), MemStore::new().running_digest());
+/// assert_eq!(store.get(Family::Meta, b"k")?, Some(b"of this node".to_vec()), "each family has keys of its own");
+/// # Ok::<(), towline::state::StoreError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Family {
@@ -43,6 +57,28 @@ impl Family {
 }
 
 /// Which way a scan goes.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use towline::state::{ChangeSet, Family, MemStore, Order, Store, StoreError, View};
+/// let (mut store, mut changes) = (MemStore::new(), ChangeSet::default());
+/// for key in [b"a", b"c", b"e"] {
+///     changes.put(Family::Values, key, b"");
+/// }
+/// store.commit(&changes)?;
+/// let keys = |from: &[u8], order| {
+///     let mut keys = Vec::new();
+///     store.scan(Family::Values, from, order, &mut |key, _| {
+///         keys.push(key.to_vec());
+///         ControlFlow::Continue(())
+///     })?;
+///     Ok::<_, StoreError>(keys)
+/// };
+/// // The bound need not be there itself.
+/// assert_eq!(keys(b"b", Order::Ascending)?, [b"c", b"e"]);
+/// assert_eq!(keys(b"c", Order::Descending)?, [b"c", b"a"]);
+/// # Ok::<(), StoreError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Order {
@@ -63,6 +99,26 @@ pub enum Order {
 /// | TW-5205 | damage | as TW-5203 |
 /// | TW-5206 | retry | flushes and compactions have to catch up first |
 /// | TW-5207 | operator | make room on the disk of the state; what waits goes on by itself |
+///
+/// ```
+/// use towline::model::request::FailureClass;
+/// use towline::state::{ChangeSet, FollowerEntry, MemStore, Store, StoreError, followers, put_follower};
+/// # use towline::model::{Epoch, Lsn, ShardId};
+/// # use towline::state::{Change, Family};
+/// # let (mut store, mut changes, shard) = (MemStore::new(), ChangeSet::default(), ShardId::new(1024));
+/// # let entry = FollowerEntry::new(Epoch::new(1, 1), Lsn::FIRST, 0, 0, 0);
+/// put_follower(&mut changes, shard, "mailer", &entry);
+/// // Before it reaches the disk, something changes what is stored.
+/// # let Some(Change::Put { family, key, .. }) = changes.changes().next() else { panic!("it is put") };
+/// # let key = key.to_vec();
+/// # changes.put(Family::Meta, key, b"rotten");
+/// store.commit(&changes)?;
+/// let error = followers(&store, shard).unwrap_err();
+/// assert!(matches!(error, StoreError::Entry { family: "meta", bytes: 6, .. }));
+/// assert_eq!((error.code(), error.class()), (5205, FailureClass::Damage));
+/// assert!(error.remedy().contains("the log is whole"), "{error}{}", error.remedy());
+/// # Ok::<(), StoreError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
@@ -169,6 +225,29 @@ impl StoreError {
 pub type Visitor<'a> = dyn FnMut(&[u8], &[u8]) -> ControlFlow<()> + 'a;
 
 /// Ordered families, read.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// use towline::state::{ChangeSet, Family, MemStore, Order, Store, StoreError, View};
+/// // Of a store, of a snapshot, of a state in memory alike.
+/// fn count<V: View + ?Sized>(view: &V, family: Family) -> Result<usize, StoreError> {
+///     let mut found = 0;
+///     view.scan(family, b"", Order::Ascending, &mut |_, _| {
+///         found += 1;
+///         ControlFlow::Continue(())
+///     })?;
+///     Ok(found)
+/// }
+/// # let (mut store, mut changes) = (MemStore::new(), ChangeSet::default());
+/// changes.put(Family::Values, b"a", b"17 bytes of value");
+/// changes.put(Family::Values, b"b", b"");
+/// store.commit(&changes)?;
+/// assert_eq!((count(&store, Family::Values)?, count(&store, Family::Events)?), (2, 0));
+/// let mut length = 0;
+/// assert!(store.show(Family::Values, b"a", &mut |value| length = value.len())?);
+/// assert_eq!(length, 17, "looked at where it lies: nothing was copied");
+/// # Ok::<(), StoreError>(())
+/// ```
 pub trait View {
     /// Shows the value of a key, where it lies; false if there is none.
     ///
@@ -194,6 +273,44 @@ pub trait View {
 }
 
 /// Ordered families that change atomically.
+///
+/// ```
+/// use towline::state::{Applier, ChangeSet, MemStore, Store, StoreError, View};
+/// # use towline::model::{Epoch, LogId, LogPosition, NamespaceId, ShardDescriptor, ShardId, Write};
+/// # use towline::state::{Family, Order, Visitor};
+/// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+/// # let log = LogId::new(1);
+/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
+/// # let put = Write::new().put("k", "v").into_record().encode()?;
+/// # let batch_behind = |prev: LogPosition| {
+/// #     let block = Block::encode(put.clone(), 1, Compression::Never);
+/// #     BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), prev, 0).block(block).seal()
+/// # };
+/// # let first = batch_behind(LogPosition::origin(log))?;
+/// # let second = batch_behind(first.position())?;
+/// struct Counted {
+///     store: MemStore,
+///     commits: usize,
+/// }
+/// impl Store for Counted {
+///     fn commit(&mut self, changes: &ChangeSet) -> Result<(), StoreError> {
+///         self.commits += 1;
+///         self.store.commit(changes)
+///     }
+/// }
+/// # impl View for Counted {
+/// #     fn show(&self, family: Family, key: &[u8], look: &mut dyn FnMut(&[u8])) -> Result<bool, StoreError> {
+/// #         self.store.show(family, key, look)
+/// #     }
+/// #     fn scan(&self, family: Family, from: &[u8], order: Order, visit: &mut Visitor<'_>) -> Result<(), StoreError> {
+/// #         self.store.scan(family, from, order, visit)
+/// #     }
+/// # }
+/// let mut applier = Applier::open(Counted { store: MemStore::new(), commits: 0 }, shard, log)?;
+/// applier.apply(&[first, second])?;
+/// assert_eq!(applier.store().commits, 1, "values, versions and position of two batches are one change");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait Store: View {
     /// Makes all of these changes, in order, or none.
     ///

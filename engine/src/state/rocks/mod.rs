@@ -50,6 +50,19 @@ pub struct RocksStore {
 }
 
 /// The writer of a [`RocksStore`] that others read meanwhile.
+///
+/// ```
+/// use std::sync::Arc;
+/// use towline::state::{ChangeSet, Family, RocksStore, RocksWriter, Store, View};
+/// let directory = tempfile::tempdir()?;
+/// let store = Arc::new(RocksStore::open(&directory.path().join("state"))?);
+/// let mut writer = RocksWriter::new(Arc::clone(&store));
+/// let mut changes = ChangeSet::default();
+/// changes.put(Family::Values, b"k", b"v");
+/// writer.commit(&changes)?;
+/// assert_eq!(store.get(Family::Values, b"k")?, Some(b"v".to_vec()), "whoever has the store sees it");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct RocksWriter {
     store: Arc<RocksStore>,
@@ -77,6 +90,23 @@ impl RocksWriter {
 }
 
 /// The content of a [`RocksStore`] at one moment, however much is written meanwhile.
+///
+/// ```
+/// use std::sync::Arc;
+/// use towline::state::{ChangeSet, Family, RocksStore, RocksWriter, Store, View};
+/// # let directory = tempfile::tempdir()?;
+/// let store = Arc::new(RocksStore::open(&directory.path().join("state"))?);
+/// let snapshot = store.snapshot();
+/// let mut changes = ChangeSet::default();
+/// changes.put(Family::Values, b"k", b"v");
+/// RocksWriter::new(Arc::clone(&store)).commit(&changes)?;
+/// assert_eq!(snapshot.get(Family::Values, b"k")?, None);
+/// assert_eq!(store.get(Family::Values, b"k")?, Some(b"v".to_vec()));
+/// assert_eq!(store.stats()?.snapshots, 1, "as long as it is there, nothing that it shows is let go");
+/// # drop(snapshot);
+/// # assert_eq!(store.stats()?.snapshots, 0);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub struct RocksSnapshot<'a> {
     store: &'a RocksStore,
     snapshot: Snapshot<'a>,
