@@ -45,6 +45,19 @@ pub struct Catalog {
 /// | TW-5501 to TW-5503, TW-5511 to TW-5514 | fix the request | as the sentence says |
 /// | TW-5515 | operator | fewer namespaces, fewer or shorter split points |
 /// | TW-5504, TW-5516 | damage | the catalog's log was written by something else: keep it, ask for help |
+///
+/// ```
+/// use towline::control::Catalog;
+/// use towline::model::request::FailureClass;
+/// use towline::model::{CatalogChange, NamespaceId, Policy};
+/// let mut catalog = Catalog::initial();
+/// let refused = catalog.create("a/b", Policy::default(), &[]).unwrap_err();
+/// assert_eq!((refused.code(), refused.class()), (5511, FailureClass::FixRequest));
+///
+/// // No question leads to this change: in the catalog's log it is damage, and nobody's mistake.
+/// let refused = catalog.apply(CatalogChange::Forget { id: NamespaceId::new(9) }).unwrap_err();
+/// assert_eq!((refused.code(), refused.class()), (5516, FailureClass::Damage));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CatalogError {

@@ -10,6 +10,20 @@ use super::namespace::{NamespaceDescriptor, Policy};
 use bytes::Bytes;
 
 /// One step of the catalog. Ids are in it, so that whoever takes it ends up with the same.
+///
+/// ```
+/// use towline::control::Catalog;
+/// use towline::model::{CatalogChange, Policy};
+/// let (mut here, mut there) = (Catalog::initial(), Catalog::initial());
+/// let change = here.create("orders", Policy::default(), &[b"m".to_vec()])?;
+/// here.apply(change.clone())?;
+/// there.apply(change)?;
+/// assert_eq!(here, there, "with the same ids");
+///
+/// let id = here.named("orders").ok_or("it was made")?.id;
+/// assert_eq!(here.rename("orders", "sales")?, CatalogChange::Rename { id, name: "sales".into() });
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[non_exhaustive]
 pub enum CatalogChange {
@@ -42,6 +56,22 @@ pub enum CatalogChange {
 }
 
 /// Everything that the catalog holds.
+///
+/// ```
+/// use towline::control::Catalog;
+/// use towline::model::Policy;
+/// let mut catalog = Catalog::initial();
+/// catalog.apply(catalog.create("orders", Policy::default(), &[])?)?;
+/// catalog.apply(catalog.drop_namespace("orders")?)?;
+/// let snapshot = catalog.snapshot();
+/// assert_eq!((snapshot.namespaces.len(), snapshot.dropped.len()), (1, 1));
+/// assert_eq!(Catalog::from_snapshot(snapshot.clone())?, catalog);
+///
+/// let mut wrong = snapshot;
+/// wrong.next_namespace = 1;
+/// assert!(Catalog::from_snapshot(wrong).is_err(), "it holds ids that were not given yet");
+/// # Ok::<(), towline::control::CatalogError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct CatalogSnapshot {
     /// The number of the next namespace.
@@ -67,6 +97,27 @@ impl Enveloped for CatalogSnapshot {
 }
 
 /// One record of the catalog's log.
+///
+/// ```
+/// use towline::control::Catalog;
+/// use towline::model::{CatalogRecord, Policy};
+/// let mut catalog = Catalog::initial();
+/// let mut written = vec![CatalogRecord::Snapshot(catalog.snapshot()).encode()?];
+/// let change = catalog.create("orders", Policy::default(), &[])?;
+/// written.push(CatalogRecord::Change(change.clone()).encode()?);
+/// catalog.apply(change)?;
+///
+/// let mut opened = Catalog::initial();
+/// for bytes in &written {
+///     match CatalogRecord::decode(bytes)? {
+///         CatalogRecord::Snapshot(all) => opened = Catalog::from_snapshot(all)?,
+///         CatalogRecord::Change(change) => opened.apply(change)?,
+///         newer => return Err(format!("not known here: {newer:?}").into()),
+///     }
+/// }
+/// assert_eq!(opened, catalog);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CatalogRecord {

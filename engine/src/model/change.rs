@@ -7,6 +7,25 @@ use bytes::Bytes;
 use towline_wal::{Epoch, Lsn};
 
 /// One record that took effect, as far as it is of interest.
+///
+/// ```
+/// use towline::model::{Change, Token};
+/// # use towline::model::{Epoch, Lsn, Operation, ShardId};
+/// # let change = |lsn| Change {
+/// #     shard: ShardId::new(1024),
+/// #     epoch: Epoch::new(1024, 1),
+/// #     lsn: Lsn::new(lsn),
+/// #     time_micros: 0,
+/// #     operations: vec![Operation::Delete { key: "saw".into() }],
+/// # };
+/// # let changes = [change(7), change(9)];
+/// // `changes` came from a feed: what it handled, the subscriber keeps as one token.
+/// let mut handled = Token::default();
+/// for change in &changes {
+///     handled.extend(&change.token());
+/// }
+/// assert_eq!(handled, changes[1].token(), "the last one of a shard stands for all before it");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Change {
     /// The shard that it lies in: changes of one shard come in the order of their LSNs.
@@ -30,6 +49,19 @@ impl Change {
 }
 
 /// Where a subscription begins, in each shard.
+///
+/// ```
+/// use towline::model::{Since, Token, TokenError};
+/// # use towline::model::{Epoch, Lsn, ShardId};
+/// /// A subscriber that kept nothing begins at the beginning.
+/// fn since(kept: Option<&str>) -> Result<Since, TokenError> {
+///     kept.map_or(Ok(Since::Beginning), |text| text.parse().map(Since::Token))
+/// }
+/// let handled = Token::at(ShardId::new(1024), Epoch::new(1024, 1), Lsn::new(7));
+/// assert_eq!(since(Some(&handled.to_string()))?, Since::Token(handled));
+/// assert_eq!(since(None)?, Since::Beginning);
+/// # Ok::<(), TokenError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Since {

@@ -20,6 +20,23 @@ use bytes::{BufMut, Bytes, BytesMut};
 pub const ENVELOPE_BYTES: usize = 12;
 
 /// A structure that travels or is stored in an envelope.
+///
+/// ```
+/// use towline::model::codec::{Decode, ENVELOPE_BYTES, Encode, Enveloped, decode, encode};
+/// #[derive(Debug, PartialEq, Encode, Decode)]
+/// struct Checkpoint {
+///     lsn: u64,
+/// }
+/// impl Enveloped for Checkpoint {
+///     const KIND: u16 = 0xff01;
+///     const VERSION: u16 = 1;
+///     const BYTES_MAX: usize = 8;
+/// }
+/// let bytes = encode(&Checkpoint { lsn: 7 })?;
+/// assert_eq!(bytes.len(), ENVELOPE_BYTES + 8, "integers have a fixed width");
+/// assert_eq!(decode::<Checkpoint>(&bytes)?, Checkpoint { lsn: 7 });
+/// # Ok::<(), towline::model::CodecError>(())
+/// ```
 pub trait Enveloped: Encode + Decode<()> {
     /// Which structure it is; one number each, listed in `docs/src/formats.md`.
     const KIND: u16;
@@ -30,6 +47,19 @@ pub trait Enveloped: Encode + Decode<()> {
 }
 
 /// Why bytes are not the structure that was expected.
+///
+/// ```
+/// use towline::model::codec::{ENVELOPE_BYTES, decode, encode};
+/// use towline::model::{CatalogChange, CodecError, ShardId, request::StreamHello};
+/// let mut bytes = encode(&StreamHello { shard: ShardId::new(1024), log: 7 })?.to_vec();
+/// let other = decode::<CatalogChange>(&bytes);
+/// assert_eq!(other, Err(CodecError::Kind { expected: 0x0601, found: 0x0202 }));
+/// let cut = decode::<StreamHello>(&bytes[..20]);
+/// assert_eq!(cut, Err(CodecError::Length { expected: 36, found: 20 }));
+/// bytes[ENVELOPE_BYTES] ^= 1;
+/// assert!(matches!(decode::<StreamHello>(&bytes), Err(CodecError::Checksum { .. })));
+/// # Ok::<(), CodecError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum CodecError {

@@ -11,6 +11,16 @@ use bytes::Bytes;
 use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
 
 /// Numbers of control records. A released number keeps its meaning for ever.
+///
+/// ```
+/// use towline::model::{ControlKind, ControlRecord};
+/// // It is the first field of the record's envelope.
+/// let bytes = ControlRecord::OpenSession { sessions_max: 100 }.encode()?;
+/// let number = u16::from_le_bytes([bytes[0], bytes[1]]);
+/// assert_eq!(ControlKind::from_number(number), Some(ControlKind::OpenSession));
+/// assert_eq!(ControlKind::from_number(0x01ff), None, "nobody gave it a meaning");
+/// # Ok::<(), towline::model::control_record::ControlRecordError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 #[repr(u16)]
@@ -65,6 +75,19 @@ impl ControlKind {
 }
 
 /// Which keys of which namespace a shard holds.
+///
+/// ```
+/// use towline::model::{NamespaceId, ShardDescriptor, ShardId};
+/// use towline::shard::ShardMap;
+/// let holds = |shard: &ShardDescriptor, key: &[u8]| {
+///     shard.start.as_slice() <= key && (shard.end.is_empty() || key < shard.end.as_slice())
+/// };
+/// let map = ShardMap::split(NamespaceId::new(1), &[b"m".to_vec()], &[1024, 2048].map(ShardId::new))?;
+/// let [low, high] = map.shards() else { return Err("one split point makes two shards".into()) };
+/// assert!(holds(low, b"apple") && !holds(high, b"apple"));
+/// assert!(holds(high, b"m") && !holds(low, b"m"), "the end is the first key beyond");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct ShardDescriptor {
     /// The shard.
@@ -78,6 +101,19 @@ pub struct ShardDescriptor {
 }
 
 /// Who leads and who votes, from one epoch on: made by the control plane, *activated* once its leader proved it.
+///
+/// ```
+/// # use towline::control::ConfigMaster;
+/// # use towline::model::{ClusterId, Epoch, NamespaceId, NodeId, ShardDescriptor, ShardId};
+/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
+/// # let mut master = ConfigMaster::new(ClusterId::new([7; 16]), shard, &[1, 2, 3].map(NodeId::new));
+/// let assignment = master.assign(NodeId::new(2), Epoch::ZERO).ok_or("no epoch is left")?;
+/// assignment.check()?;
+/// assert!(assignment.epoch > Epoch::ZERO);
+/// assert_eq!(assignment.majority(), 2, "of three voters");
+/// assert_eq!(assignment.fence, assignment.voters, "as the voters never change with this master");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Assignment {
     /// The shard's log (its lineage).
@@ -97,6 +133,21 @@ pub struct Assignment {
 }
 
 /// The record that opens an epoch. Its parent proves the ancestry: a number alone proves none.
+///
+/// ```
+/// use towline::model::{ControlRecord, EpochStart, LogPosition};
+/// # use towline::control::ConfigMaster;
+/// # use towline::model::{ClusterId, Epoch, NamespaceId, NodeId, ShardDescriptor, ShardId};
+/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
+/// # let mut master = ConfigMaster::new(ClusterId::new([7; 16]), shard, &[1, 2, 3].map(NodeId::new));
+/// # let assignment = master.assign(NodeId::new(2), Epoch::ZERO).ok_or("no epoch is left")?;
+/// // The first epoch of a log stands on the log's origin: a log of another lineage has another one.
+/// let parent = LogPosition::origin(assignment.log);
+/// let start = ControlRecord::EpochStart(EpochStart { assignment, parent });
+/// let bytes = start.encode()?;
+/// assert_eq!(ControlRecord::decode(&bytes)?, start);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochStart {
     /// The assignment that it makes visible in the log.
@@ -106,6 +157,21 @@ pub struct EpochStart {
 }
 
 /// A control record that this release executes.
+///
+/// ```
+/// use towline::model::{ControlRecord, Epoch, LogId, LogPosition, Lsn};
+/// use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+/// let trim = ControlRecord::Trim { sessions_before: Lsn::new(40), rejected_before: Lsn::new(50) };
+/// // Each is a block of its own, of one record, in a control batch.
+/// let (log, block) = (LogId::new(1), Block::encode(trim.encode()?, 1, Compression::Never));
+/// let batch = BatchBuilder::new(log, BatchKind::Control, Epoch::new(1, 1), LogPosition::origin(log), 0)
+///     .block(block)
+///     .seal()?;
+/// for block in batch.blocks() {
+///     assert_eq!(ControlRecord::decode(&block.decode(1024)?)?, trim);
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ControlRecord {
@@ -132,6 +198,21 @@ pub enum ControlRecord {
 }
 
 /// Why an assignment can't be followed.
+///
+/// ```
+/// use towline::model::control_record::AssignmentError;
+/// # use towline::control::ConfigMaster;
+/// # use towline::model::{ClusterId, Epoch, NamespaceId, NodeId, ShardDescriptor, ShardId};
+/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
+/// # let mut master = ConfigMaster::new(ClusterId::new([7; 16]), shard, &[1, 2, 3].map(NodeId::new));
+/// let mut assignment = master.assign(NodeId::new(9), Epoch::ZERO).ok_or("no epoch is left")?;
+/// assert_eq!(assignment.check(), Err(AssignmentError::LeaderNotVoter(NodeId::new(9))));
+/// assignment.leader = NodeId::new(1);
+/// assert_eq!(assignment.check(), Ok(()));
+/// assignment.learners.push(NodeId::new(3));
+/// assert_eq!(assignment.check(), Err(AssignmentError::Order), "node 3 has a vote already");
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum AssignmentError {
@@ -261,6 +342,16 @@ impl Enveloped for TrimV1 {
 }
 
 /// Why bytes are not a control record that this release executes.
+///
+/// ```
+/// use towline::model::control_record::ControlRecordError;
+/// use towline::model::{ControlKind, ControlRecord};
+/// let mut bytes = ControlRecord::CloseSession { session: 7 }.encode()?.to_vec();
+/// bytes[..2].copy_from_slice(&0x0104_u16.to_le_bytes()); // written by a later release
+/// let refused = ControlRecord::decode(&bytes);
+/// assert_eq!(refused, Err(ControlRecordError::Reserved(ControlKind::Split)), "refused by name, never passed over");
+/// # Ok::<(), ControlRecordError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ControlRecordError {

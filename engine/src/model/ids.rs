@@ -4,18 +4,61 @@ use super::codec::{Decode, Encode};
 use std::fmt;
 
 /// A node of a cluster, as its configuration numbers it. Never reused for another disk.
+///
+/// ```
+/// use towline::model::NodeId;
+/// let mut voters = [3, 1, 2].map(NodeId::new);
+/// voters.sort(); // as an assignment lists them
+/// assert_eq!(voters[0].get(), 1);
+/// assert_eq!(format!("node {}", voters[2]), "node 3");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct NodeId(u64);
 
 /// A shard, unique across clusters: a counter and the ordinal of the cluster that made it.
+///
+/// ```
+/// use towline::control::{Catalog, DEFAULT_SHARD};
+/// use towline::model::{Policy, ShardId};
+/// let mut catalog = Catalog::initial();
+/// catalog.apply(catalog.create("orders", Policy::default(), &[])?)?;
+/// let orders = catalog.named("orders").map(|namespace| namespace.shards[0].shard);
+/// assert_eq!(DEFAULT_SHARD, ShardId::new(1024), "counter 1, ordinal 0");
+/// assert_eq!(orders, Some(ShardId::new(2 * 1024)));
+/// # Ok::<(), towline::control::CatalogError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ShardId(u64);
 
 /// A namespace, as the control plane numbered it. State keys begin with it.
+///
+/// ```
+/// use towline::control::Catalog;
+/// use towline::model::Policy;
+/// let mut catalog = Catalog::initial();
+/// catalog.apply(catalog.create("orders", Policy::default(), &[])?)?;
+/// let first = catalog.named("orders").ok_or("it was made")?.id;
+/// catalog.apply(catalog.drop_namespace("orders")?)?;
+/// catalog.apply(catalog.forget(first)?)?;
+/// catalog.apply(catalog.create("orders", Policy::default(), &[])?)?;
+/// let second = catalog.named("orders").ok_or("it was made again")?.id;
+/// assert!(second > first, "the same name, and none of the old keys");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct NamespaceId(u32);
 
 /// A cluster's uuid, in the order in which its text is written.
+///
+/// ```
+/// use towline::control::ConfigMaster;
+/// use towline::model::{ClusterId, ShardId};
+/// let (ours, theirs) = (ClusterId::new([0x2a; 16]), ClusterId::new([0x2b; 16]));
+/// assert_eq!(ours.to_string(), "2a2a2a2a-2a2a-2a2a-2a2a-2a2a2a2a2a2a");
+/// let shard = ShardId::new(1024);
+/// let (one, other) = (ConfigMaster::lineage(ours, shard), ConfigMaster::lineage(theirs, shard));
+/// assert_ne!(one, other, "shards of one number in two clusters have logs of their own");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ClusterId([u8; 16]);
 

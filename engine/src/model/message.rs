@@ -11,6 +11,19 @@ use bytes::{Bytes, BytesMut};
 use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn};
 
 /// A replica's log in a few numbers: enough to compare two histories.
+///
+/// ```
+/// use towline::model::{Chain, Epoch, LogPosition, LogSummary, Lsn, Message};
+/// let (first, second) = (Epoch::new(1024, 1), Epoch::new(1024, 2));
+/// let end = LogPosition { epoch: second, lsn: Lsn::new(9), chain: Chain::new(7) };
+/// let mut log = LogSummary { end, epochs: vec![(first, Lsn::new(1)), (second, Lsn::new(6))] };
+/// let promise = |log| Message::Promise { epoch: Epoch::new(1024, 3), log, suspect: None, committed: Lsn::new(5) };
+/// assert_eq!(Message::decode(&promise(log.clone()).encode()?)?, promise(log.clone()));
+///
+/// log.epochs.pop(); // It ends in an epoch that it does not name: that is no log.
+/// assert!(Message::decode(&promise(log).encode()?).is_err());
+/// # Ok::<(), towline::model::message::MessageError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogSummary {
     /// The end of the log.
@@ -21,6 +34,24 @@ pub struct LogSummary {
 }
 
 /// One message between two replicas of a shard.
+///
+/// ```
+/// use towline::model::{Epoch, LogId, LogPosition, Lsn, Message};
+/// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+/// # let batch = |text: &'static str, behind| {
+/// #     let block = Block::encode(text.into(), 1, Compression::Never);
+/// #     BatchBuilder::new(LogId::new(1), BatchKind::Data, Epoch::new(1, 1), behind, 0).block(block).seal()
+/// # };
+/// let epoch = Epoch::new(1, 1);
+/// let prev = LogPosition::origin(LogId::new(1));
+/// let batches = vec![batch("one", prev)?];
+/// let append = Message::Append { epoch, prev, commit: Lsn::ZERO, batches: batches.clone() };
+/// let bytes = append.encode()?;
+/// assert!(bytes.ends_with(batches[0].bytes()), "a batch crosses the wire as it lies in the log");
+/// assert_eq!(Message::decode(&bytes)?, append);
+/// assert_eq!(append.appends(), Some((epoch, Lsn::new(1))));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Message {
@@ -98,6 +129,29 @@ pub enum Message {
 }
 
 /// Why bytes are not a message.
+///
+/// ```
+/// use towline::model::message::MessageError;
+/// use towline::model::{Epoch, LogId, LogPosition, Lsn, Message};
+/// use towline_wal::BatchError;
+/// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+/// # let batch = |text: &'static str, behind| {
+/// #     let block = Block::encode(text.into(), 1, Compression::Never);
+/// #     BatchBuilder::new(LogId::new(1), BatchKind::Data, Epoch::new(1, 1), behind, 0).block(block).seal()
+/// # };
+/// # let prev = LogPosition::origin(LogId::new(1));
+/// # let batches = vec![batch("one", prev)?];
+/// # let append = Message::Append { epoch: Epoch::new(1, 1), prev, commit: Lsn::ZERO, batches };
+/// // `append` is a message with one batch.
+/// let mut bytes = append.encode()?.to_vec();
+/// let cut = Message::decode(&bytes[..bytes.len() - 1].to_vec().into());
+/// assert_eq!(cut, Err(MessageError::Batches { stated: 1, found: 0 }));
+/// if let Some(last) = bytes.last_mut() {
+///     *last ^= 1;
+/// }
+/// assert_eq!(Message::decode(&bytes.into()), Err(MessageError::Batch(BatchError::PayloadCrc)));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MessageError {

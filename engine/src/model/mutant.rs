@@ -4,6 +4,13 @@
 //! `mutants` (never in a release); without it [`planted`] is a constant `false` and costs nothing.
 
 /// A rule that can be removed. Its text says what the code then does.
+///
+/// ```
+/// use towline::model::mutant::{Mutant, planted};
+/// let named = |name: &str| Mutant::ALL.into_iter().find(|mutant| mutant.name() == name);
+/// assert_eq!(named("skip-chain-check"), Some(Mutant::SkipChainCheck));
+/// assert!(Mutant::ALL.into_iter().all(|mutant| !planted(mutant)), "unless a test plants one");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Mutant {

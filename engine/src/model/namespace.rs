@@ -11,6 +11,22 @@ use std::time::Duration;
 ///
 /// The log also keeps what a crash would have to replay, and what a named follower of the feed still needs within its
 /// budget.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::control::Catalog;
+/// use towline::model::{Policy, Retention};
+/// let week = Duration::from_secs(7 * 24 * 60 * 60);
+/// // A week, and of that not more than 10 GiB of each shard.
+/// let retention = Retention::Bounded { bytes: 10 << 30, age_seconds: week.as_secs() };
+/// let mut catalog = Catalog::initial();
+/// let change = catalog.set_policy("default", Policy { retention, ..Policy::default() })?;
+/// catalog.apply(change)?;
+/// let policy = catalog.named("default").map(|namespace| namespace.policy);
+/// assert_eq!(policy.map(|policy| policy.retention), Some(retention));
+/// assert_ne!(retention, Retention::age(week), "which lets the bytes grow");
+/// # Ok::<(), towline::control::CatalogError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[non_exhaustive]
 pub enum Retention {
@@ -71,6 +87,18 @@ impl Default for Policy {
 }
 
 /// A namespace, as the catalog has it.
+///
+/// ```
+/// use towline::control::Catalog;
+/// use towline::model::Policy;
+/// use towline::shard::ShardMap;
+/// let mut catalog = Catalog::initial();
+/// catalog.apply(catalog.create("orders", Policy::default(), &[b"m".to_vec()])?)?;
+/// let orders = catalog.named("orders").ok_or("it was made")?;
+/// let map = ShardMap::new(orders.shards.clone())?;
+/// assert_eq!(map.shard_of(b"zebra"), orders.shards[1].shard);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct NamespaceDescriptor {
     /// Its id: never given to another one.
@@ -84,6 +112,14 @@ pub struct NamespaceDescriptor {
 }
 
 /// A name that is none (TW-5511).
+///
+/// ```
+/// use towline::model::namespace::{BadName, check_name};
+/// let refused = check_name("orders/eu");
+/// assert_eq!(refused, Err(BadName { name: "orders/eu".into() }));
+/// let sentence = refused.map_err(|refused| refused.to_string());
+/// assert!(sentence.is_err_and(|text| text.starts_with("\"orders/eu\" is no name of a namespace")));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name:?} is no name of a namespace: 1 to {NAMESPACE_NAME_BYTES_MAX} letters, digits, dots, dashes and underscores \

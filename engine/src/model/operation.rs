@@ -61,6 +61,15 @@ pub enum Operation {
 }
 
 /// What the version of a key or a stream must be for a write to take effect.
+///
+/// ```
+/// use towline::model::Expect;
+/// // What is absent has version 0.
+/// assert!(Expect::Absent.admits(0) && !Expect::Absent.admits(7));
+/// assert!(Expect::Present.admits(7) && !Expect::Present.admits(0));
+/// // Of two writers that both saw version 7, one changes it to 8, and the other is refused.
+/// assert!(Expect::Version(7).admits(7) && !Expect::Version(7).admits(8));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Expect {
@@ -75,6 +84,16 @@ pub enum Expect {
 }
 
 /// What a precondition looks at.
+///
+/// ```
+/// use towline::model::{Expect, Target, Write};
+/// let write = Write::new()
+///     .put("order-42", "paid")
+///     .expect("order-42", Expect::Present)
+///     .expect_stream("order-42", Expect::Version(3));
+/// let targets: Vec<_> = write.record().preconditions.iter().map(|condition| condition.target).collect();
+/// assert_eq!(targets, [Target::Key, Target::Stream], "a key and a stream of one name are two things");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Target {
@@ -85,6 +104,20 @@ pub enum Target {
 }
 
 /// A condition on a key that the write need not touch, evaluated at apply, in LSN order, on every replica alike.
+///
+/// ```
+/// use towline::model::{Expect, Outcome, Rejection, Write};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/state.rs")); }
+/// # use set_up::*;
+/// # let (mut applier, namespace) = (empty()?, NAMESPACE);
+/// let close = || Write::new().put("shop", "closed").expect("lock", Expect::Absent);
+/// assert_eq!(apply(&mut applier, close())?, Outcome::Applied { version: 1 });
+/// apply(&mut applier, Write::new().put("lock", "mine"))?;
+/// // The key of the condition need not be one of those that are written.
+/// let refused = Outcome::Rejected(Rejection::Precondition { index: 0, actual: 2 });
+/// assert_eq!(apply(&mut applier, close())?, refused);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Precondition {
     /// Whether `key` names a key or a stream.

@@ -3,6 +3,23 @@
 use super::codec::{Decode, Encode};
 
 /// The answer to one record.
+///
+/// ```
+/// use towline::model::{Expect, Outcome, Write};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/state.rs")); }
+/// # use set_up::*;
+/// # let (mut applier, namespace) = (empty()?, NAMESPACE);
+/// let paid = || Write::new().append("order-42", Expect::Absent, "paid");
+/// assert_eq!(apply(&mut applier, paid())?, Outcome::Applied { version: 1 });
+/// match apply(&mut applier, paid())? {
+///     Outcome::Applied { version } => println!("event {version} of the stream"),
+///     Outcome::Rejected(why) => {
+///         assert_eq!(why.to_string(), "operation 0 expected another version of its stream: it is 1 (0: no event)");
+///     }
+///     newer => return Err(format!("not known here: {newer:?}").into()),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
 #[non_exhaustive]
 pub enum Outcome {
@@ -44,6 +61,22 @@ impl Rejection {
 }
 
 /// Why a record had no effect.
+///
+/// ```
+/// use towline::model::{Expect, Outcome, Rejection, Write};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/state.rs")); }
+/// # use set_up::*;
+/// # let (mut applier, namespace) = (empty()?, NAMESPACE);
+/// let write = Write::new().append("order-42", Expect::Version(3), "paid");
+/// let rejection = apply(&mut applier, write)?.applied();
+/// assert_eq!(rejection, Err(Rejection::StreamVersion { index: 0, actual: 0 }));
+///
+/// // A condition that failed is what came of the request, however often it is tried again; the others say that it was not
+/// // executed, so that the caller may do something about it.
+/// assert!(Rejection::StreamVersion { index: 0, actual: 0 }.is_final());
+/// assert!(!Rejection::OutOfOrder { after: 6 }.is_final(), "try 6 again, then this one");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejection {

@@ -4,6 +4,22 @@ use super::token::Token;
 use bytes::Bytes;
 
 /// What a key holds.
+///
+/// ```
+/// use towline::model::{Expect, Outcome, Value, Write};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/state.rs")); }
+/// # use set_up::*;
+/// # let (mut applier, namespace) = (empty()?, NAMESPACE);
+/// # apply(&mut applier, Write::new().put("stock", "7"))?;
+/// # let (version, value) = towline::state::get_value(applier.store(), namespace, b"stock")?.ok_or("it was put")?;
+/// # let seen = Value { version, value };
+/// // `seen` was read. What is made of it is written only if nobody was quicker.
+/// let left = std::str::from_utf8(&seen.value)?.parse::<u32>()? - 1;
+/// let sell = || Write::new().put("stock", left.to_string()).expect("stock", Expect::Version(seen.version));
+/// assert_eq!(apply(&mut applier, sell())?, Outcome::Applied { version: 2 });
+/// assert!(apply(&mut applier, sell())?.applied().is_err(), "the second one saw what is no longer so");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Value {
     /// Its version: the LSN of the write that set it.

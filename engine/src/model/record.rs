@@ -45,6 +45,21 @@ const OPERATION_HEADER_BYTES: usize = 20;
 const FLAG_UNORDERED: u8 = 1;
 
 /// Which request of which client a write is: what makes it take effect once (I5).
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, Operation, Record, RecordError, RequestId, ShardId, session_id};
+/// let session = session_id(ShardId::new(1024), Epoch::new(1024, 1), Lsn::new(7));
+/// let mut record = Record::of(vec![Operation::Delete { key: "saw".into() }]);
+/// // The third request of the session; its client has the answer to the first one.
+/// record.request = RequestId { session, number: 3, ack_low: 2, after: 2 };
+/// let bytes = record.encode()?;
+///
+/// record.request.ack_low = 3; // Tried again, with the answer to the second one: the same request.
+/// assert_eq!(Record::fingerprint(&record.encode()?), Record::fingerprint(&bytes));
+/// record.request.after = 3;
+/// assert_eq!(record.encode(), Err(RecordError::Field { field: "after", value: 3 }), "none comes before itself");
+/// # Ok::<(), RecordError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RequestId {
     /// The client's session, as the shard named it ([`session_id`](super::session_id)); 0 means that the write has none.
@@ -107,6 +122,20 @@ pub struct Record {
 }
 
 /// Why bytes are not a record, or a record can't be written.
+///
+/// ```
+/// use towline::model::{Operation, Record, RecordError};
+/// assert_eq!(Record::default().encode(), Err(RecordError::NoOperations));
+///
+/// let bytes = Record::of(vec![Operation::Delete { key: "saw".into() }]).encode()?;
+/// let mut cut = bytes.slice(..50);
+/// let refused = Record::decode(&mut cut);
+/// assert_eq!(refused, Err(RecordError::Truncated { offset: 0, needed: bytes.len(), left: 50 }));
+/// let mut newer = bytes.to_vec();
+/// newer[4] = 2;
+/// assert_eq!(Record::decode(&mut newer.into()), Err(RecordError::Version { found: 2 }));
+/// # Ok::<(), RecordError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RecordError {

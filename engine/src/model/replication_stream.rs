@@ -13,6 +13,21 @@ use std::collections::VecDeque;
 use towline_wal::{Epoch, LogId, Lsn};
 
 /// One replication stream, as its receiver sees it.
+///
+/// ```
+/// use towline::model::{Epoch, LogId, Lsn, Received, ReplicationStream, ShardId};
+/// let (shard, log) = (ShardId::new(1024), LogId::new(1));
+/// let mut stream = ReplicationStream::new(shard, log);
+/// let theirs = ReplicationStream::new(shard, log).greeting()?;
+/// assert_eq!(stream.receive(&theirs)?, Received::Greeting);
+///
+/// // Batches up to LSN 8 were taken: 4000 bytes of the window, which go back when those are durable.
+/// let epoch = Epoch::new(1024, 1);
+/// assert_eq!(stream.charge(Some((epoch, Lsn::new(8))), 4000), 0);
+/// assert_eq!(stream.settle(epoch, Lsn::new(7)), 0);
+/// assert_eq!(stream.settle(epoch, Lsn::new(8)), 4000);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct ReplicationStream {
     shard: ShardId,
@@ -23,6 +38,22 @@ pub struct ReplicationStream {
 }
 
 /// What came.
+///
+/// ```
+/// use towline::model::{Epoch, LogId, Message, NodeId, Received, ReplicationStream, ShardId};
+/// let mut stream = ReplicationStream::new(ShardId::new(1024), LogId::new(1));
+/// let fence = Message::Fence { epoch: Epoch::new(1024, 1), leader: NodeId::new(2) };
+/// let (mut greeted, mut said) = (false, vec![]);
+/// for bytes in [stream.greeting()?, fence.encode()?] {
+///     match stream.receive(&bytes)? {
+///         Received::Greeting => greeted = true, // From here on the replica may speak to the peer.
+///         Received::Message(message) => said.push(message),
+///         newer => return Err(format!("not known here: {newer:?}").into()),
+///     }
+/// }
+/// assert_eq!((greeted, said), (true, vec![fence]));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Received {
@@ -33,6 +64,19 @@ pub enum Received {
 }
 
 /// Why the stream can't go on.
+///
+/// ```
+/// use towline::model::{LogId, ReplicationStream, ShardId, StreamError};
+/// let shard = ShardId::new(1024);
+/// let mut ours = ReplicationStream::new(shard, LogId::new(1));
+/// // The peer's shard has the same number, and is of another cluster.
+/// let theirs = ReplicationStream::new(shard, LogId::new(2)).greeting()?;
+/// match ours.receive(&theirs) {
+///     Err(StreamError::WrongLog { our_log, their_log, .. }) => assert_ne!(our_log, their_log),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), towline::model::CodecError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StreamError {

@@ -29,6 +29,24 @@ pub const SCAN_ENTRIES_DEFAULT: usize = 1000;
 pub const SCAN_BYTES_DEFAULT: usize = 4 * 1024 * 1024;
 
 /// One key with what it holds.
+///
+/// ```
+/// use towline::model::Scan;
+/// use towline::state::scan_values;
+/// # use towline::model::{Outcome, Write};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/state.rs")); }
+/// # use set_up::*;
+/// # let (mut applier, namespace) = (empty()?, NAMESPACE);
+/// # for key in ["user-1", "user-2", "user-3", "visitor-1"] {
+/// #     apply(&mut applier, Write::new().put(key, "x"))?;
+/// # }
+/// # let view = applier.store();
+/// let page = scan_values(view, namespace, &Scan::prefix("user-").reverse().limit(1))?;
+/// let last = &page.entries[0];
+/// assert_eq!((last.key.as_ref(), last.value.as_ref()), (&b"user-3"[..], &b"x"[..]));
+/// assert_eq!(last.version, 3, "set by the third write");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KeyValue {
     /// The key.
@@ -40,6 +58,27 @@ pub struct KeyValue {
 }
 
 /// Some entries of a scan. They share one piece of memory: whoever keeps a few of many copies them.
+///
+/// ```
+/// use towline::model::Scan;
+/// use towline::state::scan_values;
+/// # use towline::model::{Outcome, Write};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/state.rs")); }
+/// # use set_up::*;
+/// # let (mut applier, namespace) = (empty()?, NAMESPACE);
+/// # for key in ["user-1", "user-2", "user-3", "visitor-1"] {
+/// #     apply(&mut applier, Write::new().put(key, "x"))?;
+/// # }
+/// # let view = applier.store();
+/// let (mut scan, mut keys, mut pages) = (Some(Scan::prefix("user-").limit(2)), vec![], 0);
+/// while let Some(wanted) = scan {
+///     let page = scan_values(view, namespace, &wanted)?;
+///     keys.extend(page.entries.into_iter().map(|entry| entry.key));
+///     (scan, pages) = (page.next, pages + 1);
+/// }
+/// assert_eq!((keys.len(), pages), (3, 2));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Page {
     /// The entries, in the direction asked.

@@ -33,6 +33,15 @@ pub struct Token {
 const PREFIX: &str = "towline-";
 
 /// A text that is no token (TW-5521).
+///
+/// ```
+/// use towline::model::{Token, TokenError};
+/// let cookie = Token::default().to_string();
+/// assert!(cookie.parse::<Token>().is_ok());
+/// assert_eq!("session=1".parse::<Token>(), Err(TokenError::Text));
+/// let cut = &cookie[..cookie.len() - 2];
+/// assert!(matches!(cut.parse::<Token>(), Err(TokenError::Bytes(_))), "a byte less: the envelope notices");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TokenError {

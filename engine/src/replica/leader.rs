@@ -11,6 +11,37 @@ use std::collections::{BTreeMap, VecDeque};
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 
 /// How far a leader is.
+///
+/// ```
+/// use towline::replica::{Input, LogWrite, Output, Phase, Promise, Replica};
+/// # use towline::model::{Epoch, Lsn, NodeId};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me]);
+/// # let mut log = Memory(master.log(), vec![]);
+/// # let assignment = master.assign(me, Epoch::ZERO).ok_or("no epoch is left")?;
+/// # let epoch = assignment.epoch;
+/// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// # let mut step = |input| {
+/// #     let mut tickets = vec![];
+/// #     for output in replica.step(0, input, &log) {
+/// #         if let Output::Persist { ticket, write } = output {
+/// #             tickets.push(ticket);
+/// #             if let LogWrite::Append(batch) = write { log.1.push(batch) }
+/// #         }
+/// #     }
+/// #     (replica.phase(), tickets)
+/// # };
+/// // `step` says the phase, and the tickets of what is to be made durable. This is the only voter.
+/// let (phase, promise) = step(Input::Assign(assignment));
+/// assert_eq!(phase, Some(Phase::Fencing));
+/// let (phase, start) = step(Input::Persisted(promise[0]));
+/// assert_eq!(phase, Some(Phase::Starting));
+/// assert_eq!(step(Input::Persisted(start[0])).0, Some(Phase::Activating));
+/// assert_eq!(step(Input::ActivationAccepted(epoch)).0, Some(Phase::Serving));
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Phase {

@@ -40,6 +40,37 @@ pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, 
 /// It is given its log's ends and its promise when the node opens, and from then on is told everything by
 /// [`Input`]s. It begins as a follower, always: also the leader of a configuration file leads only by an
 /// assignment of a new epoch.
+///
+/// ```
+/// use towline::replica::{Input, LogWrite, Output, Promise, Replica};
+/// # use std::collections::VecDeque;
+/// # use towline::model::{Epoch, Lsn, NodeId};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me]);
+/// # let mut log = Memory(master.log(), vec![]);
+/// # let assignment = master.assign(me, Epoch::ZERO).ok_or("no epoch is left")?;
+/// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// let mut inputs = VecDeque::from([Input::Assign(assignment)]);
+/// while let Some(input) = inputs.pop_front() {
+///     for output in replica.step(0, input, &log) {
+///         match output {
+///             Output::Persist { ticket, write } => {
+///                 if let LogWrite::Append(batch) = write {
+///                     log.1.push(batch);
+///                 }
+///                 inputs.push_back(Input::Persisted(ticket)); // after its sync
+///             }
+///             Output::Activated(epoch) => inputs.push_back(Input::ActivationAccepted(epoch)),
+///             _ => {} // There are no peers here.
+///         }
+///     }
+/// }
+/// assert_eq!(replica.committed(), Lsn::FIRST, "the epoch's first record");
+/// assert!(replica.proposal_position().is_some(), "it takes writes");
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Debug)]
 pub struct Replica {
     id: NodeId,

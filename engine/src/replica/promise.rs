@@ -8,6 +8,18 @@ use bytes::Bytes;
 ///
 /// The leader is part of the promise: should two leaders ever claim one epoch (two configuration files that
 /// disagree), a majority binds itself to one of them only.
+///
+/// ```
+/// use towline::model::{Epoch, NodeId};
+/// use towline::replica::{Promise, Verdict};
+/// let (one, two) = (NodeId::new(1), NodeId::new(2));
+/// let promise = Promise { epoch: Epoch::new(1024, 3), leader: Some(one) };
+/// // After a crash it binds as before: it is the log's hard state.
+/// let promise = Promise::decode(&promise.encode()?)?;
+/// assert_eq!(promise.verdict(Epoch::new(1024, 3), one), Verdict::Kept);
+/// assert_eq!(promise.verdict(Epoch::new(1024, 3), two), Verdict::Refused, "one epoch, one leader");
+/// # Ok::<(), towline::model::CodecError>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Promise {
     /// The epoch.
@@ -64,6 +76,15 @@ impl Promise {
 }
 
 /// How an epoch and its leader stand to a promise.
+///
+/// ```
+/// use towline::model::{Epoch, NodeId};
+/// use towline::replica::{Promise, Verdict};
+/// let leader = NodeId::new(1);
+/// let promise = Promise { epoch: Epoch::new(1024, 3), leader: Some(leader) };
+/// let verdicts = [2, 3, 4].map(|term| promise.verdict(Epoch::new(1024, term), leader));
+/// assert_eq!(verdicts, [Verdict::Refused, Verdict::Kept, Verdict::New]);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Verdict {

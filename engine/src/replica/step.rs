@@ -8,6 +8,39 @@ use towline_wal::Batch;
 ///
 /// It shows the log before the step: the driver executes a step's outputs, all of them and in order, before the
 /// next one.
+///
+/// ```
+/// use towline::model::{Epoch, LogId, LogPosition, Lsn};
+/// use towline::replica::LogView;
+/// use towline_wal::Batch;
+/// /// A log in memory: all of it is durable, and none of it was ever lost.
+/// struct Memory(LogId, Vec<Batch>);
+/// impl LogView for Memory {
+///     fn end(&self) -> LogPosition { self.1.last().map_or(LogPosition::origin(self.0), Batch::position) }
+///     fn durable_end(&self) -> LogPosition { self.end() }
+///     fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
+///         self.boundary_at_or_before(lsn).filter(|boundary| boundary.lsn == lsn)
+///     }
+///     fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
+///         let before = self.1.iter().rev().map(Batch::position).find(|end| end.lsn <= lsn);
+///         Some(before.unwrap_or(LogPosition::origin(self.0)))
+///     }
+///     fn epochs(&self) -> Vec<(Epoch, Lsn)> {
+///         let starts = self.1.chunk_by(|one, next| one.epoch() == next.epoch());
+///         starts.filter_map(|same| same.first()).map(|first| (first.epoch(), first.first_lsn())).collect()
+///     }
+///     fn suspect(&self) -> Option<Lsn> { None }
+/// }
+/// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+/// # let block = Block::encode("two".into(), 2, Compression::Never);
+/// # let origin = LogPosition::origin(LogId::new(1));
+/// # let batch = BatchBuilder::new(LogId::new(1), BatchKind::Data, Epoch::new(1, 1), origin, 0).block(block).seal()?;
+/// # let log = Memory(LogId::new(1), vec![batch]);
+/// // `log` has one batch, of two records.
+/// assert_eq!(log.end().lsn, Lsn::new(2));
+/// assert_eq!(log.position_at(Lsn::new(1)), None, "no batch ends there");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 pub trait LogView {
     /// The end of the log.
     fn end(&self) -> LogPosition;
@@ -25,6 +58,24 @@ pub trait LogView {
 }
 
 /// One thing that happened.
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, Message, NodeId};
+/// use towline::replica::{Input, Output, Promise, Replica};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me, peer]);
+/// # let log = Memory(master.log(), vec![]);
+/// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// replica.step(0, Input::PeerUp(peer), &log);
+/// let fence = Message::Fence { epoch: Epoch::new(1024, 1), leader: peer };
+/// let asked = replica.step(0, Input::Message { from: peer, message: fence }, &log);
+/// let [Output::Persist { ticket, .. }] = asked[..] else { return Err("the promise is to be made durable") };
+/// let durable = replica.step(0, Input::Persisted(ticket), &log);
+/// assert!(matches!(&durable[..], [Output::Send { message: Message::Promise { .. }, .. }]), "now it is said");
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Input {
@@ -61,6 +112,31 @@ pub enum Input {
 }
 
 /// One thing to do, in order.
+///
+/// ```
+/// use towline::model::Message;
+/// use towline::replica::{Input, LogWrite, Output, Promise, Replica};
+/// # use towline::model::{Epoch, Lsn, NodeId};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me, peer]);
+/// # let log = Memory(master.log(), vec![]);
+/// # let assignment = master.assign(me, Epoch::ZERO).ok_or("no epoch is left")?;
+/// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// replica.step(0, Input::PeerUp(peer), &log);
+/// let (mut writes, mut sent) = (vec![], vec![]);
+/// for output in replica.step(0, Input::Assign(assignment), &log) {
+///     match output {
+///         Output::Persist { write, .. } => writes.push(write),
+///         Output::Send { to, message } => sent.push((to, message)),
+///         other => return Err(format!("a new leader asks for nothing else yet: {other:?}")),
+///     }
+/// }
+/// assert!(matches!(writes[..], [LogWrite::Promise(_)]), "it binds itself");
+/// assert!(matches!(sent[..], [(to, Message::Fence { .. })] if to == peer), "and asks the other to");
+/// # Ok::<(), String>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum Output {
@@ -110,6 +186,26 @@ pub enum Output {
 }
 
 /// Why a connection to a peer is closed.
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, Message, NodeId};
+/// use towline::replica::{DisconnectReason, Input, Output, Promise, Replica};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me, peer]);
+/// # let log = Memory(master.log(), vec![]);
+/// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// let last_of_all = Message::Fence { epoch: Epoch::new(1024, u32::MAX), leader: peer };
+/// match &replica.step(0, Input::Message { from: peer, message: last_of_all }, &log)[..] {
+///     [Output::Disconnect { reason, .. }] => {
+///         assert_eq!(*reason, DisconnectReason::ImpossibleEpoch);
+///         assert_eq!(reason.to_string(), "it names the last of all epochs");
+///     }
+///     other => panic!("{other:?}"),
+/// }
+/// assert_eq!(replica.promise(), Promise::NONE, "nothing was promised");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DisconnectReason {
@@ -131,6 +227,29 @@ pub enum DisconnectReason {
 }
 
 /// What batches read from the log are for.
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, Message, NodeId};
+/// use towline::replica::{Input, Output, Promise, ReadPurpose, Replica};
+/// # use towline::replica::LogView;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me, peer]);
+/// # let log = Memory(master.log(), vec![]);
+/// # let origin = log.end();
+/// let epoch = Epoch::new(1024, 1);
+/// let mut replica = Replica::open(me, master.log(), Promise { epoch, leader: Some(peer) }, Lsn::ZERO, &log);
+/// let fetch = Message::Fetch { epoch, after: origin, bytes_max: 1 << 20 };
+/// let asked = replica.step(0, Input::Message { from: peer, message: fetch }, &log);
+/// let [Output::ReadLog { purpose, after, .. }] = asked[..] else { return Err("a read was expected") };
+/// assert_eq!(purpose, ReadPurpose::Fetch(epoch));
+/// // Whoever read gives the purpose back with the batches: it says what becomes of them.
+/// let batches = log.1.clone();
+/// let read = replica.step(0, Input::LogRead { peer, purpose, after, batches }, &log);
+/// assert!(matches!(&read[..], [Output::Send { message: Message::Fetched { .. }, .. }]));
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReadPurpose {
@@ -141,10 +260,68 @@ pub enum ReadPurpose {
 }
 
 /// Names one [`Output::Persist`].
+///
+/// ```
+/// use towline::model::{Epoch, Lsn, Message, NodeId};
+/// use towline::replica::{Input, Output, Promise, Replica};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me, peer]);
+/// # let log = Memory(master.log(), vec![]);
+/// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// let mut tickets = vec![];
+/// for term in [1, 2] {
+///     let fence = Message::Fence { epoch: Epoch::new(1024, term), leader: peer };
+///     for output in replica.step(0, Input::Message { from: peer, message: fence }, &log) {
+///         if let Output::Persist { ticket, .. } = output {
+///             tickets.push(ticket);
+///         }
+///     }
+/// }
+/// assert!(tickets[0] < tickets[1]);
+/// let said = replica.step(0, Input::Persisted(tickets[1]), &log);
+/// assert_eq!(said.len(), 1, "the later one covers both, and only the newer promise is said");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Ticket(pub(super) u64);
 
 /// One entry for the log.
+///
+/// ```
+/// use towline::replica::{Input, LogView, LogWrite, Output, Promise, Replica};
+/// # use towline::model::{Epoch, Lsn, NodeId};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/replica.rs")); }
+/// # use set_up::*;
+/// # let (me, peer) = (ME, PEER);
+/// # let mut master = master(&[me]);
+/// # let mut log = Memory(master.log(), vec![]);
+/// # let assignment = master.assign(me, Epoch::ZERO).ok_or("no epoch is left")?;
+/// # let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
+/// # let mut inputs = vec![Input::Assign(assignment)];
+/// # let mut writes = vec![];
+/// # while let Some(input) = inputs.pop() {
+/// #     for output in replica.step(0, input, &log) {
+/// #         if let Output::Persist { ticket, write } = output {
+/// #             writes.push(write);
+/// #             inputs.push(Input::Persisted(ticket));
+/// #         }
+/// #     }
+/// # }
+/// // `writes` is what a replica wrote that was assigned the shard.
+/// let mut promise = Promise::NONE;
+/// for write in writes {
+///     match write {
+///         LogWrite::Append(batch) => log.1.push(batch),
+///         LogWrite::Truncate(to) => log.1.retain(|batch| batch.last_lsn() <= to.lsn),
+///         LogWrite::Promise(bytes) => promise = Promise::decode(&bytes)?,
+///         _ => {} // `Settle`: this log never lacks anything.
+///     }
+/// }
+/// assert_eq!(promise.leader, Some(me));
+/// assert_eq!(log.epochs(), [(promise.epoch, Lsn::FIRST)], "behind the promise, the record that starts its epoch");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub enum LogWrite {

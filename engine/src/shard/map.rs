@@ -33,6 +33,15 @@ pub struct ShardMap {
 /// |---|---|---|
 /// | TW-5501 to TW-5503 | fix the request | mend the split points |
 /// | TW-5504 | damage | what was read was written by something else |
+///
+/// ```
+/// use towline::model::{NamespaceId, ShardId};
+/// use towline::shard::{MapError, ShardMap};
+/// let points = ["m", "g"].map(|point| point.as_bytes().to_vec());
+/// let refused = ShardMap::split(NamespaceId::new(1), &points, &[1, 2, 3].map(ShardId::new)).unwrap_err();
+/// assert_eq!(refused, MapError::Order { index: 1 }, "\"g\" is not above \"m\"");
+/// assert_eq!(refused.code(), 5502);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum MapError {
@@ -82,6 +91,16 @@ impl MapError {
 
 /// A write that would touch two shards (TW-5505): it could not be one step, and is refused. Write to each by itself, or
 /// split the namespace elsewhere.
+///
+/// ```
+/// use towline::model::{NamespaceId, ShardId, Write};
+/// use towline::shard::ShardMap;
+/// let map = ShardMap::split(NamespaceId::new(1), &[b"m".to_vec()], &[1, 2].map(ShardId::new))?;
+/// let refused = map.route(Write::new().delete_range("a", "z").record()).unwrap_err();
+/// assert_eq!(refused.other, (b"m".to_vec(), ShardId::new(2)), "there the range would have to be cut");
+/// assert!(map.route(Write::new().delete_range("a", "m").record()).is_ok());
+/// # Ok::<(), towline::shard::MapError>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrossShard {
     /// The write's first key, and its shard.

@@ -11,6 +11,19 @@ use crate::model::{LogPosition, Lsn, NodeId};
 use std::collections::BTreeMap;
 
 /// A broken invariant, in words.
+///
+/// ```
+/// use std::ops::Range;
+/// use towline::sim::{Violation, run_seed};
+/// fn prove(seeds: Range<u64>) -> Result<(), Violation> {
+///     for seed in seeds {
+///         run_seed(seed, false).violation.map_or(Ok(()), Err)?;
+///     }
+///     Ok(())
+/// }
+/// prove(1..2)?;
+/// # Ok::<(), Violation>(())
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{invariant}: {what}")]
 pub struct Violation {

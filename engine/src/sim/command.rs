@@ -32,6 +32,16 @@ pub struct Args {
 }
 
 /// Runs the command. The exit code is 0 when no seed failed (with `--mutant`: when one did).
+///
+/// ```
+/// use clap::Parser;
+/// use std::process::ExitCode;
+/// use towline::sim::{Args, run};
+/// let args = Args::try_parse_from(["towline sim", "--first", "8", "--seeds", "1"])?;
+/// assert_eq!(run(&args), ExitCode::SUCCESS, "and the totals are printed");
+/// assert!(Args::try_parse_from(["towline sim", "--seeds", "0"]).is_err(), "which would prove nothing");
+/// # Ok::<(), clap::Error>(())
+/// ```
 #[must_use]
 pub fn run(args: &Args) -> ExitCode {
     match execute(args) {

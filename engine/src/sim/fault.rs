@@ -3,6 +3,16 @@
 use std::collections::BTreeMap;
 
 /// One kind of fault.
+///
+/// ```
+/// use towline::sim::{FaultKind, Totals};
+/// let mut totals = Totals::default();
+/// for kind in FaultKind::ALL.into_iter().filter(|kind| *kind != FaultKind::SyncError) {
+///     totals.count(kind);
+/// }
+/// let missing: Vec<_> = totals.missing().into_iter().map(FaultKind::name).collect();
+/// assert_eq!(missing, ["sync error"], "a run of many seeds that never draws a kind fails");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum FaultKind {
@@ -62,6 +72,16 @@ impl FaultKind {
 }
 
 /// What a run did: added up over seeds, and printed.
+///
+/// ```
+/// use towline::sim::{FaultKind, Totals};
+/// let mut one = Totals { seeds: 1, ..Totals::default() };
+/// one.count(FaultKind::Kill);
+/// let mut other = Totals { seeds: 1, ..Totals::default() };
+/// other.count(FaultKind::Kill);
+/// other.add(&one);
+/// assert_eq!((other.seeds, other.faults[&FaultKind::Kill]), (2, 2));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Seeds run.

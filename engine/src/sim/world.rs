@@ -35,6 +35,16 @@ pub(super) const SHARD: ShardId = ShardId::new(1024);
 pub(super) const NAMESPACE: NamespaceId = NamespaceId::new(1);
 
 /// How one seed ends.
+///
+/// ```
+/// use towline::sim::run_seed;
+/// let run = run_seed(7, true);
+/// assert_eq!(run.violation, None);
+/// let totals = &run.totals;
+/// assert!(totals.acknowledged >= 500 && totals.crashes_with_loss >= 3 && totals.leader_restarts >= 1);
+/// let told = run.story.iter().filter(|line| line.contains("fault: ")).count();
+/// assert_eq!(told as u64, totals.faults.values().sum::<u64>(), "each is a line of the story");
+/// ```
 #[derive(Debug)]
 pub struct Run {
     /// What it did.
