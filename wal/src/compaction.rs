@@ -22,6 +22,31 @@ use crate::recovery::index::final_batches;
 use crate::recovery::scan::{Bound, Image, Scanned, ScannedGroup, scan};
 
 /// What to copy, and where to.
+///
+/// ```
+/// use towline_wal::io::{IoOp, execute};
+/// use towline_wal::{Entry, LogId, Lsn, Options};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&Options { slack_segments: 0, ..options });
+/// # let kept = LogId::new(2);
+/// for i in 0..24 {
+///     append(&mut core, &mut disk, if i % 4 == 0 { kept } else { log }, &[7; 9000]);
+/// }
+/// // Each segment holds something of both logs, and most of it is let go.
+/// core.submit(vec![Entry::Release { log, before: Lsn::MAX }]).unwrap();
+/// let mut compacted = 0;
+/// while let Some(request) = core.poll_io() {
+///     if let IoOp::Compact(plan) = &request.op {
+///         println!("{} bytes at most, by {plan:?}", request.op.bytes());
+///         compacted += 1;
+///     }
+///     let result = execute(&mut disk, &request);
+///     core.on_io(request.id, result);
+/// }
+/// assert!(compacted >= 1 && core.stats().compactions == compacted);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CompactionPlan {
     pub(crate) directory: [u8; 16],

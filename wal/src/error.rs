@@ -5,6 +5,25 @@ use crate::format::ids::{Chain, LogId, LogPosition, Lsn};
 use crate::io::{IoFailure, Oddity};
 
 /// What to do about an error.
+///
+/// ```
+/// use towline_wal::{Entry, FaultClass, Options};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&Options { queue_bytes_max: 1000, ..options });
+/// // The queue takes 1000 bytes.
+/// let mut waited = 0;
+/// for _ in 0..10 {
+///     let entry = Entry::Batch(batch(&core, log, &[7; 300]));
+///     while let Err(refused) = core.submit(vec![entry.clone()]) {
+///         assert_eq!(refused.class(), FaultClass::Retry, "nothing else is worth another try");
+///         run(&mut core, &mut disk);
+///         waited += 1;
+///     }
+/// }
+/// assert!(waited > 0 && core.end(log).lsn.get() == 10);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum FaultClass {
@@ -21,6 +40,20 @@ pub enum FaultClass {
 }
 
 /// A submission was refused; nothing of it was taken.
+///
+/// ```
+/// use towline_wal::{Entry, FaultClass, SubmitError};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// let batch = batch(b"hello");
+/// wal.append(batch.clone()).unwrap();
+/// let refused = wal.submit(vec![Entry::Batch(batch)]).unwrap_err();
+/// assert!(matches!(refused, SubmitError::DoesNotFollow { end, .. } if end == wal.end(log)), "it was appended before");
+/// assert_eq!((refused.code(), refused.class()), ("TW-1001", FaultClass::FixRequest));
+/// # wal.close().unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SubmitError {
@@ -140,6 +173,24 @@ impl SubmitError {
 }
 
 /// An accepted submission will not be acknowledged. Whether it is durable is unknown until the log is reopened.
+///
+/// ```
+/// use towline_wal::{FaultClass, SubmitError, WalError};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// let (one, two) = (batch(b"one"), batch(b"two"));
+/// wal.append(one).unwrap();
+/// match wal.append(two) {
+///     // Nothing was taken: the log is as it was.
+///     Err(WalError::Refused(SubmitError::DoesNotFollow { first_lsn, end, .. })) => assert_eq!(first_lsn, end.lsn),
+///     other => panic!("both were made for the same place: {other:?}"),
+/// }
+/// let late = batch(b"three");
+/// wal.close().unwrap();
+/// assert_eq!(wal.append(late).unwrap_err().class(), FaultClass::Reopen);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum WalError {
@@ -182,6 +233,22 @@ impl WalError {
 }
 
 /// Batches can't be read.
+///
+/// ```
+/// use towline_wal::{FaultClass, LogCore, Lsn, ReadError};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let (core, _) = LogCore::recover(&mut disk, &options).unwrap();
+/// let before = core.plan_read(log, Lsn::FIRST, 1 << 20).unwrap();
+/// assert_eq!(before.len(), 1, "a read ends before damage");
+/// let error = core.plan_read(log, Lsn::new(2), 1 << 20).unwrap_err();
+/// assert_eq!((error.code(), error.class()), ("TW-1101", FaultClass::Damage));
+/// let ReadError::Corrupt { first, last, .. } = error else { panic!("{error}") };
+/// assert_eq!((first, last), (Lsn::new(2), Lsn::new(2)), "to be fetched from another copy");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadError {
@@ -243,6 +310,21 @@ impl ReadError {
 
 /// The directory was not opened. Nothing in it was changed, unless it is `Io`, but that the directory and its `LOCK` are made
 /// where they are missing.
+///
+/// ```
+/// use towline_wal::vdisk::VirtualDisk;
+/// use towline_wal::{FaultClass, LogCore, OpenError, Options};
+/// let mut disk = VirtualDisk::new();
+/// let odd = Options { segment_bytes: 1000, ..Options::default() };
+/// let refused = LogCore::recover(&mut disk, &odd).unwrap_err();
+/// assert!(matches!(refused, OpenError::Options { option: "segment_bytes", .. }));
+///
+/// let options = Options { segment_bytes: 64 << 10, ..Options::default() };
+/// let (_running, _) = LogCore::recover(&mut disk, &options).unwrap();
+/// let refused = LogCore::recover(&mut disk, &options).unwrap_err();
+/// assert_eq!((refused.code(), refused.class()), ("TW-1201", FaultClass::Operator));
+/// assert_eq!(refused.to_string(), "the log is held by process 1");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {

@@ -33,6 +33,20 @@ use crate::recovery::survey::{Reader, Survey, read_manifest, read_summary, surve
 use crate::recovery::table::GroupRow;
 
 /// A directory's content, as it stands in the files, truncated batches included.
+///
+/// ```
+/// use towline_wal::inspect::inspect_io;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = three();
+/// // `disk` holds a log of three batches.
+/// let seen = inspect_io(&mut disk).unwrap();
+/// assert_eq!(seen.segment_bytes, 64 << 10);
+/// let batches = seen.segments.iter().flat_map(|segment| &segment.groups).map(|group| group.batches.len());
+/// assert_eq!(batches.sum::<usize>(), 3);
+/// assert!(seen.report.is_intact() && !seen.report.clean_close, "its process was killed");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DirectoryView {
@@ -49,6 +63,21 @@ pub struct DirectoryView {
 }
 
 /// One segment.
+///
+/// ```
+/// use towline_wal::GroupRow;
+/// use towline_wal::inspect::inspect_io;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let segment = &inspect_io(&mut disk).unwrap().segments[0];
+/// assert_eq!(segment.file, "0000000000000001.seg");
+/// assert!(!segment.footer, "it is the active one");
+/// let rows: Vec<_> = segment.findings.iter().map(|finding| finding.row).collect();
+/// assert_eq!(rows, [GroupRow::G2]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SegmentView {
@@ -69,6 +98,23 @@ pub struct SegmentView {
 }
 
 /// One group.
+///
+/// ```
+/// use towline_wal::inspect::inspect_io;
+/// use towline_wal::{Entry, HardStateKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// let vow = Entry::HardState { log, kind: HardStateKind::Promise, bytes: "epoch 1".into() };
+/// core.submit(vec![Entry::Batch(batch(&core, log, b"hello")), vow]).unwrap();
+/// run(&mut core, &mut disk);
+/// let groups = inspect_io(&mut disk).unwrap().segments.remove(0).groups;
+/// // Submitted together, and so in one group, all of which is there or nothing.
+/// let group = groups.iter().find(|group| !group.batches.is_empty()).unwrap();
+/// assert!(group.records.iter().any(|record| record.ends_with("hard state Promise of 7 bytes")), "{group:?}");
+/// assert!(group.durable_through < group.number, "the next one says that this one was durable");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GroupView {
@@ -89,6 +135,20 @@ pub struct GroupView {
 }
 
 /// One batch.
+///
+/// ```
+/// use towline_wal::inspect::inspect_io;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let segment = inspect_io(&mut disk).unwrap().segments.remove(0);
+/// for batch in segment.groups.iter().flat_map(|group| &group.batches) {
+///     println!("LSN {} to {}: {} bytes at {}", batch.first, batch.last, batch.bytes, batch.offset);
+///     assert_eq!(batch.header.is_some(), batch.first.get() != 2);
+/// }
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BatchView {
@@ -109,6 +169,20 @@ pub struct BatchView {
 }
 
 /// What [`verify`] found.
+///
+/// ```
+/// use towline_wal::inspect::verify_io;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let report = verify_io(&mut disk).unwrap();
+/// assert!(!report.is_good());
+/// assert_eq!(report.batches_good, 2);
+/// let damaged: Vec<_> = report.damaged().iter().map(|range| (range.log, range.first.get())).collect();
+/// assert_eq!(damaged, [(log, 2)]);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyReport {
@@ -165,6 +239,22 @@ impl fmt::Display for Finding {
 }
 
 /// How far [`verify_with`] is.
+///
+/// ```
+/// use towline_wal::inspect::verify_with;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = long();
+/// let mut last = None;
+/// let report = verify_with(&mut disk, &mut |progress| {
+///     println!("{} of {} segments", progress.segments, progress.segments_total);
+///     last = Some(progress);
+/// });
+/// assert!(report.unwrap().is_good());
+/// let last = last.unwrap();
+/// assert_eq!(last.segments + 1, last.segments_total, "it is told before each");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct VerifyProgress {
@@ -436,6 +526,21 @@ impl Extent {
 }
 
 /// Which batches are wanted.
+///
+/// ```
+/// use towline_wal::Lsn;
+/// use towline_wal::inspect::{Batches, Wanted};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = three();
+/// // `disk` holds a log of three batches.
+/// let newer = Wanted { log: Some(log), from: Lsn::new(2), ..Wanted::default() };
+/// let mut batches = Batches::open_io(disk, newer).unwrap();
+/// assert_eq!(batches.by_ref().count(), 2);
+/// batches.restart(Wanted::default());
+/// assert_eq!(batches.count(), 3);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Wanted {
     /// Of this log only; `None`: of all.
@@ -464,6 +569,25 @@ impl Wanted {
 ///
 /// A batch that can't be read is an error in its place, and the next one follows. What is so damaged that no batch is known
 /// there is told by [`Batches::damaged`].
+///
+/// ```
+/// use towline_wal::ReadError;
+/// use towline_wal::inspect::{Batches, Wanted};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let mut read = Vec::new();
+/// for batch in Batches::open_io(disk, Wanted::default()).unwrap() {
+///     match batch {
+///         Ok(batch) => read.push(batch.first_lsn().get()),
+///         Err(ReadError::Corrupt { first, .. }) => eprintln!("LSN {first} can't be read"),
+///         Err(error) => panic!("{error}"),
+///     }
+/// }
+/// assert_eq!(read, [1, 3], "what lies behind the damage is read all the same");
+/// ```
 #[derive(Debug)]
 pub struct Batches<I> {
     io: I,
@@ -586,6 +710,17 @@ pub fn logs(dir: impl AsRef<Path>) -> Result<Vec<(LogId, Lsn, Lsn, usize)>, Open
 }
 
 /// Why batches can't be had from outside.
+///
+/// ```
+/// use towline_wal::inspect::{InspectError, batches};
+/// use towline_wal::{LogId, OpenError};
+/// let dir = tempfile::tempdir().unwrap();
+/// match batches(dir.path(), LogId::new(1)) {
+///     Err(InspectError::Open(OpenError::Manifest { why })) => assert!(why.starts_with("is missing")),
+///     other => panic!("an empty directory is none of a log: {other:?}"),
+/// }
+/// assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "and nothing was made in it");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum InspectError {

@@ -37,6 +37,20 @@ pub use backup::{README_NAME, Unread, restore_steps};
 pub use plan::{BackupFile, LogRepair, LsnRange, ManifestRepair, RepairAction, RepairPlan, Unmendable};
 
 /// What kind of repair is wanted.
+///
+/// ```
+/// use towline_wal::repair::{RepairAction, RepairOptions, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(1);
+/// // `disk` holds a log of three batches. The first one has rotted.
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// assert_eq!(plan.logs[0].kept, None);
+/// let plan = dry_run(&mut disk, RepairOptions { keep_tail: true }).unwrap();
+/// assert!(matches!(plan.logs[0].action, RepairAction::Release { to } if to.lsn.get() == 1));
+/// assert_eq!(plan.logs[0].kept.unwrap().records(), 2);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct RepairOptions {
     /// Where nothing good lies before the damage, keep what lies behind it, and not what lies before, which is nothing.
@@ -44,6 +58,25 @@ pub struct RepairOptions {
 }
 
 /// A repair that was looked at and not carried out yet. It holds the directory's lock: what was found stays as it is.
+///
+/// ```
+/// use towline_wal::LogCore;
+/// use towline_wal::repair::{Repair, RepairOptions};
+/// use towline_wal::vdisk::VirtualDisk;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap();
+/// println!("{}", repair.plan());
+/// let mut copy = VirtualDisk::new(); // on another disk, best
+/// let repaired = repair.execute(&mut copy, "in an example").unwrap();
+/// assert!(repaired.verified.is_good());
+/// disk.kill_process();
+/// let (core, _) = LogCore::recover(&mut disk, &options).unwrap();
+/// assert_eq!((core.end(log).lsn.get(), core.cuts()[0].from.get()), (1, 2), "what is lost is not forgotten");
+/// ```
 pub struct Repair<'a> {
     io: &'a mut dyn Io,
     survey: Survey,
@@ -57,6 +90,25 @@ impl std::fmt::Debug for Repair<'_> {
 }
 
 /// Why a repair did not come about. Unless it says otherwise, the log is as it was.
+///
+/// ```
+/// use towline_wal::FaultClass;
+/// use towline_wal::io::Io;
+/// use towline_wal::repair::{Repair, RepairError, RepairOptions};
+/// use towline_wal::vdisk::VirtualDisk;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// let nothing = Repair::begin(&mut VirtualDisk::new(), RepairOptions::default()).unwrap_err();
+/// assert_eq!(nothing, RepairError::NotALog);
+///
+/// let mut copy = VirtualDisk::new();
+/// copy.create("a file of somebody's").unwrap();
+/// let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap();
+/// let refused = repair.execute(&mut copy, "in an example").unwrap_err();
+/// assert_eq!((refused.code(), refused.class()), ("TW-1303", FaultClass::FixRequest));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum RepairError {
@@ -140,6 +192,20 @@ impl RepairError {
 }
 
 /// What came of a repair.
+///
+/// ```
+/// use towline_wal::repair::{Repair, RepairOptions};
+/// use towline_wal::vdisk::VirtualDisk;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap();
+/// let repaired = repair.execute(&mut VirtualDisk::new(), "in an example").unwrap();
+/// assert!(repaired.verified.is_good() && repaired.unread.is_empty());
+/// assert_eq!(repaired.verified.batches_good, 1, "the one before the damage");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Repaired {

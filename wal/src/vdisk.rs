@@ -16,6 +16,20 @@ const SECTOR: usize = 512;
 const SECTORS_PER_PAGE: usize = 4096 / SECTOR;
 
 /// Where the bytes of a write go that a device puts in the wrong place, and calls good.
+///
+/// ```
+/// use towline_wal::io::Io;
+/// use towline_wal::vdisk::{Misplaced, VirtualDisk};
+/// let mut disk = VirtualDisk::new();
+/// disk.create("a").unwrap();
+/// disk.write_at("a", 0, &["old".into()]).unwrap();
+/// disk.misplace_write_after(0, Misplaced::Nowhere);
+/// disk.write_at("a", 0, &["new".into()]).unwrap(); // called good
+/// disk.sync_data("a").unwrap(); // and this too
+/// let mut found = [0; 3];
+/// disk.read_at("a", 0, &mut found).unwrap();
+/// assert_eq!(&found, b"old");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Misplaced {
@@ -31,6 +45,20 @@ pub enum Misplaced {
 }
 
 /// What a disk did and lost.
+///
+/// ```
+/// use towline_wal::vdisk::CrashKind;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// let before = disk.stats();
+/// append(&mut core, &mut disk, log, b"hello");
+/// let after = disk.stats();
+/// assert!(after.writes > before.writes && after.syncs > before.syncs);
+/// disk.crash(CrashKind::DropAll, &mut |_| 0);
+/// assert_eq!((disk.stats().crashes, disk.stats().lossy_crashes), (1, 0), "all of it was synced");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct DiskStats {
@@ -57,6 +85,22 @@ pub struct DiskStats {
 }
 
 /// What a power cut does to what was not synced.
+///
+/// ```
+/// use towline_wal::io::Io;
+/// use towline_wal::vdisk::{CrashKind, VirtualDisk};
+/// let mut disk = VirtualDisk::new();
+/// disk.create("a").unwrap();
+/// disk.sync_dir().unwrap();
+/// disk.write_at("a", 0, &[vec![7; 8192].into()]).unwrap(); // never synced
+/// let left = |kind, chance: u64| {
+///     let mut disk = disk.clone();
+///     disk.crash(kind, &mut |_| chance);
+///     disk.len("a").unwrap()
+/// };
+/// assert_eq!((left(CrashKind::DropAll, 0), left(CrashKind::KeepAll, 0)), (0, 8192));
+/// assert_eq!((left(CrashKind::Pages, 0), left(CrashKind::Pages, 1)), (0, 8192), "as the chance says, of each page");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum CrashKind {

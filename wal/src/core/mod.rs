@@ -38,6 +38,17 @@ use tail_cache::TailCache;
 pub use query::Extent;
 
 /// How a log is laid out and bounded. Every field has a default from [`crate::limits`], which tell why.
+///
+/// ```
+/// use towline_wal::vdisk::VirtualDisk;
+/// use towline_wal::{LogCore, Options};
+/// let mut disk = VirtualDisk::new();
+/// let small = Options { segment_bytes: 64 << 10, ..Options::default() };
+/// LogCore::recover(&mut disk, &small).unwrap();
+/// disk.kill_process();
+/// let (_, report) = LogCore::recover(&mut disk, &Options::default()).unwrap();
+/// assert_eq!(report.segment_bytes, 64 << 10, "that with which the directory was made");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// Bytes of a segment. Takes effect when the directory is created; later the manifest's value stands.
@@ -88,6 +99,21 @@ impl Default for Options {
 }
 
 /// One thing to put into the log.
+///
+/// ```
+/// use towline_wal::{Entry, HardStateKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// // A crash leaves both of these or none.
+/// let kind = HardStateKind::Owner;
+/// let both = vec![Entry::Batch(batch(b"hello")), Entry::HardState { log, kind, bytes: "seen 1".into() }];
+/// wal.submit(both).unwrap().wait().unwrap();
+/// assert_eq!(wal.durable_end(log).lsn.get(), 1);
+/// assert_eq!(wal.hard_state(log, kind).unwrap(), "seen 1");
+/// # wal.close().unwrap();
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Entry {
@@ -162,6 +188,27 @@ impl Entry {
 }
 
 /// What becomes of a submission for which a full disk has no certain room.
+///
+/// ```
+/// use towline_wal::{Entry, SubmitError, WhenFull};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// run(&mut core, &mut disk);
+/// disk.set_space(Some(disk.used()));
+/// let refused = loop {
+///     let next = vec![Entry::Batch(batch(&core, log, &[7; 9000]))];
+///     match core.submit_when(next, WhenFull::Refuse) {
+///         Ok(_) => run(&mut core, &mut disk),
+///         Err(refused) => break refused,
+///     }
+/// };
+/// assert_eq!(refused, SubmitError::DiskFull);
+/// // Who can't take back what it decided has it waited for.
+/// let next = vec![Entry::Batch(batch(&core, log, b"decided"))];
+/// assert!(core.submit_when(next, WhenFull::Wait).is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WhenFull {
@@ -172,6 +219,19 @@ pub enum WhenFull {
 }
 
 /// Numbers a submission. Completions come in the order of tickets.
+///
+/// ```
+/// use towline_wal::Entry;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// let tickets = [b"one", b"two"].map(|record| core.submit(vec![Entry::Batch(batch(&core, log, record))]).unwrap());
+/// assert!(tickets[0] < tickets[1]);
+/// run(&mut core, &mut disk);
+/// let done: Vec<_> = std::iter::from_fn(|| core.poll_completion()).map(|done| done.ticket).collect();
+/// assert_eq!(done, tickets);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Ticket(pub(crate) u64);
 
@@ -184,6 +244,25 @@ impl Ticket {
 }
 
 /// What became of a submission: durable, with everything before it, or in doubt.
+///
+/// ```
+/// use towline_wal::{Entry, FaultClass};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// core.submit(vec![Entry::Batch(batch(&core, log, b"hello"))]).unwrap();
+/// while let Some(request) = core.poll_io() {
+///     if matches!(request.op, towline_wal::io::IoOp::Sync { .. }) {
+///         disk.fail_sync_after(0);
+///     }
+///     let result = towline_wal::io::execute(&mut disk, &request);
+///     core.on_io(request.id, result);
+/// }
+/// // The sync failed: whether the batch is there, the next open tells.
+/// let in_doubt = core.poll_completion().unwrap().result.unwrap_err();
+/// assert_eq!((in_doubt.code(), in_doubt.class()), ("TW-1008", FaultClass::Reopen));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Completion {
@@ -198,6 +277,27 @@ pub struct Completion {
 ///
 /// Who promises something about this log must say so. Only the log's owner can know when it has everything again
 /// (it may be fed batch by batch, and crash in between), so a cut stands until it says [`Entry::Settle`].
+///
+/// ```
+/// use towline_wal::{Entry, LogCore, Lsn};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let (mut core, _) = LogCore::recover(&mut disk, &options).unwrap();
+/// let cut = core.cuts()[0];
+/// assert_eq!((cut.log, cut.from), (log, Lsn::new(2)));
+/// // The owner drops what is behind the damage, has it again from another copy, and only then says so.
+/// let to = core.position_at(log, cut.from.prev()).unwrap();
+/// core.submit(vec![Entry::Truncate { log, to }]).unwrap();
+/// for record in [b"two", b"six"] {
+///     append(&mut core, &mut disk, log, record);
+/// }
+/// core.submit(vec![Entry::Settle { log }]).unwrap();
+/// run(&mut core, &mut disk);
+/// assert!(core.cuts().is_empty());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Cut {
@@ -208,6 +308,22 @@ pub struct Cut {
 }
 
 /// Counts since the open, for metrics and tests.
+///
+/// ```
+/// use towline_wal::Entry;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// for _ in 0..100 {
+///     core.submit(vec![Entry::Batch(batch(&core, log, b"hello"))]).unwrap();
+/// }
+/// run(&mut core, &mut disk);
+/// let stats = core.stats();
+/// assert_eq!(stats.submissions, 100);
+/// assert!(stats.syncs < 5, "what waits together is synced together");
+/// assert!(stats.group_bytes > stats.batch_bytes, "by directories and padding");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct Stats {

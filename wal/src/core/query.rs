@@ -14,6 +14,21 @@ use crate::io::{Io, read_exact, segment_name};
 use crate::limits::BATCH_BYTES_MAX;
 
 /// Where one batch lies, and which it must be.
+///
+/// ```
+/// use towline_wal::{LogCore, Lsn};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = three();
+/// // `disk` holds a log of three batches.
+/// let (core, _) = LogCore::recover(&mut disk, &options).unwrap();
+/// let plan = core.plan_read(log, Lsn::new(2), 1 << 20).unwrap();
+/// assert_eq!((plan.len(), plan[0].first, plan[0].segment), (2, Lsn::new(2), 1));
+/// // The files are read without the core: another thread may do it.
+/// let batch = plan[0].read(&mut disk).unwrap();
+/// assert_eq!(batch.blocks().next().unwrap().decode(100).unwrap(), "two");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Extent {

@@ -18,6 +18,21 @@ pub(crate) struct IndexEntry {
 }
 
 /// Which segment's index to load, and how to know that it is the right one.
+///
+/// ```
+/// use towline_wal::{LogCore, Lsn, Options, ReadError};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = long();
+/// // `disk` holds a log that is longer than what of it may be kept in memory.
+/// let (mut core, _) = LogCore::recover(&mut disk, &Options { index_bytes_max: 0, ..options }).unwrap();
+/// let unknown = core.plan_read(log, Lsn::FIRST, 1 << 20);
+/// assert!(matches!(unknown, Err(ReadError::NotLoaded { segment: 1 })));
+/// let request = core.index_needed(log, Lsn::FIRST).unwrap();
+/// core.install_index(request.load(&mut disk));
+/// assert!(core.plan_read(log, Lsn::FIRST, 1 << 20).is_ok());
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IndexRequest {
@@ -45,6 +60,21 @@ impl IndexRequest {
 }
 
 /// A segment's index, for [`crate::LogCore::install_index`].
+///
+/// ```
+/// use towline_wal::{LogCore, Lsn, Options};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = long();
+/// let (mut core, _) = LogCore::recover(&mut disk, &Options { index_bytes_max: 0, ..options }).unwrap();
+/// // Read without the core, so that others go on with it meanwhile.
+/// let request = core.index_needed(log, Lsn::FIRST).unwrap();
+/// let index = request.load(&mut disk);
+/// core.install_index(index);
+/// assert_eq!(core.index_needed(log, Lsn::FIRST), None);
+/// assert!(core.position_at(log, Lsn::FIRST).is_some(), "and where batches end is known");
+/// ```
 #[derive(Debug, Clone)]
 pub struct SegmentIndex {
     pub(crate) segment: u64,

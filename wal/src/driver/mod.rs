@@ -41,6 +41,22 @@ pub use verify::Verified;
 ///
 /// Dropping it stops its threads without a closing group: what was acknowledged is durable, the next open
 /// finds an unclean end. [`Wal::close`] ends in good order.
+///
+/// ```
+/// use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, Lsn, Options, Wal};
+/// let dir = tempfile::tempdir().unwrap();
+/// let options = Options { segment_bytes: 1 << 20, ..Options::default() };
+/// let (wal, report) = Wal::open(dir.path(), options.clone()).unwrap();
+/// assert!(report.created);
+/// let log = LogId::new(1);
+/// let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), wal.end(log), 0).seal_raw(b"hello", 1).unwrap();
+/// wal.append(batch.clone()).unwrap(); // durable now
+/// wal.close().unwrap();
+///
+/// let (wal, report) = Wal::open(dir.path(), options).unwrap();
+/// assert!(report.clean_close && report.is_intact());
+/// assert_eq!(wal.read(log, Lsn::FIRST, 1 << 20).unwrap(), [batch]);
+/// ```
 pub struct Wal {
     shared: Arc<Shared>,
     io: RealIo,

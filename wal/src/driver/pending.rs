@@ -122,6 +122,20 @@ impl Event {
 }
 
 /// An accepted submission: wait for it, or await it. Dropping it does not take the submission back.
+///
+/// ```
+/// use towline_wal::Entry;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// let one = wal.submit(vec![Entry::Batch(batch(b"one"))]).unwrap();
+/// let two = wal.submit(vec![Entry::Batch(batch(b"two"))]).unwrap();
+/// two.wait().unwrap();
+/// assert!(one.is_done(), "what was submitted before is durable too");
+/// assert_eq!(one.wait(), Ok(()));
+/// # wal.close().unwrap();
+/// ```
 #[derive(Debug)]
 #[must_use = "until it is waited for, nobody knows whether the submission is durable"]
 pub struct Pending {

@@ -13,6 +13,24 @@ use crate::format::batch::Batch;
 use crate::format::ids::{LogId, LogPosition, Lsn};
 
 /// Reads a log in order, and waits at its end for more: see [`Wal::tail`].
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_wal::Lsn;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// let mut tail = wal.tail(log, Lsn::FIRST);
+/// for record in [b"one", b"two"] {
+///     wal.append(batch(record)).unwrap();
+/// }
+/// let batches = tail.next_within(1 << 20, Duration::from_secs(60)).unwrap();
+/// assert_eq!((batches.len(), tail.next_lsn()), (2, Lsn::new(3)));
+/// assert!(tail.next_within(1 << 20, Duration::ZERO).unwrap().is_empty(), "there is no more yet");
+/// # drop(tail);
+/// # wal.close().unwrap();
+/// ```
 #[derive(Debug)]
 pub struct Tail<'a> {
     wal: &'a Wal,
@@ -25,6 +43,25 @@ pub struct Tail<'a> {
 }
 
 /// Why a log can't be followed any further.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_wal::{LogPosition, Lsn, TailError, WalError};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// wal.append(batch(b"one")).unwrap();
+/// let mut tail = wal.tail(log, Lsn::FIRST);
+/// let at = tail.next_within(1 << 20, Duration::from_secs(60)).unwrap()[0].position();
+/// wal.truncate_suffix(log, LogPosition::origin(log)).unwrap();
+/// // What was handed on is no more: whoever has it must take it back.
+/// assert_eq!(tail.next_within(1 << 20, Duration::ZERO), Err(TailError::Cut { log, at }));
+///
+/// let mut tail = wal.tail(log, Lsn::FIRST);
+/// wal.close().unwrap();
+/// assert_eq!(tail.next_within(1 << 20, Duration::ZERO), Err(TailError::Ended(WalError::Closed)));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TailError {

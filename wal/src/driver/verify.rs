@@ -12,6 +12,23 @@ use crate::io::Io;
 use crate::recovery::report::DamagedRange;
 
 /// What a verification has read so far.
+///
+/// ```
+/// use std::ops::ControlFlow;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// wal.append(batch(b"one")).unwrap();
+/// wal.append(batch(b"two")).unwrap();
+/// let verified = wal.verify(1 << 30, |so_far| {
+///     println!("{} bytes", so_far.bytes);
+///     ControlFlow::Continue(())
+/// });
+/// let verified = verified.unwrap();
+/// assert_eq!((verified.batches, verified.damaged.len()), (2, 0));
+/// # wal.close().unwrap();
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Verified {

@@ -38,6 +38,20 @@ pub const BATCH_VERSION: u8 = 1;
 const CHAIN_AT: usize = 80;
 
 /// What a batch's records are.
+///
+/// ```
+/// use towline_wal::{Batch, BatchBuilder, BatchKind, Epoch, LogId, LogPosition};
+/// let (log, mut end) = (LogId::new(1), LogPosition::origin(LogId::new(1)));
+/// let mut batches = Vec::new();
+/// for (kind, record) in [(BatchKind::Control, &b"node 2 leads"[..]), (BatchKind::Data, b"hello")] {
+///     let batch = BatchBuilder::new(log, kind, Epoch::new(1, 1), end, 0).seal_raw(record, 1).unwrap();
+///     end = batch.position();
+///     batches.push(Batch::decode(batch.bytes().clone()).unwrap());
+/// }
+/// // Both have LSNs. What an application reads of its own is told by the header alone.
+/// let data: Vec<_> = batches.iter().filter(|batch| batch.kind() == BatchKind::Data).collect();
+/// assert_eq!((data.len(), data[0].first_lsn().get()), (1, 2));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum BatchKind {
@@ -48,6 +62,25 @@ pub enum BatchKind {
 }
 
 /// A batch's header, as fields. The module's documentation has the layout.
+///
+/// ```
+/// use std::io::Read;
+/// use towline_wal::limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES};
+/// use towline_wal::{Batch, BatchHeader};
+/// # use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, LogPosition};
+/// # let log = LogId::new(1);
+/// # let start = LogPosition::origin(log);
+/// # let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), start, 0).seal_raw(b"hello", 1).unwrap();
+/// # let mut wire = &batch.bytes()[..];
+/// // `wire` delivers batches one after another: each header says how many bytes there are to come.
+/// let mut bytes = vec![0; BATCH_HEADER_BYTES];
+/// wire.read_exact(&mut bytes).unwrap();
+/// let header = BatchHeader::decode(&bytes).unwrap();
+/// assert!(header.batch_len() <= BATCH_BYTES_MAX, "no header that decodes says more");
+/// bytes.resize(header.batch_len(), 0);
+/// wire.read_exact(&mut bytes[BATCH_HEADER_BYTES..]).unwrap();
+/// assert_eq!(*Batch::decode(bytes.into()).unwrap().header(), header);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchHeader {
     /// The log that the batch belongs to.
@@ -225,6 +258,24 @@ impl BatchHeader {
 }
 
 /// Bytes that are not a good batch, or a batch that can't be sealed.
+///
+/// ```
+/// use towline_wal::{Batch, BatchError};
+/// # use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, LogPosition};
+/// # let log = LogId::new(1);
+/// # let start = LogPosition::origin(log);
+/// # let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), start, 0).seal_raw(b"hello", 1).unwrap();
+/// let good = batch.bytes();
+/// let cut = good.slice(..good.len() - 1);
+/// assert_eq!(Batch::decode(cut), Err(BatchError::Truncated { have: good.len() - 1, want: good.len() }));
+/// let flipped = |at: usize| {
+///     let mut bytes = good.to_vec();
+///     bytes[at] ^= 1;
+///     Batch::decode(bytes.into())
+/// };
+/// assert_eq!(flipped(good.len() - 1), Err(BatchError::PayloadCrc));
+/// assert_eq!(flipped(64), Err(BatchError::HeaderCrc), "found before its record count is believed");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchError {
@@ -402,6 +453,20 @@ pub(crate) fn crc_fields(bytes: &[u8]) -> (u32, u32) {
 }
 
 /// Gathers blocks and seals them into a batch behind a position.
+///
+/// ```
+/// use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Epoch, LogId, LogPosition};
+/// let log = LogId::new(1);
+/// let mut builder = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), LogPosition::origin(log), 0);
+/// // What two submitters encoded, each on a thread of its own.
+/// for (raw, records) in [("three records", 3), ("one", 1)] {
+///     builder = builder.block(Block::encode(raw.into(), records, Compression::WhereItPays));
+/// }
+/// let (records, bytes) = (builder.record_count(), builder.encoded_len());
+/// let batch = builder.seal().unwrap();
+/// assert_eq!((batch.last_lsn().get(), batch.bytes().len()), (records, bytes));
+/// assert_eq!(batch.blocks().map(|block| block.record_count()).collect::<Vec<_>>(), [3, 1]);
+/// ```
 #[derive(Debug, Clone)]
 pub struct BatchBuilder {
     log: LogId,

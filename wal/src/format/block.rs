@@ -7,6 +7,15 @@ use super::layout::{Fields, PutFields, len_u32};
 use crate::limits::{BATCH_RAW_BYTES_MAX, COMPRESS_BYTES_MIN, COMPRESS_PERCENT_MAX, PAYLOAD_BLOCK_HEADER_BYTES};
 
 /// How a block's bytes are stored.
+///
+/// ```
+/// use towline_wal::{Block, Codec, Compression};
+/// let small = Block::encode("hello".into(), 1, Compression::WhereItPays);
+/// assert_eq!(small.codec(), Codec::Raw, "it would not shrink");
+/// let large = Block::encode(vec![7; 100_000].into(), 1, Compression::WhereItPays);
+/// let expected = if cfg!(feature = "zstd") { Codec::Zstd } else { Codec::Raw };
+/// assert_eq!(large.codec(), expected);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Codec {
@@ -27,6 +36,15 @@ impl Codec {
 }
 
 /// Whether [`Block::encode`] may compress.
+///
+/// ```
+/// use towline_wal::{Block, Compression};
+/// let raw = bytes::Bytes::from(vec![7; 100_000]);
+/// let [as_is, packed] = [Compression::Never, Compression::WhereItPays].map(|how| Block::encode(raw.clone(), 1, how));
+/// assert_eq!(as_is.stored(), &raw);
+/// assert!(packed.stored().len() <= raw.len(), "never more, and here a thousandth with the feature `zstd`");
+/// assert_eq!(packed.decode(100_000).unwrap(), raw);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Compression {
@@ -55,6 +73,16 @@ pub struct Block {
 }
 
 /// A block that can't be read.
+///
+/// ```
+/// use towline_wal::{Block, BlockError, Codec};
+/// // Made by somebody who wants much memory of whoever reads it.
+/// let hostile = Block::from_parts(Codec::Zstd, u32::MAX, 1, "tiny".into());
+/// let refused = hostile.decode(1 << 20);
+/// assert_eq!(refused, Err(BlockError::TooLarge { raw_len: u32::MAX, raw_len_max: 1 << 20 }));
+/// let short = Block::from_parts(Codec::Raw, 5, 1, "tiny".into());
+/// assert_eq!(short.decode(1 << 20), Err(BlockError::Malformed { codec: Codec::Raw, raw_len: 5 }));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum BlockError {

@@ -46,6 +46,13 @@ impl fmt::Debug for LogId {
 }
 
 /// The text was not a log id: 1 to 32 hexadecimal digits.
+///
+/// ```
+/// use towline_wal::LogId;
+/// let refused = "0x2a".parse::<LogId>().unwrap_err();
+/// assert_eq!(refused.found, "0x2a");
+/// assert_eq!(refused.to_string(), "a log id is 1 to 32 hexadecimal digits, this is \"0x2a\"");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("a log id is 1 to 32 hexadecimal digits, this is {found:?}")]
 pub struct LogIdParseError {
@@ -179,6 +186,19 @@ impl fmt::Debug for Epoch {
 /// Each batch's header carries the chain at its end, computed over the chain before it and the header, which
 /// holds the payload's checksum. A batch behind the wrong predecessor is therefore found, not only a broken one.
 /// It is a checksum, not a signature: it finds faults and mistakes, not forgers.
+///
+/// ```
+/// use towline_wal::{BatchBuilder, BatchKind, Epoch, LogId, LogPosition};
+/// let log = LogId::new(1);
+/// let append = |record: &[u8], end: LogPosition| {
+///     BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), end, 0).seal_raw(record, 1).unwrap()
+/// };
+/// let (one, other) = (append(b"a", LogPosition::origin(log)), append(b"b", LogPosition::origin(log)));
+/// let next = append(b"c", one.position());
+/// // The same epoch and the same LSN: only the chains tell that this is another history.
+/// assert_ne!(one.position().chain, other.position().chain);
+/// assert!(next.follows(&one.position()) && !next.follows(&other.position()));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Chain(u64);
 

@@ -35,6 +35,22 @@ pub(crate) const BATCH_RECORD_BYTES: usize = RECORD_HEADER_BYTES + 64;
 const VERSION: u8 = 1;
 
 /// Which of a log's hard states: facts that its owner must not forget. The bytes are opaque to the log.
+///
+/// ```
+/// use towline_wal::{Entry, HardStateKind, Lsn};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// for vow in ["epoch 1", "epoch 2"] {
+///     let entry = Entry::HardState { log, kind: HardStateKind::Promise, bytes: vow.into() };
+///     wal.submit(vec![entry]).unwrap().wait().unwrap();
+/// }
+/// assert_eq!(wal.hard_state(log, HardStateKind::Promise).unwrap(), "epoch 2", "the newest of each kind stands");
+/// assert_eq!(wal.hard_state(log, HardStateKind::Assignment), None);
+/// assert_eq!(wal.end(log).lsn, Lsn::ZERO, "it takes no LSN");
+/// # wal.close().unwrap();
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum HardStateKind {

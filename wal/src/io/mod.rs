@@ -24,6 +24,19 @@ pub(crate) use aligned::Aligned;
 pub use real::RealIo;
 
 /// A failed operation on a file. Cheap to clone: every waiter of a poisoned log gets it.
+///
+/// ```
+/// use towline_wal::io::Io;
+/// use towline_wal::vdisk::VirtualDisk;
+/// let mut disk = VirtualDisk::new();
+/// disk.create("a").unwrap();
+/// disk.set_space(Some(0));
+/// let full = disk.write_at("a", 0, &["hello".into()]).unwrap_err();
+/// assert!(full.is_no_space(), "nothing is in doubt");
+/// let missing = disk.len("b").unwrap_err();
+/// assert!(!missing.is_no_space() && !missing.is_refusal(), "that is told of the file");
+/// assert_eq!((missing.operation, missing.file.as_str()), ("measure", "b"));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{operation} {file}: {}", Why { kind: *.kind, os_code: *.os_code, what: *.what })]
 #[non_exhaustive]
@@ -91,6 +104,16 @@ const CONFIRM: &str = "find the footer of";
 
 /// What has a file's name and is no regular file. Links are not followed: behind one lies a file of another directory, which
 /// this one's lock does not keep others from. Who opens a pipe waits until somebody writes to it.
+///
+/// ```
+/// use towline_wal::io::{Io, Oddity, RealIo, segment_name};
+/// let dir = tempfile::tempdir().unwrap();
+/// # std::fs::write(dir.path().join("elsewhere"), b"").unwrap();
+/// let name = segment_name(1);
+/// std::os::unix::fs::symlink(dir.path().join("elsewhere"), dir.path().join(&name)).unwrap();
+/// let refused = RealIo::new(dir.path()).list().unwrap_err();
+/// assert_eq!((refused.file, refused.what), (name, Some(Oddity::Link)));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Oddity {
@@ -126,6 +149,17 @@ impl fmt::Display for Why {
 }
 
 /// What came of asking for the directory's lock.
+///
+/// ```
+/// use towline_wal::io::{Io, LockOutcome};
+/// use towline_wal::vdisk::VirtualDisk;
+/// let mut disk = VirtualDisk::new();
+/// assert_eq!(disk.lock(), Ok(LockOutcome::Acquired));
+/// match disk.lock() {
+///     Ok(LockOutcome::HeldBy(Some(pid))) => assert_eq!(pid, disk.process_id()),
+///     other => panic!("{other:?}"),
+/// }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LockOutcome {
@@ -138,6 +172,24 @@ pub enum LockOutcome {
 /// One directory of files. Names are plain file names; there are no sub-directories.
 ///
 /// Writes are durable after `sync_data` returned success, names after `sync_dir` did; nothing else is promised.
+///
+/// ```
+/// use towline_wal::io::{Io, IoFailure};
+/// use towline_wal::vdisk::{CrashKind, VirtualDisk};
+/// /// The bytes before the name: a file that is there is whole.
+/// fn put(io: &mut dyn Io, name: &str, bytes: &'static str) -> Result<(), IoFailure> {
+///     io.create("unready")?;
+///     io.write_at("unready", 0, &[bytes.into()])?;
+///     io.sync_data("unready")?;
+///     io.rename("unready", name)?;
+///     io.sync_dir()
+/// }
+/// let mut disk = VirtualDisk::new();
+/// put(&mut disk, "note", "hello").unwrap();
+/// disk.crash(CrashKind::DropAll, &mut |_| 0);
+/// assert_eq!(disk.list().unwrap(), ["note"]);
+/// assert_eq!(disk.len("note").unwrap(), 5);
+/// ```
 pub trait Io {
     /// Takes the directory's lock, by file `LOCK`, and creates the directory and the file where missing.
     ///
@@ -257,6 +309,24 @@ pub trait Io {
 }
 
 /// Numbers a request; rises.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use towline_wal::io::execute;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// # core.submit(vec![towline_wal::Entry::Batch(batch(&core, log, b"hello"))]).unwrap();
+/// // Requests may be under way together, and end in any order: each is reported by its number.
+/// let mut under_way = BTreeMap::new();
+/// loop {
+///     under_way.extend(std::iter::from_fn(|| core.poll_io()).map(|request| (request.id, request)));
+///     let Some((id, newest)) = under_way.pop_last() else { break };
+///     core.on_io(id, execute(&mut disk, &newest));
+/// }
+/// assert_eq!(core.durable_end(log).lsn.get(), 1);
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct IoId(pub(crate) u64);
 
@@ -268,6 +338,25 @@ impl fmt::Display for IoId {
 
 /// One thing to do with files. Whoever drives the core carries it out by [`execute`] and reports the result by
 /// [`crate::LogCore::on_io`]; requests that were polled and not reported yet may run at the same time.
+///
+/// ```
+/// use towline_wal::io::{IoRequest, execute};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// # core.submit(vec![towline_wal::Entry::Batch(batch(&core, log, b"hello"))]).unwrap();
+/// // One batch waits.
+/// let (before, mut written) = (core.stats().group_bytes, 0);
+/// while let Some(request) = core.poll_io() {
+///     let IoRequest { id, op, .. } = &request;
+///     println!("{id}: {} bytes, in the background: {}", op.bytes(), op.is_background());
+///     written += if op.is_background() { 0 } else { op.bytes() };
+///     let result = execute(&mut disk, &request);
+///     core.on_io(request.id, result);
+/// }
+/// assert_eq!(written, core.stats().group_bytes - before);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct IoRequest {
@@ -278,6 +367,27 @@ pub struct IoRequest {
 }
 
 /// What to do with files.
+///
+/// ```
+/// use towline_wal::io::{IoOp, execute};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let (mut core, mut disk) = created(&options);
+/// # core.submit(vec![towline_wal::Entry::Batch(batch(&core, log, b"hello"))]).unwrap();
+/// // One batch waits. It is durable when the sync behind its write has returned.
+/// let mut steps = Vec::new();
+/// while let Some(request) = core.poll_io() {
+///     match &request.op {
+///         IoOp::Write { .. } => steps.push("write"),
+///         IoOp::Sync { .. } => steps.push("sync"),
+///         _ => {} // Segments being made: nobody waits for these.
+///     }
+///     let result = execute(&mut disk, &request);
+///     core.on_io(request.id, result);
+/// }
+/// assert!(steps.ends_with(&["write", "sync"]), "{steps:?}");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum IoOp {

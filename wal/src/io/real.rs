@@ -27,6 +27,20 @@ use super::{Io, IoFailure, LockOutcome, segment_number};
 /// Directories are made with mode 0700 and files with 0600: a log holds whatever the application wrote. The directory is
 /// looked up when its lock is taken, or when it is first read, and stays that one wherever it is moved to. The lock, once
 /// taken, is held until the last clone goes away.
+///
+/// ```
+/// use towline_wal::io::{Io, LockOutcome, RealIo};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (log, (dir, wal)) = (LOG, opened());
+/// # let batch = |record: &[u8]| next(&wal, record);
+/// // The log is open.
+/// let mut io = RealIo::new(dir.path());
+/// assert_eq!(io.lock(), Ok(LockOutcome::HeldBy(Some(std::process::id()))));
+/// wal.close().unwrap();
+/// assert_eq!(io.lock(), Ok(LockOutcome::Acquired));
+/// assert!(io.list().unwrap().contains(&"MANIFEST".to_owned()));
+/// ```
 #[derive(Clone, Debug)]
 pub struct RealIo {
     shared: Arc<Shared>,

@@ -84,6 +84,38 @@ pub use read::LogReader;
 /// The log storage of one raft node: give it to `openraft::Raft::new`.
 ///
 /// It is the only one that writes its log: at most one store of a log is open at a time, and nobody else submits to it.
+///
+/// ```
+/// use openraft::Vote;
+/// use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+/// use towline_wal::openraft::LogStore;
+/// # use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId};
+/// # use std::io::Cursor;
+/// # use std::sync::Arc;
+/// # use towline_wal::{Options, Wal};
+/// # openraft::declare_raft_types!(pub Types: D = String, R = String);
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let open = || Arc::new(Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap().0);
+/// # let entry = |index| {
+/// #     let log_id = LogId::new(CommittedLeaderId::new(1, 7), index);
+/// #     Entry { log_id, payload: EntryPayload::Normal("hello".to_owned()) }
+/// # };
+/// # let log = towline_wal::LogId::new(1);
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let wal = open();
+/// let mut store: LogStore<Types> = LogStore::open(Arc::clone(&wal), log).unwrap();
+/// store.save_vote(&Vote::new(1, 7)).await.unwrap();
+/// store.blocking_append([entry(0), entry(1)]).await.unwrap();
+/// drop(store);
+/// wal.close().unwrap();
+///
+/// // After a restart the node knows whom it voted for, and where its log ends.
+/// let mut store: LogStore<Types> = LogStore::open(open(), log).unwrap();
+/// assert_eq!(store.read_vote().await.unwrap(), Some(Vote::new(1, 7)));
+/// assert_eq!(store.get_log_state().await.unwrap().last_log_id, Some(entry(1).log_id));
+/// assert_eq!(store.in_doubt(), None);
+/// # });
+/// ```
 pub struct LogStore<C: RaftTypeConfig> {
     shared: Arc<Shared<C>>,
 }

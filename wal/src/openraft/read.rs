@@ -132,6 +132,33 @@ async fn others_first() {
 }
 
 /// Reads the entries of a log, beside its store and other readers. Clone it for each task.
+///
+/// ```
+/// use openraft::RaftLogReader;
+/// use openraft::storage::{RaftLogStorage, RaftLogStorageExt};
+/// use towline_wal::openraft::LogStore;
+/// # use openraft::{CommittedLeaderId, Entry, EntryPayload, LogId};
+/// # use std::io::Cursor;
+/// # use std::sync::Arc;
+/// # use towline_wal::{Options, Wal};
+/// # openraft::declare_raft_types!(pub Types: D = String, R = String);
+/// # let dir = tempfile::tempdir().unwrap();
+/// # let open = || Arc::new(Wal::open(dir.path(), Options { segment_bytes: 1 << 20, ..Options::default() }).unwrap().0);
+/// # let entry = |index| {
+/// #     let log_id = LogId::new(CommittedLeaderId::new(1, 7), index);
+/// #     Entry { log_id, payload: EntryPayload::Normal("hello".to_owned()) }
+/// # };
+/// # let log = towline_wal::LogId::new(1);
+/// # tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap().block_on(async {
+/// let mut store: LogStore<Types> = LogStore::open(open(), log).unwrap();
+/// let mut reader = store.get_log_reader().await; // for a task of its own
+/// store.blocking_append((0..4).map(entry)).await.unwrap();
+/// let entries = reader.try_get_log_entries(1..=2).await.unwrap();
+/// assert_eq!(entries.iter().map(|entry| entry.log_id.index).collect::<Vec<_>>(), [1, 2]);
+/// store.purge(entry(1).log_id).await.unwrap();
+/// assert_eq!(reader.try_get_log_entries(..).await.unwrap().len(), 2, "what is purged is gone for readers too");
+/// # });
+/// ```
 #[derive(Clone)]
 pub struct LogReader<C: RaftTypeConfig> {
     pub(super) shared: Arc<Shared<C>>,

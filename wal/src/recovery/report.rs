@@ -8,6 +8,21 @@ use crate::io::{IoFailure, segment_name};
 use crate::recovery::table::GroupRow;
 
 /// A range that was durable and can't be read (I8: reported, and never truncated away).
+///
+/// ```
+/// use towline_wal::{LogCore, Lsn, ReadError};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let (core, report) = LogCore::recover(&mut disk, &options).unwrap();
+/// let range = report.damaged[0].clone();
+/// assert_eq!((range.log, range.first, range.last), (log, Lsn::new(2), Lsn::new(2)));
+/// assert_eq!(range.file, "0000000000000001.seg");
+/// // Whoever reads there is told the same.
+/// assert_eq!(core.plan_read(log, Lsn::new(2), 1 << 20), Err(ReadError::from(range)));
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DamagedRange {
@@ -39,6 +54,21 @@ impl DamagedSlot {
 }
 
 /// A place in the files where the scan found something other than a good group.
+///
+/// ```
+/// use towline_wal::LogCore;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let (_, report) = LogCore::recover(&mut disk, &options).unwrap();
+/// let finding = report.findings[0];
+/// assert!(!finding.row.is_end() && !finding.row.is_alarm());
+/// let told = finding.to_string();
+/// assert!(told.starts_with("0000000000000001.seg at byte"));
+/// assert!(told.ends_with("some of it is damaged, and it had been durable"));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Finding {
@@ -53,6 +83,23 @@ pub struct Finding {
 }
 
 /// What an open found. A torn tail, reported here, is a good open.
+///
+/// ```
+/// use towline_wal::LogCore;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = three();
+/// // `disk` holds a log of three batches, whose process was killed.
+/// let (mut core, report) = LogCore::recover(&mut disk, &options).unwrap();
+/// assert!(report.is_intact() && !report.clean_close);
+/// assert_eq!((report.batches, report.incarnation), (3, 2));
+/// core.begin_close();
+/// run(&mut core, &mut disk);
+/// disk.kill_process();
+/// let (_, report) = LogCore::recover(&mut disk, &options).unwrap();
+/// assert!(report.is_intact() && report.clean_close);
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct OpenReport {

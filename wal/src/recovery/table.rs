@@ -2,6 +2,21 @@
 //! exactly one row for each.
 
 /// A row of the table of groups.
+///
+/// ```
+/// use towline_wal::{GroupRow, LogCore};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted; and now the last one, of which nothing proves that it
+/// // was ever acknowledged.
+/// # rot(&mut disk, 3);
+/// let (core, report) = LogCore::recover(&mut disk, &options).unwrap();
+/// let rows: Vec<GroupRow> = report.findings.iter().map(|finding| finding.row).collect();
+/// assert_eq!(rows, [GroupRow::G2, GroupRow::G3]);
+/// assert!(!rows[0].is_end() && rows[1].is_end(), "the log ends before what is torn, and never before what was durable");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum GroupRow {

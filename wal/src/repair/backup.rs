@@ -17,6 +17,23 @@ pub const README_NAME: &str = "README.txt";
 const CHUNK_BYTES: usize = 1 << 20;
 
 /// A part of a file that the medium did not give: zeroes in the copy.
+///
+/// ```
+/// use towline_wal::repair::{Repair, RepairOptions};
+/// use towline_wal::vdisk::VirtualDisk;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = three();
+/// # let seen = towline_wal::inspect::inspect_io(&mut disk).unwrap();
+/// # let group = seen.segments[0].groups.iter().filter(|group| !group.batches.is_empty()).nth(1).unwrap();
+/// # disk.fail_reads("0000000000000001.seg", group.offset..group.offset + group.bytes, u64::MAX);
+/// // `disk` holds a log of three batches. The medium does not give the second one any more.
+/// let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap();
+/// let repaired = repair.execute(&mut VirtualDisk::new(), "in an example").unwrap();
+/// let [gap] = &repaired.unread[..] else { panic!("{repaired:?}") };
+/// assert_eq!((gap.segment, gap.bytes), (1, 4096), "the copy has zeroes for this block, and all the others");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Unread {

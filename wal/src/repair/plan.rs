@@ -15,6 +15,20 @@ use crate::recovery::report::{DamagedRange, Finding};
 use crate::recovery::survey::Survey;
 
 /// What is to do, and what that costs.
+///
+/// ```
+/// use towline_wal::repair::{RepairOptions, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// assert!(!plan.is_empty() && plan.unmendable.is_empty());
+/// let told = plan.to_string();
+/// assert!(told.contains("the log is truncated to LSN 1: LSN 2 to 3 are given up"), "{told}");
+/// assert!(plan.backup_bytes() > 64 << 10, "the segment and the manifest are copied first");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct RepairPlan {
@@ -42,6 +56,20 @@ pub struct RepairPlan {
 }
 
 /// A manifest that is lost, and agreed on by the segments' headers.
+///
+/// ```
+/// use towline_wal::io::Io;
+/// use towline_wal::repair::{RepairOptions, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = three();
+/// disk.remove("MANIFEST").unwrap();
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// let lost = plan.manifest.unwrap();
+/// assert!(plan.to_string().contains(lost.why));
+/// assert_eq!(plan.segment_bytes, 64 << 10, "as the segments say");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ManifestRepair {
@@ -50,6 +78,20 @@ pub struct ManifestRepair {
 }
 
 /// What becomes of a damaged log.
+///
+/// ```
+/// use towline_wal::repair::{RepairOptions, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// let repair = &plan.logs[0];
+/// assert_eq!((repair.kept.unwrap().records(), repair.given_up.records()), (1, 2));
+/// assert_eq!(repair.given_up_readable, 1, "the third one, behind the damage");
+/// assert_eq!(repair.cut_from.get(), 2, "from here on its owner has to fetch");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogRepair {
@@ -70,6 +112,23 @@ pub struct LogRepair {
 }
 
 /// How damage is let go.
+///
+/// ```
+/// use towline_wal::repair::{RepairAction, RepairOptions, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// let action = plan.logs[0].action;
+/// match action {
+///     RepairAction::Truncate { to } => println!("it ends at LSN {} then", to.lsn),
+///     RepairAction::Release { to } => println!("it starts behind LSN {} then", to.lsn),
+///     _ => {}
+/// }
+/// assert_eq!((action.boundary().lsn.get(), matches!(action, RepairAction::Truncate { .. })), (1, true));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RepairAction {
@@ -96,6 +155,19 @@ impl RepairAction {
 }
 
 /// Records from the first to the last.
+///
+/// ```
+/// use towline_wal::repair::{RepairOptions, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// let (kept, given_up) = (plan.logs[0].kept.unwrap(), plan.logs[0].given_up);
+/// assert_eq!((kept.to_string(), given_up.to_string()), ("LSN 1".to_owned(), "LSN 2 to 3".to_owned()));
+/// assert_eq!(given_up.records(), 2, "the last one is one of them");
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LsnRange {
@@ -106,6 +178,21 @@ pub struct LsnRange {
 }
 
 /// What no repair mends.
+///
+/// ```
+/// use towline_wal::io::{Io, segment_name};
+/// use towline_wal::repair::{RepairOptions, Unmendable, dry_run};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = long();
+/// disk.remove(&segment_name(2)).unwrap();
+/// let plan = dry_run(&mut disk, RepairOptions::default()).unwrap();
+/// assert!(!plan.logs.is_empty(), "the log is truncated before the hole");
+/// let missed = Unmendable::MissingSegment { segment: 2 };
+/// assert!(plan.unmendable.contains(&missed), "and the segment is missed all the same");
+/// assert!(plan.to_string().contains(&format!("not mended: {missed}")));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Unmendable {
@@ -130,6 +217,25 @@ pub enum Unmendable {
 }
 
 /// A file to copy.
+///
+/// ```
+/// use towline_wal::io::Io;
+/// use towline_wal::repair::{README_NAME, Repair, RepairOptions};
+/// use towline_wal::vdisk::VirtualDisk;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+/// # use set_up::*;
+/// # let (options, log) = (small(), LOG);
+/// # let mut disk = rotted(2);
+/// // `disk` holds a log of three batches. The second one has rotted.
+/// let repair = Repair::begin(&mut disk, RepairOptions::default()).unwrap();
+/// let files = repair.plan().files.clone();
+/// let mut copy = VirtualDisk::new();
+/// repair.execute(&mut copy, "in an example").unwrap();
+/// for file in &files {
+///     assert_eq!(copy.len(&file.name), Ok(file.bytes));
+/// }
+/// assert!(copy.len(README_NAME).is_ok(), "which says how to go back");
+/// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct BackupFile {
