@@ -6,6 +6,8 @@
 //!
 //! It reads sources as text and needs nothing but the standard library.
 
+#[path = "tidy/examples.rs"]
+mod examples;
 #[path = "tidy/floors.rs"]
 mod floors;
 #[path = "tidy/golden.rs"]
@@ -86,6 +88,15 @@ fn files_stay_below_800_lines_but_for_a_list_that_shrinks() {
 fn files_and_folders_are_named_by_what_they_define() {
     let repository = Repository::read();
     none("Name a file by the noun it defines; these names say nothing.", &words::empty_names(&repository));
+}
+
+#[test]
+fn every_public_type_has_an_example() {
+    let repository = Repository::read();
+    none(
+        "Show in its documentation how one comes by it and what one does with it.",
+        &examples::types_without_one(&repository),
+    );
 }
 
 #[test]
