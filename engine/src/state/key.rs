@@ -12,6 +12,7 @@
 //!          namespace(4) log(16) 2 session(16) number -> 1 (format)  version u64  term u32  LSN u64  outcome u8  u32  u64
 //!                                                      fingerprint u64
 //!          namespace(4) log(16) 3                    -> 1 (format)  LSN u64: what was rejected before it is forgotten
+//!          namespace(4) log(16) 4                    -> 1 (format)  session u128: where the next `Trim` looks on
 //! rejected namespace(4) log(16) LSN(8)               -> 1 (format)
 //! meta     shard(8) 1, the applied position          -> 1 (format)  log u128  version u64  term u32  LSN u64  chain u64
 //!          shard(8) 2, the last `EpochStart`         -> 1 (format)  LSN u64  the control record, an envelope
@@ -205,6 +206,24 @@ pub(super) fn trimmed_key(namespace: NamespaceId, log: LogId) -> Vec<u8> {
     [&of_log(namespace, log)[..], &[3]].concat()
 }
 
+/// The key of where a log's next trim looks on.
+pub(super) fn trim_key(namespace: NamespaceId, log: LogId) -> Vec<u8> {
+    [&of_log(namespace, log)[..], &[4]].concat()
+}
+
+/// The session with which a trim goes on.
+pub(super) fn trim_entry(session: u128) -> Vec<u8> {
+    [&[FORMAT][..], &session.to_le_bytes()].concat()
+}
+
+/// The session in such an entry.
+pub(super) fn read_trim(entry: &[u8]) -> Result<u128, StoreError> {
+    let mut fields = Fields::of(Family::Sessions, entry)?;
+    let session = fields.u128()?;
+    fields.end()?;
+    Ok(session)
+}
+
 /// An entry of one number.
 pub(super) fn number_entry(number: u64) -> Vec<u8> {
     [&[FORMAT][..], &number.to_le_bytes()].concat()
@@ -349,8 +368,7 @@ pub(super) fn applied_entry(log: LogId, applied: LogPosition) -> Vec<u8> {
 /// Log and applied position in an entry.
 pub(super) fn read_applied(entry: &[u8]) -> Result<(LogId, LogPosition), StoreError> {
     let mut fields = Fields::of(Family::Meta, entry)?;
-    let (low, high) = (fields.u64()?, fields.u64()?);
-    let log = LogId::new(u128::from(high) << 64 | u128::from(low));
+    let log = LogId::new(fields.u128()?);
     let epoch = Epoch { version: fields.u64()?, term: fields.u32()? };
     let position = LogPosition { epoch, lsn: Lsn::new(fields.u64()?), chain: Chain::new(fields.u64()?) };
     fields.end()?;
@@ -426,6 +444,11 @@ impl<'a> Fields<'a> {
         Ok(taken)
     }
 
+    fn u128(&mut self) -> Result<u128, StoreError> {
+        let bytes = self.take(16)?.first_chunk::<16>().copied();
+        bytes.map(u128::from_le_bytes).ok_or_else(|| self.bad())
+    }
+
     fn u64(&mut self) -> Result<u64, StoreError> {
         let bytes = self.take(8)?.first_chunk::<8>().copied();
         bytes.map(u64::from_le_bytes).ok_or_else(|| self.bad())
@@ -495,6 +518,9 @@ mod tests {
         assert_eq!(session_in(&key), Some(session));
         crate::golden::check("state_result_key.bin", &result_key(NS, log, session, 258));
         crate::golden::check("state_trimmed_key.bin", &trimmed_key(NS, log));
+        crate::golden::check("state_trim_key.bin", &trim_key(NS, log));
+        let file = crate::golden::check("state_trim.bin", &trim_entry(session));
+        assert_eq!(read_trim(&file).unwrap(), session);
         crate::golden::check("state_rejected.bin", &rejected_entry());
         crate::golden::check("state_value_key.bin", &user_key(NS, b"key"));
         crate::golden::check("state_event_key.bin", &event_key(NS, b"a\0b", 258));

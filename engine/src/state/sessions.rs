@@ -47,7 +47,7 @@ pub(super) struct Executed {
 
 /// Results up to which each is deleted by itself: a range leaves a mark that every read has to look at.
 const SINGLE_DELETES_MAX: usize = 64;
-/// Sessions that one [`Trim`](crate::model::ControlRecord) takes away: others have their turn in between, and memory is bounded.
+/// Sessions that one [`Trim`](crate::model::ControlRecord) looks at: others have their turn in between, and memory is bounded.
 pub(super) const SESSIONS_OF_A_TRIM: usize = 10_000;
 
 impl<S: View> Effects<'_, S> {
@@ -121,54 +121,81 @@ impl<S: View> Effects<'_, S> {
         Ok(Outcome::Applied { version: 0 })
     }
 
-    /// Sessions that were not used since, and which records before were rejected, are forgotten: of the sessions the first
-    /// [`SESSIONS_OF_A_TRIM`] in the order of their ids. The outcome's version is 1 if there are more of them.
+    /// Sessions that were not used since, and which records before were rejected, are forgotten. Of the sessions the next
+    /// [`SESSIONS_OF_A_TRIM`] are looked at, in the order of their ids: the state knows where the last one ended. The outcome's
+    /// version is 1 while others are left to look at, and 0 at their end; then it begins anew.
     pub(super) fn trim(&mut self, sessions_before: Lsn, rejected_before: Lsn) -> Result<Outcome, StoreError> {
+        let next = self.next_sessions()?;
+        let (looked_at, behind) = next.split_at(next.len().min(SESSIONS_OF_A_TRIM));
+        let mut gone = 0;
+        for (session, used) in looked_at {
+            if *used < sessions_before {
+                self.forget_session(*session)?;
+                gone += 1;
+            }
+        }
+        if gone > 0 {
+            let open = self.open_sessions()?;
+            self.count_sessions(open.saturating_sub(gone));
+        }
+        let at = key::trim_key(self.shard.namespace, self.log);
+        match behind.first() {
+            Some((session, _)) => self.changes.put(Family::Sessions, at, key::trim_entry(*session)),
+            None => self.changes.delete(Family::Sessions, at),
+        }
+        self.trim_rejected(rejected_before)?;
+        Ok(Outcome::Applied { version: u64::from(!behind.is_empty()) })
+    }
+
+    /// The sessions that a trim looks at, with their last use, and the one behind them. What they are must not hang on what is
+    /// stored already and what is in these changes still: they are the first of both together.
+    fn next_sessions(&self) -> Result<Vec<(u128, Lsn)>, StoreError> {
         let (namespace, log) = (self.shard.namespace, self.log);
-        let first = key::session_key(namespace, log, 0);
-        let (mut old, mut failed) = (Vec::new(), None);
-        let mut judge = |at: &[u8], entry: &[u8], old: &mut Vec<u128>| match key::session_in(at).zip(Some(entry)) {
-            Some((session, entry)) if at.get(..21) == first.get(..21) => match key::read_session(entry) {
-                Ok(found) => {
-                    old.extend((found.used < sessions_before).then_some(session));
-                    true
-                }
-                Err(error) => {
+        let from = self.look(Family::Sessions, &key::trim_key(namespace, log), key::read_trim)?.unwrap_or(0);
+        let first = key::session_key(namespace, log, from);
+        let of_log = first.len() - size_of::<u128>();
+        let (mut found, mut failed) = (Vec::new(), None);
+        let mut note = |at: &[u8], entry: &[u8], found: &mut Vec<(u128, Lsn)>| {
+            let session =
+                key::session_in(at).filter(|_| at >= first.as_slice() && at.get(..of_log) == first.get(..of_log));
+            let noted = session.map(|session| key::read_session(entry).map(|known| found.push((session, known.used))));
+            match noted {
+                Some(Ok(())) => true,
+                Some(Err(error)) => {
                     failed = Some(error);
                     false
                 }
-            },
-            _ => false,
+                None => false,
+            }
         };
-        // What goes must not hang on what is stored already and what is in these changes still: the first of both together go.
-        // One more is looked for, since that there are more is part of the outcome.
         let changes = &*self.changes;
         self.store.scan(Family::Sessions, &first, Order::Ascending, &mut |at, entry| {
-            let goes_on = changes.get(Family::Sessions, at).is_some() || judge(at, entry, &mut old);
-            if goes_on && old.len() <= SESSIONS_OF_A_TRIM { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+            let goes_on = changes.get(Family::Sessions, at).is_some() || note(at, entry, &mut found);
+            if goes_on && found.len() <= SESSIONS_OF_A_TRIM {
+                ControlFlow::Continue(())
+            } else {
+                ControlFlow::Break(())
+            }
         })?;
         for (at, entry) in changes.values(Family::Sessions) {
-            judge(at, entry, &mut old);
+            note(at, entry, &mut found);
         }
         if let Some(error) = failed {
             return Err(error);
         }
-        let open = self.open_sessions()?;
-        old.sort_unstable();
-        let more = u64::from(old.len() > SESSIONS_OF_A_TRIM);
-        old.truncate(SESSIONS_OF_A_TRIM);
-        for session in &old {
-            self.forget_session(*session)?;
-        }
-        self.count_sessions(open.saturating_sub(old.len() as u64));
-        if rejected_before > self.trimmed()? {
-            let (from, to) =
-                (key::rejected_key(namespace, log, Lsn::ZERO), key::rejected_key(namespace, log, rejected_before));
+        found.sort_unstable();
+        found.truncate(SESSIONS_OF_A_TRIM + 1);
+        Ok(found)
+    }
+
+    fn trim_rejected(&mut self, before: Lsn) -> Result<(), StoreError> {
+        let (namespace, log) = (self.shard.namespace, self.log);
+        if before > self.trimmed()? {
+            let (from, to) = (key::rejected_key(namespace, log, Lsn::ZERO), key::rejected_key(namespace, log, before));
             self.changes.delete_range(Family::Rejected, from, to);
-            let entry = key::number_entry(rejected_before.get());
-            self.changes.put(Family::Sessions, key::trimmed_key(namespace, log), entry);
+            self.changes.put(Family::Sessions, key::trimmed_key(namespace, log), key::number_entry(before.get()));
         }
-        Ok(Outcome::Applied { version: more })
+        Ok(())
     }
 
     fn session(&self, session: u128) -> Result<Option<Session>, StoreError> {

@@ -392,3 +392,41 @@ fn a_trim_takes_away_a_bounded_number_of_sessions_the_same_whatever_is_stored_al
     together.apply(&[first, second]).unwrap();
     assert_eq!(digest(applier.store()).unwrap(), digest(together.store()).unwrap(), "I4");
 }
+
+/// Where sessions live on, each trim looked at all of them again to find the few that do not.
+#[test]
+fn a_trim_looks_on_where_the_last_one_ended_and_begins_anew_at_the_end() {
+    let trim = |lsn| Item::Control(ControlRecord::Trim { sessions_before: lsn, rejected_before: Lsn::ZERO });
+    let more = |applied: &Applied| applied.outcome == Some(Outcome::Applied { version: 1 });
+    let mut applier = open(MemStore::new());
+    let open_one = Item::Control(ControlRecord::OpenSession { sessions_max: u64::MAX });
+    let opened: Vec<Item> = (0..SESSIONS_OF_A_TRIM + 2).map(|_| open_one.clone()).collect();
+    let mut apply_all = |items: &[Item]| {
+        for some in items.chunks(100) {
+            let some = batch(applier.applied(), some);
+            applier.apply(&[some]).unwrap();
+        }
+    };
+    apply_all(&opened);
+    let first = Lsn::FIRST.get();
+    let mut ids: Vec<u128> =
+        (first..).take(opened.len()).map(|lsn| session_id(shard().shard, EPOCH, Lsn::new(lsn))).collect();
+    ids.sort_unstable();
+    let is_known = |applier: &Applier<MemStore>, id: u128| {
+        applier.store().get(Family::Sessions, &key::session_key(shard().namespace, LOG, id)).unwrap().is_some()
+    };
+    let begun = Lsn::new(first + opened.len() as u64);
+    // All are used again, but for one of the first and the last of all.
+    let idle = [ids[3], ids[SESSIONS_OF_A_TRIM + 1]];
+    let uses = ids.iter().filter(|id| !idle.contains(id)).map(|id| Item::Write(request(*id, 1, 1, 0)));
+    apply_all(&uses.collect::<Vec<_>>());
+    assert!(more(&apply(&mut applier, trim(begun))), "two are left to look at");
+    assert!(!is_known(&applier, idle[0]) && is_known(&applier, idle[1]));
+    // Whatever happens to sessions meanwhile: one before that place is looked at in the next round.
+    let late = applier.applied().lsn.next();
+    assert!(!more(&apply(&mut applier, trim(begun))));
+    assert!(!is_known(&applier, idle[1]) && is_known(&applier, ids[0]));
+    // The next round, with all of them idle by now.
+    assert!(!more(&apply(&mut applier, trim(late))), "as many as one trim looks at");
+    assert!(!ids.iter().any(|id| is_known(&applier, *id)));
+}
