@@ -14,7 +14,7 @@ use crate::model::{
     Epoch, Expect, LogPosition, Lsn, NamespaceDescriptor, NamespaceId, Operation, Page, Read, Record, Scan, ShardId,
     Token, Value, Write,
 };
-use crate::pipeline::{Position, Receipt, Submission, SubmitPolicy};
+use crate::pipeline::{Completer, Position, Receipt, Submission, SubmitPolicy};
 use crate::shard::CrossShard;
 use crate::state::{self, RocksSnapshot, RocksStore, StreamRead, View};
 use bytes::Bytes;
@@ -119,7 +119,7 @@ impl Namespace {
     /// As [`Namespace::write`]; there is no room, and it was not to wait, or not so long.
     pub fn write_when(&self, write: impl AsRef<Record>, policy: SubmitPolicy) -> Result<Receipt, WriteRefused> {
         let (shard, prepared) = self.prepare(write.as_ref())?;
-        let (receipt, completer) = Receipt::pair();
+        let (receipt, completer) = shard.queue.gathering().pair();
         let submission = prepared.for_token(Arrived::now(Completion::Receipt(completer)));
         shard.queue.submit(submission, policy).map_err(|(error, _)| self.refused(shard, error.into()))?;
         Ok(receipt)
@@ -135,9 +135,7 @@ impl Namespace {
         write: impl AsRef<Record>,
         policy: SubmitPolicy,
     ) -> Result<Receipt<Position>, WriteRefused> {
-        let (receipt, completer) = Receipt::pair();
-        self.write_unconditionally(write.as_ref(), policy, Completion::Durable(completer))?;
-        Ok(receipt)
+        self.write_unconditionally(write.as_ref(), policy, Completion::Durable)
     }
 
     /// As [`Namespace::write_when`], of a write that can't be rejected; answered as soon as it has its place in the log,
@@ -170,17 +168,15 @@ impl Namespace {
         write: impl AsRef<Record>,
         policy: SubmitPolicy,
     ) -> Result<Receipt<Position>, WriteRefused> {
-        let (receipt, completer) = Receipt::pair();
-        self.write_unconditionally(write.as_ref(), policy, Completion::Buffered(completer))?;
-        Ok(receipt)
+        self.write_unconditionally(write.as_ref(), policy, Completion::Buffered)
     }
 
     fn write_unconditionally(
         &self,
         record: &Record,
         policy: SubmitPolicy,
-        completion: Completion,
-    ) -> Result<(), WriteRefused> {
+        completion: impl FnOnce(Completer<Position>) -> Completion,
+    ) -> Result<Receipt<Position>, WriteRefused> {
         let is_conditional = |operation: &Operation| match operation {
             Operation::Append { expect, .. } => *expect != Expect::Any,
             _ => false,
@@ -190,8 +186,10 @@ impl Namespace {
             return Err(WriteRefused::NeedsOutcome);
         }
         let (shard, prepared) = self.prepare(record)?;
-        let submitted = shard.queue.submit(prepared.for_token(Arrived::now(completion)), policy);
-        submitted.map_err(|(error, _)| self.refused(shard, error.into()))
+        let (receipt, completer) = shard.queue.gathering().pair();
+        let submitted = shard.queue.submit(prepared.for_token(Arrived::now(completion(completer))), policy);
+        submitted.map_err(|(error, _)| self.refused(shard, error.into()))?;
+        Ok(receipt)
     }
 
     /// Appends one event to a stream: short for a [`Write`] of it.

@@ -290,7 +290,7 @@ impl Namespace {
             Ok(bytes) => bytes,
             Err(error) => unreachable!("records of sessions have a fixed length: {error}"),
         };
-        let (receipt, completer) = Receipt::pair();
+        let (receipt, completer) = shard.queue.gathering().pair();
         let submission = Submission::control(bytes, Arrived::now(Completion::Receipt(completer)));
         let submitted = shard.queue.submit(submission, SubmitPolicy::Wait);
         submitted.map_err(|(error, _)| self.refused(shard, error.into()))?;

@@ -373,6 +373,7 @@ impl Shard {
                 let Some(submission) = self.queue.pop() else { break };
                 self.sequencer.push(submission);
             }
+            self.queue.gathering().turn();
             let _span =
                 tracing::trace_span!("seal", shard = %self.shard, bytes = self.sequencer.queued_bytes()).entered();
             let Some(sealed) = self.sequencer.seal(self.log, epoch, prev, wall_micros()) else { break };

@@ -7,6 +7,8 @@
 #[cfg(feature = "node")]
 mod buffers;
 #[cfg(any(feature = "node", shuttle))]
+mod gathering;
+#[cfg(any(feature = "node", shuttle))]
 mod queue;
 #[cfg(all(test, shuttle))]
 mod queue_model_test;
@@ -29,6 +31,8 @@ pub(crate) mod sync;
 
 #[cfg(feature = "node")]
 pub use buffers::Buffers;
+#[cfg(any(feature = "node", shuttle))]
+pub use gathering::Gathering;
 #[cfg(any(feature = "node", shuttle))]
 pub use queue::{Disk, SubmissionQueue, SubmitError, SubmitPolicy};
 #[cfg(any(feature = "node", shuttle))]

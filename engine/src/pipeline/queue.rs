@@ -18,6 +18,7 @@
 //! 6. `full` is looked at before room is: while a disk is full nothing new comes in, and who waits hears it. It is set before
 //!    the line is called, under the line's lock, as the close is. A closed queue waits for no room: no disk is full to it.
 
+use super::gathering::Gathering;
 use super::ready::Bell;
 use super::submission::Submission;
 use super::sync::{ArrayQueue, AtomicU8, AtomicUsize, Backoff, CachePadded, Condvar, Mutex, Ordering};
@@ -171,6 +172,7 @@ pub struct SubmissionQueue<T> {
     /// Rule 6: a bit for each [`Disk`]. Read by everybody, written seldom.
     full: CachePadded<AtomicU8>,
     line: Mutex<VecDeque<Arc<Condvar>>>,
+    gathering: Gathering,
 }
 
 type Refused<T> = (SubmitError, Submission<T>);
@@ -187,6 +189,7 @@ impl<T> SubmissionQueue<T> {
             waiting: CachePadded::new(AtomicUsize::new(0)),
             full: CachePadded::new(AtomicU8::new(0)),
             line: Mutex::new(VecDeque::new()),
+            gathering: Gathering::new(),
         }
     }
 
@@ -357,6 +360,12 @@ impl<T> SubmissionQueue<T> {
         let full = self.full.load(Ordering::SeqCst);
         let disk = [Disk::Log, Disk::State].into_iter().find(|disk| full & *disk as u8 != 0);
         disk.filter(|_| !self.is_closed())
+    }
+
+    /// Where those wait who submit: the consumer turns it when it has popped what goes into one batch.
+    #[must_use]
+    pub const fn gathering(&self) -> &Gathering {
+        &self.gathering
     }
 
     /// Whether nothing more is taken.

@@ -1,5 +1,6 @@
 //! The promise to answer: a receipt for one write, which a thread waits for, or a future.
 
+use super::gathering::EventCount;
 use super::sync::{Condvar, Mutex};
 use crate::model::request::FailureClass;
 use crate::model::{Epoch, Lsn, Outcome, ShardId, Token};
@@ -148,11 +149,16 @@ impl WriteError {
 struct Slot<T> {
     result: Option<Result<T, WriteError>>,
     waker: Option<Waker>,
+    /// How many wait for a time at this moment.
+    timed: u32,
 }
 
 #[derive(Debug)]
 struct Shared<T> {
     slot: Mutex<Slot<T>>,
+    /// Who waits for as long as it takes sleeps here, with others.
+    place: Arc<EventCount>,
+    /// And who does not, here.
     done: Condvar,
 }
 
@@ -196,10 +202,16 @@ pub struct Receipt<T = Written>(Arc<Shared<T>>);
 pub struct Completer<T = Written>(Option<Arc<Shared<T>>>);
 
 impl<T: Copy> Receipt<T> {
-    /// A receipt and its completer.
+    /// A receipt and its completer, by themselves; those of writes that are likely to be answered together come from a
+    /// [`Gathering`](super::Gathering).
     pub fn pair() -> (Self, Completer<T>) {
-        let slot = Mutex::new(Slot { result: None, waker: None });
-        let shared = Arc::new(Shared { slot, done: Condvar::new() });
+        Self::pair_at(Arc::default())
+    }
+
+    /// A receipt whose owner sleeps at this place.
+    pub(super) fn pair_at(place: Arc<EventCount>) -> (Self, Completer<T>) {
+        let slot = Mutex::new(Slot { result: None, waker: None, timed: 0 });
+        let shared = Arc::new(Shared { slot, place, done: Condvar::new() });
         (Self(Arc::clone(&shared)), Completer(Some(shared)))
     }
 
@@ -208,13 +220,8 @@ impl<T: Copy> Receipt<T> {
     /// # Errors
     /// The write has no outcome; see [`WriteError`].
     pub fn wait(self) -> Result<T, WriteError> {
-        let mut slot = self.0.slot.lock();
-        loop {
-            if let Some(result) = slot.result {
-                return result;
-            }
-            self.0.done.wait(&mut slot);
-        }
+        let look = || self.0.slot.lock().result;
+        look().unwrap_or_else(|| self.0.place.wait_for(look))
     }
 
     /// Waits for the answer for so long at the most; none means not yet.
@@ -223,9 +230,11 @@ impl<T: Copy> Receipt<T> {
     /// The write has no outcome; see [`WriteError`].
     pub fn wait_for(&self, timeout: Duration) -> Result<Option<T>, WriteError> {
         let mut slot = self.0.slot.lock();
-        if slot.result.is_none() {
+        if slot.result.is_none() && !timeout.is_zero() {
+            slot.timed += 1;
             // Woken or timed out: either way the slot is looked at below.
             self.0.done.wait_while_for(&mut slot, |slot| slot.result.is_none(), timeout);
+            slot.timed -= 1;
         }
         slot.result.transpose()
     }
@@ -255,10 +264,20 @@ impl<T> Completer<T> {
     }
 
     /// Answers many: all answers are there before the first who waits is woken, so that none of them runs while
-    /// the others' answers are still on their way.
+    /// the others' answers are still on their way. Those who sleep at one place are woken at once.
     pub fn complete_all(answers: impl IntoIterator<Item = (Self, Result<T, WriteError>)>) {
-        let ready: Vec<Ready<T>> = answers.into_iter().filter_map(|(own, result)| own.answer(result)).collect();
-        ready.into_iter().for_each(Ready::wake);
+        let mut places: Vec<Arc<EventCount>> = Vec::new();
+        let mut others = Vec::new();
+        for (own, result) in answers {
+            let Some(ready) = own.answer(result) else { continue };
+            // They come in the order in which they were submitted: mostly it is the last one.
+            if !places.iter().rev().take(PLACES_LOOKED_AT).any(|place| Arc::ptr_eq(place, &ready.shared.place)) {
+                places.push(Arc::clone(&ready.shared.place));
+            }
+            others.extend(ready.sleeps_apart().then_some(ready));
+        }
+        places.iter().for_each(|place| place.call());
+        others.into_iter().for_each(Ready::wake_apart);
     }
 
     /// Sets the answer; what is left is to wake whoever waits.
@@ -275,24 +294,41 @@ impl<T> Drop for Completer<T> {
     }
 }
 
+/// Of so many places before it is looked whether one is among them already: called once more, it costs a look of who sleeps.
+const PLACES_LOOKED_AT: usize = 4;
+
 /// An answered receipt whose owner may sleep.
 struct Ready<T> {
     shared: Arc<Shared<T>>,
     waker: Option<Waker>,
+    /// Somebody waits for a time.
+    is_timed: bool,
 }
 
 impl<T> Ready<T> {
     fn of(shared: Arc<Shared<T>>, result: Result<T, WriteError>) -> Self {
-        let waker = {
+        let (waker, is_timed) = {
             let mut slot = shared.slot.lock();
             slot.result = Some(result);
-            slot.waker.take()
+            (slot.waker.take(), slot.timed > 0)
         };
-        Self { shared, waker }
+        Self { shared, waker, is_timed }
     }
 
     fn wake(self) {
-        self.shared.done.notify_all();
+        self.shared.place.call();
+        self.wake_apart();
+    }
+
+    /// Whether somebody sleeps who is not woken at the place.
+    const fn sleeps_apart(&self) -> bool {
+        self.waker.is_some() || self.is_timed
+    }
+
+    fn wake_apart(self) {
+        if self.is_timed {
+            self.shared.done.notify_all();
+        }
         if let Some(waker) = self.waker {
             waker.wake();
         }

@@ -2,7 +2,7 @@
 //! that does not come is a deadlock here, which fails.
 
 use super::sync::{AtomicUsize, Ordering, check, thread};
-use super::{Completer, Receipt, WriteError};
+use super::{Completer, Gathering, Receipt, WriteError};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
@@ -25,8 +25,10 @@ const WAYS: [fn(Receipt<u64>) -> Result<u64, WriteError>; 4] = [
     shuttle::future::block_on,
 ];
 
+/// All at one place, as of writes that came between two turns of the sequencer.
 fn pairs<const N: usize>() -> (Vec<Receipt<u64>>, Vec<Completer<u64>>) {
-    (0..N).map(|_| Receipt::pair()).unzip()
+    let gathering = Gathering::new();
+    (0..N).map(|_| gathering.pair()).unzip()
 }
 
 fn wait_for_each(receipts: Vec<Receipt<u64>>) -> Vec<thread::JoinHandle<Result<u64, WriteError>>> {
@@ -156,5 +158,36 @@ fn many_answers_reach_all_who_wait_and_those_who_went_do_not_matter() {
             assert_eq!(waiting.join().unwrap(), Ok(n));
         }
         gives_up.join().unwrap();
+    });
+}
+
+/// Who wakes for an answer to others sleeps again, and hears its own.
+#[test]
+fn who_shares_a_place_with_another_batch_hears_its_own_answer() {
+    check(|| {
+        let gathering = Arc::new(Gathering::new());
+        let submits = |n: u64| {
+            let gathering = Arc::clone(&gathering);
+            move || {
+                let (receipt, completer) = gathering.pair();
+                // The sequencer turns at some moment in between: it answers them together or apart.
+                (n, receipt, completer)
+            }
+        };
+        let submitting: Vec<_> = (0..3).map(|n| thread::spawn(submits(n))).collect();
+        gathering.turn();
+        let (mut answers, mut waiting) = (Vec::new(), Vec::new());
+        for submitted in submitting {
+            let (n, receipt, completer) = submitted.join().unwrap();
+            answers.push((completer, Ok(n)));
+            waiting.push((n, thread::spawn(move || receipt.wait())));
+        }
+        let second = answers.split_off(1);
+        let first = thread::spawn(move || Completer::complete_all(answers));
+        Completer::complete_all(second);
+        first.join().unwrap();
+        for (n, waiting) in waiting {
+            assert_eq!(waiting.join().unwrap(), Ok(n));
+        }
     });
 }

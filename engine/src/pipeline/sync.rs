@@ -6,15 +6,34 @@ mod primitives {
     pub(crate) use crossbeam::queue::{ArrayQueue, SegQueue};
     pub(crate) use crossbeam::utils::{Backoff, CachePadded};
     pub(crate) use parking_lot::{Condvar, Mutex};
-    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     pub(crate) use std::thread;
+
+    /// A number that threads can sleep on.
+    #[derive(Debug, Default)]
+    pub(crate) struct Futex(AtomicU32);
+
+    impl Futex {
+        pub(crate) const fn number(&self) -> &AtomicU32 {
+            &self.0
+        }
+
+        /// Sleeps, if the number is still this one; wakes by [`Futex::wake_all`], or without a reason.
+        pub(crate) fn wait(&self, number: u32) {
+            atomic_wait::wait(&self.0, number);
+        }
+
+        pub(crate) fn wake_all(&self) {
+            atomic_wait::wake_all(&raw const self.0);
+        }
+    }
 }
 
 /// The same names and shapes. What a queue does is one step here, which crossbeam's promise too; orders weaker than
 /// sequentially consistent are not tried.
 #[cfg(shuttle)]
 mod primitives {
-    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Ordering};
+    pub(crate) use shuttle::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
     use std::cell::Cell;
     use std::collections::VecDeque;
     use std::ops::{Deref, DerefMut};
@@ -80,7 +99,34 @@ mod primitives {
         }
     }
 
-    #[derive(Debug)]
+    #[derive(Debug, Default)]
+    pub(crate) struct Futex {
+        number: AtomicU32,
+        /// As the kernel's: the number is looked at again under the lock under which sleepers are woken.
+        bucket: Mutex<()>,
+        sleepers: Condvar,
+    }
+
+    impl Futex {
+        pub(crate) const fn number(&self) -> &AtomicU32 {
+            &self.number
+        }
+
+        pub(crate) fn wait(&self, number: u32) {
+            let mut bucket = self.bucket.lock();
+            if self.number.load(Ordering::SeqCst) == number {
+                self.sleepers.wait(&mut bucket);
+            }
+        }
+
+        pub(crate) fn wake_all(&self) {
+            let bucket = self.bucket.lock();
+            self.sleepers.notify_all();
+            drop(bucket);
+        }
+    }
+
+    #[derive(Debug, Default)]
     pub(crate) struct Condvar(shuttle::sync::Condvar);
 
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -247,8 +293,8 @@ mod primitives {
 }
 
 pub(crate) use primitives::{
-    ArrayQueue, AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Backoff, CachePadded, Condvar, Mutex, Ordering, SegQueue,
-    thread,
+    ArrayQueue, AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Backoff, CachePadded, Condvar, Futex, Mutex, Ordering,
+    SegQueue, thread,
 };
 
 /// Runs a model in many orders: at random, and with few switches at places drawn beforehand, which finds rare ones.
