@@ -5,6 +5,23 @@ use crate::frame::StreamId;
 use crate::identity::ProtocolRange;
 
 /// What kind of fault an error is: what the caller should do about it.
+///
+/// ```
+/// use towline_net::{ConnectionConfig, FaultClass};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// // Node 3 was to be found at this address; by now it is node 2's.
+/// let wanted = ConnectionConfig { expect_node: Some(3), ..config(1) };
+/// let (dialer, _) = meet(wanted, config(2));
+/// let reason = dialer.closed_reason().ok_or("it has ended")?;
+/// let next = match reason.class() {
+///     FaultClass::Retry | FaultClass::Damage => "connect again, with back-off",
+///     FaultClass::Reroute => "look up the address again",
+///     _ => "tell a person",
+/// };
+/// assert_eq!(next, "look up the address again", "{reason}");
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum FaultClass {
@@ -21,6 +38,25 @@ pub enum FaultClass {
 }
 
 /// Why a connection ended. `receive` returns it, and [`Event::Closed`](crate::Event::Closed) carries it.
+///
+/// ```
+/// use towline_net::{ConnectionError, FaultClass, GoAwayCode, Lane, SendFlags, StreamKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// let stream = dialer.open(StreamKind::Request, Lane::Request)?;
+/// dialer.send(stream, "hello".into(), SendFlags::default())?;
+/// let mut bytes = dialer.poll_transmit(now, 4096).unwrap_or_default().concat();
+/// *bytes.last_mut().ok_or("empty")? ^= 1; // A bit flips on the way.
+/// let reason = acceptor.receive(now, &bytes).unwrap_err();
+/// assert!(matches!(reason, ConnectionError::PayloadChecksum { .. }));
+/// assert_eq!((reason.code(), reason.class()), (3002, FaultClass::Damage));
+/// // The peer hears the code.
+/// exchange(&mut acceptor, &mut dialer, now);
+/// assert_eq!(dialer.closed_reason(), Some(&ConnectionError::ClosedByPeer { code: GoAwayCode(3002) }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectionError {
@@ -252,6 +288,22 @@ impl ConnectionError {
 }
 
 /// A configuration that can't work; found before anything is sent.
+///
+/// ```
+/// use towline_net::{ConfigError, Connection, ProtocolRange, Side};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let now = NOW;
+/// let mut config = config(1);
+/// config.protocol = ProtocolRange::new(2, 3);
+/// config.protocol_cap = Some(1); // The operator holds back what this build begins with.
+/// match Connection::new(Side::Dialer, config, now) {
+///     Err(ConfigError::Protocol { range, cap }) => assert_eq!((range.lowest, cap), (2, Some(1))),
+///     other => panic!("{other:?}"),
+/// }
+/// config.protocol_cap = None;
+/// assert_eq!(config.validate(), Ok(()));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
@@ -284,6 +336,26 @@ pub enum ConfigError {
 }
 
 /// Why a message was not queued. Nothing of it was.
+///
+/// ```
+/// use towline_net::{Event, Lane, SendError, SendFlags, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
+/// let stream = dialer.open(StreamKind::Replication, Lane::Replication)?;
+/// let refused = loop {
+///     if let Err(refused) = dialer.send(stream, vec![7; 4000].into(), SendFlags::default()) {
+///         break refused;
+///     }
+/// };
+/// assert_eq!(refused, SendError::Full);
+/// exchange(&mut dialer, &mut acceptor, now); // What was queued goes.
+/// assert_eq!(dialer.poll_event(), Some(Event::Writable { stream }));
+/// // Waiting does not help where the peer takes 12 KiB at a time.
+/// let refused = dialer.send(stream, vec![7; 13_000].into(), SendFlags::default());
+/// assert_eq!(refused, Err(SendError::TooLong { length: 13_000, max: 12 << 10 }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
@@ -307,6 +379,27 @@ pub enum SendError {
 }
 
 /// Why a stream was not opened.
+///
+/// ```
+/// use towline_net::{GoAwayCode, Lane, OpenError, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
+/// // The acceptor takes one stream at a time.
+/// let call = dialer.open(StreamKind::Request, Lane::Request)?;
+/// assert_eq!(dialer.open(StreamKind::Request, Lane::Request), Err(OpenError::StreamsExhausted));
+/// dialer.finish(call);
+/// exchange(&mut dialer, &mut acceptor, now);
+/// acceptor.finish(call);
+/// # assert!(messages(&mut acceptor).is_empty());
+/// exchange(&mut dialer, &mut acceptor, now);
+/// let call = dialer.open(StreamKind::Request, Lane::Request)?; // The first one is over.
+/// exchange(&mut dialer, &mut acceptor, now);
+/// acceptor.go_away(GoAwayCode::RESTART);
+/// exchange(&mut dialer, &mut acceptor, now);
+/// assert_eq!(dialer.open(StreamKind::Request, Lane::Request), Err(OpenError::Draining), "connect elsewhere");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum OpenError {
@@ -325,6 +418,26 @@ pub enum OpenError {
 }
 
 /// Why a stream was reset. Codes from 256 on belong to the layer above.
+///
+/// ```
+/// use towline_net::{Event, Lane, ResetCode, StreamKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// const NOT_LEADER: ResetCode = ResetCode(ResetCode::APPLICATION.0); // A code of one's own.
+/// let call = dialer.open(StreamKind::Request, Lane::Request)?;
+/// exchange(&mut dialer, &mut acceptor, now);
+/// acceptor.reset(call, NOT_LEADER);
+/// exchange(&mut dialer, &mut acceptor, now);
+/// let next = match dialer.poll_event() {
+///     Some(Event::Reset { code: NOT_LEADER, .. }) => "ask who leads",
+///     Some(Event::Reset { code: ResetCode::REFUSED, .. }) => "send the same to another node",
+///     other => panic!("{other:?}"),
+/// };
+/// assert_eq!(next, "ask who leads");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct ResetCode(pub u32);
 
@@ -351,6 +464,26 @@ impl std::fmt::Display for ResetCode {
 
 /// Why a side says GoAway: 1 to 15 drain, everything else ends the connection at once; from 3000 on it is the
 /// [`ConnectionError::code`] of the side that speaks.
+///
+/// ```
+/// use towline_net::{Event, GoAwayCode, Lane, SendFlags, StreamKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// let call = dialer.open(StreamKind::Request, Lane::Request)?;
+/// exchange(&mut dialer, &mut acceptor, now);
+/// acceptor.go_away(GoAwayCode::RESTART);
+/// exchange(&mut dialer, &mut acceptor, now);
+/// let Some(Event::GoAway { reason }) = dialer.poll_event() else { panic!("it was said") };
+/// assert!(reason.drains(), "what is open goes on");
+/// acceptor.send(call, "the answer".into(), SendFlags::default())?;
+/// exchange(&mut dialer, &mut acceptor, now);
+/// assert_eq!(messages(&mut dialer), ["the answer"]);
+/// // What ends the connection at once: a wish, or an error.
+/// assert!(!GoAwayCode::CLOSED.drains() && !GoAwayCode(3002).drains());
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub struct GoAwayCode(pub u32);
 

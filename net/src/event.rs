@@ -8,6 +8,33 @@ use crate::identity::PeerHello;
 use crate::lane::Lane;
 
 /// What happened, in order. The events of one stream are in the order of the peer's frames.
+///
+/// ```
+/// use towline_net::{Event, Lane, SendFlags, StreamKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// # let call = dialer.open(StreamKind::Request, Lane::Request)?;
+/// # dialer.send(call, "hello".into(), SendFlags::default())?;
+/// # dialer.finish(call);
+/// # exchange(&mut dialer, &mut acceptor, now);
+/// // The dialer's call came. The answer is the same in capitals.
+/// while let Some(event) = acceptor.poll_event() {
+///     match event {
+///         Event::Opened { kind, .. } => assert_eq!(kind, StreamKind::Request),
+///         Event::Message { stream, bytes, charge, .. } => {
+///             acceptor.send(stream, bytes.to_ascii_uppercase().into(), SendFlags::default())?;
+///             acceptor.consumed(stream, charge);
+///         }
+///         Event::Finished { stream } => acceptor.finish(stream),
+///         newer => return Err(format!("not known here: {newer:?}").into()),
+///     }
+/// }
+/// exchange(&mut acceptor, &mut dialer, now);
+/// assert_eq!(messages(&mut dialer), ["HELLO"]);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Event {

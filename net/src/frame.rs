@@ -16,6 +16,30 @@ use std::fmt;
 use crate::limits::HEADER_BYTES;
 
 /// A stream of a connection. The dialer opens odd numbers, the acceptor even ones; 0 is the connection itself.
+///
+/// ```
+/// use std::collections::BTreeMap;
+/// use towline_net::{Event, Lane, SendFlags, StreamKind};
+/// # use towline_net::{Limits, StreamId};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// // Calls that wait for their answers.
+/// let mut waiting = BTreeMap::new();
+/// for question in ["left?", "right?"] {
+///     let stream = dialer.open(StreamKind::Request, Lane::Request)?;
+///     dialer.send(stream, question.into(), SendFlags::default())?;
+///     waiting.insert(stream, question);
+/// }
+/// # exchange(&mut dialer, &mut acceptor, now);
+/// # acceptor.send(StreamId::new(3), "yes".into(), SendFlags::default())?;
+/// # exchange(&mut dialer, &mut acceptor, now);
+/// // The second is answered first.
+/// let Some(Event::Message { stream, .. }) = dialer.poll_event() else { panic!("an answer came") };
+/// assert_eq!(waiting.remove(&stream), Some("right?"));
+/// assert!(stream.is_dialers() && stream.get() == 3, "odd numbers are the dialer's");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct StreamId(u32);
 
@@ -49,6 +73,24 @@ impl fmt::Display for StreamId {
 }
 
 /// What a stream carries; the transport only tells it to the other side.
+///
+/// ```
+/// use towline_net::{Event, Lane, ResetCode, StreamKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// dialer.open(StreamKind::Feed, Lane::Bulk)?;
+/// exchange(&mut dialer, &mut acceptor, now);
+/// let Some(Event::Opened { stream, kind, .. }) = acceptor.poll_event() else { panic!("it was opened") };
+/// match kind {
+///     StreamKind::Request => {} // Messages follow.
+///     _ => acceptor.reset(stream, ResetCode::UNKNOWN_STREAM_KIND),
+/// }
+/// exchange(&mut dialer, &mut acceptor, now);
+/// assert_eq!(dialer.poll_event(), Some(Event::Reset { stream, code: ResetCode::UNKNOWN_STREAM_KIND }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[non_exhaustive]
 pub enum StreamKind {
@@ -88,6 +130,23 @@ impl StreamKind {
 }
 
 /// What a frame is. Kinds below 128 must be understood; from 128 on they may be skipped.
+///
+/// ```
+/// use towline_net::ConnectionError;
+/// use towline_net::frame::{FrameHeader, FrameKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// # let seed = seed();
+/// // Frames of kinds that this version does not know. A Hello came before them.
+/// let frame = |kind, sequence| FrameHeader::for_payload(kind, b"", sequence).encode(seed);
+/// assert_eq!((FrameKind::from_wire(200), FrameKind::from_wire(100)), (None, None));
+/// acceptor.receive(now, &frame(200, 1))?;
+/// assert!(FrameKind::is_skippable(200) && acceptor.stats().frames_skipped == 1);
+/// assert_eq!(acceptor.receive(now, &frame(100, 2)), Err(ConnectionError::UnknownKind { kind: 100 }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum FrameKind {
@@ -153,6 +212,25 @@ impl FrameKind {
 }
 
 /// The flag bits of a frame.
+///
+/// ```
+/// use towline_net::frame::FrameFlags;
+/// use towline_net::{Lane, SendFlags, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
+/// # let stream = dialer.open(StreamKind::Replication, Lane::Replication)?;
+/// # acceptor.receive(now, &said(&mut dialer, now))?;
+/// // A batch, in frames of 1024 bytes at most.
+/// dialer.send(stream, vec![7; 2500].into(), SendFlags { checksummed: true })?;
+/// dialer.finish(stream);
+/// # let frames = headers(&said(&mut dialer, now));
+/// let flags: Vec<_> = frames.iter().map(|header| header.flags).collect();
+/// let part = FrameFlags::CHECKSUMMED.with(FrameFlags::MORE);
+/// assert_eq!(flags, [part, part, FrameFlags::CHECKSUMMED, FrameFlags::END]);
+/// assert!(part.contains(FrameFlags::MORE) && !part.is_within(FrameFlags::MORE));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct FrameFlags(pub u16);
 
@@ -216,6 +294,21 @@ pub struct FrameHeader {
 }
 
 /// The header's CRC does not match. Nothing else of it may be believed.
+///
+/// ```
+/// use towline_net::ConnectionError;
+/// use towline_net::frame::{FrameHeader, FrameKind, HeaderChecksumError};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// # let seed = seed();
+/// let mut ping = FrameHeader::for_payload(FrameKind::Ping.to_wire(), &[0; 8], 1).encode(seed);
+/// ping[4] ^= 0xff; // The length, on its way.
+/// assert_eq!(FrameHeader::decode(&ping, seed), Err(HeaderChecksumError));
+/// // A connection does not wait for a payload of that length: it ends.
+/// assert_eq!(acceptor.receive(now, &ping), Err(ConnectionError::HeaderChecksum { sequence: 1 }));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("frame header checksum does not match")]
 pub struct HeaderChecksumError;

@@ -54,6 +54,20 @@ pub struct Hello {
 }
 
 /// The acceptor's answer.
+///
+/// ```
+/// use towline_net::hello::{Hello, HelloAck};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// let welcome = HelloAck::Welcome { version: 1, hello: config(2).hello() };
+/// let mut payload = welcome.encode();
+/// assert_eq!(HelloAck::decode(&payload), Ok(welcome));
+/// // A later version says more: tag 999 of one byte. It is passed over.
+/// payload.extend([0xe7, 0x03, 1, 0, 42]);
+/// assert_eq!(HelloAck::decode(&payload), Ok(welcome));
+/// let error = HelloAck::decode(&config(1).hello().encode()).unwrap_err();
+/// assert_eq!(error.what, "no version chosen", "this is a Hello");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum HelloAck {
@@ -70,6 +84,23 @@ pub enum HelloAck {
 
 /// Why there will be no connection. It says the versions only where versions are the reason; to a stranger (another
 /// cluster) it says nothing but the code.
+///
+/// ```
+/// use towline_net::frame::{FrameHeader, FrameKind};
+/// use towline_net::hello::{HelloAck, Refusal};
+/// use towline_net::{Connection, ConnectionError, FaultClass, Side};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let now = NOW;
+/// // One frame, and the socket is closed: the answer of a listener that has no room.
+/// let payload = HelloAck::Refusal(Refusal::new(ConnectionError::Busy.code())).encode();
+/// let header = FrameHeader::for_payload(FrameKind::HelloAck.to_wire(), &payload, 0).encode(0);
+/// let mut dialer = Connection::new(Side::Dialer, config(1), now)?;
+/// let refused = dialer.receive(now, &[&header[..], &payload].concat()).unwrap_err();
+/// assert!(matches!(refused, ConnectionError::Refused { code: 3020, theirs: None, .. }));
+/// assert_eq!(refused.class(), FaultClass::Retry);
+/// # Ok::<(), towline_net::ConfigError>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Refusal {
@@ -96,6 +127,28 @@ impl Refusal {
 }
 
 /// A payload that is not a Hello, or not a whole one.
+///
+/// ```
+/// use towline_net::ConnectionError;
+/// use towline_net::hello::{Hello, HelloAck, HelloError, Refusal};
+/// use towline_net::limits::HEADER_BYTES;
+/// # use towline_net::{Connection, Side, frame::{FrameHeader, FrameKind}};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, mut acceptor) = (NOW, Connection::new(Side::Acceptor, config(2), NOW)?);
+/// assert_eq!(Hello::decode(b"GET / HTTP/1.1\r\n"), Err(HelloError { what: "wrong magic" }));
+/// let payload = &config(1).hello().encode()[..20];
+/// let error = Hello::decode(payload).unwrap_err();
+/// assert_eq!(error.to_string(), "malformed hello: a value is cut off");
+/// # let header = FrameHeader::for_payload(FrameKind::Hello.to_wire(), payload, 0).encode(0);
+/// # let frame = [&header[..], payload].concat();
+/// // A connection that gets it in a frame ends, and says the code.
+/// let reason = acceptor.receive(now, &frame).unwrap_err();
+/// assert_eq!(reason, ConnectionError::HelloMalformed { what: error.what });
+/// let answer = acceptor.poll_transmit(now, 4096).unwrap_or_default().concat();
+/// assert_eq!(HelloAck::decode(&answer[HEADER_BYTES..])?, HelloAck::Refusal(Refusal::new(reason.code())));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("malformed hello: {what}")]
 pub struct HelloError {

@@ -35,6 +35,27 @@ impl Identity {
 }
 
 /// In which part a peer speaks.
+///
+/// ```
+/// use towline_net::{Event, Role};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let now = NOW;
+/// # let mut dialer = config(1);
+/// # dialer.identity.role = Role::Unknown(9);
+/// # let (mut dialer, mut acceptor) = meet(dialer, config(2));
+/// // The dialer is of a later version, and has a role that came with it.
+/// let Some(Event::Ready { peer }) = acceptor.poll_event() else { panic!("roles are no reason to refuse") };
+/// match peer.identity.role {
+///     Role::Node | Role::Client => {} // Streams follow.
+///     role => {
+///         assert_eq!(role, Role::Unknown(9));
+///         acceptor.close();
+///     }
+/// }
+/// exchange(&mut dialer, &mut acceptor, now);
+/// assert!(dialer.is_closed());
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub enum Role {
@@ -65,6 +86,24 @@ impl Role {
 }
 
 /// The protocol versions a side speaks, both ends included.
+///
+/// ```
+/// use towline_net::{ConnectionConfig, ProtocolRange};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// // A roll-out: the new build speaks three versions, and is held back until all can follow.
+/// let mut new = ConnectionConfig { protocol: ProtocolRange::new(1, 3), protocol_cap: Some(2), ..config(1) };
+/// let old = ConnectionConfig { protocol: (1..=2).into(), ..config(2) };
+/// assert_eq!(new.announced_protocol(), old.protocol);
+/// let (dialer, _) = meet(new, old);
+/// assert_eq!(dialer.peer().map(|peer| peer.protocol), Some(2));
+/// // Without the cap they agree all the same.
+/// new.protocol_cap = None;
+/// let (_, acceptor) = meet(new, old);
+/// let peer = acceptor.peer().ok_or("not ready")?;
+/// assert_eq!((peer.protocol, peer.protocol_range.to_string()), (2, "1..=3".to_owned()));
+/// # Ok::<(), &str>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct ProtocolRange {
     /// The oldest version spoken.
@@ -107,6 +146,21 @@ impl fmt::Display for ProtocolRange {
 }
 
 /// Feature bits of a side: what it can do, and what it will not do without.
+///
+/// ```
+/// use towline_net::{ConnectionConfig, ConnectionError, Features};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// const COMPRESSION: u64 = 1 << 0;
+/// const FILTERS: u64 = 1 << 1;
+/// let old = ConnectionConfig { features: Features { needed: 0, offered: COMPRESSION }, ..config(1) };
+/// let mut new = ConnectionConfig { features: Features { needed: 0, offered: COMPRESSION | FILTERS }, ..config(2) };
+/// let (dialer, _) = meet(old, new);
+/// assert_eq!(dialer.peer().map(|peer| peer.features), Some(COMPRESSION), "what both offer");
+/// new.features.needed = FILTERS;
+/// let (_, acceptor) = meet(old, new);
+/// assert_eq!(acceptor.closed_reason(), Some(&ConnectionError::FeatureMissing { missing: FILTERS }));
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Features {
     /// The peer must offer all of these, or there is no connection. A subset of `offered`.
@@ -116,6 +170,19 @@ pub struct Features {
 }
 
 /// What a handshake agreed, and what the peer said of itself.
+///
+/// ```
+/// use towline_net::{ConnectionConfig, Event, Limits};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// let small_frames = Limits { frame_bytes_max: 4096, ..Limits::DEFAULT };
+/// let (_, mut acceptor) = meet(ConnectionConfig { limits: small_frames, ..config(1) }, config(2));
+/// let Some(Event::Ready { peer }) = acceptor.poll_event() else { panic!("nothing is in their way") };
+/// assert_eq!((peer.identity.node, peer.identity.incarnation), (1, 1));
+/// assert_eq!(peer.protocol, towline_net::PROTOCOL.highest);
+/// assert_eq!(peer.limits.frame_bytes_max, 4096, "the smaller of both wishes");
+/// assert_eq!(acceptor.peer(), Some(&peer), "it can be asked for later, too");
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct PeerHello {

@@ -5,6 +5,24 @@ use std::collections::{BTreeSet, VecDeque};
 use crate::frame::StreamId;
 
 /// The priority of a stream. A frame of a lower lane is sent only when no higher lane has one that may go.
+///
+/// ```
+/// use towline_net::{Lane, SendFlags, StreamKind};
+/// # use towline_net::Limits;
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(Limits::DEFAULT));
+/// let state = dialer.open(StreamKind::Snapshot, Lane::Bulk)?;
+/// let beats = dialer.open(StreamKind::Control, Lane::Control)?;
+/// dialer.send(state, vec![0; 1 << 20].into(), SendFlags::default())?;
+/// let first = dialer.poll_transmit(now, 1024).unwrap_or_default().concat();
+/// acceptor.receive(now, &first)?; // The snapshot is on its way,
+/// dialer.send(beats, "alive".into(), SendFlags::default())?;
+/// exchange(&mut dialer, &mut acceptor, now);
+/// let lengths: Vec<_> = messages(&mut acceptor).iter().map(|message| message.len()).collect();
+/// assert_eq!(lengths, [5, 1 << 20], "and is overtaken");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 #[non_exhaustive]
 pub enum Lane {

@@ -27,6 +27,25 @@ pub const FRAME_BYTES_FLOOR: u32 = 1024;
 pub const FRAME_BYTES_CEILING: u32 = 4 << 20;
 
 /// What one side allows the other, and itself. Sizes are bytes.
+///
+/// ```
+/// use towline_net::{ConnectionConfig, Lane, Limits, SendError, SendFlags, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// // One of very many peers: it is granted 4 MiB at a time, and 1 MiB for a message.
+/// let limits = Limits {
+///     message_bytes_max: 1 << 20,
+///     stream_window: 2 << 20,
+///     connection_window: 4 << 20,
+///     ..Limits::DEFAULT
+/// };
+/// limits.validate()?;
+/// let (mut dialer, _) = meet(config(1), ConnectionConfig { limits, ..config(2) });
+/// let stream = dialer.open(StreamKind::Request, Lane::Request)?;
+/// let refused = dialer.send(stream, vec![0; 2 << 20].into(), SendFlags::default());
+/// assert_eq!(refused, Err(SendError::TooLong { length: 2 << 20, max: 1 << 20 }));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Longest payload of one frame, in bytes; the smaller of both sides' wishes counts. 128 KiB: a millisecond
@@ -118,6 +137,25 @@ impl Limits {
 }
 
 /// The bounds that a side announces in its Hello: what it takes.
+///
+/// ```
+/// use towline_net::{Lane, SendFlags, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
+/// let limits = dialer.peer().ok_or("not ready")?.limits;
+/// assert_eq!(limits.message_bytes_max, 12 << 10);
+/// let stream = dialer.open(StreamKind::Snapshot, Lane::Bulk)?;
+/// let state = [7; 30_000];
+/// let mut taken = vec![];
+/// for piece in state.chunks(limits.message_bytes_max as usize) {
+///     dialer.send(stream, piece.to_vec().into(), SendFlags::default())?;
+///     exchange(&mut dialer, &mut acceptor, now);
+///     taken.extend(messages(&mut acceptor));
+/// }
+/// assert!(taken.len() == 3 && taken.concat() == state);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct PeerLimits {

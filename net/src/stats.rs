@@ -3,6 +3,24 @@
 use crate::rtt::RttEstimate;
 
 /// Counters and gauges of a connection; the counters only rise.
+///
+/// ```
+/// use towline_net::{Lane, SendFlags, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
+/// let stream = dialer.open(StreamKind::Replication, Lane::Replication)?;
+/// // The consumer at the peer stands still. Its window of 16 KiB holds four of these.
+/// for _ in 0..5 {
+///     dialer.send(stream, vec![7; 4000].into(), SendFlags::default())?;
+///     exchange(&mut dialer, &mut acceptor, now);
+/// }
+/// let (sender, receiver) = (dialer.stats(), acceptor.stats());
+/// assert_eq!((sender.messages_sent, receiver.messages_received), (4, 4));
+/// assert_eq!(receiver.unconsumed_bytes, 4 * 4064);
+/// assert_eq!((sender.queued_bytes, sender.stream_stalls), (4064, 1), "the fifth waits here");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Stats {

@@ -33,6 +33,23 @@ use liveness::Liveness;
 use receive::Inbound;
 
 /// Which end of the byte stream this is.
+///
+/// ```
+/// use towline_net::{Connection, Lane, Side, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let now = NOW;
+/// let mut dialer = Connection::new(Side::Dialer, config(1), now)?;
+/// let mut acceptor = Connection::new(Side::Acceptor, config(2), now)?;
+/// assert!(acceptor.poll_transmit(now, 4096).is_none(), "it waits to be spoken to");
+/// let hello = dialer.poll_transmit(now, 4096).ok_or("a dialer speaks first")?;
+/// acceptor.receive(now, &hello.concat())?;
+/// # exchange(&mut dialer, &mut acceptor, now);
+/// // After the handshake both may open streams.
+/// assert_eq!(dialer.open(StreamKind::Request, Lane::Request)?.get(), 1);
+/// assert_eq!(acceptor.open(StreamKind::Request, Lane::Request)?.get(), 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[expect(clippy::exhaustive_enums, reason = "a byte stream has two ends")]
 pub enum Side {
@@ -52,6 +69,30 @@ pub enum Side {
 /// Memory (I10) for a peer is bounded by twice `connection_window` (what it was granted, in buffers that grow by
 /// doubling) and four times `send_buffer_max` (what it does not take); before [`Event::Ready`] by
 /// [`HELLO_BYTES_MAX`](crate::limits::HELLO_BYTES_MAX).
+///
+/// ```
+/// use towline_net::{Connection, ConnectionError, Event, Side};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # let now = NOW;
+/// # let mut acceptor = Connection::new(Side::Acceptor, config(2), now)?;
+/// let mut dialer = Connection::new(Side::Dialer, config(1), now)?;
+/// // Bytes go out, and the answer comes in, in pieces of any size.
+/// let hello = dialer.poll_transmit(now, 128 << 10).unwrap_or_default().concat();
+/// # acceptor.receive(now, &hello)?;
+/// # let answer = said(&mut acceptor, now);
+/// for bytes in answer.chunks(10) {
+///     dialer.receive(now, bytes)?;
+/// }
+/// assert!(matches!(dialer.poll_event(), Some(Event::Ready { .. })));
+/// // From here on the peer is silent. Time goes from deadline to deadline: a Ping, and as no Pong comes, the end.
+/// while let Some(deadline) = dialer.next_deadline() {
+///     dialer.tick(deadline);
+///     dialer.poll_transmit(deadline, 128 << 10);
+/// }
+/// assert_eq!(dialer.closed_reason(), Some(&ConnectionError::IdleTimeout));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Connection {
     side: Side,

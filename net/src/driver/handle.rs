@@ -56,6 +56,35 @@ impl Shared {
 ///
 /// All methods but the three `async` ones return at once and may be called from any thread, also from the event
 /// callback.
+///
+/// ```
+/// use towline_net::driver::{self, EventSink};
+/// use towline_net::{ConnectionError, Event, GoAwayCode, Lane, SendFlags, Side, StreamKind};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let (one, other) = tokio::io::duplex(1 << 16);
+/// # let (sink, mut events) = EventSink::channel(16);
+/// let server = driver::spawn(other, Side::Acceptor, config(2), sink)?;
+/// let client = driver::spawn(one, Side::Dialer, config(1), EventSink::callback(|_| ()))?;
+/// assert_eq!(client.ready().await?.identity.node, 2);
+/// let stream = client.open(StreamKind::Request, Lane::Request)?;
+/// // A thread that knows nothing of tokio sends by a clone.
+/// let clone = client.clone();
+/// let sending = std::thread::spawn(move || clone.try_send(stream, "hello".into(), SendFlags::default()));
+/// sending.join().map_err(|_| "it panicked")??;
+/// # while let Some(event) = events.recv().await {
+/// #     if let Event::Message { bytes, .. } = event {
+/// #         assert_eq!(bytes, "hello");
+/// #         break;
+/// #     }
+/// # }
+/// assert_eq!(server.stats().messages_received, 1);
+/// drop(client); // The last one: the connection ends.
+/// assert_eq!(server.closed().await, ConnectionError::ClosedByPeer { code: GoAwayCode::CLOSED });
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone)]
 pub struct ConnectionHandle {
     owner: Arc<Owner>,

@@ -19,6 +19,32 @@ use crate::hello::{HelloAck, Refusal};
 use super::{ConnectionHandle, EventSink, task, tune};
 
 /// How many connections a listener takes.
+///
+/// ```
+/// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
+/// use towline_net::{ConnectionError, FaultClass};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let options = ListenerOptions { pending_max: 1, ..ListenerOptions::default() };
+/// let listener = Listener::bind("127.0.0.1:0".parse()?, options).await?;
+/// let address = listener.local_addr()?;
+/// # let silent = tokio::net::TcpStream::connect(address).await?;
+/// let stranger = listener.accept().await?; // It says nothing, and holds the one place.
+/// let client = driver::connect(address, config(1), EventSink::callback(|_| ())).await?;
+/// let refused = tokio::select! {
+///     result = client.ready() => result.unwrap_err(),
+///     _ = listener.accept() => panic!("there is no place"),
+/// };
+/// assert!(matches!(refused, ConnectionError::Refused { code: 3020, .. }));
+/// assert_eq!(refused.class(), FaultClass::Retry);
+/// drop(stranger); // Its place is free again.
+/// # let again = driver::connect(address, config(1), EventSink::callback(|_| ())).await?;
+/// # let server = listener.accept().await?.spawn(config(2), EventSink::callback(|_| ()))?;
+/// # assert_eq!(again.ready().await?.identity.node, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, Debug)]
 pub struct ListenerOptions {
     /// At a time.
@@ -34,6 +60,21 @@ impl Default for ListenerOptions {
 }
 
 /// A listening socket. Over its bounds it answers by a refusal with code 3020 (`Busy`) and closes.
+///
+/// ```
+/// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let listener = Listener::bind("127.0.0.1:0".parse()?, ListenerOptions::default()).await?;
+/// let address = listener.local_addr()?;
+/// let client = driver::connect(address, config(1), EventSink::callback(|_| ())).await?;
+/// let server = listener.accept().await?.spawn(config(2), EventSink::callback(|_| ()))?;
+/// assert_eq!(server.ready().await?.identity.node, 1);
+/// assert_eq!(client.ready().await?.identity.node, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
@@ -45,6 +86,27 @@ pub struct Listener {
 }
 
 /// What a listener did so far.
+///
+/// ```
+/// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let options = ListenerOptions { connections_max: 1, ..ListenerOptions::default() };
+/// let listener = Listener::bind("127.0.0.1:0".parse()?, options).await?;
+/// let address = listener.local_addr()?;
+/// let client = driver::connect(address, config(1), EventSink::callback(|_| ())).await?;
+/// let server = listener.accept().await?.spawn(config(2), EventSink::callback(|_| ()))?;
+/// let second = driver::connect(address, config(3), EventSink::callback(|_| ())).await?;
+/// tokio::select! {
+///     refused = second.ready() => assert!(refused.is_err()),
+///     _ = listener.accept() => panic!("there is room for one"),
+/// }
+/// let stats = listener.stats();
+/// assert_eq!((stats.accepted, stats.refused, stats.failed), (1, 1, 0));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ListenerStats {
@@ -128,6 +190,27 @@ impl Listener {
 }
 
 /// An accepted connection that does not run yet. Dropped, it is closed.
+///
+/// ```
+/// use towline_net::ConnectionError;
+/// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let listener = Listener::bind("127.0.0.1:0".parse()?, ListenerOptions::default()).await?;
+/// # let address = listener.local_addr()?;
+/// let client = driver::connect(address, config(1), EventSink::callback(|_| ())).await?;
+/// let incoming = listener.accept().await?;
+/// assert!(incoming.peer_addr().ip().is_loopback(), "known before a byte of it is read");
+/// let server = incoming.spawn(config(2), EventSink::callback(|_| ()))?;
+/// assert_eq!(client.ready().await?.identity.node, 2);
+///
+/// let unwanted = driver::connect(address, config(3), EventSink::callback(|_| ())).await?;
+/// drop(listener.accept().await?);
+/// assert_eq!(unwanted.ready().await, Err(ConnectionError::TransportEnded));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Incoming {
     socket: TcpStream,

@@ -13,6 +13,29 @@ use crate::error::ConfigError;
 use super::{ConnectionHandle, EventSink, spawn};
 
 /// Why no connection was begun.
+///
+/// ```
+/// use towline_net::ConfigError;
+/// use towline_net::driver::{self, DriverError, EventSink};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let silent = tokio::net::TcpSocket::new_v4()?;
+/// # silent.bind("127.0.0.1:0".parse()?)?;
+/// # let address = silent.local_addr()?;
+/// // Nobody listens at `address`. A later attempt may find somebody.
+/// match driver::connect(address, config(1), EventSink::callback(|_| ())).await {
+///     Err(DriverError::Connect { source, .. }) => assert_eq!(source.kind(), std::io::ErrorKind::ConnectionRefused),
+///     other => panic!("{other:?}"),
+/// }
+/// // This one will never work, and is not tried.
+/// let mut wrong = config(1);
+/// wrong.idle_timeout = wrong.ping_interval;
+/// let error = driver::connect(address, wrong, EventSink::callback(|_| ())).await.unwrap_err();
+/// assert!(matches!(error, DriverError::Config(ConfigError::Times { .. })));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DriverError {

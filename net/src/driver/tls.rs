@@ -18,6 +18,35 @@ use tokio_rustls::{TlsAcceptor, TlsConnector};
 use crate::error::ConfigError;
 
 /// Why there is no TLS session. Meant for this side's log; the peer hears an alert and no more.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_net::driver::tls::{self, Credentials, TlsError};
+/// # mod authority { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/authority.rs")); }
+/// # use authority::*;
+/// # let authority = Authority::new();
+/// # let credentials = |name| {
+/// #     let (certificate, key) = authority.issue(name);
+/// #     Credentials { chain: vec![certificate], key, roots: vec![authority.root()] }
+/// # };
+/// # let (client, server) = (credentials("client.test"), credentials("server.test"));
+/// # let (one, other) = tokio::io::duplex(1 << 16);
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// // The server's certificate is for `server.test`.
+/// let within = Duration::from_secs(5);
+/// let (client, server_end) = tokio::join!(
+///     tls::connect(one, client.client_config()?, "elsewhere.test".try_into()?, within),
+///     tls::accept(other, server.server_config()?, within),
+/// );
+/// let Err(TlsError::Handshake(source)) = client else { panic!("it looked for somebody else") };
+/// assert_eq!(source.kind(), std::io::ErrorKind::InvalidData);
+/// assert!(matches!(server_end, Err(TlsError::Handshake(_))), "it heard an alert");
+/// // A side that believes nobody is found out before there is a peer.
+/// let believes_nobody = Credentials { roots: vec![], ..server };
+/// assert!(matches!(believes_nobody.server_config(), Err(TlsError::Roots(_))));
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
@@ -39,6 +68,36 @@ pub enum TlsError {
 }
 
 /// Who this side is, and whom it believes.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_net::driver::tls::{self, Credentials};
+/// # use towline_net::{Side, driver::{self, EventSink}};
+/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+/// # use set_up::*;
+/// # mod authority { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/authority.rs")); }
+/// # use authority::*;
+/// # let authority = Authority::new();
+/// # let root = authority.root();
+/// # let (certificate, key) = authority.issue("client.test");
+/// # let client = Credentials { chain: vec![certificate], key, roots: vec![root.clone()] }.client_config()?;
+/// # let (certificate, key) = authority.issue("server.test");
+/// # let (one, other) = tokio::io::duplex(1 << 16);
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// // `certificate` is for `server.test`; the authority whose own is `root` issued it, and the client's.
+/// let server = Credentials { chain: vec![certificate], key, roots: vec![root] }.server_config()?;
+/// let within = Duration::from_secs(5);
+/// let (client, server) = tokio::join!(
+///     tls::connect(one, client, "server.test".try_into()?, within),
+///     tls::accept(other, server, within),
+/// );
+/// // A connection runs over the two as over sockets.
+/// let server = driver::spawn(server?, Side::Acceptor, config(2), EventSink::callback(|_| ()))?;
+/// let client = driver::spawn(client?, Side::Dialer, config(1), EventSink::callback(|_| ()))?;
+/// assert_eq!(client.ready().await?.identity.node, 2);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Credentials {
     /// This side's certificate, then its issuers.
