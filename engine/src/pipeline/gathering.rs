@@ -55,6 +55,16 @@ const PLACES: usize = 16;
 
 /// Gives those who submit between two turns of the consumer one place to wait at: they are likely to be in one batch, which is
 /// answered at one time.
+///
+/// ```
+/// use towline::pipeline::{Completer, Gathering};
+/// let gathering = Gathering::new();
+/// let (receipts, completers): (Vec<_>, Vec<_>) = (0..3).map(|_| gathering.pair()).unzip();
+/// gathering.turn();
+/// let waiting = std::thread::spawn(|| receipts.into_iter().map(|receipt| receipt.wait()).collect::<Result<Vec<_>, _>>());
+/// Completer::complete_all(completers.into_iter().zip([Ok(1), Ok(2), Ok(3)]));
+/// assert_eq!(waiting.join().unwrap(), Ok(vec![1, 2, 3]));
+/// ```
 pub struct Gathering {
     /// Relaxed: a producer that reads the one before shares it with those (rule 3).
     turn: CachePadded<AtomicUsize>,
@@ -69,16 +79,6 @@ impl Gathering {
     }
 
     /// A receipt and its completer, for a write that is submitted now.
-    ///
-    /// ```
-    /// use towline::pipeline::{Completer, Gathering};
-    /// let gathering = Gathering::new();
-    /// let (receipts, completers): (Vec<_>, Vec<_>) = (0..3).map(|_| gathering.pair()).unzip();
-    /// gathering.turn();
-    /// let waiting = std::thread::spawn(|| receipts.into_iter().map(|receipt| receipt.wait()).collect::<Result<Vec<_>, _>>());
-    /// Completer::complete_all(completers.into_iter().zip([Ok(1), Ok(2), Ok(3)]));
-    /// assert_eq!(waiting.join().unwrap(), Ok(vec![1, 2, 3]));
-    /// ```
     pub fn pair<T: Copy>(&self) -> (Receipt<T>, Completer<T>) {
         let turn = self.turn.load(Ordering::Relaxed);
         Receipt::pair_at(Arc::clone(&self.places[turn % PLACES]))
