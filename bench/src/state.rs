@@ -74,6 +74,9 @@ pub const VARIATIONS: &[Variation] = &[
         name: "one memtable writer at a time",
         change: |_, options, _| options.set_allow_concurrent_memtable_write(false),
     },
+    Variation { name: "no blob files", change: |_, options, _| options.set_enable_blob_files(false) },
+    Variation { name: "blob files from 512 B on", change: |_, options, _| options.set_min_blob_size(512) },
+    Variation { name: "blob files cleaned at every age", change: |_, options, _| options.set_blob_gc_age_cutoff(1.0) },
     Variation {
         name: "statistics without times",
         change: |database, _, _| database.set_statistics_level(StatsLevel::ExceptHistogramOrTimers),
@@ -94,6 +97,8 @@ pub enum Load {
     Values,
     /// Rows of text at the ends of 16 streams.
     Events,
+    /// Values of 256 KiB that don't shrink, each key twice, in no order.
+    Large,
 }
 
 /// What one set of options did with one load.
@@ -109,6 +114,8 @@ pub struct Cost {
     pub get_micros: f64,
 }
 
+/// A large value.
+const LARGE_BYTES: usize = 256 << 10;
 /// Records in a change, as a busy engine makes them.
 const RECORDS_OF_A_CHANGE: u64 = 64;
 
@@ -118,7 +125,7 @@ const RECORDS_OF_A_CHANGE: u64 = 64;
 /// RocksDB fails, or the system does not say what was used.
 pub fn measure(directory: &Path, variation: &Variation, load: Load, rows: &[Bytes], records: u64) -> Result<Cost> {
     let family = match load {
-        Load::Values => Family::Values,
+        Load::Values | Load::Large => Family::Values,
         Load::Events => Family::Events,
     };
     let engine = RocksOptions::default();
@@ -133,21 +140,24 @@ pub fn measure(directory: &Path, variation: &Variation, load: Load, rows: &[Byte
 
     let pool = noise();
     let (key_of, value_of): (fn(u64, u64) -> Vec<u8>, _) = match load {
-        Load::Values => (|number, records| format!("{:012}", scattered(number, records / 2)).into_bytes(), None),
+        Load::Values | Load::Large => {
+            (|number, records| format!("{:012}", scattered(number, records / 2)).into_bytes(), None)
+        }
         Load::Events => (|number, _| format!("stream-{:02}-{:012}", number % 16, number / 16).into_bytes(), Some(rows)),
     };
     let value = |number: u64| match value_of {
-        None => payload(&pool, number, 1024),
+        None => payload(&pool, number, if load == Load::Large { LARGE_BYTES } else { 1024 }),
         Some(rows) => rows.get(number as usize % rows.len()).cloned().unwrap_or_default(),
     };
     let (before, mut written, mut live) = (Used::now()?, 0, 0);
-    for first in (0..records).step_by(RECORDS_OF_A_CHANGE as usize) {
+    let records_of_a_change = if load == Load::Large { 4 } else { RECORDS_OF_A_CHANGE };
+    for first in (0..records).step_by(records_of_a_change as usize) {
         let mut batch = WriteBatch::default();
-        for number in first..records.min(first + RECORDS_OF_A_CHANGE) {
+        for number in first..records.min(first + records_of_a_change) {
             let (key, value) = (key_of(number, records), value(number));
             let bytes = (key.len() + value.len()) as u64;
             written += bytes;
-            live += if load == Load::Values && number >= records / 2 { 0 } else { bytes };
+            live += if load != Load::Events && number >= records / 2 { 0 } else { bytes };
             batch.put_cf(handle, key, value);
         }
         db.write_opt(batch, &unlogged)?;
@@ -157,7 +167,9 @@ pub fn measure(directory: &Path, variation: &Variation, load: Load, rows: &[Byte
     db.flush_cfs_opt(&[handle], &flush)?;
     db.wait_for_compact(&WaitForCompactOptions::default())?;
     let after = Used::now()?;
-    let files = db.property_int_value_cf(handle, "rocksdb.live-sst-files-size")?.unwrap_or_default();
+    let bytes_of =
+        |property: &str| Ok::<_, rocksdb::Error>(db.property_int_value_cf(handle, property)?.unwrap_or_default());
+    let files = bytes_of("rocksdb.live-sst-files-size")? + bytes_of("rocksdb.total-blob-file-size")?;
 
     let reads = records / 4;
     for number in 0..reads {

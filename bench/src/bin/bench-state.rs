@@ -31,7 +31,7 @@ fn main() -> Result<()> {
         if args.rows.extension().is_some_and(|end| end == "zst") { zstd::decode_all(&packed[..])? } else { packed };
     let text = Bytes::from(text);
     let rows: Vec<Bytes> = text.split(|byte| *byte == b'\n').map(|row| text.slice_ref(row)).collect();
-    for (load, records) in [(Load::Values, 600_000.0), (Load::Events, 6_000_000.0)] {
+    for (load, records) in [(Load::Values, 600_000.0), (Load::Events, 6_000_000.0), (Load::Large, 8_000.0)] {
         let mut table = Table::new();
         table.set_header([&format!("{load:?}"), "µs to write", "bytes written", "bytes of files", "µs to get"]);
         for variation in VARIATIONS {

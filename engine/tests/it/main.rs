@@ -10,6 +10,8 @@ mod feeds;
 mod full_disk;
 #[cfg(feature = "cli")]
 mod log_tools;
+#[cfg(target_os = "linux")]
+mod memory;
 mod namespaces;
 mod requests;
 mod sessions;

@@ -194,6 +194,7 @@ impl RocksStore {
         for family in Family::ALL {
             stats.memory_bytes += number(family, "rocksdb.cur-size-all-mem-tables")?;
             stats.file_bytes += number(family, "rocksdb.live-sst-files-size")?;
+            stats.file_bytes += number(family, "rocksdb.total-blob-file-size")?;
             stats.compaction_pending_bytes += number(family, "rocksdb.estimate-pending-compaction-bytes")?;
         }
         // These are of all families together.

@@ -59,6 +59,14 @@ const FLUSHED_FILES: i32 = 8;
 /// soon as it is read: the filter of a file is one block, of megabytes when the file is full of small entries, and each read of
 /// a key would read all of it from the disk.
 const CACHE_PART_BYTES: usize = 16 << 20;
+/// Values from this size on lie in files of their own.
+const BLOB_BYTES_MIN: u64 = 64 << 10;
+/// Of each such file.
+const BLOB_FILE_BYTES: u64 = 64 << 20;
+/// The oldest of these files, this part of them, are rewritten once this part of what is in them is garbage: at every age it
+/// would write twice as much, and save no room.
+const BLOB_OLD: f64 = 0.25;
+const BLOB_GARBAGE: f64 = 0.5;
 /// Parts of a large cache: two to this power.
 const CACHE_PARTS_POWER_MAX: u32 = 6;
 
@@ -133,6 +141,17 @@ impl RocksOptions {
         // As many bytes as the first level holds (256 MiB): each compaction rewrites what is below once for all of them. With 4, as
         // RocksDB has it, a third more is written; a read looks at a filter or two more.
         options.set_level_zero_file_num_compaction_trigger(FLUSHED_FILES);
+        if matches!(family, Family::Values | Family::Events) {
+            // Otherwise each compaction rewrites large values, and holds one of each of its files in memory, with the block that
+            // it makes of it: of the largest values hundreds of megabytes (fault P6).
+            options.set_enable_blob_files(true);
+            options.set_min_blob_size(BLOB_BYTES_MIN);
+            options.set_blob_file_size(BLOB_FILE_BYTES);
+            options.set_blob_compression_type(DBCompressionType::Lz4);
+            options.set_enable_blob_gc(true);
+            options.set_blob_gc_age_cutoff(BLOB_OLD);
+            options.set_blob_gc_force_threshold(BLOB_GARBAGE);
+        }
         (options, blocks)
     }
 }

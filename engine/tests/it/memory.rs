@@ -1,0 +1,111 @@
+//! Fault P6: large values, a feed, scans and a backup at one time, in a process of their own whose memory is looked at.
+
+use std::path::PathBuf;
+use std::process::Command;
+use towline::model::{Filter, Read, Scan, Since, Write};
+use towline::node::{BackupOptions, Node, NodeOptions, WriteRefused};
+use towline::pipeline::{SubmitError, SubmitPolicy};
+
+/// Where the inner process finds its node.
+const DIRECTORY: &str = "TOWLINE_MEMORY_DIRECTORY";
+const VALUE_BYTES: usize = 16 << 20;
+const VALUES: u64 = 64;
+/// What all of the process may ever have had in memory.
+const MEMORY_BYTES_MAX: u64 = 256 << 20;
+
+/// Bytes that no compression makes less of, and that say which value they are.
+fn value(number: u64) -> Vec<u8> {
+    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let step = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()
+    };
+    std::iter::repeat_with(step).flatten().take(VALUE_BYTES).collect()
+}
+
+/// The most that this process has had in memory.
+fn most_bytes() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() << 10
+}
+
+#[test]
+fn i10_a_gibibyte_of_the_largest_values_is_written_read_followed_and_copied_within_256_mib() {
+    let directory = tempfile::tempdir().unwrap();
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "memory::inside", "--ignored", "--nocapture"])
+        .env(DIRECTORY, directory.path())
+        .output()
+        .unwrap();
+    let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
+}
+
+#[test]
+#[ignore = "run by the test above, in a process of its own"]
+fn inside() {
+    let directory = PathBuf::from(std::env::var_os(DIRECTORY).expect("the outer test names it"));
+    let mut options = NodeOptions::alone(directory.join("node"));
+    options.state.block_cache_bytes = 16 << 20;
+    options.state.unflushed_bytes = 32 << 20;
+    let node = Node::open(options).unwrap();
+    let space = node.default_namespace();
+    let after = |what: &str| eprintln!("{what}: {} MiB", most_bytes() >> 20);
+    after("open");
+
+    // Who does not wait for room is told that there is none.
+    let mut refused = false;
+    let mut receipts = Vec::new();
+    for number in 0..VALUES {
+        let write = || Write::new().put(number.to_string(), value(number));
+        let receipt = match space.write_when(write(), SubmitPolicy::Fail) {
+            Err(WriteRefused::Submit(SubmitError::Busy)) => {
+                refused = true;
+                space.write(write()).unwrap()
+            }
+            taken => taken.unwrap(),
+        };
+        receipts.push(receipt);
+    }
+    receipts.into_iter().for_each(|receipt| drop(receipt.wait().unwrap()));
+    assert!(refused, "more than fits was taken");
+    after("written");
+
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut feed = space.subscribe(Since::Oldest, Filter::All).unwrap();
+            let mut last = 0;
+            while last + 1 < VALUES {
+                let change = feed.wait().unwrap();
+                for operation in change.operations {
+                    let number: u64 = std::str::from_utf8(operation.key()).unwrap().parse().unwrap();
+                    last = last.max(number);
+                }
+            }
+        });
+        scope.spawn(|| {
+            let mut scan = Scan::all();
+            let mut found = 0;
+            loop {
+                let page = space.scan(&scan, Read::Linearizable).unwrap();
+                found += page.entries.len();
+                match page.next {
+                    Some(next) => scan = next,
+                    None => break,
+                }
+            }
+            assert!(found as u64 >= VALUES);
+        });
+        node.backup(&directory.join("backup"), &BackupOptions::default()).unwrap();
+    });
+    after("read, followed and copied");
+    for number in [0, VALUES - 1] {
+        assert_eq!(space.get(number.to_string(), Read::Linearizable).unwrap().unwrap().value, value(number));
+    }
+    node.close().unwrap();
+    let most = most_bytes();
+    assert!(most <= MEMORY_BYTES_MAX, "{} MiB", most >> 20);
+}
