@@ -94,7 +94,7 @@ impl CatalogError {
     #[must_use]
     pub const fn code(&self) -> u16 {
         match self {
-            Self::Name(_) => 5511,
+            Self::Name(_) => BadName::CODE,
             Self::Exists(_) => 5512,
             Self::Unknown(_) => 5513,
             Self::Default => 5514,

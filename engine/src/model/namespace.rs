@@ -111,7 +111,7 @@ pub struct NamespaceDescriptor {
     pub shards: Vec<ShardDescriptor>,
 }
 
-/// A name that is none (TW-5511).
+/// A name that is none (TW-5511): give one of letters, digits, dots, dashes and underscores.
 ///
 /// ```
 /// use towline::model::namespace::{BadName, check_name};
@@ -128,6 +128,11 @@ pub struct NamespaceDescriptor {
 pub struct BadName {
     /// What was given.
     pub name: String,
+}
+
+impl BadName {
+    /// Its stable code: `TW-` and these four digits.
+    pub const CODE: u16 = 5511;
 }
 
 /// Whether this can be the name of a namespace.

@@ -32,7 +32,7 @@ pub struct Token {
 /// What a token's text begins with.
 const PREFIX: &str = "towline-";
 
-/// A text that is no token (TW-5521).
+/// A text that is no token (TW-5521): hand on the whole text of one, as it is.
 ///
 /// ```
 /// use towline::model::{Token, TokenError};
@@ -54,6 +54,11 @@ pub enum TokenError {
     /// A shard twice, or not ascending.
     #[error("the token names its shards out of order")]
     Order,
+}
+
+impl TokenError {
+    /// Its stable code: `TW-` and these four digits.
+    pub const CODE: u16 = 5521;
 }
 
 /// The layout, version 1: shard, version, term, LSN; ascending by shard.

@@ -115,7 +115,9 @@ pub struct BackupReport {
 /// | TW-6303 | damage | the backup is damaged at that file: take another one |
 /// | TW-6304 | operator | what the operating system says |
 /// | TW-6305 | retry | a namespace was dropped meanwhile, or the node is closed |
-/// | TW-6306 to TW-6309 | operator | as the sentence says |
+/// | TW-6306 | the state's own | the state can't be copied or opened: see [`StoreError`] |
+/// | TW-6307 | damage, or retry | the log can't be read: repair it; or the device can't read at the moment |
+/// | TW-6308, TW-6309 | operator | the new log can't be opened or written: as the sentence says |
 /// | TW-6310 | fix the request | back up a node that is alone |
 ///
 /// ```
@@ -239,9 +241,7 @@ impl BackupError {
             Self::NotAlone(_) => 6310,
         }
     }
-}
 
-impl BackupError {
     /// What one can do about it.
     #[must_use]
     pub const fn class(&self) -> FailureClass {
@@ -250,7 +250,10 @@ impl BackupError {
             Self::Damaged { .. } => FailureClass::Damage,
             Self::Interrupted => FailureClass::Retry,
             Self::Store(store) => store.class(),
-            Self::Io { .. } | Self::Log(_) | Self::OpenLog(_) | Self::WriteLog(_) => FailureClass::Operator,
+            // As of a feed that reads it.
+            Self::Log(LogReadError::Io(_)) => FailureClass::Retry,
+            Self::Log(_) => FailureClass::Damage,
+            Self::Io { .. } | Self::OpenLog(_) | Self::WriteLog(_) => FailureClass::Operator,
         }
     }
 }

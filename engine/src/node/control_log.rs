@@ -3,10 +3,12 @@
 //! It is one log among those of the shards, with one record to a batch: a change, or a snapshot of everything. A
 //! snapshot is written after so many changes, and what lies before it is released.
 
+use super::error::{bytes_class, log_class, log_code};
 use crate::control::{Catalog, CatalogError};
 use crate::model::catalog_record::{CatalogChange, CatalogRecord};
 use crate::model::codec::CodecError;
 use crate::model::limits::{CATALOG_BYTES_MAX, CATALOG_CHANGES_MAX};
+use crate::model::request::FailureClass;
 use crate::model::{Epoch, LogId, LogPosition, Lsn};
 use bytes::Bytes;
 use std::sync::Arc;
@@ -20,6 +22,14 @@ const READ_BYTES: usize = 1024 * 1024;
 const EPOCH: Epoch = Epoch { version: 1024, term: 1 };
 
 /// Why the catalog can't be read or written.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6411 | damage, or operator | keep the log and ask for help; or a newer release wrote it: install that |
+/// | TW-6412 | damage | keep the log, ask for help |
+/// | TW-6413 | damage | repair the log, or restore the directory |
+/// | TW-55xx | | see [`CatalogError`]; at an opening it is damage: the log was written by something else |
+/// | TW-10xx, TW-11xx | retry, operator or damage | see [`SubmitError`], [`WalError`], [`ReadError`] |
 ///
 /// ```
 /// use towline::model::request::FailureClass;
@@ -42,7 +52,8 @@ const EPOCH: Epoch = Epoch { version: 1024, term: 1 };
 ///     OpenError::Catalog(CatalogLogError::Record { lsn, .. }) => assert_eq!(lsn.get(), 1),
 ///     other => panic!("{other}"),
 /// }
-/// assert_eq!(Error::from(refused).class(), FailureClass::Operator);
+/// let error = Error::from(refused);
+/// assert_eq!((error.code(), error.class()), (6411, FailureClass::Damage));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +93,35 @@ pub enum CatalogLogError {
          repair the log, or restore the directory"
     )]
     Damaged(Lsn),
+}
+
+impl CatalogLogError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Catalog(catalog) => catalog.code(),
+            Self::Read(read) => log_code(read.code()),
+            Self::Refused(refused) => log_code(refused.code()),
+            Self::Write(write) => log_code(write.code()),
+            Self::Record { .. } => 6411,
+            Self::Block { .. } => 6412,
+            Self::Damaged(_) => 6413,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Catalog(catalog) => catalog.class(),
+            Self::Read(read) => log_class(read.class()),
+            Self::Refused(refused) => log_class(refused.class()),
+            Self::Write(write) => log_class(write.class()),
+            Self::Record { source, .. } => bytes_class(source),
+            Self::Block { .. } | Self::Damaged(_) => FailureClass::Damage,
+        }
+    }
 }
 
 /// The catalog, and the log that it comes from.

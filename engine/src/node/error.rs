@@ -3,13 +3,17 @@
 use super::control_log::CatalogLogError;
 use super::{BackupError, CloseError, FeedError, FollowError, OpenError, SessionError};
 use crate::control::CatalogError;
+use crate::model::codec::CodecError;
 use crate::model::request::FailureClass;
 use crate::model::{Epoch, Lsn, NodeId, RecordError, ShardId};
 use crate::pipeline::{SubmitError, WriteError};
 use crate::shard::CrossShard;
 use crate::state::StoreError;
+use towline_wal::FaultClass;
 
 /// Anything that a node says instead of an answer: what each call's own error widens into.
+///
+/// It has no codes of its own: the table at each error that it holds says what its codes mean and what to do.
 ///
 /// ```
 /// use towline::model::{Read, Write};
@@ -24,6 +28,7 @@ use crate::state::StoreError;
 /// # assert!(greet(&node)?.is_some());
 /// let unknown = Error::from(node.namespace("nobody").unwrap_err());
 /// assert!(!unknown.is_retryable() && unknown.has_no_side_effects());
+/// assert_eq!(unknown.code(), 5513);
 /// # node.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -63,11 +68,28 @@ pub enum Error {
 }
 
 impl Error {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Open(open) => open.code(),
+            Self::Refused(refused) => refused.code(),
+            Self::Write(write) => write.code(),
+            Self::Read(read) => read.code(),
+            Self::Feed(feed) => feed.code(),
+            Self::Session(session) => session.code(),
+            Self::Backup(backup) => backup.code(),
+            Self::Follow(follow) => follow.code(),
+            Self::Namespace(namespace) => namespace.code(),
+            Self::Close(close) => close.code(),
+        }
+    }
+
     /// What one can do about it.
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Open(_) | Self::Close(_) => FailureClass::Operator,
+            Self::Open(open) => open.class(),
             Self::Refused(refused) => refused.class(),
             Self::Write(write) => write.class(),
             Self::Read(read) => read.class(),
@@ -76,6 +98,7 @@ impl Error {
             Self::Backup(backup) => backup.class(),
             Self::Follow(follow) => follow.class(),
             Self::Namespace(namespace) => namespace.class(),
+            Self::Close(close) => close.class(),
         }
     }
 
@@ -101,13 +124,25 @@ impl Error {
 
 /// Why a write was not taken: it has no effect.
 ///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6111 | fix the request | make a legal write of it: the sentence says what is not |
+/// | TW-6112 | fix the request | use `write`, and wait for its answer |
+/// | TW-6113 | fix the request | send the request where it went first, or give its number up and take another |
+/// | TW-6114 | fix the request | take the answers of the session's requests before there are more |
+/// | TW-6115 | re-route | write at the node that leads |
+/// | TW-6116 | fix the request | use another namespace |
+/// | TW-6117 | operator | close the node and open it again |
+/// | TW-5505 | fix the request | see [`CrossShard`] |
+/// | TW-51xx | | see [`SubmitError`] |
+///
 /// ```
 /// use towline::model::{Write, request::FailureClass};
 /// use towline::node::{Node, NodeOptions};
 /// # let directory = tempfile::tempdir()?;
 /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
 /// let refused = node.default_namespace().write(Write::new().put("", "an empty key")).unwrap_err();
-/// assert_eq!(refused.class(), FailureClass::FixRequest);
+/// assert_eq!((refused.code(), refused.class()), (6111, FailureClass::FixRequest));
 /// # node.close()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -163,6 +198,22 @@ pub enum WriteRefused {
 }
 
 impl WriteRefused {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Record(_) => 6111,
+            Self::CrossShard(_) => CrossShard::CODE,
+            Self::NeedsOutcome => 6112,
+            Self::OtherShard { .. } => 6113,
+            Self::TooManyWaiting { .. } => 6114,
+            Self::Submit(submit) => submit.code(),
+            Self::NotLeader(_) => 6115,
+            Self::Dropped => 6116,
+            Self::Stopped { .. } => 6117,
+        }
+    }
+
     /// What one can do about it.
     #[must_use]
     pub const fn class(&self) -> FailureClass {
@@ -284,6 +335,16 @@ impl ReadError {
 
 /// Why namespaces did not change, or one was not found.
 ///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6401 | fix the request | change namespaces on a node that is alone |
+/// | TW-6402 | operator | the namespace is made: see why its shard does not come up, close the node and open it again |
+/// | TW-6403, TW-6404 | operator | the namespace is dropped: the next opening removes what is left of it |
+/// | TW-6405 | fix the request | open the node |
+/// | TW-55xx | | nothing was changed: see [`CatalogError`] |
+/// | TW-10xx | retry, operator or damage | nothing was changed: see [`towline_wal::SubmitError`] |
+/// | the log's, TW-641x | | the change may or may not be made: see [`CatalogLogError`] |
+///
 /// ```
 /// use towline::control::CatalogError;
 /// use towline::node::{NamespaceError, NamespaceOptions, Node, NodeOptions};
@@ -341,17 +402,31 @@ impl From<CatalogLogError> for NamespaceError {
 }
 
 impl NamespaceError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Catalog(catalog) => catalog.code(),
+            Self::Refused(refused) => log_code(refused.code()),
+            Self::Log(log) => log.code(),
+            Self::NotAlone(_) => 6401,
+            // Not what the cause says: that would read as if nothing had been changed.
+            Self::Shard(_) => 6402,
+            Self::Leftover(_) => 6403,
+            Self::LeftoverLog(_) => 6404,
+            Self::Closed => 6405,
+        }
+    }
+
     /// What one can do about it.
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
             Self::Catalog(catalog) => catalog.class(),
             Self::NotAlone(_) | Self::Closed => FailureClass::FixRequest,
-            Self::Refused(towline_wal::SubmitError::Busy { .. } | towline_wal::SubmitError::DiskFull) => {
-                FailureClass::Retry
-            }
-            Self::Refused(_) => FailureClass::Operator,
-            Self::Log(_) | Self::Shard(_) | Self::Leftover(_) | Self::LeftoverLog(_) => FailureClass::Operator,
+            Self::Refused(refused) => log_class(refused.class()),
+            Self::Log(log) => log.class(),
+            Self::Shard(_) | Self::Leftover(_) | Self::LeftoverLog(_) => FailureClass::Operator,
         }
     }
 
@@ -359,5 +434,34 @@ impl NamespaceError {
     #[must_use]
     pub const fn has_no_side_effects(&self) -> bool {
         matches!(self, Self::Catalog(_) | Self::Refused(_) | Self::NotAlone(_) | Self::Closed)
+    }
+}
+
+/// The number in a code of the log's: of `TW-1007` it is 1007.
+pub(super) const fn log_code(code: &str) -> u16 {
+    let (_, digits) = code.split_at("TW-".len());
+    match u16::from_str_radix(digits, 10) {
+        Ok(number) => number,
+        // A code of the log's is always that and four digits, literally in its source.
+        Err(_) => unreachable!(),
+    }
+}
+
+/// What one can do where the log says what is wrong.
+pub(super) const fn log_class(fault: FaultClass) -> FailureClass {
+    match fault {
+        FaultClass::Retry => FailureClass::Retry,
+        FaultClass::Damage => FailureClass::Damage,
+        // A log that has stopped is opened again with its node. And who asks the log for what can't be is the engine, not
+        // its caller: it can't mend that.
+        _ => FailureClass::Operator,
+    }
+}
+
+/// What one can do where bytes are not the structure that they should be: a newer release may have written them.
+pub(super) const fn bytes_class(error: &CodecError) -> FailureClass {
+    match error {
+        CodecError::Version { .. } => FailureClass::Operator,
+        _ => FailureClass::Damage,
     }
 }

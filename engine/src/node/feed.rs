@@ -31,7 +31,7 @@ const READ_BYTES: usize = 1024 * 1024;
 /// | TW-6202 | fix the request | the history that the token tells was lost: begin anew |
 /// | TW-6203 | fix the request | subscribe to a shard that the namespace has |
 /// | TW-6204 | damage, or retry | the log can't be read there: repair it; or the device can't read at the moment |
-/// | TW-61xx, TW-52xx | | see [`ReadError`] |
+/// | TW-610x, TW-52xx | | see [`ReadError`] |
 ///
 /// ```
 /// use towline::model::{Epoch, Filter, Read, Scan, Since, Token};

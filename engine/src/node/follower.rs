@@ -125,6 +125,12 @@ pub struct FollowerState {
 
 /// Why nobody follows by this name now.
 ///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-5511 | fix the request | see [`BadName`] |
+/// | TW-6211 | retry | somebody follows by this name: when that one is gone, this one may |
+/// | TW-620x, TW-610x, TW-52xx | | see [`FeedError`] |
+///
 /// ```
 /// use towline::model::{Since, request::FailureClass};
 /// use towline::node::{FollowError, FollowerOptions};
@@ -137,7 +143,7 @@ pub struct FollowerState {
 /// // A second one stands by until the first is gone.
 /// let error = orders.follow("mailer", &options).unwrap_err();
 /// assert!(matches!(&error, FollowError::InUse(name) if name == "mailer"));
-/// assert_eq!(error.class(), FailureClass::Retry);
+/// assert_eq!((error.code(), error.class()), (6211, FailureClass::Retry));
 /// drop(first);
 /// assert!(orders.follow("mailer", &options).is_ok());
 /// # node.close()?;
@@ -149,7 +155,7 @@ pub enum FollowError {
     /// The name is none.
     #[error(transparent)]
     Name(#[from] BadName),
-    /// Somebody follows by this name already (TW-6211).
+    /// Somebody follows by this name already.
     #[error("somebody follows as {0:?} already")]
     InUse(String),
     /// The feed does not begin.
@@ -164,6 +170,16 @@ impl From<ReadError> for FollowError {
 }
 
 impl FollowError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Name(_) => BadName::CODE,
+            Self::InUse(_) => 6211,
+            Self::Feed(feed) => feed.code(),
+        }
+    }
+
     /// What one can do about it.
     #[must_use]
     pub const fn class(&self) -> FailureClass {

@@ -1,6 +1,8 @@
 //! Whose data directory this is: a small file that is written once, and compared at every open.
 
+use super::error::bytes_class;
 use crate::model::codec::{self, CodecError, Decode, Encode, Enveloped};
+use crate::model::request::FailureClass;
 use crate::model::{ClusterId, NodeId};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -44,6 +46,12 @@ impl Enveloped for Identity {
 }
 
 /// Why a data directory can't be used by this node.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6011 | operator | name another directory, or mend the configuration |
+/// | TW-6012 | damage, or operator | restore it, or begin with an empty directory; or a newer release wrote it: install that |
+/// | TW-6013 | operator | what the operating system says |
 ///
 /// ```
 /// use towline::model::ClusterId;
@@ -99,6 +107,27 @@ pub enum IdentityError {
         /// What it said.
         source: io::Error,
     },
+}
+
+impl IdentityError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Foreign { .. } => 6011,
+            Self::Damaged { .. } => 6012,
+            Self::Io { .. } => 6013,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Foreign { .. } | Self::Io { .. } => FailureClass::Operator,
+            Self::Damaged { source, .. } => bytes_class(source),
+        }
+    }
 }
 
 /// Makes a directory and every level above it that is missing, each durable in its parent before anything is put

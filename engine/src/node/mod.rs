@@ -61,12 +61,13 @@ mod server;
 
 use crate::control::{DEFAULT_NAME, DEFAULT_SHARD};
 use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT};
-use crate::model::request::ServerStatus;
+use crate::model::request::{FailureClass, ServerStatus};
 use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
 use crate::pipeline::{Bell, SubmissionQueue};
 use crate::state::RocksOptions;
 use completion::Completion;
 use crossbeam::channel::Sender;
+use error::{log_class, log_code};
 use gate::Gate;
 use hosting::{Host, ShardHandle};
 use namespaces::Registry;
@@ -235,6 +236,12 @@ impl Inbox {
 
 /// Why a node could not be closed cleanly.
 ///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6041 | operator | look at what the thread said when it ended, and open the node again |
+/// | TW-6042 | fix the request | nothing is lost: end reads first; the directory is free when they have ended |
+/// | TW-10xx | operator | what was acknowledged is there: see [`towline_wal::WalError`], and open the node again |
+///
 /// ```
 /// use towline::node::{CloseError, Node, NodeOptions};
 /// # let directory = tempfile::tempdir()?;
@@ -263,6 +270,28 @@ pub enum CloseError {
     /// Somebody still reads the state: its files stay open until that ends.
     #[error("somebody still reads the state: its files are closed when that ends")]
     InUse,
+}
+
+impl CloseError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Log(log) => log_code(log.code()),
+            Self::Panicked(_) => 6041,
+            Self::InUse => 6042,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Log(log) => log_class(log.class()),
+            Self::Panicked(_) => FailureClass::Operator,
+            Self::InUse => FailureClass::FixRequest,
+        }
+    }
 }
 
 impl Node {

@@ -1,6 +1,7 @@
 //! Opening a node: whose directory it is, the log, the state, the replica, the threads.
 
 use super::control_log::{CatalogLogError, ControlLog};
+use super::error::{bytes_class, log_class, log_code};
 use super::gate::Gate;
 use super::hosting::Host;
 use super::identity::{self, Identity, IdentityError};
@@ -10,6 +11,7 @@ use super::{Node, NodeOptions, Shared};
 use crate::control::{CatalogError, ConfigMaster, DEFAULT_SHARD};
 use crate::model::codec::CodecError;
 use crate::model::limits::{LOG_QUEUE_BYTES, LOG_STEP_BYTES_MAX};
+use crate::model::request::FailureClass;
 use crate::model::{ClusterId, Epoch, Lsn, NodeId, ShardId};
 use crate::state::{ApplyError, RocksStore, StoreError};
 use parking_lot::{Mutex, RwLock};
@@ -18,6 +20,21 @@ use towline_wal::limits::BATCH_BYTES_MAX;
 use towline_wal::{HardStateKind, Wal};
 
 /// Why a node does not open. Nothing was changed where that is possible.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6021 | damage, or operator | give it the right disk; or a newer release wrote it: install that |
+/// | TW-6022 | operator | give it the right disk |
+/// | TW-6023 | damage | restore a backup |
+/// | TW-6024, TW-6025 | damage | give it the right disk: it must not vote with what is left |
+/// | TW-6026 | operator | make a log with larger segments |
+/// | TW-6027 | fix the request | name node and leader among the voters |
+/// | TW-6028 | operator | open it alone and drop the namespaces, or start with a fresh directory |
+/// | TW-6029 | operator | what the operating system says |
+/// | TW-1207 | fix the request | mend that option of the log |
+/// | TW-12xx | damage, or operator | see [`towline_wal::OpenError`]; TW-1201: another process has it open |
+/// | TW-601x, TW-641x, TW-52xx, TW-54xx | | see [`IdentityError`], [`CatalogLogError`], [`StoreError`], [`ApplyError`] |
+/// | TW-55xx | damage | the catalog's log was written by something else: keep it, ask for help |
 ///
 /// ```
 /// use towline::node::{Node, NodeOptions, OpenError};
@@ -120,6 +137,50 @@ pub enum OpenError {
     /// A thread can't be started.
     #[error("a thread can't be started: {0}")]
     Thread(std::io::Error),
+}
+
+impl OpenError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Identity(identity) => identity.code(),
+            Self::Log(log) => log_code(log.code()),
+            Self::State(store) => store.code(),
+            Self::Apply(apply) => apply.code(),
+            Self::Promise(_) => 6021,
+            Self::RolledBack { .. } => 6022,
+            Self::StateLost { .. } => 6023,
+            Self::PromiseLost { .. } => 6024,
+            Self::PromiseInDoubt => 6025,
+            Self::SegmentsTooSmall { .. } => 6026,
+            Self::NotAVoter(_) => 6027,
+            Self::Catalog(log) => log.code(),
+            Self::Namespaces(catalog) => catalog.code(),
+            Self::NamespacesAlone => 6028,
+            Self::Thread(_) => 6029,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Identity(identity) => identity.class(),
+            Self::NotAVoter(_) | Self::Log(towline_wal::OpenError::Options { .. }) => FailureClass::FixRequest,
+            Self::Log(log) => log_class(log.class()),
+            Self::State(store) => store.class(),
+            Self::Apply(apply) => apply.class(),
+            Self::Promise(source) => bytes_class(source),
+            // Nobody asked for a change: it is the log that says what can't be.
+            Self::Catalog(CatalogLogError::Catalog(_)) | Self::Namespaces(_) => FailureClass::Damage,
+            Self::Catalog(log) => log.class(),
+            Self::StateLost { .. } | Self::PromiseLost { .. } | Self::PromiseInDoubt => FailureClass::Damage,
+            Self::RolledBack { .. } | Self::SegmentsTooSmall { .. } | Self::NamespacesAlone | Self::Thread(_) => {
+                FailureClass::Operator
+            }
+        }
+    }
 }
 
 impl Node {

@@ -9,7 +9,7 @@ use super::stages::Arrived;
 use super::{CloseError, NAMESPACE_NAME, Namespace, Node, NodeOptions, OpenError, ReadError};
 use crate::model::codec;
 use crate::model::limits::MESSAGE_BYTES_MAX;
-use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
+use crate::model::request::{Failure, FailureClass, Request, RequestBody, Response, ResponseBody};
 use crate::model::{NodeId, Read, Record};
 use crate::pipeline::{SubmitError, SubmitPolicy, WriteError};
 use bytes::Bytes;
@@ -50,6 +50,12 @@ const LARGE_RECORD_BYTES: usize = 16 * 1024;
 
 /// Why a server does not start.
 ///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6031 | operator | free the address, or configure another |
+/// | TW-6032 | operator | what the operating system says |
+/// | all others | | see [`OpenError`] |
+///
 /// ```
 /// use std::net::TcpListener;
 /// use towline::node::{Config, ServeError, serve};
@@ -60,8 +66,9 @@ const LARGE_RECORD_BYTES: usize = 16 * 1024;
 /// # let mut config = Config::parse(&directory.path().join("node.toml"), text)?;
 /// config.listen = taken.local_addr()?.to_string();
 /// match serve(&config) {
-///     Err(ServeError::Listen { address, source }) => {
-///         assert_eq!((address, source.kind()), (config.listen, std::io::ErrorKind::AddrInUse));
+///     Err(error @ ServeError::Listen { .. }) => {
+///         assert_eq!(error.code(), 6031);
+///         assert!(error.to_string().contains(&config.listen), "{error}");
 ///     }
 ///     other => panic!("{other:?}"),
 /// }
@@ -85,6 +92,27 @@ pub enum ServeError {
     /// The runtime of the network does not start.
     #[error("the network's threads can't be started: {0}")]
     Runtime(io::Error),
+}
+
+impl ServeError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Open(open) => open.code(),
+            Self::Listen { .. } => 6031,
+            Self::Runtime(_) => 6032,
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::Open(open) => open.class(),
+            Self::Listen { .. } | Self::Runtime(_) => FailureClass::Operator,
+        }
+    }
 }
 
 /// A running server.

@@ -17,7 +17,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-/// Why a session does not begin.
+/// Why a session does not begin, or does not end.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | TW-6501 | operator | close sessions that nobody uses, or let the namespace's policy keep more |
+/// | TW-5102 | re-route | begin another one at another node, or at this one when it is open again |
+/// | TW-5103 | retry | whether it began is not known: begin another one, this one expires |
+/// | TW-51xx, TW-611x | | see [`WriteRefused`] |
 ///
 /// ```
 /// use towline::model::{Policy, Rejection, request::FailureClass};
@@ -29,6 +36,7 @@ use std::time::Duration;
 /// let session = bank.open_session()?;
 /// let error = bank.open_session().unwrap_err();
 /// assert!(matches!(error, SessionError::Rejected(Rejection::TooManySessions { limit: 1 })));
+/// assert_eq!(error.code(), 6501);
 /// assert_eq!(error.class(), FailureClass::Operator, "it takes another policy, or clients that close theirs");
 /// session.close()?;
 /// bank.open_session()?.close()?;
@@ -50,13 +58,22 @@ pub enum SessionError {
 }
 
 impl SessionError {
+    /// Its stable code: `TW-` and these four digits.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Refused(refused) => refused.code(),
+            Self::Write(write) => write.code(),
+            Self::Rejected(_) => 6501,
+        }
+    }
+
     /// What one can do about it.
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
             Self::Refused(refused) => refused.class(),
-            // Another session can be opened.
-            Self::Write(_) => FailureClass::Retry,
+            Self::Write(write) => write.class(),
             Self::Rejected(_) => FailureClass::Operator,
         }
     }

@@ -18,7 +18,7 @@ use towline_wal::{Batch, BatchKind, BlockError};
 /// | code | class | what to do |
 /// |---|---|---|
 /// | TW-5301 to TW-5304 | damage | a log that holds this was written by something else: keep it, ask for help |
-/// | TW-5305 | operator | a newer release wrote it: install that |
+/// | TW-5305 | damage, or operator | as above; or a newer release wrote it: install that |
 ///
 /// ```
 /// use towline::model::{Epoch, LogId, LogPosition, Lsn, Write, request::FailureClass};

@@ -1,9 +1,11 @@
 //! Backups: taken while the node serves, whole or refused, and everything that was promised is there again.
 
 use std::fs;
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use towline::model::request::FailureClass;
 use towline::model::{Expect, Filter, Outcome, Policy, Read, Rejection, Retention, Scan, Since, Write};
 use towline::node::{
     BackupError, BackupOptions, FollowerOptions, NamespaceOptions, Node, NodeOptions, ReadError, restore, verify_backup,
@@ -210,6 +212,30 @@ fn what_is_no_whole_backup_or_is_damaged_is_refused_and_leaves_nothing_behind() 
     restore(&backup, &again).unwrap();
     open(&again).close().unwrap();
     assert!(matches!(verify_backup(&data), Err(BackupError::NotABackup { .. })));
+}
+
+/// The story of a bug: what a feed called damage was an operator's matter to a backup.
+#[test]
+fn a_backup_of_a_damaged_log_is_not_made_and_says_that_it_is_damage() {
+    let directory = tempfile::tempdir().unwrap();
+    let (data, backup, _) = places(&directory);
+    let mut options = NodeOptions::alone(&data);
+    options.log.tail_cache_bytes = 0; // The newest batches come from the disk, too.
+    let node = Node::open(options).unwrap();
+    let value: Vec<u8> = (0..200_u32).map(|at| (at * 7919 % 251) as u8).collect();
+    node.default_namespace().put("key", value.clone()).unwrap().wait().unwrap();
+    let mut segments: Vec<_> = fs::read_dir(data.join("wal")).unwrap().map(|entry| entry.unwrap().path()).collect();
+    segments.retain(|path| path.extension().is_some_and(|extension| extension == "seg"));
+    segments.sort();
+    let place = |path: &PathBuf| fs::read(path).unwrap().windows(16).position(|bytes| *bytes == value[..16]);
+    let (path, at) = segments.iter().find_map(|path| Some((path, place(path)?))).unwrap();
+    fs::OpenOptions::new().write(true).open(path).unwrap().write_all_at(b"rotten", at as u64).unwrap();
+
+    let error = node.backup(&backup, &BackupOptions::default()).unwrap_err();
+    assert!(matches!(&error, BackupError::Log(_)), "{error}");
+    assert_eq!((error.code(), error.class()), (6307, FailureClass::Damage));
+    assert!(!backup.exists());
+    node.close().unwrap();
 }
 
 #[test]
