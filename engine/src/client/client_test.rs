@@ -233,6 +233,33 @@ fn a_server_that_no_longer_leads_is_left_for_the_one_that_does() {
     });
 }
 
+/// The story of a bug: what a connection received was added when it was replaced, so a client that kept its connection
+/// counted nothing for ever.
+#[test]
+fn bytes_received_are_those_of_the_connection_in_use_and_of_all_before_it() {
+    run(async {
+        let (sent, reads) = (Arc::new(AtomicU64::new(0)), AtomicUsize::new(0));
+        let told = Arc::clone(&sent);
+        let leader = server(1, move |request| {
+            let body = match request.body {
+                RequestBody::Status => status(1, 1, true),
+                _ if reads.fetch_add(1, Ordering::Relaxed) == 1 => return Reaction::HangUp,
+                _ => ResponseBody::Value { value: Some((4, b"v".to_vec())), applied: 9 },
+            };
+            let bytes = codec::encode(&Response { id: request.id, body: body.clone() }).unwrap();
+            told.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            one(request.id, body)
+        })
+        .await;
+        let client = Client::connect([leader], options()).await.unwrap();
+        for reconnects in [0, 1] {
+            client.get(b"k").await.unwrap().unwrap();
+            let stats = client.stats();
+            assert_eq!((stats.reconnects, stats.bytes_received), (reconnects, sent.load(Ordering::Relaxed)));
+        }
+    });
+}
+
 #[test]
 fn a_read_is_asked_again_after_a_lost_connection() {
     run(async {

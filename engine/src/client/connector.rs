@@ -9,6 +9,7 @@ use crate::model::request::{Request, RequestBody, ResponseBody, ServerStatus};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -21,8 +22,12 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 const PAUSE_MAX: Duration = Duration::from_millis(500);
 const PAUSE_MIN: Duration = Duration::from_millis(20);
 
-/// Finds a server that can be used.
-pub(super) async fn connect(addresses: &[String], options: &ClientOptions) -> Result<Link, ClientError> {
+/// Finds a server that can be used. What any server answers is added to `bytes_received`.
+pub(super) async fn connect(
+    addresses: &[String],
+    options: &ClientOptions,
+    bytes_received: &Arc<AtomicU64>,
+) -> Result<Link, ClientError> {
     if addresses.is_empty() {
         return Err(ClientError::NoAddress);
     }
@@ -35,7 +40,7 @@ pub(super) async fn connect(addresses: &[String], options: &ClientOptions) -> Re
         .build();
     let mut tried = Vec::new();
     loop {
-        match timeout_at(deadline, round(addresses, options)).await {
+        match timeout_at(deadline, round(addresses, options, bytes_received)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(said)) => tried = said,
             Err(_) if tried.is_empty() => tried = vec![format!("{}: no answer", addresses.join(", "))],
@@ -50,11 +55,15 @@ pub(super) async fn connect(addresses: &[String], options: &ClientOptions) -> Re
 }
 
 /// One look at every address.
-async fn round(addresses: &[String], options: &ClientOptions) -> Result<Link, Vec<String>> {
+async fn round(
+    addresses: &[String],
+    options: &ClientOptions,
+    bytes_received: &Arc<AtomicU64>,
+) -> Result<Link, Vec<String>> {
     let mut tried = Vec::new();
     let mut named = None;
     for address in addresses {
-        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options));
+        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, bytes_received));
         match attempt.await.unwrap_or_else(|_| Err("no answer".to_owned())) {
             Ok(Seen::Usable(link)) => return Ok(link),
             Ok(Seen::Other { node, leader }) => {
@@ -76,12 +85,12 @@ enum Seen {
     Other { node: NodeId, leader: Option<NodeId> },
 }
 
-async fn look(address: &str, options: &ClientOptions) -> Result<Seen, String> {
+async fn look(address: &str, options: &ClientOptions, bytes_received: &Arc<AtomicU64>) -> Result<Seen, String> {
     let resolved: Vec<SocketAddr> =
         tokio::net::lookup_host(address).await.map_err(|error| format!("{error}"))?.collect();
     let mut said = "the name has no address".to_owned();
     for candidate in resolved {
-        match Link::open(candidate).await {
+        match Link::open(candidate, bytes_received).await {
             Ok(link) if options.route == Route::Any => return Ok(Seen::Usable(link)),
             Ok(link) => {
                 let status = status(&link, options).await?;

@@ -59,7 +59,8 @@ struct Shared {
     link: Mutex<Current>,
     places: Arc<Semaphore>,
     connects: AtomicU64,
-    bytes_received: AtomicU64,
+    /// Each connection adds to it, also one that is let go and still waits for answers.
+    bytes_received: Arc<AtomicU64>,
 }
 
 #[derive(Debug, Default)]
@@ -218,7 +219,7 @@ pub struct StateDigest {
 pub struct ClientStats {
     /// Connections made beyond the first.
     pub reconnects: u64,
-    /// Bytes of answers received.
+    /// Bytes of answers received, over all connections, and of those to the question who leads.
     pub bytes_received: u64,
 }
 
@@ -241,7 +242,7 @@ impl Client {
                 link: Mutex::new(Current::default()),
                 places: Arc::new(Semaphore::new(places)),
                 connects: AtomicU64::new(0),
-                bytes_received: AtomicU64::new(0),
+                bytes_received: Arc::default(),
             }),
         };
         client.link().await?;
@@ -424,10 +425,9 @@ impl Client {
             return Err(error.clone());
         }
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
-        if let Some(old) = current.link.take() {
-            self.shared.bytes_received.fetch_add(old.bytes_received(), Ordering::Relaxed);
-        }
-        let link = match connector::connect(&self.shared.addresses, &self.shared.options).await {
+        drop(current.link.take());
+        let Shared { addresses, options, bytes_received, .. } = &*self.shared;
+        let link = match connector::connect(addresses, options, bytes_received).await {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 current.failed = Some((Instant::now(), error.clone()));

@@ -38,8 +38,8 @@ struct Routes {
     waiters: Mutex<Option<BTreeMap<u64, Waiter>>>,
     /// The server says that another one is to be asked.
     is_stale: AtomicBool,
-    /// Bytes of answers received, for people.
-    bytes_received: AtomicU64,
+    /// Bytes of answers received, of all the client's connections, for people.
+    bytes_received: Arc<AtomicU64>,
 }
 
 /// One connection. When it is dropped, it closes; what was in flight is lost, and told so.
@@ -53,18 +53,18 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Connects, shakes hands, and opens the stream.
+    /// Connects, shakes hands, and opens the stream. Bytes of answers are added to `bytes_received`.
     ///
     /// # Errors
     /// A sentence: it is collected for the caller who waits for any of several addresses.
-    pub(super) async fn open(address: SocketAddr) -> Result<Self, String> {
+    pub(super) async fn open(address: SocketAddr, bytes_received: &Arc<AtomicU64>) -> Result<Self, String> {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
         let mut config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
         config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
         let routes = Arc::new(Routes {
             waiters: Mutex::new(Some(BTreeMap::new())),
             is_stale: AtomicBool::new(false),
-            bytes_received: AtomicU64::new(0),
+            bytes_received: Arc::clone(bytes_received),
         });
         let events = Arc::clone(&routes);
         let sink = EventSink::callback_with_handle(move |handle, event| events.on_event(handle, event));
@@ -83,11 +83,6 @@ impl Link {
     pub(super) fn is_usable(&self) -> bool {
         // Relaxed: a hint. A request that goes out all the same is answered all the same.
         !self.routes.is_stale.load(Ordering::Relaxed) && !self.handle.is_closed()
-    }
-
-    /// Bytes of answers received.
-    pub(super) fn bytes_received(&self) -> u64 {
-        self.routes.bytes_received.load(Ordering::Relaxed)
     }
 
     /// Sends a request made for the id that this hands to `encode`, and waits for room in the send buffer only.

@@ -18,7 +18,7 @@ use super::limits::{CATALOG_BYTES_MAX, SHARDS_MAX};
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 pub struct BackupFile {
-    /// Its path within the backup, with `/`.
+    /// Its path within the backup: exactly two parts, a folder (`state` or `log`) and a name in it, with `/` between them.
     pub path: String,
     /// Its length.
     pub bytes: u64,
@@ -98,7 +98,7 @@ pub struct BackupLog {
     pub start: BackupPosition,
     /// Where it ends, and what the state holds.
     pub end: BackupPosition,
-    /// The file of its batches, each behind its length (u32).
+    /// The file of its batches, each behind its length (u32, little-endian); its path is made as [`BackupFile::path`].
     pub file: String,
 }
 

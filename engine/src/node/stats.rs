@@ -106,15 +106,17 @@ pub struct ShardStats {
     pub queue_bytes: usize,
     /// Callers that wait for room in it.
     pub queue_waiting: usize,
-    /// Feeds and followers that keep its log.
+    /// Holds on its log: one of each feed, one of each follower that it knows, here or not, and one of each backup under way. A
+    /// follower that is here counts twice, its feed and its name; who stayed where it is for too long holds nothing any more.
     pub pins: usize,
     /// Batches applied.
     pub batches: u64,
     /// Their bytes, as they are stored.
     pub bytes: u64,
-    /// Records applied, rejected ones among them.
+    /// Records applied that have an outcome, rejected ones among them: writes, and what begins, ends and expires sessions. Those
+    /// of replication itself are not counted.
     pub records: u64,
-    /// Records that had no effect.
+    /// Those of them that had no effect: also a session that was one too many, or had ended before it was closed.
     pub rejected: u64,
 }
 

@@ -7,7 +7,8 @@ use towline::control::CatalogError;
 use towline::model::request::Direction;
 use towline::model::{Epoch, Expect, Filter, Lsn, NodeId, Outcome, Policy, Read, Retention, Scan, Since, Token, Write};
 use towline::node::{
-    Error, Namespace, NamespaceError, NamespaceOptions, Node, NodeOptions, OpenError, ReadError, WriteRefused,
+    Error, FollowerOptions, Namespace, NamespaceError, NamespaceOptions, Node, NodeOptions, OpenError, ReadError,
+    WriteRefused,
 };
 use towline::pipeline::Receipt;
 
@@ -355,5 +356,12 @@ fn the_numbers_of_each_shard_are_those_of_what_was_done_to_it() {
     assert!(of(1).is_serving && of(1).failure.is_none() && of(1).queue_bytes == 0);
     drop(feed);
     assert_eq!(node.stats().unwrap().shards[1].pins, 0);
+    // A follower holds by its name, and by its feed as long as it is here; a session is begun and ended in every shard.
+    let follower = space.follow("mailer", &FollowerOptions::since(Since::Beginning)).unwrap();
+    assert_eq!(node.stats().unwrap().shards[1].pins, 2);
+    drop(follower);
+    space.open_session().unwrap().close().unwrap();
+    let stats = node.stats().unwrap();
+    assert_eq!((stats.shards[1].pins, stats.shards[1].records, stats.shards[2].records), (1, 12, 2));
     node.close().unwrap();
 }

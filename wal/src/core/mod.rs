@@ -337,7 +337,8 @@ pub struct Stats {
     pub syncs: u64,
     /// Bytes of batches put into groups.
     pub batch_bytes: u64,
-    /// Bytes written in groups, with directories and padding.
+    /// Bytes written with groups: their directories and padding, the header of a segment, which goes out with its first group,
+    /// and the block of zeroes behind a group in a file that is used again.
     pub group_bytes: u64,
     /// Segments activated.
     pub rotations: u64,
