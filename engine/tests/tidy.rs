@@ -6,6 +6,8 @@
 //!
 //! It reads sources as text and needs nothing but the standard library.
 
+#[path = "tidy/codes.rs"]
+mod codes;
 #[path = "tidy/examples.rs"]
 mod examples;
 #[path = "tidy/floors.rs"]
@@ -96,6 +98,19 @@ fn every_public_type_has_an_example() {
     none(
         "Show in its documentation how one comes by it and what one does with it.",
         &examples::types_without_one(&repository),
+    );
+}
+
+#[test]
+fn every_code_of_an_error_is_in_the_book_and_stands_for_one_thing() {
+    let (repository, pages) = (Repository::read(), codes::pages(&source::root()));
+    none(
+        "A code is a line in docs/src/errors.md, or in the page that it names for that range; a number is never used twice.",
+        &codes::unnamed_or_shared(&repository, &pages),
+    );
+    none(
+        "The table at the error and the one in the book say the same class.",
+        &codes::of_two_classes(&repository, &pages),
     );
 }
 
