@@ -55,9 +55,9 @@ pub const BATCH_RECORDS_MAX: u32 = 8 * 1024;
 pub const QUEUE_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
 /// Submissions that a shard's queue holds: four callers with a thousand receipts each, in about 400 KiB of slots.
 pub const QUEUE_SLOTS_DEFAULT: usize = 4 * 1024;
-/// Bytes of sealed batches that are not yet applied here before the sequencer pauses: it bounds what a slow
-/// majority can cost the leader.
-pub const UNAPPLIED_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Bytes of sealed batches of a shard that are not yet applied here before the sequencer pauses: it bounds what a slow
+/// majority, or a slow state, can cost.
+pub const UNAPPLIED_BYTES_DEFAULT: usize = 64 * 1024 * 1024;
 /// Bytes given to a node's log by all its shards and not yet durable before they take no more, of clients or of peers: a slow
 /// disk becomes waiting, never memory.
 pub const UNDURABLE_BYTES_MAX: usize = 64 * 1024 * 1024;

@@ -39,6 +39,7 @@ pub(super) struct Host {
     pub(super) seed: u64,
     pub(super) queue_slots: usize,
     pub(super) queue_bytes: usize,
+    pub(super) unapplied_bytes: usize,
     pub(super) workers: Vec<Desk>,
     pub(super) appliers: Vec<Sender<ApplyOrder>>,
     pub(super) reader: Sender<ReadOrder>,
@@ -175,7 +176,7 @@ impl Host {
             buffers: Arc::clone(&self.buffers),
             health,
             applied,
-            state: ShardState::new(),
+            state: ShardState::new(self.unapplied_bytes),
             alive,
         };
         Ok(Prepared { shard: Box::new(shard), worker, handle })

@@ -60,7 +60,7 @@ mod peers;
 mod server;
 
 use crate::control::{DEFAULT_NAME, DEFAULT_SHARD};
-use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT};
+use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT, UNAPPLIED_BYTES_DEFAULT};
 use crate::model::request::{FailureClass, ServerStatus};
 use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
 use crate::pipeline::{Bell, SubmissionQueue};
@@ -144,6 +144,8 @@ pub struct NodeOptions {
     pub queue_bytes: usize,
     /// Submissions that each shard's queue holds.
     pub queue_slots: usize,
+    /// Bytes of sealed batches of each shard that are not yet durable, committed and applied, about: behind that its queue waits.
+    pub unapplied_bytes: usize,
     /// Threads that decide the order of writes, each for its part of the shards: one is enough for a disk.
     pub sequencers: usize,
     /// Threads that apply committed writes, each for its part of the shards.
@@ -169,6 +171,7 @@ impl NodeOptions {
             replay_bytes_max: REPLAY_BYTES_DEFAULT,
             queue_bytes: QUEUE_BYTES_DEFAULT,
             queue_slots: QUEUE_SLOTS_DEFAULT,
+            unapplied_bytes: UNAPPLIED_BYTES_DEFAULT,
             sequencers: 1,
             appliers: 1,
             close_within: CLOSE_WITHIN_DEFAULT,

@@ -266,6 +266,7 @@ fn start(
         seed: uuid::Uuid::now_v7().as_u64_pair().1,
         queue_slots: options.queue_slots,
         queue_bytes: options.queue_bytes,
+        unapplied_bytes: options.unapplied_bytes,
         workers,
         appliers,
         reader,

@@ -15,7 +15,7 @@ use super::positions::Positions;
 use super::stages::{Arrived, Stages};
 use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
-use crate::model::limits::{BATCH_BYTES_TARGET, UNAPPLIED_BYTES_MAX};
+use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
@@ -168,10 +168,11 @@ pub(super) struct Peer {
 }
 
 impl ShardState {
-    pub(super) fn new() -> Self {
+    /// With so many bytes of batches that are not applied.
+    pub(super) fn new(unapplied_bytes: usize) -> Self {
         Self {
             peers: BTreeMap::new(),
-            unapplied: Unapplied::new(UNAPPLIED_BYTES_MAX),
+            unapplied: Unapplied::new(unapplied_bytes),
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
@@ -364,7 +365,7 @@ impl Shard {
     /// Seals what waits in the queue, unless too much is sealed and not applied, or not durable.
     fn seal(&mut self) -> bool {
         let mut worked = false;
-        while self.state.unapplied.bytes() + BATCH_BYTES_TARGET <= UNAPPLIED_BYTES_MAX {
+        while self.state.unapplied.has_room() {
             let Some((epoch, prev)) = self.replica.proposal_position() else { break };
             if (self.queue.is_empty() && self.sequencer.queued_bytes() == 0) || !self.has_room() {
                 break;

@@ -3,7 +3,7 @@
 use super::completion::{Completion, Reached, Written};
 use super::shard::now;
 use super::stages::{Stages, Times};
-use crate::model::limits::APPLY_RAW_BYTES_MAX;
+use crate::model::limits::{APPLY_RAW_BYTES_MAX, BATCH_BYTES_TARGET};
 use crate::model::{Lsn, ShardId};
 use crate::pipeline::Position;
 use crate::state::Applied;
@@ -74,7 +74,12 @@ impl Unapplied {
         Self { parts: VecDeque::new(), bytes: 0, bytes_max }
     }
 
-    /// Bytes of the batches in here.
+    /// Whether another batch of usual size may be sealed. One is, whatever the bound.
+    pub(super) const fn has_room(&self) -> bool {
+        self.bytes == 0 || self.bytes + BATCH_BYTES_TARGET <= self.bytes_max
+    }
+
+    #[cfg(test)]
     pub(super) const fn bytes(&self) -> usize {
         self.bytes
     }

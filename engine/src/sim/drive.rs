@@ -5,7 +5,7 @@ use super::event::Event;
 use super::node::{ShardLog, SimNode};
 use super::world::World;
 use super::{network, workload};
-use crate::model::limits::UNAPPLIED_BYTES_MAX;
+use crate::model::limits::UNAPPLIED_BYTES_DEFAULT;
 use crate::model::{Epoch, Lsn, NodeId};
 use crate::pipeline::Submission;
 use crate::replica::{Input, LogWrite, Output};
@@ -195,7 +195,7 @@ impl World {
         let log = self.log;
         let Some(running) = &mut self.node(id).running else { return Ok(false) };
         let Some((epoch, prev)) = running.replica.proposal_position() else { return Ok(false) };
-        if running.unanswered.len() * 1024 > UNAPPLIED_BYTES_MAX {
+        if running.unanswered.len() * 1024 > UNAPPLIED_BYTES_DEFAULT {
             return Ok(false);
         }
         let Some(sealed) = running.sequencer.seal(log, epoch, prev, micros) else { return Ok(false) };

@@ -63,9 +63,9 @@ const CACHE_PART_BYTES: usize = 16 << 20;
 const BLOB_BYTES_MIN: u64 = 64 << 10;
 /// Of each such file.
 const BLOB_FILE_BYTES: u64 = 64 << 20;
-/// The oldest of these files, this part of them, are rewritten once this part of what is in them is garbage: at every age it
-/// would write twice as much, and save no room.
-const BLOB_OLD: f64 = 0.25;
+/// What lives in the oldest of these files, this part of them, moves on when a compaction passes it, and a compaction comes once
+/// half of it is garbage. A larger part is written again and again, and saves no room.
+const BLOB_OLD: f64 = 0.1;
 const BLOB_GARBAGE: f64 = 0.5;
 /// Parts of a large cache: two to this power.
 const CACHE_PARTS_POWER_MAX: u32 = 6;
