@@ -8,7 +8,7 @@ use std::time::Duration;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
 use towline_bench::reopen::{CHILD, Load};
-use towline_bench::{amplification, reopen, session_load, year};
+use towline_bench::{amplification, cold, reopen, session_load, year};
 
 /// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
@@ -163,6 +163,14 @@ fn rates(args: &Args) -> Result<()> {
         let feed = engine.feed(writes)?;
         add(&mut table, reads[2], rate(&feed), None, None);
         engine.close()?;
+    }
+    let line = "feed from the beginning, cold, 1 KiB";
+    if args.wants(line) {
+        let place = args.place()?;
+        // Less than the log keeps by default.
+        let cold = cold::measure(place.path(), args.some_of(600_000), 1024)?;
+        let (feed, files) = (megabytes(&cold.feed), cold.files.megabytes());
+        add(&mut table, line, format!("{feed}; its files read cold: {files:.0} MB/s"), None, None);
     }
     for column in 1..6 {
         if let Some(column) = table.column_mut(column) {
