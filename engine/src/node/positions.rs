@@ -1,7 +1,7 @@
 //! How far a shard is, for every thread that wants to know, and for those who wait until it is further.
 
 use crate::model::Lsn;
-use crate::pipeline::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering};
+use crate::pipeline::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, wake};
 use std::collections::BTreeMap;
 use std::task::Waker;
 use std::time::Instant;
@@ -102,10 +102,15 @@ impl Positions {
 
     /// Calls this waker once, when anything moves from here on: whoever asks looks once more after this.
     pub(super) fn call(&self, key: u64, waker: &Waker) {
+        let waker = waker.clone();
         let mut line = self.line.lock();
-        if line.insert(key, waker.clone()).is_none() {
+        let before = line.insert(key, waker);
+        if before.is_none() {
             self.waiting.fetch_add(1, Ordering::SeqCst);
         }
+        // What its drop does is the executor's: not under the lock.
+        drop(line);
+        drop(before);
     }
 
     /// Nobody is called by this key any more.
@@ -122,7 +127,7 @@ impl Positions {
         let wakers = std::mem::take(&mut *self.line.lock());
         self.waiting.fetch_sub(wakers.len(), Ordering::SeqCst);
         self.moved.notify_all();
-        wakers.into_values().for_each(Waker::wake);
+        wakers.into_values().for_each(wake);
     }
 }
 

@@ -1,7 +1,7 @@
 //! The promise to answer: a receipt for one write, which a thread waits for, or a future.
 
 use super::gathering::EventCount;
-use super::sync::{Condvar, Mutex};
+use super::sync::{Condvar, Mutex, wake};
 use crate::model::request::FailureClass;
 use crate::model::{Epoch, Lsn, Outcome, ShardId, Token};
 use std::future::Future;
@@ -330,7 +330,7 @@ impl<T> Ready<T> {
             self.shared.done.notify_all();
         }
         if let Some(waker) = self.waker {
-            waker.wake();
+            wake(waker);
         }
     }
 }
@@ -370,6 +370,27 @@ mod tests {
         let waiting = std::thread::Builder::new().spawn(move || receipt.wait()).unwrap();
         completer.complete(Ok(WRITTEN));
         assert_eq!(waiting.join().unwrap(), Ok(WRITTEN));
+    }
+
+    #[test]
+    fn a_waker_that_panics_keeps_nobody_from_being_woken() {
+        struct Panics;
+        impl Wake for Panics {
+            fn wake(self: Arc<Self>) {
+                std::panic::panic_any("of the executor");
+            }
+        }
+        let (mut receipts, mut completers): (Vec<_>, Vec<_>) = (0..3).map(|_| Receipt::pair()).unzip();
+        let waiting = receipts.pop().unwrap();
+        let waiting = std::thread::Builder::new().spawn(move || waiting.wait()).unwrap();
+        for receipt in &mut receipts {
+            let waker = Waker::from(Arc::new(Panics));
+            assert!(Pin::new(receipt).poll(&mut Context::from_waker(&waker)).is_pending());
+        }
+        drop(completers.remove(0));
+        Completer::complete_all(completers.into_iter().map(|completer| (completer, Ok(WRITTEN))));
+        assert_eq!(waiting.join().unwrap(), Ok(WRITTEN));
+        assert_eq!(receipts.pop().unwrap().wait(), Ok(WRITTEN));
     }
 
     #[test]

@@ -6,8 +6,17 @@ mod primitives {
     pub(crate) use crossbeam::queue::{ArrayQueue, SegQueue};
     pub(crate) use crossbeam::utils::{Backoff, CachePadded};
     pub(crate) use parking_lot::{Condvar, Mutex};
+    use std::panic::{AssertUnwindSafe, catch_unwind};
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+    use std::task::Waker;
     pub(crate) use std::thread;
+
+    /// Wakes a task by the waker of an executor that is not ours: a panic in it is its own, and harms neither this thread nor
+    /// those who are woken after it. Under no lock: who is woken may ask at once.
+    pub(crate) fn wake(waker: Waker) {
+        // The panic's message is printed by the hook; there is nobody else to tell.
+        drop(catch_unwind(AssertUnwindSafe(|| waker.wake())));
+    }
 
     /// A number that threads can sleep on.
     #[derive(Debug, Default)]
@@ -43,6 +52,11 @@ mod primitives {
     /// Who waits for so long is never out of time: a call that does not come is a deadlock, which fails the model. Whoever
     /// waits for less may be out of time at any moment, as the scheduler's dice say.
     const NEVER: Duration = Duration::from_secs(3600);
+
+    /// A panic ends a model as a whole.
+    pub(crate) fn wake(waker: std::task::Waker) {
+        waker.wake();
+    }
 
     fn is_out_of_time() -> bool {
         shuttle::rand::Rng::r#gen(&mut shuttle::rand::thread_rng())
@@ -294,7 +308,7 @@ mod primitives {
 
 pub(crate) use primitives::{
     ArrayQueue, AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Backoff, CachePadded, Condvar, Futex, Mutex, Ordering,
-    SegQueue, thread,
+    SegQueue, thread, wake,
 };
 
 /// Runs a model in many orders: at random, and with few switches at places drawn beforehand, which finds rare ones.

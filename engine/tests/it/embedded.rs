@@ -1,12 +1,16 @@
 //! One node by itself: what was acknowledged is there, and nothing else's directory is touched.
 
 use bytes::Bytes;
+use std::future::Future as _;
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 use towline::control::ConfigMaster;
 use towline::model::request::Direction;
 use towline::model::{
-    ClusterId, Epoch, Expect, LogPosition, NodeId, Operation, Outcome, Read, Record, Rejection, Write,
+    ClusterId, Epoch, Expect, Filter, LogPosition, NodeId, Operation, Outcome, Read, Record, Rejection, Since, Write,
 };
 use towline::node::{NamespaceOptions, Node, NodeOptions, OpenError, SHARD, WriteRefused};
 use towline::pipeline::SubmitPolicy;
@@ -350,5 +354,33 @@ fn a_shard_whose_state_is_damaged_stops_and_says_how_it_is_made_anew_from_the_lo
     let read = node.default_namespace().read_stream("0", 1, Direction::Forward, bounds, Read::Linearizable).unwrap();
     assert_eq!(read.events.len(), 2);
     assert_ne!(node.digest().unwrap().1, digest);
+    node.close().unwrap();
+}
+
+/// Whoever polls brings a waker of an executor that is not ours; it is called on the node's threads.
+#[test]
+fn a_panic_in_a_waker_of_the_program_stops_nothing() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            std::panic::panic_any("of the executor");
+        }
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let waker = Waker::from(Arc::new(Panics));
+    let mut feed = space.subscribe(Since::Now, Filter::All).unwrap();
+    for number in 0..20 {
+        // Asked before there is anything: both wakers are called.
+        assert!(feed.poll_next(&mut Context::from_waker(&waker)).is_pending());
+        let mut receipt = space.put("k", number.to_string()).unwrap();
+        if let Poll::Ready(answer) = Pin::new(&mut receipt).poll(&mut Context::from_waker(&waker)) {
+            answer.unwrap();
+        }
+        receipt.wait().unwrap();
+        assert_eq!(feed.wait().unwrap().operations.len(), 1);
+    }
+    assert_eq!(node.failure(), None);
     node.close().unwrap();
 }
