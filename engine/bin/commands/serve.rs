@@ -8,6 +8,7 @@ use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
+use towline::model::request::FailureClass;
 use towline::node::{Config, OpenError, ServeError, serve};
 use tracing_subscriber::EnvFilter;
 
@@ -114,16 +115,14 @@ fn raise_file_limit() {
 
 /// A directory that does not open is a failure; one that is damaged or another's is not healthy.
 fn unhealthy(error: ServeError) -> Failure {
-    let exit = match &error {
-        ServeError::Open(OpenError::RolledBack { .. } | OpenError::PromiseLost { .. } | OpenError::PromiseInDoubt) => {
-            Exit::Unhealthy
-        }
-        ServeError::Open(OpenError::Log(log)) if matches!(log.code(), "TW-1204" | "TW-1205" | "TW-1206") => {
-            Exit::Unhealthy
-        }
-        _ => Exit::Failed,
+    let is_not_its_own = match &error {
+        ServeError::Open(OpenError::RolledBack { .. }) => true,
+        // Its manifest is not readable, or says that two have written.
+        ServeError::Open(OpenError::Log(log)) => matches!(log.code(), "TW-1204" | "TW-1206"),
+        _ => false,
     };
-    Failure::new(exit, error)
+    let is_ill = is_not_its_own || error.class() == FailureClass::Damage;
+    Failure::new(if is_ill { Exit::Unhealthy } else { Exit::Failed }, error)
 }
 
 /// Standard error, one event a line, from `info` on; colours on a terminal only (and not with NO_COLOR).
