@@ -76,6 +76,7 @@ pub const VARIATIONS: &[Variation] = &[
     },
     Variation { name: "no blob files", change: |_, options, _| options.set_enable_blob_files(false) },
     Variation { name: "blob files from 512 B on", change: |_, options, _| options.set_min_blob_size(512) },
+    Variation { name: "blob files from 4 KiB on", change: |_, options, _| options.set_min_blob_size(4 << 10) },
     Variation { name: "blob files cleaned at every age", change: |_, options, _| options.set_blob_gc_age_cutoff(1.0) },
     Variation {
         name: "statistics without times",
@@ -112,6 +113,8 @@ pub struct Cost {
     pub space_amplification: f64,
     /// Microseconds of processor time for each value that is read, of keys in no order.
     pub get_micros: f64,
+    /// The same of all of them in the order of their keys.
+    pub scan_micros: f64,
 }
 
 /// A large value.
@@ -177,11 +180,21 @@ pub fn measure(directory: &Path, variation: &Variation, load: Load, rows: &[Byte
         ensure!(found.is_some(), "what was written is there");
     }
     let read = Used::now()?;
+    let mut entries = db.raw_iterator_cf(handle);
+    let mut scanned = 0;
+    entries.seek_to_first();
+    while let Some((key, value)) = entries.item() {
+        scanned += u64::from(!key.is_empty() && !value.is_empty());
+        entries.next();
+    }
+    entries.status()?;
+    let walked = Used::now()?;
     Ok(Cost {
         write_micros: micros(after.processor - before.processor) / records as f64,
         write_amplification: (after.written - before.written) as f64 / written as f64,
         space_amplification: files as f64 / live as f64,
         get_micros: micros(read.processor - after.processor) / reads as f64,
+        scan_micros: micros(walked.processor - read.processor) / scanned as f64,
     })
 }
 

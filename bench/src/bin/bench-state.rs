@@ -33,7 +33,14 @@ fn main() -> Result<()> {
     let rows: Vec<Bytes> = text.split(|byte| *byte == b'\n').map(|row| text.slice_ref(row)).collect();
     for (load, records) in [(Load::Values, 600_000.0), (Load::Events, 6_000_000.0), (Load::Large, 8_000.0)] {
         let mut table = Table::new();
-        table.set_header([&format!("{load:?}"), "µs to write", "bytes written", "bytes of files", "µs to get"]);
+        table.set_header([
+            &format!("{load:?}"),
+            "µs to write",
+            "bytes written",
+            "bytes of files",
+            "µs to get",
+            "µs to scan",
+        ]);
         for variation in VARIATIONS {
             if args.only.as_ref().is_some_and(|text| !variation.name.contains(text)) {
                 continue;
@@ -46,6 +53,7 @@ fn main() -> Result<()> {
                 format!("{:.2}", cost.write_amplification),
                 format!("{:.2}", cost.space_amplification),
                 format!("{:.2}", cost.get_micros),
+                format!("{:.2}", cost.scan_micros),
             ]);
             eprintln!("{}", table.lines().last().unwrap_or_default());
         }

@@ -26,6 +26,9 @@ pub struct RocksOptions {
     pub background_threads: i32,
     /// Files kept open.
     pub open_files_max: i32,
+    /// Values from this size on lie in files of their own: written and moved less, read by their keys faster, and slower in the
+    /// order of keys.
+    pub large_value_bytes: u64,
     /// What RocksDB counts and measures of itself.
     pub statistics: StatisticsLevel,
 }
@@ -39,6 +42,7 @@ impl Default for RocksOptions {
             unflushed_bytes: 64 << 20,
             background_threads: i32::try_from(cores / 2).unwrap_or(i32::MAX).max(2),
             open_files_max: 1024,
+            large_value_bytes: LARGE_VALUE_BYTES,
             statistics: StatisticsLevel::default(),
         }
     }
@@ -60,7 +64,7 @@ const FLUSHED_FILES: i32 = 8;
 /// a key would read all of it from the disk.
 const CACHE_PART_BYTES: usize = 16 << 20;
 /// Values from this size on lie in files of their own.
-const BLOB_BYTES_MIN: u64 = 64 << 10;
+const LARGE_VALUE_BYTES: u64 = 64 << 10;
 /// Of each such file.
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 /// What lives in the oldest of these files, this part of them, moves on when a compaction passes it, and a compaction comes once
@@ -145,7 +149,7 @@ impl RocksOptions {
             // Otherwise each compaction rewrites large values, and holds one of each of its files in memory, with the block that
             // it makes of it: of the largest values hundreds of megabytes (fault P6).
             options.set_enable_blob_files(true);
-            options.set_min_blob_size(BLOB_BYTES_MIN);
+            options.set_min_blob_size(self.large_value_bytes);
             options.set_blob_file_size(BLOB_FILE_BYTES);
             options.set_blob_compression_type(DBCompressionType::Lz4);
             options.set_enable_blob_gc(true);
