@@ -8,6 +8,7 @@
 
 pub mod amplification;
 pub mod cluster;
+#[cfg(target_os = "linux")]
 pub mod cold;
 pub mod device;
 pub mod engine;

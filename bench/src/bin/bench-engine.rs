@@ -5,10 +5,12 @@ use clap::{Parser, Subcommand};
 use comfy_table::{CellAlignment, Table};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+#[cfg(target_os = "linux")]
+use towline_bench::cold;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
 use towline_bench::reopen::{CHILD, Load};
-use towline_bench::{amplification, cold, reopen, session_load, year};
+use towline_bench::{amplification, reopen, session_load, year};
 
 /// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
@@ -164,7 +166,9 @@ fn rates(args: &Args) -> Result<()> {
         add(&mut table, reads[2], rate(&feed), None, None);
         engine.close()?;
     }
+    #[cfg(target_os = "linux")]
     let line = "feed from the beginning, cold, 1 KiB";
+    #[cfg(target_os = "linux")]
     if args.wants(line) {
         let place = args.place()?;
         // Less than the log keeps by default.

@@ -123,7 +123,7 @@ impl ApplyStage {
             // They are committed: what comes of them is known once there is room.
             Err(error) if error.is_full_disk() => return Attempt::Full(ApplyTask::Parts(parts)),
             Err(error) => {
-                parts.into_iter().flat_map(|part| part.completions).for_each(Completion::unknown);
+                Completion::unknown_all(parts.into_iter().flat_map(|part| part.completions));
                 return Attempt::Done(Err(error));
             }
         };

@@ -124,6 +124,22 @@ impl Completion {
         }
     }
 
+    /// These writes are in a log, and may or may not come to effect.
+    pub(super) fn unknown_all(completions: impl IntoIterator<Item = Self>) {
+        let (mut receipts, mut places) = (Vec::new(), Vec::new());
+        for completion in completions {
+            match completion {
+                Self::Receipt(completer) => receipts.push((completer, Err(WriteError::Unknown))),
+                Self::Durable(completer) | Self::Buffered(completer) => {
+                    places.push((completer, Err(WriteError::Unknown)));
+                }
+                other => other.unknown(),
+            }
+        }
+        Completer::complete_all(receipts);
+        Completer::complete_all(places);
+    }
+
     /// The write is in a log, and may or may not come to effect.
     pub(super) fn unknown(self) {
         self.complete(Err(WriteError::Unknown));

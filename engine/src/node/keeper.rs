@@ -22,7 +22,7 @@ use towline_wal::{Entry, LogId, Pending, Wal};
 /// How often it looks.
 const PAUSE: Duration = Duration::from_secs(1);
 /// How long it waits between two flushes: each makes small files, which have to be compacted.
-const FLUSH_PAUSE: Duration = Duration::from_secs(60);
+const FLUSH_PAUSE: Duration = Duration::from_secs(600);
 /// And after one that failed.
 const FLUSH_PAUSE_FAILED: Duration = Duration::from_secs(10);
 
@@ -122,8 +122,11 @@ impl Shared {
     fn look_at_the_logs_disk(&self) {
         let is_full = self.host.wal.stats().disk_full;
         for shard in self.registry.shards() {
-            if shard.queue.set_full(Disk::Log, is_full) {
-                tracing::info!(shard = %shard.descriptor.shard, is_full, "the disk of the log");
+            let shard_id = shard.descriptor.shard;
+            match (shard.queue.set_full(Disk::Log, is_full), is_full) {
+                (true, true) => tracing::error!(shard = %shard_id, "the disk of the log is full: writes wait for room"),
+                (true, false) => tracing::info!(shard = %shard_id, "the disk of the log has room again"),
+                (false, _) => {}
             }
         }
     }

@@ -50,6 +50,7 @@ impl NodeStats {
         count(labels, "towline_state_flushed_bytes_total", state.flushed_bytes);
         count(labels, "towline_state_compaction_read_bytes_total", state.compaction_read_bytes);
         count(labels, "towline_state_compaction_written_bytes_total", state.compaction_written_bytes);
+        count(labels, "towline_state_stall_microseconds_total", state.stall_micros);
         let works = [
             ("get", &state.get),
             ("seek", &state.seek),

@@ -144,7 +144,8 @@ pub struct NodeOptions {
     pub queue_bytes: usize,
     /// Submissions that each shard's queue holds.
     pub queue_slots: usize,
-    /// Bytes of sealed batches of each shard that are not yet durable, committed and applied, about: behind that its queue waits.
+    /// Bytes of sealed batches of each shard that wait to be durable, committed and applied, about: behind that its queue waits. One
+    /// batch is sealed whatever this says, and what is being applied comes on top.
     pub unapplied_bytes: usize,
     /// Threads that decide the order of writes, each for its part of the shards: one is enough for a disk.
     pub sequencers: usize,
@@ -298,6 +299,28 @@ impl CloseError {
 }
 
 impl Node {
+    /// Rewrites the state's files, while the node serves: what was deleted or overwritten before is in none of them afterwards. It
+    /// takes as long as to read and write the whole state once. To erase what somebody wrote, also let the log go that far
+    /// ([`Policy::retention`](crate::model::Policy)), and remember backups.
+    ///
+    /// ```
+    /// use towline::model::Write;
+    /// # use towline::node::{Node, NodeOptions};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+    /// # node.default_namespace().put("person-7", "Ada")?.wait()?;
+    /// node.default_namespace().delete("person-7")?.wait()?;
+    /// node.compact()?;
+    /// # node.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The state can't be read or written, or the node is closed.
+    pub fn compact(&self) -> Result<(), ReadError> {
+        Ok(self.shared.gate.with(|store| store.compact()).ok_or(ReadError::Closed)??)
+    }
+
     /// The namespace that every node has.
     #[must_use]
     pub fn default_namespace(&self) -> Namespace {

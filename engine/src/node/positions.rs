@@ -115,7 +115,9 @@ impl Positions {
 
     /// Nobody is called by this key any more.
     pub(super) fn forget(&self, key: u64) {
-        if self.line.lock().remove(&key).is_some() {
+        // Under the lock no more than it takes: the drop of a waker is the executor's, and may end other feeds.
+        let gone = self.line.lock().remove(&key);
+        if gone.is_some() {
             self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }

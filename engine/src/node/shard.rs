@@ -157,7 +157,7 @@ pub(super) struct Sealing {
 
 impl Sealing {
     fn unknown(self) {
-        self.completions.into_iter().for_each(Completion::unknown);
+        Completion::unknown_all(self.completions);
     }
 }
 

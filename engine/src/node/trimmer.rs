@@ -26,13 +26,33 @@ pub(super) struct Trimmer {
 struct Past {
     /// When how much was applied: ascending.
     samples: VecDeque<(Instant, Lsn)>,
-    /// What came of that, if it is not known yet.
-    proposed: Option<Receipt>,
-    /// There is more to forget than went with the last record, or nothing is known of that.
+    /// What came of the last record, if it is not known yet.
+    proposed: Option<Proposed>,
+    /// Others are left to look at, or nothing is known of that.
     more: bool,
+    round: Round,
     /// What was proposed last.
     sessions_before: Lsn,
     rejected_before: Lsn,
+}
+
+#[derive(Debug)]
+struct Proposed {
+    receipt: Receipt,
+    /// Or of rejections only.
+    is_of_sessions: bool,
+}
+
+/// A record looks at a bounded number of sessions, so it takes several to look at all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Round {
+    /// One may be under way that began in another life, or with a record of which nothing is known.
+    #[default]
+    Unknown,
+    /// One is under way, and began by asking for sessions that were last used before this.
+    Since(Lsn),
+    /// All were looked at.
+    Over,
 }
 
 impl Trimmer {
@@ -61,13 +81,14 @@ impl Past {
         // A record takes away a bounded number of sessions; that there are more says its outcome. One that was not taken, or of
         // which nothing is known, is proposed again.
         if let Some(proposed) = self.proposed.take() {
-            match proposed.wait_for(Duration::ZERO) {
+            match proposed.receipt.wait_for(Duration::ZERO) {
                 Ok(None) => {
                     self.proposed = Some(proposed);
                     return;
                 }
-                Ok(Some(written)) => self.more = written.outcome == Outcome::Applied { version: 1 },
-                Err(_) => self.more = true,
+                Ok(Some(_)) if !proposed.is_of_sessions => {}
+                Ok(Some(written)) => self.looked_at(written.outcome == Outcome::Applied { version: 1 }),
+                Err(_) => (self.more, self.round) = (true, Round::Unknown),
             }
         }
         let sessions_before = self.used_before(applied, policy.session_idle_seconds, now);
@@ -80,16 +101,35 @@ impl Past {
             let is_later = sessions_before > self.sessions_before || self.more;
             let of_sessions = is_later && has_sessions(store, namespace, shard.log)?;
             let of_rejected = has_rejected(store, namespace, shard.log, rejected_before)?;
-            Ok::<_, crate::state::StoreError>(of_sessions || of_rejected)
+            Ok::<_, crate::state::StoreError>((of_sessions, of_rejected))
         });
-        let Some(Ok(is_worth)) = is_worth else { return };
-        if is_worth {
-            self.proposed = propose(shard, &ControlRecord::Trim { sessions_before, rejected_before });
-            if self.proposed.is_none() {
-                return;
+        let Some(Ok((is_of_sessions, of_rejected))) = is_worth else { return };
+        if is_of_sessions || of_rejected {
+            // To look at sessions for the sake of rejections would be in vain.
+            let record_before = if is_of_sessions { sessions_before } else { Lsn::ZERO };
+            let record = ControlRecord::Trim { sessions_before: record_before, rejected_before };
+            let Some(receipt) = propose(shard, &record) else { return };
+            self.proposed = Some(Proposed { receipt, is_of_sessions });
+            if is_of_sessions && self.round == Round::Over {
+                self.round = Round::Since(sessions_before);
             }
         }
         (self.sessions_before, self.rejected_before, self.more) = (sessions_before, rejected_before, false);
+    }
+
+    /// A record was applied, and there are others to look at in this round; or there are not.
+    fn looked_at(&mut self, others: bool) {
+        if others {
+            self.more = true;
+            return;
+        }
+        // Whom it looked at before it asked for as much as now is looked at again.
+        self.more = match self.round {
+            Round::Unknown => true,
+            Round::Since(before) => before < self.sessions_before,
+            Round::Over => false,
+        };
+        self.round = Round::Over;
     }
 
     /// Before which record everything lies that was applied longer ago than this.
@@ -132,6 +172,23 @@ mod tests {
         assert_eq!(at(3199, 30), 0);
         assert_eq!(at(3200, 40), 11);
         assert_eq!(at(9000, 60), 31);
+    }
+
+    /// A round that ended with a later bound than it began with had not looked at its first sessions by that one.
+    #[test]
+    fn a_round_that_began_by_asking_for_less_or_in_another_life_is_followed_by_another() {
+        let mut past = Past { sessions_before: Lsn::new(50), ..Past::default() };
+        past.looked_at(false);
+        assert!(past.more && past.round == Round::Over, "it began in another life");
+        past.round = Round::Since(Lsn::new(50));
+        past.looked_at(true);
+        assert!(past.more && past.round == Round::Since(Lsn::new(50)));
+        past.sessions_before = Lsn::new(60);
+        past.looked_at(false);
+        assert!(past.more && past.round == Round::Over);
+        past.round = Round::Since(Lsn::new(60));
+        past.looked_at(false);
+        assert!(!past.more);
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Unapplied {
     pub(super) fn truncate(&mut self, to: Lsn) {
         while let Some(last) = self.parts.pop_back_if(|last| last.batch.last_lsn() > to) {
             self.bytes -= last.batch.bytes().len();
-            last.completions.into_iter().for_each(Completion::unknown);
+            Completion::unknown_all(last.completions);
         }
     }
 
@@ -127,7 +127,7 @@ impl Unapplied {
     /// Everything up to `applied` is applied: what of it is still in here was read from the log.
     pub(super) fn forget(&mut self, applied: Lsn) {
         while let Some(stale) = self.pop_front_if(|first| first.batch.last_lsn() <= applied) {
-            stale.completions.into_iter().for_each(Completion::unknown);
+            Completion::unknown_all(stale.completions);
         }
     }
 
@@ -148,7 +148,7 @@ impl Unapplied {
     /// Whoever waits for something behind `committed` hears that it may or may not come to effect.
     pub(super) fn doubt(&mut self, committed: Lsn) {
         for part in self.parts.iter_mut().filter(|part| part.batch.last_lsn() > committed) {
-            std::mem::take(&mut part.completions).into_iter().for_each(Completion::unknown);
+            Completion::unknown_all(std::mem::take(&mut part.completions));
         }
     }
 

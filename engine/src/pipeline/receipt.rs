@@ -249,7 +249,10 @@ impl<T: Copy> Future for Receipt<T> {
             return Poll::Ready(result);
         }
         if !slot.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-            slot.waker = Some(context.waker().clone());
+            let before = slot.waker.replace(context.waker().clone());
+            // What its drop does is the executor's: not under the lock.
+            drop(slot);
+            drop(before);
         }
         Poll::Pending
     }

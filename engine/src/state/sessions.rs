@@ -124,7 +124,12 @@ impl<S: View> Effects<'_, S> {
     /// Sessions that were not used since, and which records before were rejected, are forgotten. Of the sessions the next
     /// [`SESSIONS_OF_A_TRIM`] are looked at, in the order of their ids: the state knows where the last one ended. The outcome's
     /// version is 1 while others are left to look at, and 0 at their end; then it begins anew.
+    /// A bound of 0 is that of no session: none is looked at.
     pub(super) fn trim(&mut self, sessions_before: Lsn, rejected_before: Lsn) -> Result<Outcome, StoreError> {
+        self.trim_rejected(rejected_before)?;
+        if sessions_before == Lsn::ZERO {
+            return Ok(Outcome::Applied { version: 0 });
+        }
         let next = self.next_sessions()?;
         let (looked_at, behind) = next.split_at(next.len().min(SESSIONS_OF_A_TRIM));
         let mut gone = 0;
@@ -143,7 +148,6 @@ impl<S: View> Effects<'_, S> {
             Some((session, _)) => self.changes.put(Family::Sessions, at, key::trim_entry(*session)),
             None => self.changes.delete(Family::Sessions, at),
         }
-        self.trim_rejected(rejected_before)?;
         Ok(Outcome::Applied { version: u64::from(!behind.is_empty()) })
     }
 

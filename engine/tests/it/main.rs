@@ -6,6 +6,7 @@
 mod backups;
 mod cluster;
 mod embedded;
+mod erasure;
 mod errors;
 mod feeds;
 mod full_disk;

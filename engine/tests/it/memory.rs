@@ -2,8 +2,11 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use towline::model::{Filter, Read, Scan, Since, Write};
-use towline::node::{BackupOptions, Node, NodeOptions, WriteRefused};
+use towline::node::{BackupOptions, Node, NodeOptions, WriteRefused, restore, verify_backup};
 use towline::pipeline::{SubmitError, SubmitPolicy};
 
 /// Where the inner process finds its node.
@@ -25,14 +28,32 @@ fn value(number: u64) -> Vec<u8> {
     std::iter::repeat_with(step).flatten().take(VALUE_BYTES).collect()
 }
 
-/// The most that this process has had in memory, without its program and libraries: those the system can let go.
-fn most_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let kibibytes = |name: &str| {
-        let line = status.lines().find(|line| line.starts_with(name)).unwrap();
-        line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap()
-    };
-    (kibibytes("VmHWM:") - kibibytes("RssFile:")) << 10
+/// Looks every few milliseconds at what this process has in memory, without its program and files: those the system can let go.
+struct Watch {
+    most: Arc<AtomicU64>,
+}
+
+impl Watch {
+    fn begin() -> Self {
+        let most = Arc::new(AtomicU64::new(0));
+        let seen = Arc::downgrade(&most);
+        let look = move || {
+            while let Some(most) = seen.upgrade() {
+                let status = std::fs::read_to_string("/proc/self/status").unwrap();
+                let line = status.lines().find(|line| line.starts_with("RssAnon:")).unwrap();
+                let kibibytes = line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap();
+                most.fetch_max(kibibytes << 10, Ordering::SeqCst);
+                drop(most);
+                std::thread::park_timeout(Duration::from_millis(3));
+            }
+        };
+        std::thread::Builder::new().spawn(look).unwrap();
+        Self { most }
+    }
+
+    fn most(&self) -> u64 {
+        self.most.load(Ordering::SeqCst)
+    }
 }
 
 #[test]
@@ -59,9 +80,11 @@ fn inside() {
     options.queue_bytes = 1 << 20;
     options.state.unflushed_bytes = 16 << 20;
     options.unapplied_bytes = 16 << 20;
+    options.state.background_threads = 2;
     let node = Node::open(options).unwrap();
     let space = node.default_namespace();
-    let after = |what: &str| eprintln!("{what}: {} MiB", most_bytes() >> 20);
+    let watch = Watch::begin();
+    let after = |what: &str| eprintln!("{what}: {} MiB", watch.most() >> 20);
     after("open");
 
     // Who does not wait for room is told that there is none.
@@ -114,6 +137,13 @@ fn inside() {
         assert_eq!(space.get(number.to_string(), Read::Linearizable).unwrap().unwrap().value, value(number));
     }
     node.close().unwrap();
-    let most = most_bytes();
+    verify_backup(&directory.join("backup")).unwrap();
+    restore(&directory.join("backup"), &directory.join("restored")).unwrap();
+    let most = watch.most();
     assert!(most <= MEMORY_BYTES_MAX, "{} MiB", most >> 20);
+
+    let restored = Node::open(NodeOptions::alone(directory.join("restored"))).unwrap();
+    let found = restored.default_namespace().get("7", Read::Linearizable).unwrap().unwrap();
+    assert_eq!(found.value, value(7), "files of large values are part of a backup");
+    restored.close().unwrap();
 }

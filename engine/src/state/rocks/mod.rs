@@ -16,9 +16,11 @@ use super::key;
 use super::store::{Family, Order, Store, StoreError, View, Visitor};
 use crate::model::{LogPosition, ShardId};
 pub use options::RocksOptions;
+use parking_lot::Mutex;
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    ColumnFamily, DB, DBRawIterator, ErrorKind, FlushOptions, ReadOptions, ReadTier, Snapshot, WriteBatch, WriteOptions,
+    BottommostLevelCompaction, ColumnFamily, CompactOptions, DB, DBRawIterator, ErrorKind, FlushOptions, ReadOptions,
+    ReadTier, Snapshot, WriteBatch, WriteOptions,
 };
 use statistics::Statistics;
 pub use statistics::{RocksTimes, StateStats, StatisticsLevel};
@@ -47,6 +49,7 @@ pub struct RocksStore {
     /// As `writes`, but fails where those would wait.
     writes_now: WriteOptions,
     statistics: Statistics,
+    compacting: Mutex<()>,
 }
 
 /// The writer of a [`RocksStore`] that others read meanwhile.
@@ -149,7 +152,13 @@ impl RocksStore {
             options.set_no_slowdown(no_slowdown);
             options
         };
-        Ok(Self { db, writes: options(false), writes_now: options(true), statistics: Statistics::new(database) })
+        Ok(Self {
+            db,
+            writes: options(false),
+            writes_now: options(true),
+            statistics: Statistics::new(database),
+            compacting: Mutex::default(),
+        })
     }
 
     /// Writes everything committed so far to files, and waits until they are durable.
@@ -164,6 +173,41 @@ impl RocksStore {
         // DURABLE: RocksDB syncs the new files and then the manifest that names them, all families in one edit;
         // attacked by what_was_flushed_is_there_after_a_kill_and_the_rest_is_replayed.
         self.db.flush_cfs_opt(&families, &options).map_err(|error| backend("flushing", error))
+    }
+
+    /// Rewrites all files, while others read and write: what was deleted or overwritten before is in none of them afterwards (but
+    /// for snapshots that are held, and files that somebody reads still). It reads and writes the whole state once.
+    ///
+    /// # Errors
+    /// A file can't be read or written. Nothing is lost.
+    pub fn compact(&self) -> Result<(), StoreError> {
+        let _span = tracing::info_span!("compact").entered();
+        self.flush()?;
+        // One at a time: each sets an option, and sets it back.
+        let alone = self.compacting.lock();
+        let all: Option<&[u8]> = None;
+        let mut options = CompactOptions::default();
+        // Also what lies at the bottom, and was compacted before.
+        options.set_bottommost_level_compaction(BottommostLevelCompaction::Force);
+        for family in Family::ALL {
+            let handle = self.family(family)?;
+            self.move_large_values(handle, 1.0)?;
+            self.db.compact_range_cf_opt(handle, all, all, &options);
+            self.move_large_values(handle, options::BLOB_OLD)?;
+        }
+        drop(alone);
+        // A compaction that fails says so here only.
+        match self.stats()?.background_errors {
+            0 => Ok(()),
+            _ => self.flush(),
+        }
+    }
+
+    /// In which part of the files of large values, the oldest first, a compaction moves what it passes.
+    fn move_large_values(&self, family: &ColumnFamily, part: f64) -> Result<(), StoreError> {
+        let part = part.to_string();
+        let set = self.db.set_options_cf(family, &[("blob_garbage_collection_age_cutoff", part.as_str())]);
+        set.map_err(|error| backend("compacting", error))
     }
 
     /// What the last finished flush holds of a shard: after a crash the state is there. The log may be released up
@@ -194,7 +238,7 @@ impl RocksStore {
         for family in Family::ALL {
             stats.memory_bytes += number(family, "rocksdb.cur-size-all-mem-tables")?;
             stats.file_bytes += number(family, "rocksdb.live-sst-files-size")?;
-            stats.file_bytes += number(family, "rocksdb.total-blob-file-size")?;
+            stats.file_bytes += number(family, "rocksdb.live-blob-file-size")?;
             stats.compaction_pending_bytes += number(family, "rocksdb.estimate-pending-compaction-bytes")?;
         }
         // These are of all families together.
@@ -247,7 +291,8 @@ impl RocksStore {
             _ => StoreError::Open { path: directory.to_owned(), reason: error.into_string() },
         })?;
         let statistics = Statistics::new(database);
-        Ok(Self { db, writes: WriteOptions::default(), writes_now: WriteOptions::default(), statistics })
+        let (writes, writes_now) = (WriteOptions::default(), WriteOptions::default());
+        Ok(Self { db, writes, writes_now, statistics, compacting: Mutex::default() })
     }
 
     /// The content at this moment.

@@ -69,8 +69,10 @@ const LARGE_VALUE_BYTES: u64 = 64 << 10;
 const BLOB_FILE_BYTES: u64 = 64 << 20;
 /// What lives in the oldest of these files, this part of them, moves on when a compaction passes it, and a compaction comes once
 /// half of it is garbage. A larger part is written again and again, and saves no room.
-const BLOB_OLD: f64 = 0.1;
+pub(super) const BLOB_OLD: f64 = 0.1;
 const BLOB_GARBAGE: f64 = 0.5;
+/// Each file is compacted within this time, whatever is written: what was deleted goes, and small files of large values merge.
+const COMPACTED_WITHIN_SECONDS: u64 = 30 * 24 * 60 * 60;
 /// Parts of a large cache: two to this power.
 const CACHE_PARTS_POWER_MAX: u32 = 6;
 
@@ -145,6 +147,7 @@ impl RocksOptions {
         // As many bytes as the first level holds (256 MiB): each compaction rewrites what is below once for all of them. With 4, as
         // RocksDB has it, a third more is written; a read looks at a filter or two more.
         options.set_level_zero_file_num_compaction_trigger(FLUSHED_FILES);
+        options.set_periodic_compaction_seconds(COMPACTED_WITHIN_SECONDS);
         if matches!(family, Family::Values | Family::Events) {
             // Otherwise each compaction rewrites large values, and holds one of each of its files in memory, with the block that
             // it makes of it: of the largest values hundreds of megabytes (fault P6).

@@ -18,8 +18,11 @@ fn image(of: &Path, to: &Path) {
     }
 }
 
+/// Of the values some are large here.
 fn rocks(directory: &Path) -> Applier<RocksWriter> {
-    Applier::open(RocksWriter::new(Arc::new(RocksStore::open(directory).unwrap())), shard(), LOG).unwrap()
+    let options = RocksOptions { large_value_bytes: 24, ..RocksOptions::default() };
+    let store = RocksStore::open_with(directory, &options).unwrap();
+    Applier::open(RocksWriter::new(Arc::new(store)), shard(), LOG).unwrap()
 }
 
 fn entries<V: View>(view: &V, family: Family, from: &[u8], order: Order) -> Vec<(Vec<u8>, Vec<u8>)> {
