@@ -10,7 +10,7 @@ use towline_bench::cold;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
 use towline_bench::reopen::{CHILD, Load};
-use towline_bench::{amplification, reopen, session_load, year};
+use towline_bench::{amplification, overload, reopen, session_load, year};
 
 /// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
@@ -62,6 +62,12 @@ enum Mode {
         #[arg(long, default_value_t = 1_000_000)]
         sessions: u64,
     },
+    /// Three times as much is asked as it can do, and then 0.7 of it: what is done, refused, and how long it takes
+    Overload {
+        /// How long too much is asked, in seconds.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+    },
     #[command(name = CHILD, hide = true)]
     WriteUntilKilled {
         place: PathBuf,
@@ -105,6 +111,7 @@ impl Args {
             Mode::Amplification { seconds } => {
                 println!("{}", amplification::measure(place, Duration::from_secs(*seconds))?);
             }
+            Mode::Overload { seconds } => println!("{}", overload::measure(place, *seconds)?),
             Mode::Year { file } => println!("{}", year::measure(place, file)?),
             Mode::Sessions { sessions } => {
                 session_load::measure(place, *sessions)?.iter().for_each(|table| println!("{table}"));

@@ -12,6 +12,8 @@ use towline::pipeline::{Disk, Receipt, SubmitError, SubmitPolicy};
 /// Where the inner process finds its node.
 const DIRECTORY: &str = "TOWLINE_FULL_DISK_DIRECTORY";
 const VALUE_BYTES: usize = 32 << 10;
+/// Of values that lie in files of their own in the state.
+const LARGE_BYTES: usize = 200 << 10;
 
 /// Runs a test of this file by itself, in a directory of which a part lies on a file system of so many MiB.
 fn inside(test: &str, part: &str, mebibytes: usize) {
@@ -43,7 +45,7 @@ fn directory() -> PathBuf {
 }
 
 /// Bytes that no compression makes less of.
-fn value(number: u64) -> Vec<u8> {
+fn value(number: u64, bytes: usize) -> Vec<u8> {
     let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let step = || {
         state ^= state << 13;
@@ -51,12 +53,13 @@ fn value(number: u64) -> Vec<u8> {
         state ^= state << 17;
         state.to_le_bytes()
     };
-    std::iter::repeat_with(step).flatten().take(VALUE_BYTES).collect()
+    std::iter::repeat_with(step).flatten().take(bytes).collect()
 }
 
 /// Writes until the disk is full, a part of which is taken; there is room once that is gone. Everything that was taken is there in the end.
 #[expect(clippy::disallowed_methods, reason = "a test reads clocks")]
-fn writes_until_full_and_after(part: &str, full: Disk, ballast_mebibytes: usize) {
+fn writes_until_full_and_after(part: &str, full: Disk, ballast_mebibytes: usize, value_bytes: usize) {
+    let value = |number| value(number, value_bytes);
     let directory = directory();
     let ballast = directory.join(part).join("ballast");
     std::fs::write(&ballast, vec![0; ballast_mebibytes << 20]).unwrap();
@@ -115,7 +118,19 @@ fn while_the_disk_of_the_state_is_full_reads_go_on_and_what_was_taken_is_written
 #[test]
 #[ignore = "part of the test above, which makes its file system"]
 fn inner_state() {
-    writes_until_full_and_after("state", Disk::State, 144);
+    writes_until_full_and_after("state", Disk::State, 144, VALUE_BYTES);
+}
+
+/// Fault D10, where a flush writes files of large values.
+#[test]
+fn the_same_holds_of_values_that_lie_in_files_of_their_own() {
+    inside("inner_state_of_large_values", "state", 152);
+}
+
+#[test]
+#[ignore = "part of the test above, which makes its file system"]
+fn inner_state_of_large_values() {
+    writes_until_full_and_after("state", Disk::State, 144, LARGE_BYTES);
 }
 
 /// Fault D9, as the engine's callers see it.
@@ -127,5 +142,5 @@ fn while_the_disk_of_the_log_is_full_reads_go_on_and_what_was_taken_is_written_w
 #[test]
 #[ignore = "part of the test above, which makes its file system"]
 fn inner_log() {
-    writes_until_full_and_after("wal", Disk::Log, 512);
+    writes_until_full_and_after("wal", Disk::Log, 512, VALUE_BYTES);
 }
