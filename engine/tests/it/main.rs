@@ -5,6 +5,7 @@
 
 mod backups;
 mod cluster;
+mod crash;
 mod embedded;
 mod erasure;
 mod errors;
