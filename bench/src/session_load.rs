@@ -129,7 +129,7 @@ fn requests(what: &str, space: &Namespace, ids: &[Vec<u128>], sessions: u64) -> 
             let ids = ids.get(usize::try_from(thread)?).context("ids for each")?;
             for id in ids.iter().skip(part * share).take(share) {
                 let (ids, waiting, last) = (BTreeMap::from([(shard, *id)]), BTreeMap::new(), BTreeMap::new());
-                let session = space.resume_session(SessionState { ids, next: 1, waiting, last });
+                let session = space.resume_session(SessionState { ids, next: Some(1), waiting, last });
                 session.write(Write::new().put(key(thread), "x"))?.wait()?.outcome.applied()?;
             }
             Ok(())

@@ -15,6 +15,7 @@
 
 pub use bincode::{Decode, Encode};
 use bytes::{BufMut, Bytes, BytesMut};
+use std::fmt;
 
 /// Bytes before the body.
 pub const ENVELOPE_BYTES: usize = 12;
@@ -189,6 +190,28 @@ pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecErro
         return Err(CodecError::Body { kind });
     }
     Ok((value, rest))
+}
+
+/// Writes a structure in its envelope as text: a prefix that says what it is, and hexadecimal digits.
+///
+/// # Errors
+/// As `f`; the body is over the kind's limit.
+pub(crate) fn write_text<T: Enveloped>(f: &mut fmt::Formatter<'_>, prefix: &str, value: &T) -> fmt::Result {
+    let bytes = encode(value).map_err(|_| fmt::Error)?;
+    f.write_str(prefix)?;
+    bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+}
+
+/// The bytes of a text that [`write_text`] made; none: it is no such text.
+pub(crate) fn bytes_of_text(prefix: &str, text: &str) -> Option<Vec<u8>> {
+    let digits = text.strip_prefix(prefix)?;
+    let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
+    // A sign, which `from_str_radix` would take, is no digit.
+    if !rest.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+        return None;
+    }
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
+    pairs.iter().map(byte).collect()
 }
 
 /// What decoding may allocate, by the length that a body announces inside: bincode takes it as a constant, so there

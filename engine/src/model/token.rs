@@ -103,9 +103,7 @@ impl Token {
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let positions = self.positions().map(|(shard, epoch, lsn)| (shard, epoch.version, epoch.term, lsn.get()));
-        let bytes = codec::encode(&TokenV1 { positions: positions.collect() }).map_err(|_| fmt::Error)?;
-        f.write_str(PREFIX)?;
-        bytes.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        codec::write_text(f, PREFIX, &TokenV1 { positions: positions.collect() })
     }
 }
 
@@ -113,19 +111,7 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let digits = text.strip_prefix(PREFIX).ok_or(TokenError::Text)?;
-        if !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
-            return Err(TokenError::Text);
-        }
-        let (pairs, rest) = digits.as_bytes().as_chunks::<2>();
-        if !rest.is_empty() {
-            return Err(TokenError::Text);
-        }
-        let byte = |pair: &[u8; 2]| {
-            let digits = std::str::from_utf8(pair).map_err(|_| TokenError::Text)?;
-            u8::from_str_radix(digits, 16).map_err(|_| TokenError::Text)
-        };
-        let bytes = pairs.iter().map(byte).collect::<Result<Vec<_>, _>>()?;
+        let bytes = codec::bytes_of_text(PREFIX, text).ok_or(TokenError::Text)?;
         let TokenV1 { positions } = codec::decode(&bytes)?;
         if !positions.is_sorted_by(|(one, ..), (other, ..)| one < other) {
             return Err(TokenError::Order);

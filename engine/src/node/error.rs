@@ -133,6 +133,7 @@ impl Error {
 /// | TW-6115 | re-route | write at the node that leads |
 /// | TW-6116 | fix the request | use another namespace |
 /// | TW-6117 | operator | close the node and open it again |
+/// | TW-6118 | fix the request | begin another session |
 /// | TW-5505 | fix the request | see [`CrossShard`] |
 /// | TW-51xx | | see [`SubmitError`] |
 ///
@@ -178,6 +179,9 @@ pub enum WriteRefused {
         /// The lowest of them.
         lowest: u64,
     },
+    /// The session has used its last number: begin another one.
+    #[error("the session has no number left for another request: open another session")]
+    NumbersExhausted,
     /// The queue has no room, or is closed.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -211,6 +215,7 @@ impl WriteRefused {
             Self::NotLeader(_) => 6115,
             Self::Dropped => 6116,
             Self::Stopped { .. } => 6117,
+            Self::NumbersExhausted => 6118,
         }
     }
 
@@ -223,6 +228,7 @@ impl WriteRefused {
             | Self::NeedsOutcome
             | Self::OtherShard { .. }
             | Self::TooManyWaiting { .. }
+            | Self::NumbersExhausted
             | Self::Dropped => FailureClass::FixRequest,
             Self::Submit(submit) => submit.class(),
             Self::NotLeader(_) => FailureClass::ReRoute,

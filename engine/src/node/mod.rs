@@ -41,6 +41,7 @@ mod pins;
 mod positions;
 mod reader;
 mod session;
+mod session_state;
 mod shard;
 mod stages;
 mod stats;
@@ -93,7 +94,8 @@ pub use open::OpenError;
 pub use pins::Budget;
 #[cfg(feature = "cluster")]
 pub use server::{ServeError, ServerHandle, serve};
-pub use session::{Sent, Session, SessionError, SessionReceipt, SessionState};
+pub use session::{Session, SessionError, SessionReceipt};
+pub use session_state::{Sent, SessionState, SessionStateError};
 pub use stages::{Distribution, LaneStats};
 pub use stats::{NodeStats, ShardStats};
 

@@ -4,18 +4,23 @@ use super::completion::Completion;
 use super::error::WriteRefused;
 use super::hosting::ShardHandle;
 use super::namespace::Namespace;
+use super::session_state::{Sent, SessionState};
+use super::shard::{after, now};
 use super::stages::Arrived;
 use crate::model::limits::REQUESTS_WAITING_MAX;
 use crate::model::request::FailureClass;
 use crate::model::{ControlRecord, Outcome, Record, Rejection, RequestId, ShardId, session_id};
-use crate::pipeline::{Receipt, Submission, SubmitPolicy, WriteError, Written};
-use parking_lot::Mutex;
+use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy, WriteError, Written};
+use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+
+/// How long a request takes at the most to be submitted: whoever takes longer waits for room.
+const SUBMITTING_MAX: Duration = Duration::from_millis(1);
 
 /// Why a session does not begin, or does not end.
 ///
@@ -94,7 +99,7 @@ impl SessionError {
 /// let session = bank.open_session()?;
 /// let transfer = Write::new().append("account-7", Expect::Any, "withdrew 30");
 ///
-/// let number = session.next_number();
+/// let number = session.next_number()?;
 /// let kept = session.state();
 /// let first = session.retry(number, &transfer)?.wait()?;
 /// // A crash: nobody knows whether it was done. It is tried again.
@@ -109,67 +114,6 @@ pub struct Session {
     shared: Arc<Shared>,
 }
 
-/// All that is needed to go on with a session.
-///
-/// Two must not go on from one state: they would use the same numbers. Of two different requests by one number in one shard
-/// the second is refused ([`Rejection::NumberReused`]); of two that are alike, or in two shards, nobody can tell.
-///
-/// ```
-/// use towline::model::{Expect, Write};
-/// use towline::node::{Node, NodeOptions};
-/// # let directory = tempfile::tempdir()?;
-/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// let bank = node.default_namespace();
-/// let (session, write) = (bank.open_session()?, Write::new().append("account", Expect::Any, "+10"));
-/// let number = session.next_number();
-/// let kept = session.state();
-/// let first = session.retry(number, &write)?.wait()?;
-/// // After a crash of this program, that kept the state and the write somewhere:
-/// let again = bank.resume_session(kept).retry(number, &write)?.wait()?;
-/// assert_eq!(again, first, "executed once");
-/// # node.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionState {
-    /// What each shard calls it.
-    pub ids: BTreeMap<ShardId, u128>,
-    /// The first number that was never used.
-    pub next: u64,
-    /// The requests that have no answer yet: they can be tried again. With each, where it was submitted; none: nowhere yet.
-    pub waiting: BTreeMap<u64, Option<Sent>>,
-    /// The newest request of each shard.
-    pub last: BTreeMap<ShardId, u64>,
-}
-
-/// Where a request was submitted: each further try goes there, behind the same one.
-///
-/// ```
-/// use towline::model::{Expect, Write};
-/// # use towline::node::{Node, NodeOptions};
-/// # let directory = tempfile::tempdir()?;
-/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// # let bank = node.default_namespace();
-/// let session = bank.open_session()?;
-/// let paid_in = session.write(Write::new().append("account-7", Expect::Any, "+10"))?;
-/// let paid_out = session.write(Write::new().append("account-7", Expect::Any, "-10"))?;
-/// // Whoever goes on from this state tries each again in the shard where it was, and never the second before the first.
-/// let waiting = session.state().waiting;
-/// let sent = waiting[&paid_out.number()].expect("it was submitted");
-/// assert_eq!(sent.after, paid_in.number());
-/// assert_eq!(paid_out.wait()?.shard, sent.shard);
-/// # paid_in.wait()?;
-/// # node.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Sent {
-    /// The shard.
-    pub shard: ShardId,
-    /// The request of the session that comes before it there; 0: none.
-    pub after: u64,
-}
-
 #[derive(Debug)]
 struct Shared {
     /// What each shard calls it.
@@ -182,7 +126,8 @@ struct Shared {
 
 #[derive(Debug)]
 struct Numbers {
-    next: u64,
+    /// None: no number is left.
+    next: Option<u64>,
     waiting: BTreeMap<u64, Option<Sent>>,
     last: BTreeMap<ShardId, u64>,
     /// Receipts that nobody holds any more: their requests are waited for until the answer is here.
@@ -190,6 +135,23 @@ struct Numbers {
 }
 
 impl Numbers {
+    /// The lowest number that is waited for when this one is, too.
+    fn lowest_with(&self, number: u64) -> Result<u64, WriteRefused> {
+        let lowest = self.waiting.keys().next().map_or(number, |lowest| number.min(*lowest));
+        if number - lowest >= REQUESTS_WAITING_MAX {
+            return Err(WriteRefused::TooManyWaiting { lowest });
+        }
+        Ok(lowest)
+    }
+
+    /// This number is used: what comes next is above it.
+    fn use_up(&mut self, number: u64) {
+        self.next = match self.next {
+            Some(next) if next <= number => number.checked_add(1),
+            next => next,
+        };
+    }
+
     /// Forgets what is answered, and nobody waits for.
     fn settle(&mut self) {
         while let Some((number, receipt)) = self.orphans.pop_front() {
@@ -277,7 +239,7 @@ impl Namespace {
             }
         }
         let session =
-            self.resume_session(SessionState { ids, next: 1, waiting: BTreeMap::new(), last: BTreeMap::new() });
+            self.resume_session(SessionState { ids, next: Some(1), waiting: BTreeMap::new(), last: BTreeMap::new() });
         match failed {
             Some(error) => {
                 // Where it did begin it is of no use.
@@ -295,7 +257,8 @@ impl Namespace {
     pub fn resume_session(&self, state: SessionState) -> Session {
         let SessionState { ids, next, waiting, last } = state;
         let used = waiting.keys().last().copied().max(last.values().max().copied()).unwrap_or(0);
-        let numbers = Numbers { next: next.max(used.saturating_add(1)), waiting, last, orphans: VecDeque::new() };
+        let mut numbers = Numbers { next, waiting, last, orphans: VecDeque::new() };
+        numbers.use_up(used);
         let shared = Shared { ids, turn: Mutex::new(()), numbers: Mutex::new(numbers) };
         Session { namespace: self.clone(), shared: Arc::new(shared) }
     }
@@ -326,22 +289,56 @@ impl Session {
 
     /// Takes the next number, for a request that is to be kept before it is submitted ([`Session::retry`]). One that is taken
     /// and never used holds up the session in the end: [`Session::give_up`] it.
-    #[must_use]
-    pub fn next_number(&self) -> u64 {
-        let mut numbers = self.shared.numbers.lock();
-        let number = numbers.next;
-        numbers.next = numbers.next.saturating_add(1);
-        numbers.waiting.insert(number, None);
-        number
-    }
-
-    /// Submits a request with the next number, waiting for room in the queue. It is executed in the order in which the session's
-    /// requests were first submitted to its shard.
     ///
     /// # Errors
-    /// As [`Namespace::write`]; or too many requests wait for an answer.
+    /// [`WriteRefused::NumbersExhausted`], [`WriteRefused::TooManyWaiting`].
+    pub fn next_number(&self) -> Result<u64, WriteRefused> {
+        let mut numbers = self.shared.numbers.lock();
+        numbers.settle();
+        let number = numbers.next.ok_or(WriteRefused::NumbersExhausted)?;
+        numbers.lowest_with(number)?;
+        numbers.use_up(number);
+        numbers.waiting.insert(number, None);
+        Ok(number)
+    }
+
+    /// Submits a request with the next number, waiting for room in the queue: meanwhile it holds the thread that calls it, and
+    /// all others that submit something in this session. On an executor's thread, use [`Session::write_when`]. It is executed in
+    /// the order in which the session's requests were first submitted to its shard.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`]; too many requests wait for an answer, or no number is left.
     pub fn write(&self, write: impl AsRef<Record>) -> Result<SessionReceipt, WriteRefused> {
-        self.submit(None, write.as_ref())
+        self.write_when(write, SubmitPolicy::Wait)
+    }
+
+    /// As [`Session::write`], saying what happens when there is no room. What is refused had no number: the next request gets it.
+    ///
+    /// A session's requests are submitted one after the other. While one waits for room in [`Session::write`], each other finds
+    /// none either, in whatever shard it lies; [`SubmitPolicy::Fail`] then holds the thread for a millisecond at the most.
+    ///
+    /// ```
+    /// use towline::model::{Expect, Write};
+    /// # use towline::node::{Node, NodeOptions};
+    /// use towline::node::WriteRefused;
+    /// use towline::pipeline::{SubmitError, SubmitPolicy};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+    /// let session = node.default_namespace().open_session()?;
+    /// let deposit = Write::new().append("account-7", Expect::Any, "+10");
+    /// match session.write_when(&deposit, SubmitPolicy::Fail) {
+    ///     Ok(receipt) => println!("paid in by {:?}", receipt.wait()?),
+    ///     Err(WriteRefused::Submit(SubmitError::Busy)) => println!("come back later"),
+    ///     Err(refused) => return Err(refused.into()),
+    /// }
+    /// # node.close()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Session::write`]; there is no room, and it was not to wait, or not so long.
+    pub fn write_when(&self, write: impl AsRef<Record>, policy: SubmitPolicy) -> Result<SessionReceipt, WriteRefused> {
+        self.submit(None, write.as_ref(), policy)
     }
 
     /// Submits a request again, or for the first time if its number was only taken: it is executed once, however often it is
@@ -350,7 +347,21 @@ impl Session {
     /// # Errors
     /// As [`Session::write`].
     pub fn retry(&self, number: u64, write: impl AsRef<Record>) -> Result<SessionReceipt, WriteRefused> {
-        self.submit(Some(number), write.as_ref())
+        self.retry_when(number, write, SubmitPolicy::Wait)
+    }
+
+    /// As [`Session::retry`], saying what happens when there is no room, as [`Session::write_when`] does. A number that is
+    /// refused stays taken: try it again.
+    ///
+    /// # Errors
+    /// As [`Session::write_when`].
+    pub fn retry_when(
+        &self,
+        number: u64,
+        write: impl AsRef<Record>,
+        policy: SubmitPolicy,
+    ) -> Result<SessionReceipt, WriteRefused> {
+        self.submit(Some(number), write.as_ref(), policy)
     }
 
     /// Waits no longer for the answer of a request, whatever it is: a late try of it is refused, not executed, as soon as the
@@ -376,17 +387,35 @@ impl Session {
         Ok(())
     }
 
-    fn submit(&self, number: Option<u64>, record: &Record) -> Result<SessionReceipt, WriteRefused> {
-        let _turn = self.shared.turn.lock();
+    /// The turn to submit, and how the queue is to be waited for then.
+    fn turn(&self, policy: SubmitPolicy) -> Result<(MutexGuard<'_, ()>, SubmitPolicy), WriteRefused> {
+        let turn = &self.shared.turn;
+        let (turn, policy) = match policy {
+            SubmitPolicy::Wait => (Some(turn.lock()), policy),
+            SubmitPolicy::WaitFor(time) => {
+                let end = after(time);
+                let turn = turn.try_lock_for(time);
+                (turn, SubmitPolicy::WaitFor(end.saturating_duration_since(now())))
+            }
+            SubmitPolicy::Fail => (turn.try_lock_for(SUBMITTING_MAX), policy),
+        };
+        Ok((turn.ok_or(SubmitError::Busy)?, policy))
+    }
+
+    fn submit(
+        &self,
+        number: Option<u64>,
+        record: &Record,
+        policy: SubmitPolicy,
+    ) -> Result<SessionReceipt, WriteRefused> {
+        let (_turn, policy) = self.turn(policy)?;
+        let is_new = number.is_none();
         let shard = self.namespace.route(record)?.descriptor.shard;
         let (number, request, before) = {
             let mut numbers = self.shared.numbers.lock();
             numbers.settle();
-            let number = number.unwrap_or(numbers.next);
-            let ack_low = numbers.waiting.keys().next().map_or(number, |lowest| number.min(*lowest));
-            if number - ack_low >= REQUESTS_WAITING_MAX {
-                return Err(WriteRefused::TooManyWaiting { lowest: ack_low });
-            }
+            let number = number.or(numbers.next).ok_or(WriteRefused::NumbersExhausted)?;
+            let ack_low = numbers.lowest_with(number)?;
             let before = numbers.waiting.get(&number).copied();
             let after = match before.flatten() {
                 // There it may have been executed: here it would be so a second time.
@@ -397,13 +426,13 @@ impl Session {
                 None => numbers.before(number, shard),
             };
             // Nobody else takes the number from here on.
-            numbers.next = numbers.next.max(number.saturating_add(1));
+            numbers.use_up(number);
             numbers.waiting.insert(number, Some(Sent { shard, after }));
             // A shard that the session is not known to says so itself: 1 is no id.
             let session = self.shared.ids.get(&shard).copied().unwrap_or(1);
             (number, RequestId { session, number, ack_low, after }, before)
         };
-        match self.namespace.write(Record { request, ..record.clone() }) {
+        match self.namespace.write_when(Record { request, ..record.clone() }, policy) {
             Ok(receipt) => {
                 let mut numbers = self.shared.numbers.lock();
                 numbers.last.entry(shard).and_modify(|last| *last = number.max(*last)).or_insert(number);
@@ -415,6 +444,10 @@ impl Session {
                 match before {
                     Some(before) => drop(numbers.waiting.insert(number, before)),
                     None => drop(numbers.waiting.remove(&number)),
+                }
+                // Nobody has heard of the number, and nobody took one after it.
+                if is_new && numbers.next == number.checked_add(1) {
+                    numbers.next = Some(number);
                 }
                 Err(refused)
             }

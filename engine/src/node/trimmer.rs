@@ -199,7 +199,7 @@ mod tests {
         let space = node.create_namespace("space", &NamespaceOptions::default().policy(policy)).unwrap();
         let (used, idle) = (space.open_session().unwrap(), space.open_session().unwrap());
         let write = Write::new().append("s", Expect::Any, "x");
-        let number = idle.next_number();
+        let number = idle.next_number().unwrap();
         idle.retry(number, &write).unwrap().wait().unwrap();
         let mut trimmer = Trimmer::default();
         let start = crate::node::shard::now();

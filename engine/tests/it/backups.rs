@@ -33,7 +33,7 @@ fn i5_a_restored_node_has_values_history_sessions_followers_and_namespaces_and_w
         space.append(key, Expect::Any, "event").unwrap().wait().unwrap();
     }
     let session = space.open_session().unwrap();
-    let number = session.next_number();
+    let number = session.next_number().unwrap();
     let kept = session.state();
     let write = Write::new().append("s", Expect::Any, "once");
     let first = session.retry(number, &write).unwrap().wait().unwrap();

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::time::Duration;
-use towline::model::request::Direction;
+use towline::model::limits::REQUESTS_WAITING_MAX;
+use towline::model::request::{Direction, FailureClass};
 use towline::model::{Expect, Filter, Outcome, Policy, Read, Rejection, Since, Write};
-use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, Sent, SessionError, WriteRefused};
+use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, Sent, SessionError, SessionState, WriteRefused};
+use towline::pipeline::{SubmitError, SubmitPolicy};
 
 fn open(directory: &Path) -> Node {
     Node::open(NodeOptions::alone(directory)).unwrap()
@@ -32,7 +34,7 @@ fn i5_a_request_that_is_tried_again_after_any_end_has_one_effect_and_its_first_a
     let mut first = Vec::new();
     for number in 1..=20 {
         let stream = if number % 3 == 0 { "z" } else { "a" };
-        assert_eq!(session.next_number(), number);
+        assert_eq!(session.next_number().unwrap(), number);
         first.push(session.retry(number, event(stream, number)).unwrap().wait().unwrap());
         if number % 2 == 0 {
             // As if the answer had got lost.
@@ -42,8 +44,8 @@ fn i5_a_request_that_is_tried_again_after_any_end_has_one_effect_and_its_first_a
             );
         }
     }
-    let number = session.next_number();
-    let kept = session.state();
+    let number = session.next_number().unwrap();
+    let kept: SessionState = session.state().to_string().parse().unwrap();
     assert_eq!(kept.waiting.keys().copied().collect::<Vec<_>>(), [number]);
     let last = session.retry(number, event("a", number)).unwrap().wait().unwrap();
     node.close().unwrap();
@@ -96,7 +98,7 @@ fn what_nobody_waits_for_any_more_is_refused_when_it_comes_late() {
     let node = open(directory.path());
     let space = node.default_namespace();
     let session = space.open_session().unwrap();
-    let late = session.next_number();
+    let late = session.next_number().unwrap();
     session.give_up(late);
     session.write(event("s", "2")).unwrap().wait().unwrap();
     let refused = session.retry(late, event("s", "1")).unwrap().wait().unwrap();
@@ -199,7 +201,7 @@ fn a_number_whose_request_went_to_one_shard_is_refused_for_another_and_stays_goo
     let node = open(directory.path());
     let space = node.create_namespace("space", &NamespaceOptions::default().split_at(["m"])).unwrap();
     let session = space.open_session().unwrap();
-    let number = session.next_number();
+    let number = session.next_number().unwrap();
     let receipt = session.retry(number, event("a", 1)).unwrap();
     let elsewhere = session.retry(number, event("z", 1)).map(drop);
     assert!(matches!(elsewhere, Err(WriteRefused::OtherShard { number: of, .. }) if of == number), "{elsewhere:?}");
@@ -230,10 +232,116 @@ fn a_receipt_that_is_dropped_gives_nothing_up_and_holds_nothing_up() {
     session.write(event("s", 302)).unwrap().wait().unwrap();
     assert!(session.state().waiting.is_empty(), "{:?}", session.state().waiting);
     // What is taken and never used is named when it holds the session up.
-    let never = session.next_number();
+    let never = session.next_number().unwrap();
     let far = session.retry(never + 20_000, event("s", "far"));
     assert!(matches!(far.map(drop), Err(WriteRefused::TooManyWaiting { lowest }) if lowest == never));
     session.give_up(never);
     session.retry(never + 20_000, event("s", "far")).unwrap().wait().unwrap();
+    node.close().unwrap();
+}
+
+/// A number that was handed out twice made the second of two like requests hear the answer of the first, and do nothing.
+#[test]
+fn i5_a_session_whose_last_number_is_used_refuses_what_is_new_and_still_answers_what_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    let exhausted = |session: &towline::node::Session| {
+        let refused = session.write(event("s", "x")).map(drop).unwrap_err();
+        assert!(matches!(refused, WriteRefused::NumbersExhausted), "{refused}");
+        assert_eq!((refused.code(), refused.class()), (6118, FailureClass::FixRequest));
+        assert!(matches!(session.next_number(), Err(WriteRefused::NumbersExhausted)));
+    };
+    let last = session.retry(u64::MAX, event("s", "x")).unwrap().wait().unwrap();
+    exhausted(&session);
+    assert_eq!(session.retry(u64::MAX, event("s", "x")).unwrap().wait().unwrap(), last);
+    exhausted(&space.resume_session(session.state().to_string().parse().unwrap()));
+    assert_eq!(events(&space, "s"), ["x"]);
+
+    let other = space.open_session().unwrap();
+    let near = space.resume_session(SessionState { next: Some(u64::MAX), ..other.state() });
+    assert_eq!(near.next_number().unwrap(), u64::MAX);
+    exhausted(&near);
+    near.give_up(u64::MAX);
+    exhausted(&near);
+    let near = space.resume_session(SessionState { next: Some(u64::MAX), ..other.state() });
+    assert_eq!(near.write(event("s", "x")).unwrap().wait().unwrap().outcome, Outcome::Applied { version: 2 });
+    exhausted(&near);
+    assert_eq!(events(&space, "s"), ["x", "x"]);
+    node.close().unwrap();
+}
+
+#[test]
+fn more_numbers_than_may_wait_are_not_handed_out() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let session = node.default_namespace().open_session().unwrap();
+    for number in 1..=REQUESTS_WAITING_MAX {
+        assert_eq!(session.next_number().unwrap(), number);
+    }
+    assert!(matches!(session.next_number(), Err(WriteRefused::TooManyWaiting { lowest: 1 })));
+    session.give_up(1);
+    assert_eq!(session.next_number().unwrap(), REQUESTS_WAITING_MAX + 1);
+    node.close().unwrap();
+}
+
+#[test]
+fn what_finds_no_room_in_the_queue_takes_no_number_from_the_session() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = NodeOptions::alone(directory.path());
+    (options.queue_bytes, options.unapplied_bytes) = (1, 1);
+    let node = Node::open(options).unwrap();
+    let space = node.default_namespace();
+    let session = space.open_session().unwrap();
+    let large = Write::new().put("k", vec![7; 1 << 20]);
+    let (mut receipts, mut is_full) = (Vec::new(), false);
+    for policy in [SubmitPolicy::Fail, SubmitPolicy::WaitFor(Duration::from_micros(1))] {
+        for _ in 0..1000 {
+            match session.write_when(&large, policy) {
+                Ok(receipt) => receipts.push(receipt),
+                Err(WriteRefused::Submit(SubmitError::Busy)) => is_full = true,
+                Err(other) => panic!("{other}"),
+            }
+            if is_full {
+                break;
+            }
+        }
+        assert!(std::mem::take(&mut is_full), "more than fits was taken");
+        receipts.push(session.write(&large).unwrap());
+    }
+    // A number that was taken for a retry stays so.
+    let number = session.next_number().unwrap();
+    let taken = std::iter::repeat_with(|| session.retry_when(number, &large, SubmitPolicy::Fail)).find_map(Result::ok);
+    receipts.push(taken.unwrap());
+    for (receipt, number) in receipts.into_iter().zip(1..) {
+        assert_eq!(receipt.number(), number, "none is left out");
+        assert!(matches!(receipt.wait().unwrap().outcome, Outcome::Applied { .. }));
+    }
+    assert!(session.state().waiting.is_empty());
+    node.close().unwrap();
+}
+
+#[test]
+fn who_does_not_wait_for_room_does_not_wait_for_one_of_the_session_who_does() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = NodeOptions::alone(directory.path());
+    (options.queue_bytes, options.unapplied_bytes) = (1, 1);
+    let node = Node::open(options).unwrap();
+    let session = node.default_namespace().open_session().unwrap();
+    let large = Write::new().put("k", vec![7; 8 << 20]);
+    let is_done = std::sync::atomic::AtomicBool::new(false);
+    let is_refused = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !is_done.load(std::sync::atomic::Ordering::SeqCst) {
+                drop(session.write(&large).unwrap());
+            }
+        });
+        let tries = (0..1000).map(|_| session.write_when(event("s", "x"), SubmitPolicy::Fail).map(drop));
+        let is_refused = tries.into_iter().any(|found| matches!(found, Err(WriteRefused::Submit(SubmitError::Busy))));
+        is_done.store(true, std::sync::atomic::Ordering::SeqCst);
+        is_refused
+    });
+    assert!(is_refused);
     node.close().unwrap();
 }
