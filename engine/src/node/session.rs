@@ -519,3 +519,31 @@ impl Drop for SessionReceipt {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{Expect, Write};
+    use crate::node::{Node, NodeOptions};
+
+    #[test]
+    fn who_does_not_wait_for_room_does_not_wait_for_one_of_the_session_who_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let session = node.default_namespace().open_session().unwrap();
+        let write = Write::new().append("s", Expect::Any, "x");
+        // As somebody holds it who waits for room.
+        let turn = session.shared.turn.lock();
+        for policy in [SubmitPolicy::Fail, SubmitPolicy::WaitFor(Duration::from_millis(2))] {
+            let refused = session.write_when(&write, policy).map(drop).unwrap_err();
+            assert!(matches!(refused, WriteRefused::Submit(SubmitError::Busy)), "{refused}");
+            let refused = session.retry_when(7, &write, policy).map(drop).unwrap_err();
+            assert!(matches!(refused, WriteRefused::Submit(SubmitError::Busy)), "{refused}");
+        }
+        drop(turn);
+        let receipt = session.write_when(&write, SubmitPolicy::Fail).unwrap();
+        assert_eq!(receipt.number(), 1);
+        receipt.wait().unwrap();
+        node.close().unwrap();
+    }
+}

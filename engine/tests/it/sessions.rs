@@ -321,27 +321,3 @@ fn what_finds_no_room_in_the_queue_takes_no_number_from_the_session() {
     assert!(session.state().waiting.is_empty());
     node.close().unwrap();
 }
-
-#[test]
-fn who_does_not_wait_for_room_does_not_wait_for_one_of_the_session_who_does() {
-    let directory = tempfile::tempdir().unwrap();
-    let mut options = NodeOptions::alone(directory.path());
-    (options.queue_bytes, options.unapplied_bytes) = (1, 1);
-    let node = Node::open(options).unwrap();
-    let session = node.default_namespace().open_session().unwrap();
-    let large = Write::new().put("k", vec![7; 8 << 20]);
-    let is_done = std::sync::atomic::AtomicBool::new(false);
-    let is_refused = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while !is_done.load(std::sync::atomic::Ordering::SeqCst) {
-                drop(session.write(&large).unwrap());
-            }
-        });
-        let tries = (0..1000).map(|_| session.write_when(event("s", "x"), SubmitPolicy::Fail).map(drop));
-        let is_refused = tries.into_iter().any(|found| matches!(found, Err(WriteRefused::Submit(SubmitError::Busy))));
-        is_done.store(true, std::sync::atomic::Ordering::SeqCst);
-        is_refused
-    });
-    assert!(is_refused);
-    node.close().unwrap();
-}
