@@ -57,15 +57,12 @@ fn text(space: &Namespace, key: &str) -> Result<Option<String>> {
 fn session(flights: &Namespace, notes: &Namespace) -> Result<(Session, u64)> {
     let done = text(notes, "done")?.map_or(Ok(0), |done| done.parse())?;
     if let Some(kept) = text(notes, "session")? {
-        let shards = flights.descriptor().shards;
-        let ids = shards.iter().map(|shard| Ok((shard.shard, kept.parse()?))).collect::<Result<_>>()?;
-        let state = SessionState { ids, next: done + 1, waiting: BTreeMap::new(), last: BTreeMap::new() };
+        let state = SessionState { next: Some(done + 1), ..kept.parse()? };
         return Ok((flights.resume_session(state), done));
     }
     let session = flights.open_session()?;
-    let id = session.state().ids.values().next().context("one shard")?.to_string();
     // Before its first request: otherwise a kill would leave requests of a session that nobody knows.
-    notes.put("session", id)?.wait()?;
+    notes.put("session", session.state().to_string())?.wait()?;
     Ok((session, done))
 }
 
