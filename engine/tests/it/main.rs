@@ -16,6 +16,7 @@ mod log_tools;
 #[cfg(target_os = "linux")]
 mod memory;
 mod namespaces;
+mod races;
 mod requests;
 mod sessions;
 mod spans;
