@@ -182,7 +182,7 @@ pub enum RecordError {
         value: usize,
     },
     /// A key or stream name is empty.
-    #[error("operation or precondition {index} has an empty key")]
+    #[error("the key of operation or precondition {index} is empty: a key has 1 to {KEY_BYTES_MAX} bytes")]
     EmptyKey {
         /// Which one, from 0.
         index: usize,
@@ -332,7 +332,7 @@ impl Record {
     }
 
     /// What every record satisfies, when it is written and when it is read.
-    fn check(&self) -> Result<(), RecordError> {
+    pub(crate) fn check(&self) -> Result<(), RecordError> {
         if self.operations.is_empty() {
             return Err(RecordError::NoOperations);
         }
@@ -356,9 +356,11 @@ impl Record {
             }
             limit("key length", KEY_BYTES_MAX, parts.key.len())?;
             limit("metadata length", METADATA_BYTES_MAX, parts.metadata.len())?;
-            let value_max =
-                if matches!(operation, Operation::DeleteRange { .. }) { KEY_BYTES_MAX } else { VALUE_BYTES_MAX };
-            limit("value length", value_max, parts.value.len())?;
+            let (what, value_max) = match operation {
+                Operation::DeleteRange { .. } => ("end of the range", KEY_BYTES_MAX),
+                _ => ("value length", VALUE_BYTES_MAX),
+            };
+            limit(what, value_max, parts.value.len())?;
         }
         Ok(())
     }

@@ -224,7 +224,14 @@ impl Namespace {
     /// Checks, routes and encodes a write: what can be said of it before it is queued.
     pub(super) fn prepare(&self, record: &Record) -> Result<(&ShardHandle, Submission<()>), WriteRefused> {
         self.check_writable()?;
-        let shard = self.route(record)?;
+        let shard = match self.route(record) {
+            Ok(shard) => shard,
+            Err(crossed) => {
+                // Otherwise keys that are none would be told as keys of two shards.
+                record.check()?;
+                return Err(crossed.into());
+            }
+        };
         let mut buffer = self.shared.host.buffers.take();
         record.encode_into(&mut buffer)?;
         Ok((shard, Submission::encoded(buffer, ())))

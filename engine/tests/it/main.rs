@@ -11,6 +11,8 @@ mod erasure;
 mod errors;
 mod feeds;
 mod full_disk;
+mod hostile_keys;
+mod limits;
 #[cfg(feature = "cli")]
 mod log_tools;
 #[cfg(target_os = "linux")]
