@@ -100,7 +100,7 @@ fn run(engine: &Engine, rate: f64, time: Duration) -> Result<Phase> {
         };
         while start.elapsed() < time {
             let due = (start.elapsed().as_secs_f64() * each) as u64;
-            for _ in number..due {
+            while number < due {
                 number += 1;
                 offered.fetch_add(1, Ordering::Relaxed);
                 let write = Write::new().put(key(producer, number % 100_000), payload(&pool, number, BYTES));

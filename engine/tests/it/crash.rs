@@ -12,7 +12,7 @@ use towline::model::request::Direction;
 use towline::model::{
     Expect, Filter, Operation, Outcome, Policy, Read, Rejection, Retention, Scan, ShardId, Since, Write,
 };
-use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, Sent, Session, SessionReceipt, SessionState};
+use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, Session, SessionReceipt, SessionState};
 use towline::pipeline::{Receipt, Written};
 
 /// Where the inner process finds its node, and what it decides by.
@@ -449,37 +449,6 @@ struct Kept {
     given_up: BTreeSet<u64>,
 }
 
-/// A state as four words: the next number, ids, requests that wait, and the last of each shard.
-fn state_text(state: &SessionState) -> String {
-    let list = |parts: Vec<String>| if parts.is_empty() { "-".to_owned() } else { parts.join(",") };
-    let ids = state.ids.iter().map(|(shard, id)| format!("{}:{id}", shard.get())).collect();
-    let waiting = state.waiting.iter().map(|(number, sent)| match sent {
-        Some(Sent { shard, after }) => format!("{number}:{}:{after}", shard.get()),
-        None => number.to_string(),
-    });
-    let last = state.last.iter().map(|(shard, number)| format!("{}:{number}", shard.get())).collect();
-    format!("{} {} {} {}", state.next, list(ids), list(waiting.collect()), list(last))
-}
-
-fn state_from(words: &[&str]) -> SessionState {
-    let [next, ids, waiting, last] = *words else { panic!("{words:?}") };
-    let list = |text: &str| -> Vec<Vec<u128>> {
-        let parts = text.split(',').filter(|part| *part != "-");
-        parts.map(|part| part.split(':').map(|number| number.parse().unwrap()).collect()).collect()
-    };
-    let shard = |number: u128| ShardId::new(number.try_into().unwrap());
-    let sent = |part: &[u128]| match part {
-        [_, of, after] => Some(Sent { shard: shard(*of), after: *after as u64 }),
-        _ => None,
-    };
-    SessionState {
-        next: next.parse().unwrap(),
-        ids: list(ids).iter().map(|part| (shard(part[0]), part[1])).collect(),
-        waiting: list(waiting).iter().map(|part| (part[0] as u64, sent(part))).collect(),
-        last: list(last).iter().map(|part| (shard(part[0]), part[1] as u64)).collect(),
-    }
-}
-
 impl Kept {
     fn read(path: &Path) -> Self {
         let mut kept = Self::default();
@@ -489,7 +458,7 @@ impl Kept {
             let number: u64 = words[1].parse().unwrap();
             match words[0] {
                 "keep" => {
-                    kept.state = Some(state_from(&words[3..]));
+                    kept.state = Some(words[3].parse().unwrap());
                     if number > 0 {
                         kept.requests.insert(number, words[2].to_owned());
                     }
@@ -543,7 +512,7 @@ impl Client {
     /// Keeps the state, and a request if its number is not 0: before each submission, so that no answer is forgotten by the
     /// shard which this state still waits for. (But of dropped receipts: those the session itself waits for.)
     fn keep(&mut self, number: u64, stream: &str) {
-        let state = state_text(&self.session.state());
+        let state = self.session.state();
         self.say(&format!("keep {number} {stream} {state}"));
     }
 
@@ -576,7 +545,7 @@ impl Client {
         let mut pending = VecDeque::new();
         for step in 0.. {
             let random = random(&[seed, round, self.index, step]);
-            let number = self.session.next_number();
+            let number = self.session.next_number().unwrap();
             let stream = format!("{}/{}", (random >> 8) % SHARDS, (random >> 16) % 2);
             self.kept.requests.insert(number, stream.clone());
             self.keep(number, &stream);
