@@ -19,6 +19,7 @@ mod log_tools;
 mod memory;
 mod namespaces;
 mod races;
+mod receipts;
 mod requests;
 mod sessions;
 mod spans;
