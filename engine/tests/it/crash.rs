@@ -180,7 +180,14 @@ fn planned(seed: u64, id: Id) -> Planned {
     };
     let key = (random >> 8) % KEYS;
     let end = if kind == Kind::DeleteRange { key + RANGE_KEYS } else { key + 1 };
-    Planned { id, kind, is_request: (random >> 20) % 3 == 0, shard: (random >> 24) % SHARDS, key: (key, end), random }
+    Planned {
+        id,
+        kind,
+        is_request: (random >> 20).is_multiple_of(3),
+        shard: (random >> 24) % SHARDS,
+        key: (key, end),
+        random,
+    }
 }
 
 impl Planned {
@@ -265,12 +272,15 @@ fn write_on(space: &Namespace, seed: u64, round: u64, thread: u64) {
     }
 }
 
+/// Which write a key has its value of, and with which version, if that was told.
+type Held = (Id, Option<u64>);
+
 /// What the state may hold after all that was acknowledged, and what was under way.
 #[derive(Default)]
 struct Model {
     /// Of each key what may have been written last: by which write, and with which version if that is known; none: it is
     /// absent.
-    keys: BTreeMap<String, Vec<Option<(Id, Option<u64>)>>>,
+    keys: BTreeMap<String, Vec<Option<Held>>>,
     appended: BTreeMap<String, Vec<(Id, u64)>>,
 }
 

@@ -67,6 +67,7 @@ fn content(space: &Namespace) -> BTreeMap<String, u64> {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one story, told in its order")]
 fn i1_each_of_very_many_receipts_has_one_outcome_that_holds_also_when_the_node_closes_in_the_middle() {
     let directory = tempfile::tempdir().unwrap();
     let node = open(directory.path());
