@@ -272,15 +272,14 @@ fn write_on(space: &Namespace, seed: u64, round: u64, thread: u64) {
     }
 }
 
-/// Which write a key has its value of, and with which version, if that was told.
-type Held = (Id, Option<u64>);
+/// What wrote a key last, and with which version if that is known; none: it is absent.
+type Last = Option<(Id, Option<u64>)>;
 
 /// What the state may hold after all that was acknowledged, and what was under way.
 #[derive(Default)]
 struct Model {
-    /// Of each key what may have been written last: by which write, and with which version if that is known; none: it is
-    /// absent.
-    keys: BTreeMap<String, Vec<Option<Held>>>,
+    /// What each key may hold.
+    keys: BTreeMap<String, Vec<Last>>,
     appended: BTreeMap<String, Vec<(Id, u64)>>,
 }
 
