@@ -10,7 +10,8 @@ use std::str::FromStr;
 /// All that is needed to go on with a session. As text it can be kept in a file or a row, with the requests that wait.
 ///
 /// Two must not go on from one state: they would use the same numbers. Of two different requests by one number in one shard
-/// the second is refused ([`Rejection::NumberReused`](crate::model::Rejection::NumberReused)); of two that are alike, or in two shards, nobody can tell.
+/// the second is refused ([`Rejection::NumberReused`](crate::model::Rejection::NumberReused)); of two that are alike, or in two
+/// shards, nobody can tell.
 ///
 /// ```
 /// use towline::model::{Expect, Write};
