@@ -1,5 +1,6 @@
 //! What was deleted is in no file any more, once the state was compacted and the log has gone that far.
 
+use crate::noise::noise;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use towline::model::{Expect, Policy, Read, Retention, Write};
@@ -22,18 +23,6 @@ fn files_with(directory: &Path, bytes: &[u8]) -> Vec<String> {
         }
     }
     found
-}
-
-/// Bytes that no compression makes less of.
-fn noise(number: u64, bytes: usize) -> Vec<u8> {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(step).flatten().take(bytes).collect()
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //!
 //! Where user namespaces are not allowed there is no such file system, and these tests say so and end.
 
+use crate::noise::noise;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -44,22 +45,10 @@ fn directory() -> PathBuf {
     PathBuf::from(std::env::var_os(DIRECTORY).expect("the outer test names it"))
 }
 
-/// Bytes that no compression makes less of.
-fn value(number: u64, bytes: usize) -> Vec<u8> {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(step).flatten().take(bytes).collect()
-}
-
 /// Writes until the disk is full, a part of which is taken; there is room once that is gone. Everything that was taken is there in the end.
 #[expect(clippy::disallowed_methods, reason = "a test reads clocks")]
 fn writes_until_full_and_after(part: &str, full: Disk, ballast_mebibytes: usize, value_bytes: usize) {
-    let value = |number| value(number, value_bytes);
+    let value = |number| noise(number, value_bytes);
     let directory = directory();
     let ballast = directory.join(part).join("ballast");
     std::fs::write(&ballast, vec![0; ballast_mebibytes << 20]).unwrap();

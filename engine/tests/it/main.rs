@@ -18,6 +18,7 @@ mod log_tools;
 #[cfg(target_os = "linux")]
 mod memory;
 mod namespaces;
+mod noise;
 mod races;
 mod receipts;
 mod requests;

@@ -1,5 +1,6 @@
 //! Fault P6: large values, a feed, scans and a backup at one time, in a process of their own whose memory is looked at.
 
+use crate::noise::noise;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
@@ -15,18 +16,6 @@ const VALUE_BYTES: usize = 16 << 20;
 const VALUES: u64 = 40;
 /// What a process may have had in memory at the most: a container of that size would not have killed it.
 const MEMORY_BYTES_MAX: u64 = 256 << 20;
-
-/// Bytes that no compression makes less of, and that say which value they are.
-fn value(number: u64) -> Vec<u8> {
-    let mut state = number.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
-    let step = || {
-        state ^= state << 13;
-        state ^= state >> 7;
-        state ^= state << 17;
-        state.to_le_bytes()
-    };
-    std::iter::repeat_with(step).flatten().take(VALUE_BYTES).collect()
-}
 
 /// Looks every few milliseconds at what this process has in memory, without its program and files: those the system can let go.
 struct Watch {
@@ -91,7 +80,7 @@ fn inside() {
     let mut refused = false;
     let mut receipts = Vec::new();
     for number in 0..VALUES {
-        let write = || Write::new().put(number.to_string(), value(number));
+        let write = || Write::new().put(number.to_string(), noise(number, VALUE_BYTES));
         let receipt = match space.write_when(write(), SubmitPolicy::Fail) {
             Err(WriteRefused::Submit(SubmitError::Busy)) => {
                 refused = true;
@@ -134,7 +123,10 @@ fn inside() {
     });
     after("read, followed and copied");
     for number in [0, VALUES - 1] {
-        assert_eq!(space.get(number.to_string(), Read::Linearizable).unwrap().unwrap().value, value(number));
+        assert_eq!(
+            space.get(number.to_string(), Read::Linearizable).unwrap().unwrap().value,
+            noise(number, VALUE_BYTES)
+        );
     }
     node.close().unwrap();
     verify_backup(&directory.join("backup")).unwrap();
@@ -144,6 +136,6 @@ fn inside() {
 
     let restored = Node::open(NodeOptions::alone(directory.join("restored"))).unwrap();
     let found = restored.default_namespace().get("7", Read::Linearizable).unwrap().unwrap();
-    assert_eq!(found.value, value(7), "files of large values are part of a backup");
+    assert_eq!(found.value, noise(7, VALUE_BYTES), "files of large values are part of a backup");
     restored.close().unwrap();
 }
