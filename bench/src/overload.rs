@@ -106,7 +106,7 @@ fn run(engine: &Engine, rate: f64, time: Duration) -> Result<Phase> {
                 let write = Write::new().put(key(producer, number % 100_000), payload(&pool, number, BYTES));
                 match engine.space.write_when(write, SubmitPolicy::Fail) {
                     Ok(receipt) => waiting.push_back((Instant::now(), receipt)),
-                    Err(WriteRefused::Submit(SubmitError::Busy)) => drop(refused.fetch_add(1, Ordering::Relaxed)),
+                    Err(WriteRefused::Submit(SubmitError::Busy(_))) => drop(refused.fetch_add(1, Ordering::Relaxed)),
                     Err(error) => return Err(error.into()),
                 }
                 if start.elapsed() >= time {

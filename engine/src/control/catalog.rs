@@ -77,12 +77,14 @@ pub enum CatalogError {
     #[error(transparent)]
     Map(#[from] MapError),
     /// There is no room for more.
-    #[error("the catalog holds at most {limit} {what}")]
+    #[error("the catalog holds at most {limit} {what}, and this would make {wanted}")]
     Full {
         /// Of what.
         what: &'static str,
         /// How much.
         limit: usize,
+        /// How much it would be.
+        wanted: usize,
     },
     /// A change that could not have been asked for.
     #[error("the catalog's log says what can't be: {0}")]
@@ -361,21 +363,28 @@ impl Catalog {
     /// A snapshot of all must fit one record, and ids must be left.
     fn check_room(&self, more: &NamespaceDescriptor) -> Result<(), CatalogError> {
         let count = self.namespaces.len().saturating_add(self.dropped.len());
-        if count >= NAMESPACES_MAX || more.id.get() == u32::MAX {
-            return Err(CatalogError::Full { what: "namespaces", limit: NAMESPACES_MAX });
+        let full = |what, limit, wanted| Err(CatalogError::Full { what, limit, wanted });
+        if count >= NAMESPACES_MAX {
+            return full("namespaces", NAMESPACES_MAX, count.saturating_add(1));
+        }
+        if more.id.get() == u32::MAX {
+            let ids = u32::MAX as usize;
+            return full("namespaces in all its life", ids.saturating_sub(1), ids);
         }
         let held = self.namespaces.values().chain(self.dropped.values());
         let shards = held.fold(more.shards.len(), |sum, namespace| sum.saturating_add(namespace.shards.len()));
         if shards > SHARDS_MAX {
-            return Err(CatalogError::Full { what: "shards", limit: SHARDS_MAX });
+            return full("shards", SHARDS_MAX, shards);
         }
         let mut all = self.snapshot();
         all.namespaces.push(more.clone());
         match crate::model::codec::encode(&all) {
             Ok(_) => Ok(()),
-            Err(CodecError::TooLarge { .. } | _) => {
-                Err(CatalogError::Full { what: "bytes of names and split points", limit: CATALOG_BYTES_MAX })
+            Err(CodecError::TooLarge { value, .. }) => {
+                full("bytes of names and split points", CATALOG_BYTES_MAX, value)
             }
+            // There is no other reason, the encoder says; were there one, the length would not be known.
+            Err(_) => full("bytes of names and split points", CATALOG_BYTES_MAX, usize::MAX),
         }
     }
 }

@@ -71,7 +71,8 @@ fn there_is_an_end_to_shards_and_to_the_bytes_of_split_points() {
     let change = catalog.create("most", Policy::default(), &points).unwrap();
     catalog.apply(change).unwrap();
     assert!(matches!(create(&mut catalog, "one more", &[]), Err(CatalogError::Name(_))));
-    assert_eq!(create(&mut catalog, "one-more", &[]), Err(CatalogError::Full { what: "shards", limit: SHARDS_MAX }));
+    let full = Err(CatalogError::Full { what: "shards", limit: SHARDS_MAX, wanted: SHARDS_MAX + 1 });
+    assert_eq!(create(&mut catalog, "one-more", &[]), full);
 }
 
 #[test]

@@ -123,7 +123,8 @@ pub struct NamespaceDescriptor {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "{name:?} is no name of a namespace: 1 to {NAMESPACE_NAME_BYTES_MAX} letters, digits, dots, dashes and underscores \
-     of ASCII, the first a letter or a digit"
+     of ASCII, the first a letter or a digit, and this has {} bytes",
+    name.len()
 )]
 pub struct BadName {
     /// What was given.

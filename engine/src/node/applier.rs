@@ -81,6 +81,8 @@ impl ApplyStage {
                 Err(error) if error.is_full_disk() => Attempt::Full(ApplyTask::Range { after, until }),
                 applied => Attempt::Done(applied),
             },
+            #[cfg(test)]
+            ApplyTask::Explode => std::panic::panic_any("on purpose"),
         }
     }
 

@@ -4,6 +4,7 @@ use super::control_log::CatalogLogError;
 use super::{BackupError, CloseError, FeedError, FollowError, OpenError, SessionError};
 use crate::control::CatalogError;
 use crate::model::codec::CodecError;
+use crate::model::limits::REQUESTS_WAITING_MAX;
 use crate::model::request::FailureClass;
 use crate::model::{Epoch, Lsn, NodeId, RecordError, ShardId};
 use crate::pipeline::{SubmitError, WriteError};
@@ -170,13 +171,16 @@ pub enum WriteRefused {
         /// Where this write lies.
         now: ShardId,
     },
-    /// Too many requests of the session wait for an answer.
+    /// The session waits for the answer of a request too far behind this one.
     #[error(
-        "{} requests of the session, from number {lowest} on, have no answer yet: wait for it, try it again, or give it up",
-        crate::model::limits::REQUESTS_WAITING_MAX
+        "request {number} of the session must be fewer than {REQUESTS_WAITING_MAX} behind the lowest without an answer, and is {} \
+         behind request {lowest}: wait for that, try it again, or give it up",
+        number.saturating_sub(*lowest)
     )]
     TooManyWaiting {
-        /// The lowest of them.
+        /// The number of this one.
+        number: u64,
+        /// The lowest that has no answer.
         lowest: u64,
     },
     /// The session has used its last number: begin another one.

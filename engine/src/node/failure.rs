@@ -74,13 +74,16 @@ pub(super) fn write(error: &WriteError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::ShardId;
+    use crate::pipeline::{Ready, SubmissionQueue};
 
     /// A write at a follower was answered as a bad request, so that its client gave up instead of asking the leader.
     #[test]
     fn a_write_at_a_follower_is_sent_to_the_leader() {
         let failure = refused(&WriteRefused::NotLeader(NodeId::new(2)));
         assert_eq!((failure.code, failure.class, failure.leader), (8001, FailureClass::ReRoute, Some(NodeId::new(2))));
-        assert_eq!(refused(&WriteRefused::Submit(SubmitError::Busy)).code, 8003);
+        let queue = SubmissionQueue::<()>::new(1, 1, Ready::new().bell(ShardId::new(1)));
+        assert_eq!(refused(&SubmitError::from(queue.busy(7)).into()).code, 8003);
         assert_eq!(refused(&WriteRefused::NeedsOutcome).class, FailureClass::FixRequest);
     }
 }

@@ -24,14 +24,11 @@ impl Gate {
         if self.is_closed.load(Ordering::SeqCst) {
             return None;
         }
+        // Goes behind the lock, also if `read` panics: the files must not stay held.
+        let _leaving = Leaving(self);
         // Recursive: a reader that reads within its own read must not wait for one who wants to close.
-        let found = self.store.read_recursive().as_ref().map(read);
-        if self.is_closed.load(Ordering::SeqCst)
-            && let Some(mut store) = self.store.try_write()
-        {
-            drop(store.take());
-        }
-        found
+        let store = self.store.read_recursive();
+        store.as_ref().map(read)
     }
 
     /// Takes the state away, once nobody reads it any more; false if somebody still does at the deadline: then it goes when
@@ -52,14 +49,36 @@ impl Gate {
     }
 }
 
+/// One who read, and may be the last.
+struct Leaving<'a>(&'a Gate);
+
+impl Drop for Leaving<'_> {
+    fn drop(&mut self) {
+        if self.0.is_closed.load(Ordering::SeqCst)
+            && let Some(mut store) = self.0.store.try_write()
+        {
+            drop(store.take());
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::sync::mpsc::channel;
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "a test reads clocks")]
     fn who_is_inside_keeps_the_state_nobody_else_comes_in_and_the_last_one_closes_the_files() {
+        last_one_inside(|| {});
+    }
+
+    #[test]
+    fn the_last_one_closes_the_files_also_if_it_panics() {
+        last_one_inside(|| std::panic::panic_any("of a program's own"));
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test reads clocks")]
+    fn last_one_inside(end: fn()) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("state");
         let gate = Arc::new(Gate::new(Arc::new(RocksStore::open(&path).unwrap())));
@@ -69,7 +88,9 @@ mod tests {
             reader.with(|_| {
                 told.send(()).unwrap();
                 wait.recv().unwrap();
-                reader.with(|_| ()).is_some()
+                let came_in_again = reader.with(|_| ()).is_some();
+                end();
+                came_in_again
             })
         });
         inside.recv().unwrap();
@@ -77,7 +98,8 @@ mod tests {
         assert!(gate.with(|_| ()).is_none(), "nobody else comes in");
         assert!(RocksStore::open(&path).is_err(), "its files are held");
         leave.send(()).unwrap();
-        assert_eq!(reading.unwrap().join().unwrap(), Some(false));
+        // None: it panicked.
+        assert!(matches!(reading.unwrap().join().ok(), None | Some(Some(false))));
         RocksStore::open(&path).unwrap();
     }
 }

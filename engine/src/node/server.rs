@@ -397,7 +397,7 @@ impl Server {
                 }
             };
             let is_late = deadline.is_some_and(|deadline| deadline <= tokio::time::Instant::now());
-            if refused != SubmitError::Busy || is_late || reply.half.handle.is_closed() {
+            if !matches!(refused, SubmitError::Busy(_)) || is_late || reply.half.handle.is_closed() {
                 break failure::refused(&refused.into());
             }
             tokio::time::sleep(FULL_QUEUE_PAUSE).await;

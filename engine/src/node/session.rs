@@ -139,7 +139,7 @@ impl Numbers {
     fn lowest_with(&self, number: u64) -> Result<u64, WriteRefused> {
         let lowest = self.waiting.keys().next().map_or(number, |lowest| number.min(*lowest));
         if number - lowest >= REQUESTS_WAITING_MAX {
-            return Err(WriteRefused::TooManyWaiting { lowest });
+            return Err(WriteRefused::TooManyWaiting { number, lowest });
         }
         Ok(lowest)
     }
@@ -328,7 +328,7 @@ impl Session {
     /// let deposit = Write::new().append("account-7", Expect::Any, "+10");
     /// match session.write_when(&deposit, SubmitPolicy::Fail) {
     ///     Ok(receipt) => println!("paid in by {:?}", receipt.wait()?),
-    ///     Err(WriteRefused::Submit(SubmitError::Busy)) => println!("come back later"),
+    ///     Err(WriteRefused::Submit(SubmitError::Busy(busy))) => println!("come back in {:?}", busy.after),
     ///     Err(refused) => return Err(refused.into()),
     /// }
     /// # node.close()?;
@@ -388,18 +388,17 @@ impl Session {
     }
 
     /// The turn to submit, and how the queue is to be waited for then.
-    fn turn(&self, policy: SubmitPolicy) -> Result<(MutexGuard<'_, ()>, SubmitPolicy), WriteRefused> {
+    fn turn(&self, policy: SubmitPolicy) -> Option<(MutexGuard<'_, ()>, SubmitPolicy)> {
         let turn = &self.shared.turn;
-        let (turn, policy) = match policy {
-            SubmitPolicy::Wait => (Some(turn.lock()), policy),
+        Some(match policy {
+            SubmitPolicy::Wait => (turn.lock(), policy),
             SubmitPolicy::WaitFor(time) => {
                 let end = after(time);
-                let turn = turn.try_lock_for(time);
+                let turn = turn.try_lock_for(time)?;
                 (turn, SubmitPolicy::WaitFor(end.saturating_duration_since(now())))
             }
-            SubmitPolicy::Fail => (turn.try_lock_for(SUBMITTING_MAX), policy),
-        };
-        Ok((turn.ok_or(SubmitError::Busy)?, policy))
+            SubmitPolicy::Fail => (turn.try_lock_for(SUBMITTING_MAX)?, policy),
+        })
     }
 
     fn submit(
@@ -408,9 +407,11 @@ impl Session {
         record: &Record,
         policy: SubmitPolicy,
     ) -> Result<SessionReceipt, WriteRefused> {
-        let (_turn, policy) = self.turn(policy)?;
+        let routed = self.namespace.route(record)?;
+        let busy = || SubmitError::from(routed.queue.busy(record.encoded_len()));
+        let (_turn, policy) = self.turn(policy).ok_or_else(busy)?;
         let is_new = number.is_none();
-        let shard = self.namespace.route(record)?.descriptor.shard;
+        let shard = routed.descriptor.shard;
         let (number, request, before) = {
             let mut numbers = self.shared.numbers.lock();
             numbers.settle();
@@ -536,9 +537,9 @@ mod tests {
         let turn = session.shared.turn.lock();
         for policy in [SubmitPolicy::Fail, SubmitPolicy::WaitFor(Duration::from_millis(2))] {
             let refused = session.write_when(&write, policy).map(drop).unwrap_err();
-            assert!(matches!(refused, WriteRefused::Submit(SubmitError::Busy)), "{refused}");
+            assert!(matches!(refused, WriteRefused::Submit(SubmitError::Busy(_))), "{refused}");
             let refused = session.retry_when(7, &write, policy).map(drop).unwrap_err();
-            assert!(matches!(refused, WriteRefused::Submit(SubmitError::Busy)), "{refused}");
+            assert!(matches!(refused, WriteRefused::Submit(SubmitError::Busy(_))), "{refused}");
         }
         drop(turn);
         let receipt = session.write_when(&write, SubmitPolicy::Fail).unwrap();

@@ -65,9 +65,9 @@ pub(super) enum Event {
     Close(Instant),
     /// A thread of the node panicked at work for this shard.
     Panicked(&'static str),
-    /// A turn of this shard is to panic.
+    /// A turn of this shard is to panic, or an applier at work for it.
     #[cfg(test)]
-    Explode,
+    Explode { in_apply: bool },
 }
 
 /// A way to a peer. Its methods wait for no socket.
@@ -311,7 +311,9 @@ impl Shard {
             }
             Event::Panicked(thread) => self.fail(&format!("the thread {thread} panicked")),
             #[cfg(test)]
-            Event::Explode => std::panic::panic_any("on purpose"),
+            Event::Explode { in_apply: false } => std::panic::panic_any("on purpose"),
+            #[cfg(test)]
+            Event::Explode { in_apply: true } => self.hand_over(ApplyTask::Explode),
             of_a_peer if self.state.held.is_empty() && self.has_room() => self.handle_peer(of_a_peer),
             of_a_peer => self.state.held.push_back(of_a_peer),
         }
@@ -380,6 +382,9 @@ impl Shard {
             let Some(sealed) = self.sequencer.seal(self.log, epoch, prev, wall_micros()) else { break };
             worked = true;
             let submitted = sealed.tokens.iter().find_map(|arrived| arrived.at);
+            if let Some(submitted) = submitted {
+                self.queue.set_waited(now().saturating_duration_since(submitted));
+            }
             let completions = sealed.tokens.into_iter().map(|arrived| arrived.caller).collect();
             self.state.sealing = Sealing { submitted, completions };
             sealed.spent.into_iter().for_each(|buffer| self.buffers.give_back(buffer));

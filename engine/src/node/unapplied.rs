@@ -31,6 +31,9 @@ pub(super) enum ApplyTask {
     Parts(Vec<Part>),
     /// What lies behind `after` in the log, and ends at or before `until`; nobody waits for it here.
     Range { after: Lsn, until: Lsn },
+    /// To panic.
+    #[cfg(test)]
+    Explode,
 }
 
 /// What is applied in one write, in the making. It is bounded twice: in bytes as they are stored, and as they are in memory,

@@ -197,13 +197,22 @@ mod tests {
 
     #[test]
     fn a_panic_in_a_turn_of_one_shard_is_its_end_and_the_others_go_on() {
+        others_go_on_behind_a_panic(false, super::Worker::NAME);
+    }
+
+    #[test]
+    fn a_panic_at_applying_for_one_shard_is_its_end_and_the_others_go_on() {
+        others_go_on_behind_a_panic(true, crate::node::applier::ApplierThread::NAME);
+    }
+
+    fn others_go_on_behind_a_panic(in_apply: bool, thread: &str) {
         let directory = tempfile::tempdir().unwrap();
         let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
         let split = NamespaceOptions::default().split_at(["m"]);
         let both = node.create_namespace("both", &split).unwrap().reading_within(Duration::from_millis(50));
         both.put("a", "1").unwrap().wait().unwrap();
         let shard = node.shared.registry.named("both").unwrap().shards[0].clone();
-        shard.events.send(Event::Explode);
+        shard.events.send(Event::Explode { in_apply });
         let receipts: Vec<_> = (0..50).map_while(|_| both.append("b", Expect::Any, "x").ok()).collect();
         for receipt in receipts {
             match receipt.wait() {
@@ -218,10 +227,7 @@ mod tests {
                 Err(refused) => break refused,
             }
         };
-        assert!(
-            matches!(&refused, WriteRefused::Stopped { reason, .. } if reason.contains("towline-shard")),
-            "{refused}"
-        );
+        assert!(matches!(&refused, WriteRefused::Stopped { reason, .. } if reason.contains(thread)), "{refused}");
         assert!(node.failure().unwrap().contains("panicked"));
         both.put("z", "3").unwrap().wait().unwrap();
         assert_eq!(both.get("z", Read::Linearizable).unwrap().unwrap().value, "3");

@@ -34,7 +34,7 @@ pub use buffers::Buffers;
 #[cfg(any(feature = "node", shuttle))]
 pub use gathering::Gathering;
 #[cfg(any(feature = "node", shuttle))]
-pub use queue::{Disk, SubmissionQueue, SubmitError, SubmitPolicy};
+pub use queue::{Busy, Disk, SubmissionQueue, SubmitError, SubmitPolicy};
 #[cfg(any(feature = "node", shuttle))]
 pub use ready::{Bell, Ready};
 #[cfg(any(feature = "node", shuttle))]

@@ -102,7 +102,8 @@ impl fmt::Display for Disk {
 /// let queue = SubmissionQueue::new(1, 1024, Ready::new().bell(ShardId::new(1)));
 /// queue.submit(Submission::record("a".into(), "first"), SubmitPolicy::Fail).map_err(|(error, _)| error)?;
 /// let (error, second) = queue.submit(Submission::record("b".into(), "second"), SubmitPolicy::Fail).unwrap_err();
-/// assert_eq!((error, error.class()), (SubmitError::Busy, FailureClass::Retry));
+/// let SubmitError::Busy(busy) = error else { panic!("{error}") };
+/// assert_eq!((busy.writes, busy.writes_max, error.class()), (1, 1, FailureClass::Retry));
 ///
 /// queue.pop(); // the consumer took the first: there is room for the second, which came back
 /// queue.submit(second, SubmitPolicy::Fail).map_err(|(error, _)| error)?;
@@ -115,8 +116,8 @@ impl fmt::Display for Disk {
 #[non_exhaustive]
 pub enum SubmitError {
     /// There is no room. Nothing was taken; try again after a pause.
-    #[error("the queue is full: nothing was taken, try again after a pause")]
-    Busy,
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// The node is closing. Nothing was taken.
     #[error("the node is closing: nothing was taken")]
     Closed,
@@ -130,7 +131,7 @@ impl SubmitError {
     #[must_use]
     pub const fn code(&self) -> u16 {
         match self {
-            Self::Busy => 5101,
+            Self::Busy(_) => 5101,
             Self::Closed => 5102,
             Self::DiskFull(_) => 5104,
         }
@@ -140,11 +141,58 @@ impl SubmitError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Busy => FailureClass::Retry,
+            Self::Busy(_) => FailureClass::Retry,
             Self::Closed => FailureClass::ReRoute,
             Self::DiskFull(_) => FailureClass::Operator,
         }
     }
+}
+
+/// What there was no room for: what the queue held at that moment, and how long to wait before another try.
+///
+/// ```
+/// use towline::model::ShardId;
+/// use towline::pipeline::{Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+/// let queue = SubmissionQueue::new(16, 8, Ready::new().bell(ShardId::new(1)));
+/// queue.submit(Submission::record("6 byte".into(), ()), SubmitPolicy::Fail).map_err(|(error, _)| error)?;
+/// let (error, again) = queue.submit(Submission::record("3 b".into(), ()), SubmitPolicy::Fail).unwrap_err();
+/// let SubmitError::Busy(busy) = error else { panic!("{error}") };
+/// assert_eq!((busy.bytes, busy.held_bytes, busy.bytes_max), (3, 6, 8));
+/// # queue.pop();
+/// std::thread::sleep(busy.after);
+/// queue.submit(again, SubmitPolicy::Fail).map_err(|(error, _)| error)?;
+/// # Ok::<(), SubmitError>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the queue has no room for {bytes} bytes: it holds {held_bytes} of {bytes_max} bytes and {writes} of {writes_max} writes, and \
+     {waiting} wait for room; nothing was taken, try again in {} ms",
+    .after.as_millis()
+)]
+#[non_exhaustive]
+pub struct Busy {
+    /// What was asked for.
+    pub bytes: usize,
+    /// What is in the queue, or on its way in.
+    pub held_bytes: usize,
+    /// Its bound ([`NodeOptions::queue_bytes`](crate::node::NodeOptions::queue_bytes)).
+    pub bytes_max: usize,
+    /// Writes in the queue.
+    pub writes: usize,
+    /// Their bound ([`NodeOptions::queue_slots`](crate::node::NodeOptions::queue_slots)).
+    pub writes_max: usize,
+    /// Who waits for room: nobody goes before them, also if there is room for less than what the first of them wants.
+    pub waiting: usize,
+    /// When half of the queue may be free: half of what a write waited in it lately, from [`Busy::AFTER_MIN`] to
+    /// [`Busy::AFTER_MAX`]. Many who are refused at one time should not come back at one time: wait for a random part more.
+    pub after: Duration,
+}
+
+impl Busy {
+    /// The least that is asked to be waited for.
+    pub const AFTER_MIN: Duration = Duration::from_millis(1);
+    /// The most.
+    pub const AFTER_MAX: Duration = Duration::from_secs(1);
 }
 
 /// A bounded queue of many producers and one consumer.
@@ -173,6 +221,8 @@ pub struct SubmissionQueue<T> {
     full: CachePadded<AtomicU8>,
     line: Mutex<VecDeque<Arc<Condvar>>>,
     gathering: Gathering,
+    /// Microseconds that a write waited lately. No rule: an estimate.
+    waited: AtomicUsize,
 }
 
 type Refused<T> = (SubmitError, Submission<T>);
@@ -190,6 +240,7 @@ impl<T> SubmissionQueue<T> {
             full: CachePadded::new(AtomicU8::new(0)),
             line: Mutex::new(VecDeque::new()),
             gathering: Gathering::new(),
+            waited: AtomicUsize::new(0),
         }
     }
 
@@ -203,12 +254,12 @@ impl<T> SubmissionQueue<T> {
             submission
         } else {
             match self.try_submit(submission) {
-                Err((SubmitError::Busy, submission)) => submission,
+                Err((SubmitError::Busy(_), submission)) => submission,
                 done => return done,
             }
         };
         match policy {
-            SubmitPolicy::Fail => Err((SubmitError::Busy, refused)),
+            SubmitPolicy::Fail => Err((self.busy(refused.bytes()).into(), refused)),
             SubmitPolicy::Wait => self.submit_in_turn(refused, None),
             SubmitPolicy::WaitFor(timeout) => self.submit_in_turn(refused, Some(timeout)),
         }
@@ -221,7 +272,7 @@ impl<T> SubmissionQueue<T> {
         // Rule 4. SeqCst pairs with `pop`: either it sees us in the line, or we see the room that it made; the lock
         // is held from here until we sleep, so its call comes after that.
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        let mut result = Err((SubmitError::Busy, submission));
+        let mut result = Err((self.busy(submission.bytes()).into(), submission));
         // Called under the lock, before each sleep: true means not yet.
         let mut try_in_turn = |line: &mut VecDeque<Arc<Condvar>>| {
             let is_first = line.front().is_some_and(|first| Arc::ptr_eq(first, &turn));
@@ -231,11 +282,11 @@ impl<T> SubmissionQueue<T> {
                 *error = SubmitError::DiskFull(disk);
             } else if is_first || self.is_closed() {
                 result = match std::mem::replace(&mut result, Ok(())) {
-                    Err((SubmitError::Busy, submission)) => self.try_submit(submission),
+                    Err((SubmitError::Busy(_), submission)) => self.try_submit(submission),
                     done => done,
                 };
             }
-            matches!(result, Err((SubmitError::Busy, _)))
+            matches!(result, Err((SubmitError::Busy(_), _)))
         };
         match timeout {
             Some(timeout) => {
@@ -266,9 +317,23 @@ impl<T> SubmissionQueue<T> {
             match self.push_reserved(submission) {
                 // The bytes that were reserved in between may be what kept another one out, who now waits for the
                 // call that a `pop` makes. So this one does not give up while there may be none.
-                Err((SubmitError::Busy, back)) if !self.ring.is_full() => submission = back,
+                Err((SubmitError::Busy(_), back)) if !self.ring.is_full() => submission = back,
                 done => return done,
             }
+        }
+    }
+
+    /// What is said to one who finds no room for so many bytes now.
+    pub(crate) fn busy(&self, bytes: usize) -> Busy {
+        let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed) as u64);
+        Busy {
+            bytes,
+            held_bytes: self.bytes(),
+            bytes_max: self.bytes_max,
+            writes: self.ring.len(),
+            writes_max: self.ring.capacity(),
+            waiting: self.waiting(),
+            after: (waited / 2).clamp(Busy::AFTER_MIN, Busy::AFTER_MAX),
         }
     }
 
@@ -281,7 +346,7 @@ impl<T> SubmissionQueue<T> {
         };
         match self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_room) {
             Ok(_) => Ok(()),
-            Err(held) if held & CLOSED == 0 => Err(SubmitError::Busy),
+            Err(held) if held & CLOSED == 0 => Err(self.busy(submission.bytes()).into()),
             Err(_) => Err(SubmitError::Closed),
         }
     }
@@ -290,7 +355,7 @@ impl<T> SubmissionQueue<T> {
     pub(super) fn push_reserved(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
         if let Err(submission) = self.ring.push(submission) {
             self.held.fetch_sub(charge(&submission), Ordering::SeqCst);
-            return Err((SubmitError::Busy, submission));
+            return Err((self.busy(submission.bytes()).into(), submission));
         }
         self.bell.ring();
         Ok(())
@@ -366,6 +431,12 @@ impl<T> SubmissionQueue<T> {
     #[must_use]
     pub const fn gathering(&self) -> &Gathering {
         &self.gathering
+    }
+
+    /// A write that was just taken had waited for so long in the queue: whoever finds it full is told when to come back. For the
+    /// consumer.
+    pub fn set_waited(&self, waited: Duration) {
+        self.waited.store(usize::try_from(waited.as_micros()).unwrap_or(usize::MAX), Ordering::Relaxed);
     }
 
     /// Whether nothing more is taken.

@@ -1,6 +1,6 @@
 //! The queue: nothing lost, nothing twice, bounds kept, sleepers woken.
 
-use super::{Disk, Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
+use super::{Busy, Disk, Ready, Submission, SubmissionQueue, SubmitError, SubmitPolicy};
 use crate::model::ShardId;
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -18,14 +18,37 @@ fn queue(slots: usize, bytes_max: usize) -> SubmissionQueue<u64> {
     SubmissionQueue::new(slots, bytes_max, Ready::new().bell(ShardId::new(1)))
 }
 
+fn is_busy(error: SubmitError) -> bool {
+    matches!(error, SubmitError::Busy(_))
+}
+
+#[test]
+fn who_finds_no_room_is_told_to_come_back_when_half_of_the_queue_may_be_free() {
+    let queue = queue(1, 1000);
+    queue.submit(submission(10, 1), SubmitPolicy::Fail).unwrap();
+    let after = |waited| {
+        queue.set_waited(waited);
+        match queue.submit(submission(10, 2), SubmitPolicy::Fail).unwrap_err().0 {
+            SubmitError::Busy(busy) => busy.after,
+            other => panic!("{other}"),
+        }
+    };
+    assert_eq!(after(Duration::from_millis(80)), Duration::from_millis(40));
+    assert_eq!(after(Duration::ZERO), Busy::AFTER_MIN);
+    assert_eq!(after(Duration::MAX), Busy::AFTER_MAX);
+}
+
 #[test]
 fn a_full_queue_says_busy_at_once_or_after_the_time_given_and_keeps_its_byte_budget() {
     let queue = queue(100, 100);
     queue.submit(submission(60, 1), SubmitPolicy::Fail).unwrap();
     let (error, back) = queue.submit(submission(60, 2), SubmitPolicy::Fail).unwrap_err();
-    assert_eq!((error, back.into_token()), (SubmitError::Busy, 2));
+    let SubmitError::Busy(busy) = error else { panic!("{error}") };
+    assert_eq!(back.into_token(), 2);
+    let found = (busy.bytes, busy.held_bytes, busy.bytes_max, busy.writes, busy.writes_max, busy.waiting);
+    assert_eq!((found, busy.after), ((60, 60, 100, 1, 100, 0), Busy::AFTER_MIN));
     let patient = SubmitPolicy::WaitFor(Duration::from_millis(5));
-    assert_eq!(queue.submit(submission(60, 3), patient).unwrap_err().0, SubmitError::Busy);
+    assert!(is_busy(queue.submit(submission(60, 3), patient).unwrap_err().0));
     queue.submit(submission(40, 4), SubmitPolicy::Fail).unwrap();
     assert_eq!(queue.bytes(), 100);
     assert_eq!(queue.pop().unwrap().into_token(), 1);
@@ -36,7 +59,7 @@ fn a_full_queue_says_busy_at_once_or_after_the_time_given_and_keeps_its_byte_bud
 fn a_submission_larger_than_the_budget_is_taken_alone() {
     let queue = queue(100, 100);
     queue.submit(submission(500, 1), SubmitPolicy::Fail).unwrap();
-    assert_eq!(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0, SubmitError::Busy);
+    assert!(is_busy(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0));
     queue.pop().unwrap();
     queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap();
 }
@@ -116,7 +139,7 @@ fn those_who_wait_go_first_and_a_large_write_does_not_starve_among_small_ones() 
     while queue.waiting() == 0 {
         std::thread::yield_now();
     }
-    assert_eq!(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0, SubmitError::Busy);
+    assert!(is_busy(queue.submit(submission(1, 2), SubmitPolicy::Fail).unwrap_err().0));
     assert_eq!(queue.pop().unwrap().into_token(), 0);
     assert!(large.join().unwrap());
     queue.submit(submission(1, 3), SubmitPolicy::Fail).unwrap();
@@ -138,7 +161,7 @@ fn one_who_gives_up_waiting_lets_the_next_in() {
         std::thread::yield_now();
     }
     let patient = wait(30, 2, SubmitPolicy::Wait);
-    assert_eq!(impatient.join().unwrap(), Err(SubmitError::Busy));
+    assert!(is_busy(impatient.join().unwrap().unwrap_err()));
     assert_eq!(patient.join().unwrap(), Ok(()), "it fits as soon as the first is out of its way");
 }
 

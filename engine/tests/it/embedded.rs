@@ -12,7 +12,7 @@ use towline::model::request::Direction;
 use towline::model::{
     ClusterId, Epoch, Expect, Filter, LogPosition, NodeId, Operation, Outcome, Read, Record, Rejection, Since, Write,
 };
-use towline::node::{NamespaceOptions, Node, NodeOptions, OpenError, SHARD, WriteRefused};
+use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, OpenError, SHARD, WriteRefused};
 use towline::pipeline::SubmitPolicy;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Wal};
 
@@ -354,6 +354,37 @@ fn a_shard_whose_state_is_damaged_stops_and_says_how_it_is_made_anew_from_the_lo
     let read = node.default_namespace().read_stream("0", 1, Direction::Forward, bounds, Read::Linearizable).unwrap();
     assert_eq!(read.events.len(), 2);
     assert_ne!(node.digest().unwrap().1, digest);
+    node.close().unwrap();
+}
+
+#[test]
+fn a_panic_in_a_look_at_a_snapshot_goes_to_its_caller_and_holds_nothing_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    space.put("k", "1").unwrap().wait().unwrap();
+    let looks: [fn(&Namespace); 2] = [
+        |space| {
+            drop(space.snapshot(Read::Linearizable, |_| -> Result<(), _> { std::panic::panic_any("a program's own") }))
+        },
+        |space| {
+            let load = |_: &towline::node::Snapshot<'_>| -> Result<(), _> { std::panic::panic_any("a program's own") };
+            drop(space.snapshot_and_feed(Read::Linearizable, Filter::All, load));
+        },
+    ];
+    for look in looks {
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| look(&space))).unwrap_err();
+        assert_eq!(panicked.downcast_ref(), Some(&"a program's own"));
+    }
+    assert_eq!(node.stats().unwrap().shards[0].pins, 0, "the feed went with its caller");
+    space.put("k", "2").unwrap().wait().unwrap();
+    let (value, mut feed) =
+        space.snapshot_and_feed(Read::Linearizable, Filter::All, |snapshot| snapshot.get("k")).unwrap();
+    assert_eq!(value.unwrap().value, "2");
+    space.delete("k").unwrap().wait().unwrap();
+    assert_eq!(feed.wait().unwrap().operations.len(), 1);
+    assert_eq!(node.failure(), None);
+    drop(feed);
     node.close().unwrap();
 }
 

@@ -82,7 +82,7 @@ fn inside() {
     for number in 0..VALUES {
         let write = || Write::new().put(number.to_string(), noise(number, VALUE_BYTES));
         let receipt = match space.write_when(write(), SubmitPolicy::Fail) {
-            Err(WriteRefused::Submit(SubmitError::Busy)) => {
+            Err(WriteRefused::Submit(SubmitError::Busy(_))) => {
                 refused = true;
                 space.write(write()).unwrap()
             }

@@ -234,7 +234,7 @@ fn a_receipt_that_is_dropped_gives_nothing_up_and_holds_nothing_up() {
     // What is taken and never used is named when it holds the session up.
     let never = session.next_number().unwrap();
     let far = session.retry(never + 20_000, event("s", "far"));
-    assert!(matches!(far.map(drop), Err(WriteRefused::TooManyWaiting { lowest }) if lowest == never));
+    assert!(matches!(far.map(drop), Err(WriteRefused::TooManyWaiting { lowest, .. }) if lowest == never));
     session.give_up(never);
     session.retry(never + 20_000, event("s", "far")).unwrap().wait().unwrap();
     node.close().unwrap();
@@ -280,7 +280,7 @@ fn more_numbers_than_may_wait_are_not_handed_out() {
     for number in 1..=REQUESTS_WAITING_MAX {
         assert_eq!(session.next_number().unwrap(), number);
     }
-    assert!(matches!(session.next_number(), Err(WriteRefused::TooManyWaiting { lowest: 1 })));
+    assert!(matches!(session.next_number(), Err(WriteRefused::TooManyWaiting { lowest: 1, .. })));
     session.give_up(1);
     assert_eq!(session.next_number().unwrap(), REQUESTS_WAITING_MAX + 1);
     node.close().unwrap();
@@ -300,7 +300,7 @@ fn what_finds_no_room_in_the_queue_takes_no_number_from_the_session() {
         for _ in 0..1000 {
             match session.write_when(&large, policy) {
                 Ok(receipt) => receipts.push(receipt),
-                Err(WriteRefused::Submit(SubmitError::Busy)) => is_full = true,
+                Err(WriteRefused::Submit(SubmitError::Busy(_))) => is_full = true,
                 Err(other) => panic!("{other}"),
             }
             if is_full {
