@@ -300,7 +300,10 @@ fn what_finds_no_room_in_the_queue_takes_no_number_from_the_session() {
         for _ in 0..1000 {
             match session.write_when(&large, policy) {
                 Ok(receipt) => receipts.push(receipt),
-                Err(WriteRefused::Submit(SubmitError::Busy(_))) => is_full = true,
+                Err(WriteRefused::Submit(SubmitError::Busy(busy))) => {
+                    assert_eq!(busy.bytes_max, 1, "{busy}");
+                    is_full = true;
+                }
                 Err(other) => panic!("{other}"),
             }
             if is_full {
