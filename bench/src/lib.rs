@@ -1,7 +1,8 @@
 //! What the benchmarks measure: producers that write and wait, against the disk, the log, one node, three nodes.
 //!
 //! The program `bench-engine` puts the embedded engine beside bare RocksDB; its modes look at one thing each ([`reopen`],
-//! [`amplification`], [`year`], [`session_load`], [`overload`], [`cold`]). The program `bench-state` puts the options of the state's RocksDB beside others.
+//! [`amplification`], [`year`], [`session_load`], [`overload`],
+//! [`neighbours`], [`cold`]). The program `bench-state` puts the options of the state's RocksDB beside others.
 //! The program `towline-bench` prints them as one table of ratios; the criterion benches time the same producers.
 
 #![forbid(unsafe_code)]
@@ -13,6 +14,7 @@ pub mod cold;
 pub mod device;
 pub mod engine;
 pub mod idle;
+pub mod neighbours;
 pub mod overload;
 pub mod process;
 pub mod producers;

@@ -1,7 +1,7 @@
 //! A month of flights: a loader that appends each once, a live projection (delay by carrier), and `kill -9` in the middle.
 //!
 //! `cargo run --example flights --features cli -- bench/data/flights-2013-01.csv.zst`: the program starts itself as a worker,
-//! kills it a few times at odd moments, lets the last one finish, and compares the projection with the file.
+//! kills it a few times in the middle of the file, lets the last one finish, and compares the projection with the file.
 //!
 //! What makes it hold: the loader's requests have numbers in a session, so a row that is tried again after a kill is appended
 //! once; and the projection writes its figures and the feed's position in one step, so each event is counted once.
@@ -9,8 +9,10 @@
 use anyhow::{Context as _, Result, ensure};
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
-use std::process::{Command, ExitCode};
+use std::process::{Command, ExitCode, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use towline::model::{Expect, Filter, Operation, Outcome, Read, Rejection, Scan, Since, Token, Write};
@@ -22,7 +24,8 @@ const TAIL: usize = 11;
 /// Receipts under way, and rows between two notes of how far the loader is.
 const UNDER_WAY: usize = 512;
 const NOTE_EVERY: u64 = 1000;
-const KILLS: u32 = 5;
+const KILLS: u64 = 5;
+const SIGKILL: i32 = 9;
 
 /// Flights, and minutes of delay at departure, by carrier.
 type Delays = BTreeMap<String, (u64, i64)>;
@@ -88,6 +91,7 @@ fn load(flights: &Namespace, notes: &Namespace, rows: &[String]) -> Result<u64> 
                 take(&mut under_way)?;
             }
             notes.put("done", number.to_string())?.wait()?;
+            println!("{number} rows are appended");
         }
     }
     while !under_way.is_empty() {
@@ -150,7 +154,7 @@ fn work(directory: &Path, file: &Path) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::disallowed_methods, reason = "the kills come at odd moments, not at conditions")]
+#[expect(clippy::disallowed_methods, reason = "the kills come some moments after a note, not just behind it")]
 fn conduct(file: &Path) -> Result<()> {
     let directory = tempfile::tempdir()?;
     let worker = || {
@@ -158,18 +162,25 @@ fn conduct(file: &Path) -> Result<()> {
             .arg("work")
             .arg(directory.path())
             .arg(file)
+            .stdout(Stdio::piped())
             .spawn()
             .map_err(anyhow::Error::from)
     };
     for kill in 1..=KILLS {
         let mut worker = worker()?;
-        std::thread::sleep(Duration::from_millis(u64::from(150 + 70 * kill)));
+        let mut told = BufReader::new(worker.stdout.take().context("what the worker tells")?).lines();
+        // In the middle of the file: so much more is appended than when the one before was killed, and not all.
+        let far = told.nth(1).context("the worker tells how far it is")??;
+        std::thread::sleep(Duration::from_millis(3 * kill));
         // SIGKILL: nothing is closed, nothing is flushed.
         worker.kill()?;
         let ended = worker.wait()?;
-        println!("worker {kill}: {ended}");
+        ensure!(ended.signal() == Some(SIGKILL), "worker {kill} ended before it was killed: {ended}");
+        println!("worker {kill}: {far}; {ended}");
     }
-    ensure!(worker()?.wait()?.success(), "the last worker finishes");
+    let last = worker()?.wait_with_output()?;
+    ensure!(last.status.success(), "the last worker finishes");
+    println!("{}", String::from_utf8_lossy(&last.stdout).lines().last().context("how many it submitted")?);
 
     let node = Node::open(NodeOptions::alone(directory.path()))?;
     let (rows, mut expected) = (rows(file)?, Delays::new());

@@ -10,7 +10,7 @@ use towline_bench::cold;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
 use towline_bench::reopen::{CHILD, Load};
-use towline_bench::{amplification, overload, reopen, session_load, year};
+use towline_bench::{amplification, neighbours, overload, reopen, session_load, year};
 
 /// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
@@ -68,6 +68,12 @@ enum Mode {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
     },
+    /// What those of one namespace wait for while somebody is loud in another: one hot key, scans of everything, a feed unread
+    Neighbours {
+        /// How long each is measured, in seconds.
+        #[arg(long, default_value_t = 20)]
+        seconds: u64,
+    },
     #[command(name = CHILD, hide = true)]
     WriteUntilKilled {
         place: PathBuf,
@@ -112,6 +118,7 @@ impl Args {
                 println!("{}", amplification::measure(place, Duration::from_secs(*seconds))?);
             }
             Mode::Overload { seconds } => println!("{}", overload::measure(place, *seconds)?),
+            Mode::Neighbours { seconds } => println!("{}", neighbours::measure(place, *seconds)?),
             Mode::Year { file } => println!("{}", year::measure(place, file)?),
             Mode::Sessions { sessions } => {
                 session_load::measure(place, *sessions)?.iter().for_each(|table| println!("{table}"));

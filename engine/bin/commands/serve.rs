@@ -113,15 +113,16 @@ fn raise_file_limit() {
     }
 }
 
-/// A directory that does not open is a failure; one that is damaged or another's is not healthy.
+/// A directory that does not open is a failure, also another node's: the configuration names the wrong one. One that is damaged,
+/// that two have written or that went back in time is not healthy.
 fn unhealthy(error: ServeError) -> Failure {
-    let is_not_its_own = match &error {
+    let is_not_what_it_was = match &error {
         ServeError::Open(OpenError::RolledBack { .. }) => true,
         // Its manifest is not readable, or says that two have written.
         ServeError::Open(OpenError::Log(log)) => matches!(log.code(), "TW-1204" | "TW-1206"),
         _ => false,
     };
-    let is_ill = is_not_its_own || error.class() == FailureClass::Damage;
+    let is_ill = is_not_what_it_was || error.class() == FailureClass::Damage;
     Failure::new(if is_ill { Exit::Unhealthy } else { Exit::Failed }, error)
 }
 

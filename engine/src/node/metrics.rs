@@ -39,6 +39,7 @@ impl NodeStats {
         let state = &self.state;
         set(labels, "towline_state_memory_bytes", state.memory_bytes);
         set(labels, "towline_state_file_bytes", state.file_bytes);
+        set(labels, "towline_state_large_value_files", state.large_value_files);
         set(labels, "towline_state_cache_bytes", state.cache_bytes);
         set(labels, "towline_state_compaction_pending_bytes", state.compaction_pending_bytes);
         set(labels, "towline_state_snapshots", state.snapshots);

@@ -242,6 +242,7 @@ impl RocksStore {
             stats.memory_bytes += number(family, "rocksdb.cur-size-all-mem-tables")?;
             stats.file_bytes += number(family, "rocksdb.live-sst-files-size")?;
             stats.file_bytes += number(family, "rocksdb.live-blob-file-size")?;
+            stats.large_value_files += number(family, "rocksdb.num-blob-files")?;
             stats.compaction_pending_bytes += number(family, "rocksdb.estimate-pending-compaction-bytes")?;
         }
         // These are of all families together.

@@ -232,3 +232,26 @@ fn rocksdb_counts_and_measures_what_it_is_told_to() {
     assert!(told[2].flush.max > 0 && told[2].flush.sum >= told[2].flush.max && told[2].file_read.count > 0);
     assert!(told[2].filter_hits > 0, "the newer file does not hold it, says its filter");
 }
+
+/// One large value now and then: each flush makes a file of it, which holds little else.
+#[test]
+fn a_flush_makes_one_file_of_large_values_at_the_most_and_a_compaction_of_everything_merges_them() {
+    const FLUSHES: u64 = 40;
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = RocksStore::open(&directory.path().join("state")).unwrap();
+    let value = |number: u64| vec![number.to_le_bytes()[0]; 100_000];
+    for number in 0..FLUSHES {
+        let mut changes = ChangeSet::default();
+        changes.put(Family::Values, &number.to_le_bytes(), value(number));
+        changes.put(Family::Values, &[b"small", &number.to_le_bytes()[..]].concat(), b"v");
+        store.commit(&changes).unwrap();
+        store.flush().unwrap();
+        assert!(store.stats().unwrap().large_value_files <= number + 1);
+    }
+    assert!(store.stats().unwrap().large_value_files > 1);
+    store.compact().unwrap();
+    assert_eq!(store.stats().unwrap().large_value_files, 1);
+    for number in 0..FLUSHES {
+        assert_eq!(store.get(Family::Values, &number.to_le_bytes()).unwrap(), Some(value(number)));
+    }
+}

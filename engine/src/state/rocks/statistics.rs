@@ -53,6 +53,9 @@ pub struct StateStats {
     pub memory_bytes: u64,
     /// Bytes of its files.
     pub file_bytes: u64,
+    /// Files of large values ([`RocksOptions::large_value_bytes`](super::RocksOptions::large_value_bytes)): at most one more with
+    /// each flush. Many small ones cost a file each, and nothing else; [`Node::compact`](crate::node::Node::compact) merges them.
+    pub large_value_files: u64,
     /// Bytes of blocks in memory.
     pub cache_bytes: u64,
     /// Bytes that compactions have to rewrite.
