@@ -106,7 +106,7 @@ fn every_code_of_an_error_is_in_the_book_and_stands_for_one_thing() {
     let (repository, pages) = (Repository::read(), codes::pages(&source::root()));
     none(
         "A code is a line in docs/src/errors.md, or in the page that it names for that range; a number is never used twice.",
-        &codes::unnamed_or_shared(&repository, &pages),
+        &codes::unnamed_or_shared(&repository, &pages, codes::SHARED),
     );
     none(
         "The table at the error and the one in the book say the same class.",

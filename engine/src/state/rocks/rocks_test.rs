@@ -242,8 +242,8 @@ fn a_flush_makes_one_file_of_large_values_at_the_most_and_a_compaction_of_everyt
     let value = |number: u64| vec![number.to_le_bytes()[0]; 100_000];
     for number in 0..FLUSHES {
         let mut changes = ChangeSet::default();
-        changes.put(Family::Values, &number.to_le_bytes(), value(number));
-        changes.put(Family::Values, &[b"small", &number.to_le_bytes()[..]].concat(), b"v");
+        changes.put(Family::Values, number.to_le_bytes(), value(number));
+        changes.put(Family::Values, [b"small", &number.to_le_bytes()[..]].concat(), b"v");
         store.commit(&changes).unwrap();
         store.flush().unwrap();
         assert!(store.stats().unwrap().large_value_files <= number + 1);
