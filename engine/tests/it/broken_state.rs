@@ -29,8 +29,8 @@ fn a_state_that_loses_its_directory_stops_its_shard_which_says_how_to_make_it_an
     let node = open(directory.path());
     let space = node.default_namespace().reading_within(Duration::from_millis(100));
     put(&space, 0).unwrap().wait().unwrap();
-    node.compact().unwrap();
     put(&space, 1).unwrap().wait().unwrap();
+    node.compact().unwrap();
 
     // What is open stays open; new files can't be made.
     std::fs::rename(&state, &away).unwrap();
@@ -76,5 +76,36 @@ fn a_state_that_loses_its_directory_stops_its_shard_which_says_how_to_make_it_an
     let node = open(directory.path());
     assert_eq!(check(&node), digest);
     put(&node.default_namespace(), number).unwrap().wait().unwrap();
+    node.close().unwrap();
+}
+
+/// The binding to RocksDB says of no compaction that it failed, and the count of errors was asked of the wrong family.
+#[test]
+fn a_compaction_that_fails_is_told_and_what_was_there_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    let node = open(directory.path());
+    let space = node.default_namespace();
+    put(&space, 0).unwrap().wait().unwrap();
+    // From here on there is nothing to flush.
+    node.compact().unwrap();
+    let number_of = |name: &str| name.split_once('.').and_then(|(number, _)| number.parse::<u64>().ok());
+    let names = std::fs::read_dir(&state).unwrap().map(|entry| entry.unwrap().file_name());
+    let last = names.filter_map(|name| number_of(name.to_str().unwrap())).max().unwrap();
+    // No file can have a name that a directory has.
+    let in_the_way: Vec<_> = (last + 1..last + 100).map(|number| state.join(format!("{number:06}.sst"))).collect();
+    in_the_way.iter().for_each(|path| std::fs::create_dir(path).unwrap());
+    let failed = node.compact().unwrap_err();
+    assert_eq!((failed.code(), failed.class()), (5202, FailureClass::Operator), "{failed}");
+    assert!(failed.to_string().contains("what was deleted may still be in the files"), "{failed}");
+    assert!(node.stats().unwrap().state.background_errors > 0);
+    assert_eq!(space.get("0", Read::Eventual).unwrap().unwrap().value, value(0));
+    drop(space);
+    node.close().unwrap();
+
+    in_the_way.iter().for_each(|path| std::fs::remove_dir(path).unwrap());
+    let node = open(directory.path());
+    assert_eq!(node.default_namespace().get("0", Read::Linearizable).unwrap().unwrap().value, value(0));
+    node.compact().unwrap();
     node.close().unwrap();
 }

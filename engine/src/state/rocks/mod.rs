@@ -247,7 +247,9 @@ impl RocksStore {
         }
         // These are of all families together.
         stats.cache_bytes = number(Family::Values, "rocksdb.block-cache-usage")?;
-        stats.background_errors = number(Family::Values, "rocksdb.background-errors")?;
+        // Counted with the family that every database has, and that holds nothing of ours.
+        let errors = self.db.property_int_value("rocksdb.background-errors");
+        stats.background_errors = errors.map(Option::unwrap_or_default).map_err(|error| backend("reading", error))?;
         stats.snapshots = number(Family::Values, "rocksdb.num-snapshots")?;
         stats.is_write_stopped = number(Family::Values, "rocksdb.is-write-stopped")? != 0;
         self.statistics.tell(&mut stats);
