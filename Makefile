@@ -48,10 +48,10 @@ models: ## The log's threads, and the engine's queue, bells and receipts: each t
 	@.make/setup rust
 	@$(IN) .make/models
 
-examples: ## The example programs: a ledger rebuilt from its feed, flights whose projection is killed and goes on, a service
+examples: ## The example programs: a ledger rebuilt from its feed, flights whose projection is killed and goes on, a service, the guide's shop
 	@.make/setup test
 	@$(IN) .make/with-progress debug "building the examples" cargo build $(ALL) --examples
-	@$(IN) bash -c '"$$CARGO_TARGET_DIR/debug/examples/ledger" && "$$CARGO_TARGET_DIR/debug/examples/flights" bench/data/flights-2013-01.csv.zst && "$$CARGO_TARGET_DIR/debug/examples/http" --check'
+	@$(IN) .make/examples
 
 mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
 	@.make/setup rust

@@ -59,6 +59,9 @@ pub fn measure(place: impl Fn() -> Result<TempDir>, seconds: u64) -> Result<Tabl
         receipts.push(engine.space.put(key(number % QUIET, number / QUIET), value)?);
     }
     receipts.into_iter().try_for_each(|receipt| receipt.wait().map(drop))?;
+    // What the load left behind is not the neighbours' noise.
+    engine.node.compact()?;
+    run(&engine, &loud, Noise::Nobody, Duration::from_secs(seconds))?;
     let (mut lines, mut alone) = (Vec::new(), None);
     for (name, noise) in [
         ("nobody", Noise::Nobody),

@@ -115,6 +115,18 @@ fn every_code_of_an_error_is_in_the_book_and_stands_for_one_thing() {
 }
 
 #[test]
+fn the_guide_shows_the_program_that_is_run() {
+    let read = |path| std::fs::read_to_string(source::root().join(path)).unwrap();
+    let (guide, example) = (read("docs/src/embedding.md"), read("engine/examples/shop.rs"));
+    let program = example.lines().skip_while(|line| !line.starts_with("use "));
+    let program: Vec<_> = program.collect();
+    assert!(
+        guide.contains(&format!("```rust,no_run\n{}\n```", program.join("\n"))),
+        "docs/src/embedding.md shows another"
+    );
+}
+
+#[test]
 fn nothing_unfinished_is_merged() {
     let repository = Repository::read();
     none("Finish it, or open an issue and write its number: `TODO(#12)`.", &words::unfinished(&repository));

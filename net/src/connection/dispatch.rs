@@ -42,6 +42,8 @@ impl Connection {
             FrameKind::Pong => {
                 let token = u64::from_le_bytes(payload.try_into().map_err(|_| malformed)?);
                 self.liveness.on_pong(now, token);
+                self.ping_for_drain(now);
+                self.end_drain_if_empty();
                 Ok(())
             }
             FrameKind::GoAway => {

@@ -15,6 +15,9 @@ pub(super) struct Liveness {
     /// The Ping that has no Pong yet; at most one, so a slow path is not filled with them.
     outstanding: Option<(u64, Option<Duration>)>,
     last_token: u64,
+    /// The first Ping behind this side's GoAway: once it is answered, every Open that crossed the GoAway has come.
+    drain_token: Option<u64>,
+    is_drain_heard: bool,
     /// Since when, as far as was looked, messages wait and none of their bytes went.
     stalled_since: Option<Duration>,
     pub(super) rtt: Option<RttEstimate>,
@@ -28,6 +31,8 @@ impl Liveness {
             ping_due: now.saturating_add(config.ping_interval),
             outstanding: None,
             last_token: 0,
+            drain_token: None,
+            is_drain_heard: false,
             stalled_since: None,
             rtt: None,
         }
@@ -52,6 +57,7 @@ impl Liveness {
             return;
         };
         self.outstanding = None;
+        self.is_drain_heard |= self.drain_token.is_some_and(|first| token >= first);
         let sample = now.saturating_sub(sent);
         match &mut self.rtt {
             Some(rtt) => rtt.update(sample),
@@ -61,19 +67,38 @@ impl Liveness {
 }
 
 impl Connection {
+    /// GoAway goes out: a Ping behind it asks whether the peer has heard it.
+    pub(super) fn ask_whether_drain_is_heard(&mut self, now: Duration) {
+        self.liveness.drain_token = Some(self.liveness.last_token.wrapping_add(1));
+        self.ping_for_drain(now);
+    }
+
+    /// One Ping at a time: if another waits for its Pong, this one follows that.
+    pub(super) fn ping_for_drain(&mut self, now: Duration) {
+        if self.liveness.drain_token.is_some() && !self.liveness.is_drain_heard && self.liveness.outstanding.is_none() {
+            self.ping(now);
+        }
+    }
+
+    pub(super) const fn is_drain_heard(&self) -> bool {
+        self.liveness.is_drain_heard
+    }
+
+    fn ping(&mut self, now: Duration) {
+        let token = self.liveness.last_token.wrapping_add(1);
+        self.liveness.last_token = token;
+        self.liveness.outstanding = Some((token, None));
+        self.liveness.ping_due = now.saturating_add(self.config.ping_interval);
+        self.outbound.ping = Some(token);
+    }
+
     /// Lets time pass. Harmless when called too often.
     pub fn tick(&mut self, now: Duration) {
         self.look_for_a_stall(now);
         match self.phase {
             Phase::Greeting if now >= self.liveness.hello_deadline => self.fail(ConnectionError::HelloTimeout),
             Phase::Ready if now >= self.silence_deadline() => self.fail(ConnectionError::IdleTimeout),
-            Phase::Ready if now >= self.liveness.ping_due && self.liveness.outstanding.is_none() => {
-                let token = self.liveness.last_token.wrapping_add(1);
-                self.liveness.last_token = token;
-                self.liveness.outstanding = Some((token, None));
-                self.liveness.ping_due = now.saturating_add(self.config.ping_interval);
-                self.outbound.ping = Some(token);
-            }
+            Phase::Ready if now >= self.liveness.ping_due && self.liveness.outstanding.is_none() => self.ping(now),
             _ => {}
         }
     }
@@ -92,10 +117,14 @@ impl Connection {
     /// When [`Self::tick`] next has something to do; `None` once the connection has ended.
     #[must_use]
     pub fn next_deadline(&self) -> Option<Duration> {
+        let liveness = &self.liveness;
         match self.phase {
-            Phase::Greeting => Some(self.liveness.hello_deadline),
-            Phase::Ready if self.liveness.outstanding.is_some() => Some(self.silence_deadline()),
-            Phase::Ready => Some(self.silence_deadline().min(self.liveness.ping_due)),
+            Phase::Greeting => Some(liveness.hello_deadline),
+            Phase::Ready => {
+                let ping = liveness.outstanding.is_none().then_some(liveness.ping_due);
+                let stall = liveness.stalled_since.map(|since| since.saturating_add(self.config.stall_timeout));
+                [ping, stall].into_iter().flatten().chain([self.silence_deadline()]).min()
+            }
             Phase::Closed(_) => None,
         }
     }

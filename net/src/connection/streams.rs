@@ -215,9 +215,9 @@ impl Connection {
         self.end_drain_if_empty();
     }
 
+    /// Not before the peer has heard of it: an Open that crosses the GoAway is to be answered by a Reset, not by the end.
     pub(super) fn end_drain_if_empty(&mut self) {
-        let is_said = self.drains_here.is_some() && self.outbound.go_away.is_none();
-        if is_said && self.is_ready() && self.streams.is_empty() {
+        if self.is_drain_heard() && self.is_ready() && self.streams.is_empty() {
             self.fail(ConnectionError::Drained);
         }
     }

@@ -117,6 +117,7 @@ impl Connection {
             return Some(frame);
         }
         let code = self.outbound.go_away.take()?;
+        self.ask_whether_drain_is_heard(now);
         Some(self.go_away_frame(code))
     }
 

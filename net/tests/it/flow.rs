@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use towline_net::frame::{FrameFlags, FrameKind};
-use towline_net::{Connection, ConnectionError, Event, Lane, SendError, StreamId, StreamKind};
+use towline_net::{Connection, ConnectionConfig, ConnectionError, Event, Lane, SendError, Side, StreamId, StreamKind};
 
-use crate::world::{World, consume, events, frame, frames, plain, session_seed, small_limits, take};
+use crate::world::{World, config, consume, events, frame, frames, plain, session_seed, small_limits, take};
 
 /// N6.
 #[test]
@@ -338,4 +338,23 @@ fn a_peer_that_takes_a_little_now_and_then_keeps_its_connection() {
         world.settle();
     }
     assert!(!world.dialer.is_closed());
+}
+
+/// The stall was no deadline: who pings seldom looked for one as seldom.
+#[test]
+fn a_stall_is_found_in_its_time_however_seldom_pings_go() {
+    let hour = Duration::from_secs(3600);
+    let patient = |side| ConnectionConfig { ping_interval: hour, idle_timeout: 3 * hour, ..config(side) };
+    let mut world = World::new(patient(Side::Dialer), patient(Side::Acceptor));
+    world.settle();
+    let stream = world.dialer.open(StreamKind::Request, Lane::Request).unwrap();
+    for _ in 0..40 {
+        world.dialer.send(stream, vec![0; 1_000].into(), plain()).unwrap();
+    }
+    world.settle();
+    world.dialer.tick(world.now);
+    let deadline = world.dialer.next_deadline().unwrap();
+    assert_eq!(deadline, patient(Side::Dialer).stall_timeout);
+    world.dialer.tick(deadline);
+    assert_eq!(world.dialer.closed_reason(), Some(&ConnectionError::StallTimeout));
 }

@@ -240,6 +240,46 @@ fn a_connection_that_drains_takes_no_new_streams_finishes_the_old_ones_and_ends(
     assert!(world.dialer.closed_reason().is_some_and(ConnectionError::is_orderly));
 }
 
+/// It said GoAway 2 and 16 in one breath, so that an Open on its way was lost without a Reset: its opener could not know that it
+/// had not been looked at.
+#[test]
+fn an_open_that_crosses_the_drain_of_an_idle_connection_is_refused_by_a_reset() {
+    for has_ping_under_way in [false, true] {
+        let mut world = World::ready();
+        if has_ping_under_way {
+            world.now = Duration::from_secs(1);
+            world.acceptor.tick(world.now);
+        }
+        world.acceptor.go_away(GoAwayCode::RESTART);
+        let drain = take(&mut world.acceptor, world.now);
+        assert!(!world.acceptor.is_closed(), "it does not know yet that the other side knows");
+        let late = world.dialer.open(StreamKind::Request, Lane::Request).unwrap();
+        let crossing = take(&mut world.dialer, world.now);
+        world.dialer.receive(world.now, &drain).unwrap();
+        world.acceptor.receive(world.now, &crossing).unwrap();
+        world.settle();
+        let told = events(&mut world.dialer);
+        assert!(told.contains(&Event::Reset { stream: late, code: ResetCode::REFUSED }), "{told:?}");
+        assert_eq!(world.acceptor.closed_reason(), Some(&ConnectionError::Drained));
+        let there = world.dialer.closed_reason();
+        assert!(there.is_some_and(ConnectionError::is_orderly), "{has_ping_under_way}: {there:?}");
+    }
+}
+
+/// Who drains and hears nothing any more does not wait for ever.
+#[test]
+fn a_drain_of_a_peer_that_is_gone_ends_by_its_silence() {
+    let mut world = World::ready();
+    world.acceptor.go_away(GoAwayCode::RESTART);
+    let mut now = world.now;
+    while let Some(deadline) = world.acceptor.next_deadline() {
+        now = now.max(deadline);
+        take(&mut world.acceptor, now);
+        world.acceptor.tick(now);
+    }
+    assert_eq!(world.acceptor.closed_reason(), Some(&ConnectionError::IdleTimeout));
+}
+
 #[test]
 fn close_tells_the_peer_and_ends_both_sides_in_order() {
     let mut world = World::ready();
