@@ -22,7 +22,7 @@ fn kept(sales: &Namespace, key: &str) -> Result<Option<String>> {
 
 /// Counts what came since it last did. Counts and position are one write: each order is counted once.
 fn project(orders: &Namespace, sales: &Namespace) -> Result<()> {
-    let token: Token = kept(sales, "token")?.map_or(Ok(Token::default()), |text| text.parse())?;
+    let token: Token = kept(sales, "token")?.map_or_else(|| Ok(Token::default()), |text| text.parse())?;
     let mut feed = orders.subscribe(Since::Token(token), Filter::All)?;
     let mut sold: BTreeMap<String, u64> = BTreeMap::new();
     while let Some(change) = feed.wait_for(Duration::from_millis(100))? {
