@@ -1,10 +1,10 @@
 //! [`Client`]: what applications hold.
 
 use super::connector;
-use super::error::ClientError;
+use super::error::{ClientError, WriteError};
 use super::link::{Answer, Link, SendFailure};
 use super::options::ClientOptions;
-use super::receipt::WriteReceipt;
+use super::receipt::{WriteReceipt, Written, outcome_of};
 use crate::model::codec::{self, CodecError};
 use crate::model::request::{Direction, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent};
 use crate::model::{Epoch, Lsn, NodeId, Record};
@@ -259,15 +259,24 @@ impl Client {
     /// It was not sent and has no effect.
     pub async fn write(&self, record: &Record) -> Result<WriteReceipt, ClientError> {
         let record = record.encode()?.to_vec();
+        let namespace = &self.shared.options.namespace;
+        self.send_write(namespace, RequestBody::Write { record }, |answer| outcome_of(answer, written)).await
+    }
+
+    pub(super) async fn send_write<T>(
+        &self,
+        namespace: &str,
+        body: RequestBody,
+        read: fn(Answer) -> Result<T, WriteError>,
+    ) -> Result<WriteReceipt<T>, ClientError> {
         let timeout = self.shared.options.request_timeout.min(connector::WAIT_MAX);
         let deadline = Instant::now() + timeout;
         loop {
             let place = self.place(deadline).await?;
             let link = self.link().await?;
             // From here on its own time counts: what was spent on finding a server is not the server's.
-            let body = RequestBody::Write { record: record.clone() };
-            match self.send(&link, place, body, Instant::now() + timeout).await {
-                Ok(answer) => return Ok(WriteReceipt::new(answer, timeout, link)),
+            match self.send(&link, place, namespace, body.clone(), Instant::now() + timeout).await {
+                Ok(answer) => return Ok(WriteReceipt::new(answer, timeout, link, read)),
                 // It was certainly not sent, so this is the first attempt still.
                 Err(ClientError::ConnectionLost) if Instant::now() < deadline => {}
                 Err(error) => return Err(error),
@@ -350,17 +359,31 @@ impl Client {
     }
 
     /// A read: asked again after a lost connection or a 'not now', until its deadline.
+    pub(super) fn request_timeout(&self) -> Duration {
+        self.shared.options.request_timeout.min(connector::WAIT_MAX)
+    }
+
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
+        self.ask_of(&self.shared.options.namespace, body, true).await
+    }
+
+    /// Asks until there is an answer, in the time of one request; of what changes something only while it was certainly not done.
+    pub(super) async fn ask_of(
+        &self,
+        namespace: &str,
+        body: RequestBody,
+        again_when_lost: bool,
+    ) -> Result<ResponseBody, ClientError> {
         let waited = self.shared.options.request_timeout;
         let deadline = Instant::now() + waited.min(connector::WAIT_MAX);
         loop {
-            let error = match self.ask_once(body.clone(), deadline).await {
+            let error = match self.ask_once(namespace, body.clone(), deadline).await {
                 Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
             };
             let again = match &error {
-                ClientError::ConnectionLost => true,
+                ClientError::ConnectionLost => again_when_lost,
                 ClientError::Refused(failure) => {
                     matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
                 }
@@ -373,10 +396,15 @@ impl Client {
         }
     }
 
-    async fn ask_once(&self, body: RequestBody, deadline: Instant) -> Result<ResponseBody, ClientError> {
+    async fn ask_once(
+        &self,
+        namespace: &str,
+        body: RequestBody,
+        deadline: Instant,
+    ) -> Result<ResponseBody, ClientError> {
         let place = self.place(deadline).await?;
         let link = self.link().await?;
-        let answer = self.send(&link, place, body, deadline).await?;
+        let answer = self.send(&link, place, namespace, body, deadline).await?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(Answer::Body(body))) => Ok(body),
             Ok(Ok(Answer::ConnectionLost) | Err(_)) => Err(ClientError::ConnectionLost),
@@ -395,12 +423,13 @@ impl Client {
         &self,
         link: &Link,
         place: OwnedSemaphorePermit,
+        namespace: &str,
         body: RequestBody,
         deadline: Instant,
     ) -> Result<oneshot::Receiver<Answer>, ClientError> {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
-        let namespace = self.shared.options.namespace.clone();
+        let namespace = namespace.to_owned();
         let request = move |id| codec::encode(&Request { id, deadline_ms, namespace, body });
         link.send(place, deadline, request).await.map_err(|failure| match failure {
             SendFailure::Codec(CodecError::TooLarge { limit, value, .. }) => {
@@ -414,7 +443,7 @@ impl Client {
     }
 
     /// The connection in use, or a new one.
-    async fn link(&self) -> Result<Arc<Link>, ClientError> {
+    pub(super) async fn link(&self) -> Result<Arc<Link>, ClientError> {
         let asked = Instant::now();
         let mut current = self.shared.link.lock().await;
         if let Some(link) = current.link.as_ref().filter(|link| link.is_usable()) {
@@ -440,7 +469,18 @@ impl Client {
     }
 }
 
-fn misunderstood(body: &ResponseBody) -> ClientError {
+/// What came of a plain write.
+const fn written(body: &ResponseBody) -> Option<Written> {
+    match body {
+        ResponseBody::Written { epoch: (version, term), lsn, outcome } => {
+            let epoch = Epoch { version: *version, term: *term };
+            Some(Written { epoch, lsn: Lsn::new(*lsn), outcome: *outcome })
+        }
+        _ => None,
+    }
+}
+
+pub(super) fn misunderstood(body: &impl std::fmt::Debug) -> ClientError {
     let text = format!("{body:?}");
     let name = text.split([' ', '(', '{']).next().unwrap_or_default();
     ClientError::Answer(format!("{name} is not what was asked for"))

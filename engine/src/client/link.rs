@@ -8,12 +8,15 @@ use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 use towline_net::driver::{self, ConnectionHandle, EventSink};
-use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendError, SendFlags, StreamId, StreamKind};
+use towline_net::{
+    ConnectionConfig, Event, Identity, Lane, Limits, ResetCode, Role, SendError, SendFlags, StreamId, StreamKind,
+};
 
 /// What became of a request.
 #[derive(Debug)]
@@ -36,6 +39,10 @@ struct Waiter {
 #[derive(Debug)]
 struct Routes {
     waiters: Mutex<Option<BTreeMap<u64, Waiter>>>,
+    /// Each feed's stream, and where its deliveries go; bounded by the stream's window, which the feed gives back.
+    feeds: Mutex<BTreeMap<StreamId, UnboundedSender<(Bytes, usize)>>>,
+    /// The stream of requests.
+    requests: OnceLock<StreamId>,
     /// The server says that another one is to be asked.
     is_stale: AtomicBool,
     /// Bytes of answers received, of all the client's connections, for people.
@@ -63,6 +70,8 @@ impl Link {
         config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
         let routes = Arc::new(Routes {
             waiters: Mutex::new(Some(BTreeMap::new())),
+            feeds: Mutex::default(),
+            requests: OnceLock::new(),
             is_stale: AtomicBool::new(false),
             bytes_received: Arc::clone(bytes_received),
         });
@@ -71,6 +80,8 @@ impl Link {
         let handle = driver::connect(address, config, sink).await.map_err(|error| sentence(&error))?;
         let peer = handle.ready().await.map_err(|error| sentence(&error))?;
         let stream = handle.open(StreamKind::Request, Lane::Request).map_err(|error| sentence(&error))?;
+        // Nothing was sent on it yet, so nothing of it is waited for.
+        let stream = *routes.requests.get_or_init(|| stream);
         Ok(Self { handle, stream, node: NodeId::new(peer.identity.node), routes, next_id: AtomicU64::new(1) })
     }
 
@@ -122,6 +133,42 @@ impl Link {
     }
 }
 
+impl Link {
+    /// Opens a stream for a feed, and asks for it.
+    ///
+    /// # Errors
+    /// It was not asked.
+    pub(super) async fn open_feed(
+        &self,
+        request: Bytes,
+    ) -> Result<(StreamId, UnboundedReceiver<(Bytes, usize)>), SendFailure> {
+        let stream = self.handle.open(StreamKind::Feed, Lane::Bulk).map_err(|_| SendFailure::ConnectionLost)?;
+        let (sender, deliveries) = unbounded_channel();
+        self.routes.feeds.lock().insert(stream, sender);
+        match self.handle.send(stream, request, SendFlags::default()).await {
+            Ok(()) => Ok((stream, deliveries)),
+            Err(error) => {
+                self.close_feed(stream);
+                Err(match error {
+                    SendError::TooLong { .. } => SendFailure::TooLong(error),
+                    _ => SendFailure::ConnectionLost,
+                })
+            }
+        }
+    }
+
+    /// Deliveries of a feed were taken.
+    pub(super) fn consumed(&self, stream: StreamId, charge: usize) {
+        self.handle.consumed(stream, charge);
+    }
+
+    /// Nobody takes this feed any more.
+    pub(super) fn close_feed(&self, stream: StreamId) {
+        self.routes.feeds.lock().remove(&stream);
+        self.handle.reset(stream, ResetCode::CANCELLED);
+    }
+}
+
 impl Drop for Link {
     fn drop(&mut self) {
         self.handle.close();
@@ -144,6 +191,13 @@ pub(super) enum SendFailure {
 impl Routes {
     fn on_event(&self, handle: &ConnectionHandle, event: Event) {
         match event {
+            Event::Message { stream, bytes, charge, .. } if self.requests.get() != Some(&stream) => {
+                let feed = self.feeds.lock().get(&stream).cloned();
+                // Gone: what it left behind is taken by nobody.
+                if feed.is_none_or(|feed| feed.send((bytes, charge)).is_err()) {
+                    handle.consumed(stream, charge);
+                }
+            }
             Event::Message { stream, bytes, charge, .. } => {
                 handle.consumed(stream, charge);
                 self.bytes_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -153,8 +207,11 @@ impl Routes {
                     Err(_) => handle.close(),
                 }
             }
-            // There is one stream, and it is for ever: without it nothing is answered.
-            Event::Finished { .. } | Event::Reset { .. } => handle.close(),
+            // The stream of requests is for ever: without it nothing is answered.
+            Event::Finished { stream } | Event::Reset { stream, .. } if self.requests.get() == Some(&stream) => {
+                handle.close();
+            }
+            Event::Finished { stream } | Event::Reset { stream, .. } => drop(self.feeds.lock().remove(&stream)),
             Event::GoAway { .. } => self.is_stale.store(true, Ordering::Relaxed),
             Event::Closed { .. } => self.end(),
             _ => {}
@@ -175,6 +232,7 @@ impl Routes {
     }
 
     fn end(&self) {
+        self.feeds.lock().clear();
         for (_, waiter) in self.waiters.lock().take().into_iter().flatten() {
             // As above.
             drop(waiter.answer.send(Answer::ConnectionLost));

@@ -21,8 +21,10 @@
 
 mod connector;
 mod error;
+mod feed;
 mod handle;
 mod link;
+mod namespace;
 mod options;
 mod receipt;
 
@@ -30,6 +32,8 @@ mod receipt;
 mod client_test;
 
 pub use error::{ClientError, UnknownCause, WriteError};
+pub use feed::Feed;
 pub use handle::{Client, ClientStats, StateDigest, StreamPage, VersionedValue};
+pub use namespace::Namespace;
 pub use options::{ClientOptions, Route};
 pub use receipt::{WriteReceipt, Written};

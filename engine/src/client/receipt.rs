@@ -83,28 +83,34 @@ pub struct Written {
 /// ```
 #[derive(Debug)]
 #[must_use = "whether the write took effect is known from its receipt only"]
-pub struct WriteReceipt {
+pub struct WriteReceipt<T = Written> {
     answer: oneshot::Receiver<Answer>,
     deadline: Pin<Box<Sleep>>,
     timeout: Duration,
+    read: fn(Answer) -> Result<T, WriteError>,
     /// The connection lives as long as somebody waits for an answer from it, also when the client has gone on to
     /// another: a server that sends its clients elsewhere still answers what it took before.
     _link: Arc<Link>,
 }
 
-impl WriteReceipt {
-    pub(super) fn new(answer: oneshot::Receiver<Answer>, timeout: Duration, link: Arc<Link>) -> Self {
-        Self { answer, deadline: Box::pin(tokio::time::sleep(timeout)), timeout, _link: link }
+impl<T> WriteReceipt<T> {
+    pub(super) fn new(
+        answer: oneshot::Receiver<Answer>,
+        timeout: Duration,
+        link: Arc<Link>,
+        read: fn(Answer) -> Result<T, WriteError>,
+    ) -> Self {
+        Self { answer, deadline: Box::pin(tokio::time::sleep(timeout)), timeout, read, _link: link }
     }
 }
 
-impl Future for WriteReceipt {
-    type Output = Result<Written, WriteError>;
+impl<T> Future for WriteReceipt<T> {
+    type Output = Result<T, WriteError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(context) {
             // A sender dropped without a word went with its connection.
-            return Poll::Ready(answer.map_or(Err(unknown(UnknownCause::ConnectionLost)), outcome));
+            return Poll::Ready(answer.map_or(Err(unknown(UnknownCause::ConnectionLost)), self.read));
         }
         if self.deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(unknown(UnknownCause::Deadline(self.timeout))));
@@ -113,14 +119,12 @@ impl Future for WriteReceipt {
     }
 }
 
-fn outcome(answer: Answer) -> Result<Written, WriteError> {
+/// What is known of a write by an answer, in which `found` finds what came of it.
+pub(super) fn outcome_of<T>(answer: Answer, found: impl FnOnce(&ResponseBody) -> Option<T>) -> Result<T, WriteError> {
     match answer {
-        Answer::Body(ResponseBody::Written { epoch: (version, term), lsn, outcome }) => {
-            Ok(Written { epoch: Epoch { version, term }, lsn: Lsn::new(lsn), outcome })
-        }
         Answer::Body(ResponseBody::Failed(failure)) if failure.no_side_effects => Err(WriteError::Refused(failure)),
         Answer::Body(ResponseBody::Failed(failure)) => Err(unknown(UnknownCause::Server(failure))),
-        Answer::Body(_) => Err(unknown(UnknownCause::Answer)),
+        Answer::Body(body) => found(&body).ok_or(unknown(UnknownCause::Answer)),
         Answer::ConnectionLost => Err(unknown(UnknownCause::ConnectionLost)),
     }
 }

@@ -7,6 +7,9 @@
 //! The log's own words ([`Lsn`], [`Epoch`], [`LogPosition`]) are defined by `towline-wal` and re-exported here.
 
 pub mod backup_record;
+pub mod call;
+#[cfg(test)]
+mod call_test;
 pub mod catalog_record;
 pub mod change;
 pub mod codec;
@@ -25,8 +28,10 @@ pub mod record;
 pub mod replication_stream;
 pub mod request;
 pub mod scan;
+pub mod subscription;
 pub mod token;
 pub mod write;
+pub mod written;
 
 pub use backup_record::{BackupFile, BackupLog, BackupManifest, BackupPosition};
 pub use catalog_record::{CatalogChange, CatalogRecord, CatalogSnapshot};
@@ -35,7 +40,7 @@ pub use codec::CodecError;
 pub use control_record::{Assignment, ControlKind, ControlRecord, EpochStart, ShardDescriptor, session_id};
 pub use ids::{ClusterId, NamespaceId, NodeId, ShardId};
 pub use message::{LogSummary, Message};
-pub use namespace::{NamespaceDescriptor, Policy, Retention};
+pub use namespace::{NamespaceDescriptor, NamespaceOptions, Policy, Retention};
 pub use operation::{Expect, Operation, Precondition, Target};
 pub use outcome::{Outcome, Rejection};
 pub use read::{Read, Value};
@@ -45,3 +50,4 @@ pub use scan::{KeyValue, Page, Scan};
 pub use token::{Token, TokenError};
 pub use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
 pub use write::Write;
+pub use written::{Position, Written};

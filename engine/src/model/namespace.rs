@@ -111,6 +111,45 @@ pub struct NamespaceDescriptor {
     pub shards: Vec<ShardDescriptor>,
 }
 
+/// How a namespace is made.
+///
+/// ```
+/// use towline::model::{Policy, Retention};
+/// use towline::node::{NamespaceOptions, Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let policy = Policy { retention: Retention::Forever, ..Policy::default() };
+/// let ledger = node.create_namespace("ledger", &NamespaceOptions::default().policy(policy).split_at(["h", "p"]))?;
+/// assert_eq!(ledger.descriptor().shards.len(), 3);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default)]
+#[non_exhaustive]
+pub struct NamespaceOptions {
+    /// How long its history is kept.
+    pub policy: Policy,
+    /// Where its shards begin, but for the first: ascending keys. None: one shard.
+    pub split_points: Vec<Vec<u8>>,
+}
+
+impl NamespaceOptions {
+    /// With this policy.
+    #[must_use]
+    pub const fn policy(mut self, policy: Policy) -> Self {
+        self.policy = policy;
+        self
+    }
+
+    /// One shard more than there are split points: each shard is written in an order of its own, and can be written
+    /// beside the others.
+    #[must_use]
+    pub fn split_at<K: Into<Vec<u8>>>(mut self, points: impl IntoIterator<Item = K>) -> Self {
+        self.split_points = points.into_iter().map(Into::into).collect();
+        self
+    }
+}
+
 /// A name that is none (TW-5511): give one of letters, digits, dots, dashes and underscores.
 ///
 /// ```

@@ -5,6 +5,7 @@
 //! stream of kind *replication* per shard begins with a [`StreamHello`] and then carries
 //! [`Message`](super::message::Message)s.
 
+use super::call::{Answer, Call};
 use super::codec::{Decode, Encode, Enveloped};
 use super::ids::{NodeId, ShardId};
 use super::limits::MESSAGE_BYTES_MAX;
@@ -98,6 +99,8 @@ pub enum RequestBody {
     Digest,
     /// How the server is.
     Status,
+    /// What the embedded engine is asked too.
+    Call(Call),
 }
 
 /// Which way a stream is read.
@@ -218,6 +221,8 @@ pub enum ResponseBody {
     Status(ServerStatus),
     /// The request failed.
     Failed(Failure),
+    /// The answer to a call.
+    Answer(Answer),
 }
 
 /// One event of a stream.

@@ -1,5 +1,6 @@
 //! Which keys a reader wants to see, and how it goes on.
 
+use super::codec::{Decode, Encode};
 use bytes::Bytes;
 use std::ops::{Bound, RangeBounds};
 
@@ -11,7 +12,7 @@ use std::ops::{Bound, RangeBounds};
 /// let newest = Scan::range("2013-01"..="2013-06").reverse().limit(10);
 /// # let _ = (users, newest, Scan::all());
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[must_use = "a scan reads nothing until it is asked of a namespace"]
 pub struct Scan {
     /// The first key wanted.
@@ -137,6 +138,14 @@ impl Scan {
     /// At most about so many bytes a page; one entry is always returned whole.
     pub const fn bytes(mut self, bytes_max: usize) -> Self {
         self.bytes_max = bytes_max;
+        self
+    }
+
+    /// The same, of no more than this.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn clamped(mut self, entries_max: usize, bytes_max: usize) -> Self {
+        self.entries_max = self.entries_max.clamp(1, entries_max);
+        self.bytes_max = self.bytes_max.min(bytes_max);
         self
     }
 

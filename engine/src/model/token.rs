@@ -3,6 +3,7 @@
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
 use super::ids::ShardId;
 use super::limits::SHARDS_MAX;
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
@@ -98,12 +99,37 @@ impl Token {
             *own = (*position).max(*own);
         }
     }
+
+    /// Its bytes: an envelope ([`super::codec`]).
+    ///
+    /// # Errors
+    /// It names more shards than a namespace may have.
+    pub fn encode(&self) -> Result<Bytes, CodecError> {
+        codec::encode(&self.body())
+    }
+
+    /// What [`Token::encode`] wrote.
+    ///
+    /// # Errors
+    /// The bytes are no token.
+    pub fn decode(bytes: &[u8]) -> Result<Self, TokenError> {
+        let TokenV1 { positions } = codec::decode(bytes)?;
+        if !positions.is_sorted_by(|(one, ..), (other, ..)| one < other) {
+            return Err(TokenError::Order);
+        }
+        let position = |(shard, version, term, lsn)| (shard, (Epoch { version, term }, Lsn::new(lsn)));
+        Ok(Self { positions: positions.into_iter().map(position).collect() })
+    }
+
+    fn body(&self) -> TokenV1 {
+        let positions = self.positions().map(|(shard, epoch, lsn)| (shard, epoch.version, epoch.term, lsn.get()));
+        TokenV1 { positions: positions.collect() }
+    }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let positions = self.positions().map(|(shard, epoch, lsn)| (shard, epoch.version, epoch.term, lsn.get()));
-        codec::write_text(f, PREFIX, &TokenV1 { positions: positions.collect() })
+        codec::write_text(f, PREFIX, &self.body())
     }
 }
 
@@ -111,12 +137,6 @@ impl FromStr for Token {
     type Err = TokenError;
 
     fn from_str(text: &str) -> Result<Self, TokenError> {
-        let bytes = codec::bytes_of_text(PREFIX, text).ok_or(TokenError::Text)?;
-        let TokenV1 { positions } = codec::decode(&bytes)?;
-        if !positions.is_sorted_by(|(one, ..), (other, ..)| one < other) {
-            return Err(TokenError::Order);
-        }
-        let position = |(shard, version, term, lsn)| (shard, (Epoch { version, term }, Lsn::new(lsn)));
-        Ok(Self { positions: positions.into_iter().map(position).collect() })
+        Self::decode(&codec::bytes_of_text(PREFIX, text).ok_or(TokenError::Text)?)
     }
 }

@@ -7,12 +7,14 @@
 //! | TW-8003 | retry | the queue is full |
 //! | TW-8004 | retry | the outcome of a write is unknown: it may or may not have taken effect |
 //! | TW-8005 | retry | the node is closing |
+//! | TW-8006 | retry | there are too many feeds |
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
 //! | TW-8202 | operator | the disk of the log or of the state is full: writes wait for room |
 
-use super::{NAMESPACE_NAME, Node, ReadError, WriteRefused};
+use super::server::FEEDS_MAX;
+use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
 use crate::model::NodeId;
 use crate::model::request::{Failure, FailureClass, code};
 use crate::pipeline::{SubmitError, WriteError};
@@ -22,12 +24,17 @@ fn failure(code: u16, class: FailureClass, message: String) -> Failure {
 }
 
 pub(super) fn unknown_namespace(name: &str) -> Failure {
-    let message = format!("there is no namespace {name:?}; this release has one, {NAMESPACE_NAME:?}");
+    let message = format!("there is no namespace {name:?}");
     failure(8102, FailureClass::FixRequest, message)
 }
 
 pub(super) fn bad_request(what: &str) -> Failure {
     failure(8101, FailureClass::FixRequest, what.to_owned())
+}
+
+pub(super) fn too_many_feeds() -> Failure {
+    let message = format!("the server has {FEEDS_MAX} feeds already: try again later, or at another server");
+    failure(8006, FailureClass::Retry, message)
 }
 
 pub(super) fn closing() -> Failure {
@@ -40,6 +47,30 @@ pub(super) fn read(error: &ReadError) -> Failure {
         ReadError::Key { .. } => bad_request(&error.to_string()),
         _ => failure(8201, FailureClass::Operator, error.to_string()),
     }
+}
+
+/// What the embedding program would hear, with the code and the class that it has there.
+///
+/// But that the node is closed: its own program opens it again; a client finds it back, or another one that leads.
+pub(super) fn of(error: &Error) -> Failure {
+    let is_closed = match error {
+        Error::Read(read) | Error::Feed(FeedError::Read(read)) => matches!(read, ReadError::Closed),
+        Error::Namespace(namespace) => matches!(namespace, NamespaceError::Closed),
+        Error::Refused(refused) | Error::Session(SessionError::Refused(refused)) => {
+            matches!(refused, WriteRefused::Submit(SubmitError::Closed))
+        }
+        Error::Write(write) | Error::Session(SessionError::Write(write)) => matches!(write, WriteError::Closed),
+        _ => false,
+    };
+    if is_closed {
+        return closing();
+    }
+    let leader = match error {
+        Error::Refused(WriteRefused::NotLeader(leader)) => Some(*leader),
+        _ => None,
+    };
+    let no_side_effects = error.has_no_side_effects();
+    Failure { no_side_effects, leader, ..failure(error.code(), error.class(), error.to_string()) }
 }
 
 pub(super) fn not_serving(node: &Node, leader: NodeId) -> Failure {

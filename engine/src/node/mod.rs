@@ -20,8 +20,14 @@
 
 mod applier;
 mod backup;
+#[cfg(feature = "cluster")]
+mod calls;
+#[cfg(feature = "cluster")]
+mod clients;
 mod completion;
 mod control_log;
+#[cfg(feature = "cluster")]
+mod deliveries;
 mod error;
 mod feed;
 mod follower;
@@ -80,6 +86,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use threads::Threads;
 
+pub use crate::model::NamespaceOptions;
 pub use backup::{BackupError, BackupOptions, BackupReport, ManifestError, restore, verify_backup};
 #[cfg(feature = "cluster")]
 pub use config::Config;
@@ -89,7 +96,6 @@ pub use feed::{Feed, FeedError};
 pub use follower::{FollowError, Follower, FollowerOptions, FollowerState};
 pub use identity::{Identity, IdentityError};
 pub use namespace::{Namespace, READ_WITHIN_DEFAULT, Snapshot};
-pub use namespaces::NamespaceOptions;
 pub use open::OpenError;
 pub use pins::Budget;
 #[cfg(feature = "cluster")]

@@ -177,14 +177,7 @@ impl Namespace {
         policy: SubmitPolicy,
         completion: impl FnOnce(Completer<Position>) -> Completion,
     ) -> Result<Receipt<Position>, WriteRefused> {
-        let is_conditional = |operation: &Operation| match operation {
-            Operation::Append { expect, .. } => *expect != Expect::Any,
-            _ => false,
-        };
-        let has_conditions = !record.preconditions.is_empty() || record.operations.iter().any(is_conditional);
-        if has_conditions || record.request.session != 0 {
-            return Err(WriteRefused::NeedsOutcome);
-        }
+        check_unconditional(record)?;
         let (shard, prepared) = self.prepare(record)?;
         let (receipt, completer) = shard.queue.gathering().pair();
         let submitted = shard.queue.submit(prepared.for_token(Arrived::now(completion(completer))), policy);
@@ -222,7 +215,7 @@ impl Namespace {
     }
 
     /// Checks, routes and encodes a write: what can be said of it before it is queued.
-    pub(super) fn prepare(&self, record: &Record) -> Result<(&ShardHandle, Submission<()>), WriteRefused> {
+    pub(super) fn prepare(&self, record: &Record) -> Result<(&Arc<ShardHandle>, Submission<()>), WriteRefused> {
         self.check_writable()?;
         let shard = match self.route(record) {
             Ok(shard) => shard,
@@ -246,7 +239,7 @@ impl Namespace {
     }
 
     /// The shard that a write touches.
-    pub(super) fn route(&self, record: &Record) -> Result<&ShardHandle, CrossShard> {
+    pub(super) fn route(&self, record: &Record) -> Result<&Arc<ShardHandle>, CrossShard> {
         let index = self.served.map.route_index(record)?;
         let Some(shard) = self.served.shards.get(index) else { unreachable!("the map is of these shards") };
         Ok(shard)
@@ -416,6 +409,15 @@ impl Namespace {
         }
     }
 
+    /// Whether everything up to the token is applied here.
+    #[cfg(feature = "cluster")]
+    pub(super) fn shows(&self, token: &Token) -> bool {
+        let is_shown = |shard: &Arc<ShardHandle>| {
+            token.get(shard.descriptor.shard).is_none_or(|(_, lsn)| shard.positions.applied() >= lsn)
+        };
+        self.served.shards.iter().all(is_shown)
+    }
+
     pub(super) fn is_dropped(&self) -> bool {
         self.served.is_dropped.load(Ordering::SeqCst)
     }
@@ -490,6 +492,16 @@ impl Namespace {
             }
         }
     }
+}
+
+/// Whoever does not wait until it is applied never hears what came of it.
+pub(super) fn check_unconditional(record: &Record) -> Result<(), WriteRefused> {
+    let is_conditional = |operation: &Operation| match operation {
+        Operation::Append { expect, .. } => *expect != Expect::Any,
+        _ => false,
+    };
+    let has_conditions = !record.preconditions.is_empty() || record.operations.iter().any(is_conditional);
+    if has_conditions || record.request.session != 0 { Err(WriteRefused::NeedsOutcome) } else { Ok(()) }
 }
 
 impl Snapshot<'_> {

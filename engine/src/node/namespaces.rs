@@ -9,7 +9,7 @@ use super::shard::now;
 use super::{Node, OpenError};
 use crate::control::{Catalog, CatalogError};
 use crate::model::catalog_record::CatalogChange;
-use crate::model::{NamespaceDescriptor, NamespaceId, Policy};
+use crate::model::{NamespaceDescriptor, NamespaceId, NamespaceOptions, Policy};
 use crate::shard::ShardMap;
 use crate::state::{RocksStore, Store as _, clear_namespace};
 use parking_lot::{Mutex, MutexGuard, RwLock};
@@ -17,45 +17,6 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use towline_wal::{SubmitError as LogRefused, WalError};
-
-/// How a namespace is made.
-///
-/// ```
-/// use towline::model::{Policy, Retention};
-/// use towline::node::{NamespaceOptions, Node, NodeOptions};
-/// # let directory = tempfile::tempdir()?;
-/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// let policy = Policy { retention: Retention::Forever, ..Policy::default() };
-/// let ledger = node.create_namespace("ledger", &NamespaceOptions::default().policy(policy).split_at(["h", "p"]))?;
-/// assert_eq!(ledger.descriptor().shards.len(), 3);
-/// # node.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Default)]
-#[non_exhaustive]
-pub struct NamespaceOptions {
-    /// How long its history is kept.
-    pub policy: Policy,
-    /// Where its shards begin, but for the first: ascending keys. None: one shard.
-    pub split_points: Vec<Vec<u8>>,
-}
-
-impl NamespaceOptions {
-    /// With this policy.
-    #[must_use]
-    pub const fn policy(mut self, policy: Policy) -> Self {
-        self.policy = policy;
-        self
-    }
-
-    /// One shard more than there are split points: each shard is written in an order of its own, and can be written
-    /// beside the others.
-    #[must_use]
-    pub fn split_at<K: Into<Vec<u8>>>(mut self, points: impl IntoIterator<Item = K>) -> Self {
-        self.split_points = points.into_iter().map(Into::into).collect();
-        self
-    }
-}
 
 /// The namespaces of a node that are up.
 #[derive(Debug)]

@@ -29,6 +29,8 @@ mod submission;
 #[cfg(any(feature = "node", shuttle))]
 pub(crate) mod sync;
 
+#[cfg(any(feature = "node", shuttle))]
+pub use crate::model::{Position, Written};
 #[cfg(feature = "node")]
 pub use buffers::Buffers;
 #[cfg(any(feature = "node", shuttle))]
@@ -38,6 +40,6 @@ pub use queue::{Busy, Disk, SubmissionQueue, SubmitError, SubmitPolicy};
 #[cfg(any(feature = "node", shuttle))]
 pub use ready::{Bell, Ready};
 #[cfg(any(feature = "node", shuttle))]
-pub use receipt::{Completer, Position, Receipt, WriteError, Written};
+pub use receipt::{Completer, Receipt, WriteError};
 pub use sequencer::{Sealed, Sequencer};
 pub use submission::Submission;

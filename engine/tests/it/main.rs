@@ -22,6 +22,7 @@ mod namespaces;
 mod noise;
 mod races;
 mod receipts;
+mod remote;
 mod requests;
 mod sessions;
 mod spans;

@@ -1,0 +1,318 @@
+//! [`Namespace`]: the calls of the embedded engine's namespace, asked of a server.
+
+use super::error::{ClientError, WriteError};
+use super::handle::{Client, misunderstood};
+use super::receipt::{WriteReceipt, outcome_of};
+use crate::model::call::{Answer, Call, Reach, ReadAt};
+use crate::model::request::{Direction, RequestBody, ResponseBody};
+use crate::model::{
+    Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, Page, Policy, Position, Read, Record, Scan, Token, Value,
+    Write, Written,
+};
+use crate::state::StreamRead;
+use bytes::Bytes;
+
+/// A namespace of the cluster, by its name: what [`crate::node::Namespace`] is to the embedding program. Clones share the client's
+/// connection. Whether there is such a namespace shows with the first call.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::{Expect, NamespaceOptions, Read, Scan};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// let client = Client::connect([address], ClientOptions::default()).await?;
+/// let shop = client.create_namespace("shop", &NamespaceOptions::default().split_at(["m"])).await?;
+/// let placed = shop.append("order-42", Expect::Absent, "placed").await?.await?;
+/// shop.put("stock/apple", "7").await?.await?;
+/// assert!(shop.read_stream("order-42", 1, Default::default(), (10, 1 << 20), Read::AtLeast(placed.token())).await?.head == 1);
+/// assert_eq!(shop.scan(&Scan::prefix("stock/"), Read::Linearizable).await?.entries[0].value, "7");
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Namespace {
+    client: Client,
+    name: String,
+}
+
+/// Whether the same may be asked again when the connection ends before the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Again {
+    /// It changes nothing.
+    Yes,
+    /// It may have been done, and would be refused a second time.
+    No,
+}
+
+impl Client {
+    /// A namespace by its name.
+    #[must_use]
+    pub fn namespace(&self, name: impl Into<String>) -> Namespace {
+        Namespace { client: self.clone(), name: name.into() }
+    }
+
+    /// Makes a namespace. It is durable when this returns.
+    ///
+    /// Cancellation: it may or may not have been made; as well if the connection is lost.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's: the name is none or taken, the split points do not ascend, there is no room.
+    pub async fn create_namespace(&self, name: &str, options: &NamespaceOptions) -> Result<Namespace, ClientError> {
+        let space = self.namespace(name);
+        let call = Call::CreateNamespace { policy: options.policy, split_points: options.split_points.clone() };
+        match space.ask(call, Again::No).await? {
+            Answer::Namespace(_) => Ok(space),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// All namespaces, in the order of their ids.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn namespaces(&self) -> Result<Vec<NamespaceDescriptor>, ClientError> {
+        match self.namespace("").ask(Call::Namespaces, Again::Yes).await? {
+            Answer::Namespaces(found) => Ok(found),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Calls a namespace otherwise. Handles by the old name find it no more.
+    ///
+    /// Cancellation, and a lost connection: it may or may not have been done.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn rename_namespace(&self, from: &str, to: &str) -> Result<(), ClientError> {
+        done(self.namespace(from).ask(Call::RenameNamespace { to: to.to_owned() }, Again::No).await?)
+    }
+
+    /// Sets a namespace's policy.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn set_policy(&self, name: &str, policy: Policy) -> Result<(), ClientError> {
+        done(self.namespace(name).ask(Call::SetPolicy { policy }, Again::Yes).await?)
+    }
+
+    /// Removes a namespace and all that it holds.
+    ///
+    /// Cancellation, and a lost connection: it may or may not have been done.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn drop_namespace(&self, name: &str) -> Result<(), ClientError> {
+        done(self.namespace(name).ask(Call::DropNamespace, Again::No).await?)
+    }
+}
+
+impl Namespace {
+    pub(super) const fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// What it is called.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What it is: its policy, its shards.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's: there is none of that name.
+    pub async fn descriptor(&self) -> Result<NamespaceDescriptor, ClientError> {
+        match self.ask(Call::Describe, Again::Yes).await? {
+            Answer::Namespace(found) => Ok(found),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Sends a [`Write`] (or a [`Record`]): done when it is sent, not when it is answered. The receipt says when it is committed
+    /// and applied on the server. Writes reach the server in the order in which these calls end, as long as the connection is
+    /// the same.
+    ///
+    /// Cancellation: the write may or may not have been sent; take it for unknown.
+    ///
+    /// # Errors
+    /// It was not sent and has no effect.
+    pub async fn write(&self, write: impl AsRef<Record>) -> Result<WriteReceipt<Written>, ClientError> {
+        self.send(write.as_ref(), Reach::Applied, |answer| outcome_of(answer, |body| answer_of(body)?.written())).await
+    }
+
+    /// As [`Namespace::write`], of a write that can't be rejected; answered as soon as it is durable on the server.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub async fn write_durable(&self, write: impl AsRef<Record>) -> Result<WriteReceipt<Position>, ClientError> {
+        self.send(write.as_ref(), Reach::Durable, |answer| outcome_of(answer, |body| answer_of(body)?.placed())).await
+    }
+
+    /// As [`Namespace::write_durable`]; answered as soon as it has its place in the log, before it is durable.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub async fn write_buffered(&self, write: impl AsRef<Record>) -> Result<WriteReceipt<Position>, ClientError> {
+        self.send(write.as_ref(), Reach::Buffered, |answer| outcome_of(answer, |body| answer_of(body)?.placed())).await
+    }
+
+    async fn send<T>(
+        &self,
+        record: &Record,
+        reach: Reach,
+        read: fn(super::link::Answer) -> Result<T, WriteError>,
+    ) -> Result<WriteReceipt<T>, ClientError> {
+        let record = record.encode()?.to_vec();
+        self.client.send_write(&self.name, RequestBody::Call(Call::Write { record, reach }), read).await
+    }
+
+    /// Appends one event to a stream: short for a [`Write`] of it.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub async fn append(
+        &self,
+        stream: impl Into<Bytes>,
+        expect: Expect,
+        event: impl Into<Bytes>,
+    ) -> Result<WriteReceipt<Written>, ClientError> {
+        self.write(Write::new().append(stream, expect, event)).await
+    }
+
+    /// Sets one key: short for a [`Write`] of it.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub async fn put(
+        &self,
+        key: impl Into<Bytes>,
+        value: impl Into<Bytes>,
+    ) -> Result<WriteReceipt<Written>, ClientError> {
+        self.write(Write::new().put(key, value)).await
+    }
+
+    /// Removes one key: short for a [`Write`] of it.
+    ///
+    /// # Errors
+    /// As [`Namespace::write`].
+    pub async fn delete(&self, key: impl Into<Bytes>) -> Result<WriteReceipt<Written>, ClientError> {
+        self.write(Write::new().delete(key)).await
+    }
+
+    /// What a key holds, and its version.
+    ///
+    /// Cancellation: without effect, as for every read.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's: the key is none, the position is not reached in time.
+    pub async fn get(&self, key: impl AsRef<[u8]>, read: Read) -> Result<Option<Value>, ClientError> {
+        Ok(self.multi_get([key], read).await?.pop().flatten())
+    }
+
+    /// What each of these keys holds, all at one moment, in the order in which they are asked for. One request may ask for 10,000
+    /// keys, whose values must fit into one answer, of 16 MiB about.
+    ///
+    /// # Errors
+    /// As [`Namespace::get`].
+    pub async fn multi_get<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        read: Read,
+    ) -> Result<Vec<Option<Value>>, ClientError> {
+        let keys: Vec<_> = keys.into_iter().map(|key| key.as_ref().to_vec()).collect();
+        let count = keys.len();
+        match self.ask(Call::MultiGet { keys, read: ReadAt::try_from(&read)? }, Again::Yes).await? {
+            Answer::Values(found) if found.len() == count => {
+                let value = |(version, value): (u64, Vec<u8>)| Value { version, value: value.into() };
+                Ok(found.into_iter().map(|found| found.map(value)).collect())
+            }
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
+    ///
+    /// # Errors
+    /// As [`Namespace::get`].
+    pub async fn scan(&self, scan: &Scan, read: Read) -> Result<Page, ClientError> {
+        match self.ask(Call::Scan { scan: scan.clone(), read: ReadAt::try_from(&read)? }, Again::Yes).await? {
+            Answer::Page { entries, next } => {
+                let entry = |(key, version, value): (Vec<u8>, u64, Vec<u8>)| KeyValue {
+                    key: key.into(),
+                    version,
+                    value: value.into(),
+                };
+                Ok(Page { entries: entries.into_iter().map(entry).collect(), next })
+            }
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Events of a stream, forward from version `from`, or backward from it (0: from the end): its version and its events are of
+    /// one moment. At most `events_max` events, and about `bytes_max` bytes; the server may send less, and says that there is more.
+    ///
+    /// # Errors
+    /// As [`Namespace::get`].
+    pub async fn read_stream(
+        &self,
+        stream: impl AsRef<[u8]>,
+        from: u64,
+        direction: Direction,
+        (events_max, bytes_max): (usize, usize),
+        read: Read,
+    ) -> Result<StreamRead, ClientError> {
+        let within_u32 = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
+        let call = Call::ReadStream {
+            stream: stream.as_ref().to_vec(),
+            from,
+            direction,
+            events_max: within_u32(events_max),
+            bytes_max: within_u32(bytes_max),
+            read: ReadAt::try_from(&read)?,
+        };
+        match self.ask(call, Again::Yes).await? {
+            Answer::Events { events, head, more } => Ok(StreamRead { events, head, more }),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// What a reader shows to see everything that is applied on the server now.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn token(&self) -> Result<Token, ClientError> {
+        match self.ask(Call::Token, Again::Yes).await? {
+            Answer::Token(bytes) => Token::decode(&bytes).map_err(|error| ClientError::Answer(error.to_string())),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
+        match self.client.ask_of(&self.name, RequestBody::Call(call), again == Again::Yes).await? {
+            ResponseBody::Answer(answer) => Ok(answer),
+            other => Err(misunderstood(&other)),
+        }
+    }
+}
+
+const fn answer_of(body: &ResponseBody) -> Option<&Answer> {
+    match body {
+        ResponseBody::Answer(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn done(answer: Answer) -> Result<(), ClientError> {
+    match answer {
+        Answer::Done => Ok(()),
+        other => Err(misunderstood(&other)),
+    }
+}

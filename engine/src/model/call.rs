@@ -1,0 +1,283 @@
+//! What a client asks of a namespace, as the embedded engine is asked it: the calls of [`crate::node::Namespace`] as messages.
+//!
+//! A [`Call`] is the body of a [`Request`](super::request::Request), whose namespace it is about, and an [`Answer`] that of the
+//! response. They are read where they came from: everything in them is checked again by the server.
+
+use super::codec::{Decode, Encode};
+use super::ids::ShardId;
+use super::namespace::{NamespaceDescriptor, Policy};
+use super::outcome::Outcome;
+use super::read::Read;
+use super::request::{Direction, StreamEvent};
+use super::scan::Scan;
+use super::token::{Token, TokenError};
+use super::written::{Position, Written};
+use towline_wal::{Epoch, Lsn};
+
+/// What is asked. The order of the variants is part of the format.
+///
+/// ```
+/// use towline::model::call::{Call, Reach};
+/// use towline::model::codec::{decode, encode};
+/// use towline::model::request::{Request, RequestBody};
+/// use towline::model::Write;
+/// let record = Write::new().put("stock/apple", "7").record().encode()?.to_vec();
+/// let body = RequestBody::Call(Call::Write { record, reach: Reach::Applied });
+/// let request = Request { id: 1, deadline_ms: 500, namespace: "shop".into(), body };
+/// assert_eq!(decode::<Request>(&encode(&request)?)?, request);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum Call {
+    /// Writes one record (its bytes as [`super::record`] lays them out), and is answered when it has come so far.
+    Write {
+        /// The record.
+        record: Vec<u8>,
+        /// How far.
+        reach: Reach,
+    },
+    /// Reads what keys hold, all at one moment.
+    MultiGet {
+        /// The keys.
+        keys: Vec<Vec<u8>>,
+        /// How new it must be.
+        read: ReadAt,
+    },
+    /// Reads a page of keys and values.
+    Scan {
+        /// Which, and how many.
+        scan: Scan,
+        /// How new it must be.
+        read: ReadAt,
+    },
+    /// Reads events of a stream.
+    ReadStream {
+        /// The stream's name.
+        stream: Vec<u8>,
+        /// The first version wanted; with `Direction::Backward`, the last (0: from the stream's end).
+        from: u64,
+        /// Which way.
+        direction: Direction,
+        /// How many events at the most; the server may send fewer, and says that there are more.
+        events_max: u32,
+        /// How many bytes of them, about; one event is always sent whole.
+        bytes_max: u32,
+        /// How new it must be.
+        read: ReadAt,
+    },
+    /// Where the namespace's shards are applied.
+    Token,
+    /// Opens a session in all shards of the namespace.
+    OpenSession,
+    /// Closes one.
+    CloseSession {
+        /// Its id in each shard.
+        ids: Vec<(ShardId, u128)>,
+    },
+    /// What the namespace is.
+    Describe,
+    /// What all namespaces are.
+    Namespaces,
+    /// Makes the request's namespace.
+    CreateNamespace {
+        /// Its policy.
+        policy: Policy,
+        /// Where its shards begin, but for the first.
+        split_points: Vec<Vec<u8>>,
+    },
+    /// Calls it otherwise.
+    RenameNamespace {
+        /// How.
+        to: String,
+    },
+    /// Sets its policy.
+    SetPolicy {
+        /// Which.
+        policy: Policy,
+    },
+    /// Removes it, and all that it holds.
+    DropNamespace,
+}
+
+/// How far a write has come when it is answered. The order of the variants is part of the format.
+///
+/// ```
+/// use towline::model::call::Reach;
+/// // What a lone node answers first: a write that it could still lose.
+/// assert!(Reach::Buffered < Reach::Durable && Reach::Durable < Reach::Applied);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Encode, Decode)]
+#[non_exhaustive]
+pub enum Reach {
+    /// It has its place in the log, and is not durable.
+    Buffered,
+    /// It is durable on the node that answers.
+    Durable,
+    /// It is committed, and applied on the node that answers.
+    Applied,
+}
+
+/// How new a read must be: [`Read`] as a message. The order of the variants is part of the format.
+///
+/// ```
+/// use towline::model::call::ReadAt;
+/// use towline::model::{Epoch, Lsn, Read, ShardId, Token};
+/// let token = Token::at(ShardId::new(1024), Epoch::new(1, 1), Lsn::new(7));
+/// let sent = ReadAt::try_from(&Read::AtLeast(token.clone()))?;
+/// assert_eq!(Read::try_from(sent)?, Read::AtLeast(token));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum ReadAt {
+    /// As new as the server has it.
+    Eventual,
+    /// Not older than this.
+    AtLeast {
+        /// The token's bytes ([`Token::encode`]).
+        token: Vec<u8>,
+    },
+    /// Not older than anything that was answered before.
+    Linearizable,
+}
+
+/// What is answered. The order of the variants is part of the format.
+///
+/// ```
+/// use towline::model::call::Answer;
+/// use towline::model::request::ResponseBody;
+/// use towline::model::{Outcome, ShardId};
+/// let outcome = Outcome::Applied { version: 7 };
+/// let body = ResponseBody::Answer(Answer::Written { shard: ShardId::new(1024), epoch: (1024, 1), lsn: 7, outcome });
+/// let ResponseBody::Answer(answer) = body else { panic!("a write was asked") };
+/// assert_eq!(answer.written().map(|written| written.lsn.get()), Some(7));
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum Answer {
+    /// The write is committed, and applied on the server.
+    Written {
+        /// The shard that it lies in.
+        shard: ShardId,
+        /// The epoch: version and term.
+        epoch: (u64, u32),
+        /// Its LSN.
+        lsn: u64,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// The write has its place, and is as durable as was asked.
+    Placed {
+        /// The shard that it lies in.
+        shard: ShardId,
+        /// The epoch: version and term.
+        epoch: (u64, u32),
+        /// Its LSN.
+        lsn: u64,
+    },
+    /// What each key holds: version and value.
+    Values(Vec<Option<(u64, Vec<u8>)>>),
+    /// A page of keys.
+    Page {
+        /// Key, version and value of each, in the order asked.
+        entries: Vec<(Vec<u8>, u64, Vec<u8>)>,
+        /// How to go on; none: there is nothing more.
+        next: Option<Scan>,
+    },
+    /// Events of a stream.
+    Events {
+        /// The events.
+        events: Vec<StreamEvent>,
+        /// The stream's version: its last event's number, 0 if it has none.
+        head: u64,
+        /// Whether there are more in the direction asked.
+        more: bool,
+    },
+    /// A token's bytes ([`Token::encode`]).
+    Token(Vec<u8>),
+    /// The session's id in each shard.
+    Session(Vec<(ShardId, u128)>),
+    /// A namespace.
+    Namespace(NamespaceDescriptor),
+    /// All of them.
+    Namespaces(Vec<NamespaceDescriptor>),
+    /// It is done.
+    Done,
+}
+
+impl Call {
+    /// The bytes of the token that a read must show, if it must show one.
+    #[must_use]
+    pub fn token(&self) -> Option<&[u8]> {
+        match self {
+            Self::MultiGet { read, .. } | Self::Scan { read, .. } | Self::ReadStream { read, .. } => match read {
+                ReadAt::AtLeast { token } => Some(token),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+}
+
+impl TryFrom<&Read> for ReadAt {
+    type Error = super::CodecError;
+
+    fn try_from(read: &Read) -> Result<Self, super::CodecError> {
+        Ok(match read {
+            Read::Eventual => Self::Eventual,
+            Read::AtLeast(token) => Self::AtLeast { token: token.encode()?.to_vec() },
+            Read::Linearizable => Self::Linearizable,
+        })
+    }
+}
+
+impl TryFrom<ReadAt> for Read {
+    type Error = TokenError;
+
+    fn try_from(read: ReadAt) -> Result<Self, TokenError> {
+        Ok(match read {
+            ReadAt::Eventual => Self::Eventual,
+            ReadAt::AtLeast { token } => Self::AtLeast(Token::decode(&token)?),
+            ReadAt::Linearizable => Self::Linearizable,
+        })
+    }
+}
+
+impl From<Written> for Answer {
+    fn from(Written { shard, epoch, lsn, outcome }: Written) -> Self {
+        Self::Written { shard, epoch: (epoch.version, epoch.term), lsn: lsn.get(), outcome }
+    }
+}
+
+impl From<Position> for Answer {
+    fn from(Position { shard, epoch, lsn }: Position) -> Self {
+        Self::Placed { shard, epoch: (epoch.version, epoch.term), lsn: lsn.get() }
+    }
+}
+
+impl Answer {
+    /// What came of a write, if it is that.
+    #[must_use]
+    pub const fn written(&self) -> Option<Written> {
+        match self {
+            Self::Written { shard, epoch: (version, term), lsn, outcome } => {
+                let epoch = Epoch { version: *version, term: *term };
+                Some(Written { shard: *shard, epoch, lsn: Lsn::new(*lsn), outcome: *outcome })
+            }
+            _ => None,
+        }
+    }
+
+    /// Where a write lies, if it is that.
+    #[must_use]
+    pub const fn placed(&self) -> Option<Position> {
+        match self {
+            Self::Placed { shard, epoch: (version, term), lsn } => {
+                let epoch = Epoch { version: *version, term: *term };
+                Some(Position { shard: *shard, epoch, lsn: Lsn::new(*lsn) })
+            }
+            _ => None,
+        }
+    }
+}

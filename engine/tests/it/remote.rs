@@ -1,0 +1,273 @@
+//! What a client hears of a namespace is what the embedding program hears of it.
+
+use std::path::Path;
+use std::time::Duration;
+use towline::client::{Client, ClientError, ClientOptions, Namespace, WriteError};
+use towline::model::request::{Direction, FailureClass};
+use towline::model::{
+    Epoch, Expect, Filter, Lsn, NamespaceOptions, Outcome, Policy, Read, Rejection, Retention, Scan, ShardId, Since,
+    Token, Write,
+};
+use towline::node::{Config, ServerHandle, serve};
+
+fn server(directory: &Path, listen: &str) -> ServerHandle {
+    let text = format!(
+        "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '{listen}'\n\
+         shard = {{ leader = 1 }}\nnode = [{{ id = 1, address = '127.0.0.1:7400' }}]"
+    );
+    serve(&Config::parse(&directory.join("node.toml"), &text).unwrap()).unwrap()
+}
+
+/// A server of its own, and a client of it.
+fn with_client<F: Future<Output = ()>>(test: impl FnOnce(Client, std::sync::Arc<ServerHandle>) -> F) {
+    let directory = tempfile::tempdir().unwrap();
+    let server = std::sync::Arc::new(server(directory.path(), "127.0.0.1:0"));
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let address = server.address().to_string();
+    let shared = std::sync::Arc::clone(&server);
+    runtime.block_on(async move {
+        let client = Client::connect([address], ClientOptions::default()).await.unwrap();
+        test(client, shared).await;
+    });
+    drop(runtime);
+    std::sync::Arc::into_inner(server).unwrap().shutdown().unwrap();
+}
+
+async fn wrote(space: &Namespace, write: Write) -> towline::model::Written {
+    space.write(write).await.unwrap().await.unwrap()
+}
+
+#[test]
+fn a_client_reads_what_the_embedding_program_reads() {
+    with_client(|client, server| async move {
+        let space = client.create_namespace("shop", &NamespaceOptions::default().split_at(["m"])).await.unwrap();
+        let embedded = server.node().namespace("shop").unwrap();
+        for number in 0..100 {
+            let written = wrote(&space, Write::new().put(format!("key-{number:03}"), number.to_string())).await;
+            assert_eq!(written.outcome, Outcome::Applied { version: written.lsn.get() });
+            let write = Write::new().append("orders", Expect::Version(number), format!("event {number}"));
+            assert_eq!(wrote(&space, write).await.outcome, Outcome::Applied { version: number + 1 });
+        }
+        let token = space.token().await.unwrap();
+        assert_eq!(token, embedded.token());
+        let levels = || [Read::Eventual, Read::AtLeast(token.clone()), Read::Linearizable];
+        for read in levels() {
+            assert_eq!(
+                space.get("key-007", read.clone()).await.unwrap(),
+                embedded.get("key-007", read.clone()).unwrap()
+            );
+            let keys = ["key-099", "none", "key-000"];
+            let found = space.multi_get(keys, read.clone()).await.unwrap();
+            assert_eq!(found, embedded.multi_get(keys, read.clone()).unwrap());
+            assert_eq!(found.iter().map(Option::is_some).collect::<Vec<_>>(), [true, false, true]);
+            let (mut pages, mut next) = (0, Some(Scan::prefix("key-").reverse().limit(33)));
+            while let Some(scan) = next {
+                let page = space.scan(&scan, read.clone()).await.unwrap();
+                assert_eq!(page, embedded.scan(&scan, read.clone()).unwrap());
+                (pages, next) = (pages + 1, page.next);
+            }
+            assert_eq!(pages, 4);
+            for (direction, from) in [(Direction::Forward, 3), (Direction::Backward, 0)] {
+                let bounds = (10, 1 << 20);
+                let found = space.read_stream("orders", from, direction, bounds, read.clone()).await.unwrap();
+                assert_eq!(found, embedded.read_stream("orders", from, direction, bounds, read.clone()).unwrap());
+                assert!(found.more && found.events.len() == 10);
+            }
+        }
+        assert_eq!(space.descriptor().await.unwrap(), embedded.descriptor());
+        assert_eq!(client.namespaces().await.unwrap(), server.node().namespaces());
+    });
+}
+
+#[test]
+fn a_write_that_need_not_be_applied_is_answered_with_its_place_and_read_behind_it() {
+    with_client(|client, _server| async move {
+        let space = client.namespace("default");
+        let durable = space.write_durable(Write::new().put("a", "1")).await.unwrap().await.unwrap();
+        let buffered = space.write_buffered(Write::new().put("a", "2")).await.unwrap().await.unwrap();
+        assert!(durable.lsn < buffered.lsn && durable.shard == buffered.shard);
+        assert_eq!(space.get("a", Read::AtLeast(buffered.token())).await.unwrap().unwrap().value, "2");
+        let conditional = Write::new().append("s", Expect::Absent, "x");
+        let refused = space.write_durable(&conditional).await.unwrap().await.unwrap_err();
+        assert_eq!((refused.code().as_str(), refused.class()), ("TW-6112", FailureClass::FixRequest));
+        let rejected = wrote(&space, Write::new().append("s", Expect::Present, "x")).await.outcome;
+        assert_eq!(rejected, Outcome::Rejected(Rejection::StreamVersion { index: 0, actual: 0 }));
+    });
+}
+
+#[test]
+fn namespaces_are_made_renamed_and_dropped_by_a_client_and_errors_have_the_codes_of_the_embedded_engine() {
+    with_client(|client, server| async move {
+        let policy = Policy { retention: Retention::bytes(1 << 20), ..Policy::default() };
+        let space = client.create_namespace("a", &NamespaceOptions::default().policy(policy)).await.unwrap();
+        wrote(&space, Write::new().put("k", "v")).await;
+        client.rename_namespace("a", "b").await.unwrap();
+        client.set_policy("b", Policy::default()).await.unwrap();
+        assert_eq!(server.node().namespace("b").unwrap().descriptor().policy, Policy::default());
+        let code = |error: ClientError| (error.code(), error.class());
+        let unknown = space.get("k", Read::Eventual).await.unwrap_err();
+        assert_eq!(code(unknown), ("TW-5513".into(), FailureClass::FixRequest));
+        let options = NamespaceOptions::default();
+        assert_eq!(code(client.create_namespace("b", &options).await.unwrap_err()).0, "TW-5512");
+        assert_eq!(code(client.create_namespace("a/b", &options).await.unwrap_err()).0, "TW-5511");
+        let renamed = client.namespace("b");
+        assert_eq!(renamed.get("k", Read::Linearizable).await.unwrap().unwrap().value, "v");
+        assert_eq!(code(renamed.get("", Read::Eventual).await.unwrap_err()).0, "TW-6101");
+        let crossing = client.create_namespace("two", &options.clone().split_at(["m"])).await.unwrap();
+        let refused = crossing.write(Write::new().put("a", "1").put("z", "1")).await.unwrap().await.unwrap_err();
+        assert!(matches!(&refused, WriteError::Refused(failure) if failure.code == 5505), "{refused}");
+        client.drop_namespace("b").await.unwrap();
+        assert_eq!(code(renamed.get("k", Read::Eventual).await.unwrap_err()).0, "TW-5513");
+        assert_eq!(code(client.drop_namespace("default").await.unwrap_err()).0, "TW-5514");
+    });
+}
+
+/// Otherwise four readers that wait for a position would stop everything else of their client.
+#[test]
+fn reads_that_wait_for_a_position_hold_up_no_write_and_end_at_their_deadline() {
+    with_client(|client, _server| async move {
+        let options = ClientOptions { request_timeout: Duration::from_millis(300), ..ClientOptions::default() };
+        let address = _server.address().to_string();
+        let impatient = Client::connect([address], options).await.unwrap().namespace("default");
+        let space = client.namespace("default");
+        let here = wrote(&space, Write::new().put("a", "1")).await;
+        let ahead = Token::at(here.shard, here.epoch, Lsn::new(here.lsn.get() + 1));
+        let waiting: Vec<_> = (0..20)
+            .map(|_| {
+                let (space, read) = (space.clone(), Read::AtLeast(ahead.clone()));
+                tokio::spawn(async move { space.get("a", read).await })
+            })
+            .collect();
+        let late = impatient.get("a", Read::AtLeast(Token::at(here.shard, here.epoch, Lsn::new(1 << 40)))).await;
+        let late = late.unwrap_err();
+        assert!(matches!(late.code().as_str(), "TW-6102" | "TW-7003"), "{late}");
+        // It is what all of them wait for.
+        wrote(&space, Write::new().put("a", "2")).await;
+        for reader in waiting {
+            assert_eq!(reader.await.unwrap().unwrap().unwrap().value, "2");
+        }
+    });
+}
+
+#[test]
+fn a_feed_delivers_what_the_embedded_feed_delivers_also_of_several_shards_and_only_what_the_filter_admits() {
+    with_client(|client, server| async move {
+        let space = client.create_namespace("shop", &NamespaceOptions::default().split_at(["m"])).await.unwrap();
+        for number in 0..500 {
+            let key = if number % 2 == 0 { format!("a-{number}") } else { format!("z-{number}") };
+            wrote(&space, Write::new().put(key, vec![7; if number % 100 == 0 { 1 << 20 } else { 10 }])).await;
+        }
+        let embedded = server.node().namespace("shop").unwrap();
+        for filter in [Filter::All, Filter::Prefix("a-1".into()), Filter::Key("z-7".into())] {
+            let mut expected = embedded.subscribe(Since::Beginning, filter.clone()).unwrap();
+            let mut feed = space.subscribe(Since::Beginning, filter.clone()).await.unwrap();
+            let mut of_shard = std::collections::BTreeMap::<ShardId, Vec<_>>::new();
+            let mut count = 0;
+            while let Some(change) = expected.wait_for(Duration::ZERO).unwrap() {
+                of_shard.entry(change.shard).or_default().push(change);
+                count += 1;
+            }
+            let mut found = std::collections::BTreeMap::<ShardId, Vec<_>>::new();
+            for _ in 0..count {
+                let change = feed.next().await.unwrap();
+                found.entry(change.shard).or_default().push(change);
+            }
+            assert_eq!(found, of_shard, "{filter:?}");
+        }
+        let nowhere = space.subscribe(Since::Now, Filter::Shard(ShardId::new(7))).await.unwrap_err();
+        assert_eq!(nowhere.code(), "TW-6203");
+        let here = wrote(&space, Write::new().put("a", "1")).await;
+        let lost = Token::at(here.shard, Epoch::new(1, 1), here.lsn);
+        let lost = space.subscribe(Since::Token(lost), Filter::All).await.unwrap_err();
+        assert_eq!(lost.code(), "TW-6202");
+        let unknown = client.namespace("none").subscribe(Since::Now, Filter::All).await.unwrap_err();
+        assert_eq!(unknown.code(), "TW-5513");
+    });
+}
+
+/// Back-pressure: who does not take keeps the server's memory, and its own, bounded; and others of the connection go on.
+#[test]
+fn a_feed_that_nobody_takes_holds_no_more_than_its_window_and_stops_nobody_else() {
+    with_client(|client, _server| async move {
+        let space = client.namespace("default");
+        let mut feed = space.subscribe(Since::Now, Filter::All).await.unwrap();
+        let before = client.stats().bytes_received;
+        for number in 0..200 {
+            // 200 MiB in all: more than any window.
+            space
+                .write_buffered(Write::new().put(format!("k{number}"), vec![7; 1 << 20]))
+                .await
+                .unwrap()
+                .await
+                .unwrap();
+        }
+        wrote(&space, Write::new().put("last", "1")).await;
+        assert_eq!(space.get("last", Read::Linearizable).await.unwrap().unwrap().value, "1");
+        assert!(client.stats().bytes_received - before < 100_000, "answers only: deliveries wait at the server");
+        for number in 0..200 {
+            assert_eq!(feed.next().await.unwrap().operations[0].key(), format!("k{number}").as_str());
+        }
+        assert_eq!(feed.next().await.unwrap().operations[0].key(), "last");
+    });
+}
+
+#[test]
+fn a_feed_goes_on_through_a_restart_of_its_server_where_it_was() {
+    let directory = tempfile::tempdir().unwrap();
+    let first = server(directory.path(), "127.0.0.1:0");
+    let address = first.address().to_string();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let (client, mut feed) = runtime.block_on(async {
+        let client = Client::connect([address.clone()], ClientOptions::default()).await.unwrap();
+        let space = client.namespace("default");
+        let mut feed = space.subscribe(Since::Now, Filter::All).await.unwrap();
+        for number in 0..50 {
+            wrote(&space, Write::new().put(format!("k{number}"), "1")).await;
+        }
+        for number in 0..20 {
+            assert_eq!(feed.next().await.unwrap().operations[0].key(), format!("k{number}").as_str());
+        }
+        (client, feed)
+    });
+    first.shutdown().unwrap();
+    let second = server(directory.path(), &address);
+    runtime.block_on(async {
+        let space = client.namespace("default");
+        for number in 20..50 {
+            assert_eq!(feed.next().await.unwrap().operations[0].key(), format!("k{number}").as_str());
+        }
+        wrote(&space, Write::new().put("behind", "1")).await;
+        assert_eq!(feed.next().await.unwrap().operations[0].key(), "behind");
+        let mut again = space.subscribe(Since::Token(feed.token()), Filter::All).await.unwrap();
+        wrote(&space, Write::new().put("at last", "1")).await;
+        assert_eq!(again.next().await.unwrap().operations[0].key(), "at last");
+    });
+    drop(feed);
+    drop(client);
+    drop(runtime);
+    second.shutdown().unwrap();
+}
+
+/// What is not read by a client that went away is not kept for it.
+#[test]
+fn the_feeds_of_a_client_that_is_gone_end() {
+    with_client(|client, server| async move {
+        let space = client.namespace("default");
+        let pins = || server.node().stats().unwrap().shards[0].pins;
+        let feeds: Vec<_> =
+            [space.subscribe(Since::Now, Filter::All).await, space.subscribe(Since::Now, Filter::All).await]
+                .into_iter()
+                .map(Result::unwrap)
+                .collect();
+        assert_eq!(pins(), 2);
+        drop(feeds);
+        let other = Client::connect([server.address().to_string()], ClientOptions::default()).await.unwrap();
+        let held = other.namespace("default").subscribe(Since::Now, Filter::All).await.unwrap();
+        drop((held, other));
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while pins() > 0 {
+            assert!(tokio::time::Instant::now() < deadline, "{} pins are left", pins());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    });
+}
