@@ -1,8 +1,8 @@
 //! What can go wrong for a client, and what is known then.
 
-use crate::model::RecordError;
 use crate::model::codec::CodecError;
 use crate::model::request::{Failure, FailureClass};
+use crate::model::{NumberError, RecordError};
 use std::time::Duration;
 
 /// Why a call failed. Of a write it means that nothing was sent: it has no effect.
@@ -16,6 +16,7 @@ use std::time::Duration;
 /// | TW-7005 | fix the request | the write is not legal |
 /// | TW-7006 | fix the request | the request is larger than the server takes |
 /// | TW-7007 | operator | the server answers what this release does not understand |
+/// | TW-6113, TW-6114, TW-6118 | | see [`NumberError`] |
 /// | the server's | the server's | see [`Failure`] |
 ///
 /// ```
@@ -60,6 +61,9 @@ pub enum ClientError {
     /// The write is not legal.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// The session gives it no number, or not this one.
+    #[error(transparent)]
+    Number(#[from] NumberError),
     /// The request is too large for the server, or can't be encoded.
     #[error("the request can't be sent: {0}")]
     TooLarge(String),
@@ -81,6 +85,7 @@ impl ClientError {
             Self::Deadline { .. } => "TW-7003".into(),
             Self::ConnectionLost => "TW-7004".into(),
             Self::Record(_) => "TW-7005".into(),
+            Self::Number(number) => format!("TW-{:04}", number.code()),
             Self::TooLarge(_) => "TW-7006".into(),
             Self::Answer(_) => "TW-7007".into(),
             Self::Refused(failure) => format!("TW-{:04}", failure.code),
@@ -91,7 +96,7 @@ impl ClientError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::NoAddress | Self::Record(_) | Self::TooLarge(_) => FailureClass::FixRequest,
+            Self::NoAddress | Self::Record(_) | Self::Number(_) | Self::TooLarge(_) => FailureClass::FixRequest,
             Self::Unreachable { .. } | Self::Deadline { .. } | Self::ConnectionLost => FailureClass::Retry,
             Self::Answer(_) => FailureClass::Operator,
             Self::Refused(failure) => failure.class,

@@ -27,6 +27,7 @@ mod link;
 mod namespace;
 mod options;
 mod receipt;
+mod session;
 
 #[cfg(test)]
 mod client_test;
@@ -37,3 +38,4 @@ pub use handle::{Client, ClientStats, StateDigest, StreamPage, VersionedValue};
 pub use namespace::Namespace;
 pub use options::{ClientOptions, Route};
 pub use receipt::{WriteReceipt, Written};
+pub use session::{Session, SessionError};

@@ -6,10 +6,9 @@ use super::receipt::{WriteReceipt, outcome_of};
 use crate::model::call::{Answer, Call, Reach, ReadAt};
 use crate::model::request::{Direction, RequestBody, ResponseBody};
 use crate::model::{
-    Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, Page, Policy, Position, Read, Record, Scan, Token, Value,
-    Write, Written,
+    Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, Page, Policy, Position, Read, Record, Scan, StreamRead,
+    Token, Value, Write, Written,
 };
-use crate::state::StreamRead;
 use bytes::Bytes;
 
 /// A namespace of the cluster, by its name: what [`crate::node::Namespace`] is to the embedding program. Clones share the client's
@@ -45,7 +44,7 @@ pub struct Namespace {
 
 /// Whether the same may be asked again when the connection ends before the answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Again {
+pub(super) enum Again {
     /// It changes nothing.
     Yes,
     /// It may have been done, and would be refused a second time.
@@ -164,7 +163,7 @@ impl Namespace {
         self.send(write.as_ref(), Reach::Buffered, |answer| outcome_of(answer, |body| answer_of(body)?.placed())).await
     }
 
-    async fn send<T>(
+    pub(super) async fn send<T>(
         &self,
         record: &Record,
         reach: Reach,
@@ -295,7 +294,7 @@ impl Namespace {
         }
     }
 
-    async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
+    pub(super) async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
         match self.client.ask_of(&self.name, RequestBody::Call(call), again == Again::Yes).await? {
             ResponseBody::Answer(answer) => Ok(answer),
             other => Err(misunderstood(&other)),
@@ -303,14 +302,14 @@ impl Namespace {
     }
 }
 
-const fn answer_of(body: &ResponseBody) -> Option<&Answer> {
+pub(super) const fn answer_of(body: &ResponseBody) -> Option<&Answer> {
     match body {
         ResponseBody::Answer(answer) => Some(answer),
         _ => None,
     }
 }
 
-fn done(answer: Answer) -> Result<(), ClientError> {
+pub(super) fn done(answer: Answer) -> Result<(), ClientError> {
     match answer {
         Answer::Done => Ok(()),
         other => Err(misunderstood(&other)),

@@ -111,6 +111,26 @@ pub struct NamespaceDescriptor {
     pub shards: Vec<ShardDescriptor>,
 }
 
+impl NamespaceDescriptor {
+    /// The shard that a key or a stream lies in; none: its shards don't cover all keys.
+    ///
+    /// ```
+    /// use towline::control::Catalog;
+    /// use towline::model::Policy;
+    /// let mut catalog = Catalog::initial();
+    /// catalog.apply(catalog.create("orders", Policy::default(), &[b"m".to_vec()])?)?;
+    /// let orders = catalog.named("orders").expect("it was made");
+    /// assert_eq!(orders.shard_of(b"apple"), orders.shards.first());
+    /// assert_eq!(orders.shard_of(b"m"), orders.shards.last());
+    /// # Ok::<(), towline::control::CatalogError>(())
+    /// ```
+    #[must_use]
+    pub fn shard_of(&self, key: &[u8]) -> Option<&ShardDescriptor> {
+        let behind = self.shards.partition_point(|shard| shard.start.as_slice() <= key);
+        self.shards.get(behind.checked_sub(1)?)
+    }
+}
+
 /// How a namespace is made.
 ///
 /// ```

@@ -1,12 +1,11 @@
 //! What clients ask of namespaces, asked of the node as the embedding program asks it.
 
 use super::failure;
-use super::session_state::SessionState;
 use super::{Error, Namespace, Node};
 use crate::model::call::{Answer, Call};
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::Failure;
-use crate::model::{NamespaceOptions, Read};
+use crate::model::{NamespaceOptions, Read, SessionState};
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -4,9 +4,8 @@ use super::control_log::CatalogLogError;
 use super::{BackupError, CloseError, FeedError, FollowError, OpenError, SessionError};
 use crate::control::CatalogError;
 use crate::model::codec::CodecError;
-use crate::model::limits::REQUESTS_WAITING_MAX;
 use crate::model::request::FailureClass;
-use crate::model::{Epoch, Lsn, NodeId, RecordError, ShardId};
+use crate::model::{Epoch, Lsn, NodeId, NumberError, RecordError, ShardId};
 use crate::pipeline::{SubmitError, WriteError};
 use crate::shard::CrossShard;
 use crate::state::StoreError;
@@ -129,12 +128,10 @@ impl Error {
 /// |---|---|---|
 /// | TW-6111 | fix the request | make a legal write of it: the sentence says what is not |
 /// | TW-6112 | fix the request | use `write`, and wait for its answer |
-/// | TW-6113 | fix the request | send the request where it went first, or give its number up and take another |
-/// | TW-6114 | fix the request | take the answers of the session's requests before there are more |
 /// | TW-6115 | re-route | write at the node that leads |
 /// | TW-6116 | fix the request | use another namespace |
 /// | TW-6117 | operator | close the node and open it again |
-/// | TW-6118 | fix the request | begin another session |
+/// | TW-6113, TW-6114, TW-6118 | | see [`NumberError`] |
 /// | TW-5505 | fix the request | see [`CrossShard`] |
 /// | TW-51xx | | see [`SubmitError`] |
 ///
@@ -161,31 +158,9 @@ pub enum WriteRefused {
     /// of them.
     #[error("a write with conditions, or of a session, is answered when it is applied, not before: use `write`")]
     NeedsOutcome,
-    /// The request was submitted to another shard before, where it may have been executed.
-    #[error("request {number} of the session was submitted to shard {first} before, and would go to shard {now} now")]
-    OtherShard {
-        /// Its number.
-        number: u64,
-        /// Where it was submitted first.
-        first: ShardId,
-        /// Where this write lies.
-        now: ShardId,
-    },
-    /// The session waits for the answer of a request too far behind this one.
-    #[error(
-        "request {number} of the session must be fewer than {REQUESTS_WAITING_MAX} behind the lowest without an answer, and is {} \
-         behind request {lowest}: wait for that, try it again, or give it up",
-        number.saturating_sub(*lowest)
-    )]
-    TooManyWaiting {
-        /// The number of this one.
-        number: u64,
-        /// The lowest that has no answer.
-        lowest: u64,
-    },
-    /// The session has used its last number: begin another one.
-    #[error("the session has no number left for another request: open another session")]
-    NumbersExhausted,
+    /// The session gives it no number, or not this one.
+    #[error(transparent)]
+    Number(#[from] NumberError),
     /// The queue has no room, or is closed.
     #[error(transparent)]
     Submit(#[from] SubmitError),
@@ -213,13 +188,11 @@ impl WriteRefused {
             Self::Record(_) => 6111,
             Self::CrossShard(_) => CrossShard::CODE,
             Self::NeedsOutcome => 6112,
-            Self::OtherShard { .. } => 6113,
-            Self::TooManyWaiting { .. } => 6114,
+            Self::Number(number) => number.code(),
             Self::Submit(submit) => submit.code(),
             Self::NotLeader(_) => 6115,
             Self::Dropped => 6116,
             Self::Stopped { .. } => 6117,
-            Self::NumbersExhausted => 6118,
         }
     }
 
@@ -227,13 +200,9 @@ impl WriteRefused {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Record(_)
-            | Self::CrossShard(_)
-            | Self::NeedsOutcome
-            | Self::OtherShard { .. }
-            | Self::TooManyWaiting { .. }
-            | Self::NumbersExhausted
-            | Self::Dropped => FailureClass::FixRequest,
+            Self::Record(_) | Self::CrossShard(_) | Self::NeedsOutcome | Self::Number(_) | Self::Dropped => {
+                FailureClass::FixRequest
+            }
             Self::Submit(submit) => submit.class(),
             Self::NotLeader(_) => FailureClass::ReRoute,
             Self::Stopped { .. } => FailureClass::Operator,

@@ -47,7 +47,6 @@ mod pins;
 mod positions;
 mod reader;
 mod session;
-mod session_state;
 mod shard;
 mod stages;
 mod stats;
@@ -87,6 +86,7 @@ use std::time::Duration;
 use threads::Threads;
 
 pub use crate::model::NamespaceOptions;
+pub use crate::model::{Sent, SessionState, SessionStateError};
 pub use backup::{BackupError, BackupOptions, BackupReport, ManifestError, restore, verify_backup};
 #[cfg(feature = "cluster")]
 pub use config::Config;
@@ -101,7 +101,6 @@ pub use pins::Budget;
 #[cfg(feature = "cluster")]
 pub use server::{ServeError, ServerHandle, serve};
 pub use session::{Session, SessionError, SessionReceipt};
-pub use session_state::{Sent, SessionState, SessionStateError};
 pub use stages::{Distribution, LaneStats};
 pub use stats::{NodeStats, ShardStats};
 

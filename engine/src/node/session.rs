@@ -4,12 +4,10 @@ use super::completion::Completion;
 use super::error::WriteRefused;
 use super::hosting::ShardHandle;
 use super::namespace::Namespace;
-use super::session_state::{Sent, SessionState};
 use super::shard::{after, now};
 use super::stages::Arrived;
-use crate::model::limits::REQUESTS_WAITING_MAX;
 use crate::model::request::FailureClass;
-use crate::model::{ControlRecord, Outcome, Record, Rejection, RequestId, ShardId, session_id};
+use crate::model::{ControlRecord, Numbers, Outcome, Record, Rejection, SessionState, session_id};
 use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy, WriteError, Written};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::{BTreeMap, VecDeque};
@@ -117,72 +115,28 @@ pub struct Session {
 #[derive(Debug)]
 struct Shared {
     /// What each shard calls it.
-    ids: BTreeMap<ShardId, u128>,
     /// Held while a request is submitted, which may have to wait for room: requests reach a shard in the order of their
     /// numbers. Nobody who is waked takes it.
     turn: Mutex<()>,
-    numbers: Mutex<Numbers>,
+    numbers: Mutex<(Numbers, Orphans)>,
 }
 
-#[derive(Debug)]
-struct Numbers {
-    /// None: no number is left.
-    next: Option<u64>,
-    waiting: BTreeMap<u64, Option<Sent>>,
-    last: BTreeMap<ShardId, u64>,
-    /// Receipts that nobody holds any more: their requests are waited for until the answer is here.
-    orphans: VecDeque<(u64, Receipt)>,
-}
+/// Receipts that nobody holds any more: their requests are waited for until the answer is here.
+type Orphans = VecDeque<(u64, Receipt)>;
 
-impl Numbers {
-    /// The lowest number that is waited for when this one is, too.
-    fn lowest_with(&self, number: u64) -> Result<u64, WriteRefused> {
-        let lowest = self.waiting.keys().next().map_or(number, |lowest| number.min(*lowest));
-        if number - lowest >= REQUESTS_WAITING_MAX {
-            return Err(WriteRefused::TooManyWaiting { number, lowest });
-        }
-        Ok(lowest)
-    }
-
-    /// This number is used: what comes next is above it.
-    fn use_up(&mut self, number: u64) {
-        self.next = match self.next {
-            Some(next) if next <= number => number.checked_add(1),
-            next => next,
-        };
-    }
-
-    /// Forgets what is answered, and nobody waits for.
-    fn settle(&mut self) {
-        while let Some((number, receipt)) = self.orphans.pop_front() {
-            match receipt.wait_for(Duration::ZERO) {
-                Ok(None) => {
-                    self.orphans.push_front((number, receipt));
-                    return;
-                }
-                Ok(Some(written)) if is_done(&written) => drop(self.waiting.remove(&number)),
-                // In doubt, or out of order: it is waited for, until a retry brings the answer.
-                Ok(Some(_)) | Err(_) => {}
+/// Takes the answers that came to nobody.
+fn settle(numbers: &mut Numbers, orphans: &mut Orphans) {
+    while let Some((number, receipt)) = orphans.pop_front() {
+        match receipt.wait_for(Duration::ZERO) {
+            Ok(None) => {
+                orphans.push_front((number, receipt));
+                return;
             }
+            Ok(Some(written)) => numbers.answered(number, &written.outcome),
+            // In doubt: it is waited for, until a retry brings the answer.
+            Err(_) => {}
         }
     }
-
-    /// Behind which request of the session this one comes in a shard.
-    fn before(&self, number: u64, shard: ShardId) -> u64 {
-        let last = self.last.get(&shard).copied().unwrap_or(0);
-        if last < number {
-            return last;
-        }
-        // Later ones are there already. Those before it that have their answer are no matter of order any more.
-        let earlier = self.waiting.range(..number).rev();
-        let mut in_shard = earlier.filter(|(_, sent)| sent.is_some_and(|sent| sent.shard == shard));
-        in_shard.next().map_or(0, |(number, _)| *number)
-    }
-}
-
-/// Whether there is nothing more to come of a request.
-const fn is_done(written: &Written) -> bool {
-    !matches!(written.outcome, Outcome::Rejected(Rejection::OutOfOrder { .. }))
 }
 
 /// The answer to one request of a session, to come. Once it is here the session no longer waits for it; an answer that is
@@ -255,11 +209,8 @@ impl Namespace {
     /// Goes on with a session. One that has expired meanwhile says so with the first request.
     #[must_use]
     pub fn resume_session(&self, state: SessionState) -> Session {
-        let SessionState { ids, next, waiting, last } = state;
-        let used = waiting.keys().last().copied().max(last.values().max().copied()).unwrap_or(0);
-        let mut numbers = Numbers { next, waiting, last, orphans: VecDeque::new() };
-        numbers.use_up(used);
-        let shared = Shared { ids, turn: Mutex::new(()), numbers: Mutex::new(numbers) };
+        let numbers = (Numbers::of(state), Orphans::new());
+        let shared = Shared { turn: Mutex::new(()), numbers: Mutex::new(numbers) };
         Session { namespace: self.clone(), shared: Arc::new(shared) }
     }
 
@@ -282,9 +233,7 @@ impl Session {
     /// All that is needed to go on with it.
     #[must_use]
     pub fn state(&self) -> SessionState {
-        let numbers = self.shared.numbers.lock();
-        let (next, waiting, last) = (numbers.next, numbers.waiting.clone(), numbers.last.clone());
-        SessionState { ids: self.shared.ids.clone(), next, waiting, last }
+        self.shared.numbers.lock().0.state()
     }
 
     /// Takes the next number, for a request that is to be kept before it is submitted ([`Session::retry`]). One that is taken
@@ -293,13 +242,9 @@ impl Session {
     /// # Errors
     /// [`WriteRefused::NumbersExhausted`], [`WriteRefused::TooManyWaiting`].
     pub fn next_number(&self) -> Result<u64, WriteRefused> {
-        let mut numbers = self.shared.numbers.lock();
-        numbers.settle();
-        let number = numbers.next.ok_or(WriteRefused::NumbersExhausted)?;
-        numbers.lowest_with(number)?;
-        numbers.use_up(number);
-        numbers.waiting.insert(number, None);
-        Ok(number)
+        let (numbers, orphans) = &mut *self.shared.numbers.lock();
+        settle(numbers, orphans);
+        Ok(numbers.take()?)
     }
 
     /// Submits a request with the next number, waiting for room in the queue: meanwhile it holds the thread that calls it, and
@@ -367,7 +312,7 @@ impl Session {
     /// Waits no longer for the answer of a request, whatever it is: a late try of it is refused, not executed, as soon as the
     /// session's next request in that shard is.
     pub fn give_up(&self, number: u64) {
-        self.shared.numbers.lock().waiting.remove(&number);
+        self.shared.numbers.lock().0.give_up(number);
     }
 
     /// Ends the session: nothing is kept of it any more, and no request of it is ever executed again.
@@ -375,9 +320,9 @@ impl Session {
     /// # Errors
     /// As for any write; one that had expired is closed.
     pub fn close(self) -> Result<(), SessionError> {
-        let mut receipts = Vec::new();
+        let (mut receipts, ids) = (Vec::new(), self.shared.numbers.lock().0.ids().clone());
         for shard in self.namespace.shards() {
-            if let Some(session) = self.shared.ids.get(&shard.descriptor.shard) {
+            if let Some(session) = ids.get(&shard.descriptor.shard) {
                 receipts.push(self.namespace.control(shard, &ControlRecord::CloseSession { session: *session })?);
             }
         }
@@ -407,49 +352,31 @@ impl Session {
         record: &Record,
         policy: SubmitPolicy,
     ) -> Result<SessionReceipt, WriteRefused> {
-        let routed = self.namespace.route(record)?;
+        let routed = match self.namespace.route(record) {
+            Ok(routed) => routed,
+            Err(crossed) => {
+                // As in `Namespace::prepare`.
+                record.check()?;
+                return Err(crossed.into());
+            }
+        };
         let busy = || SubmitError::from(routed.queue.busy(record.encoded_len()));
         let (_turn, policy) = self.turn(policy).ok_or_else(busy)?;
-        let is_new = number.is_none();
-        let shard = routed.descriptor.shard;
-        let (number, request, before) = {
-            let mut numbers = self.shared.numbers.lock();
-            numbers.settle();
-            let number = number.or(numbers.next).ok_or(WriteRefused::NumbersExhausted)?;
-            let ack_low = numbers.lowest_with(number)?;
-            let before = numbers.waiting.get(&number).copied();
-            let after = match before.flatten() {
-                // There it may have been executed: here it would be so a second time.
-                Some(sent) if sent.shard != shard => {
-                    return Err(WriteRefused::OtherShard { number, first: sent.shard, now: shard });
-                }
-                Some(sent) => sent.after,
-                None => numbers.before(number, shard),
-            };
-            // Nobody else takes the number from here on.
-            numbers.use_up(number);
-            numbers.waiting.insert(number, Some(Sent { shard, after }));
-            // A shard that the session is not known to says so itself: 1 is no id.
-            let session = self.shared.ids.get(&shard).copied().unwrap_or(1);
-            (number, RequestId { session, number, ack_low, after }, before)
+        let numbered = {
+            let (numbers, orphans) = &mut *self.shared.numbers.lock();
+            settle(numbers, orphans);
+            numbers.submit(number, routed.descriptor.shard)?
         };
-        match self.namespace.write_when(Record { request, ..record.clone() }, policy) {
+        let (request, number) = (numbered.request, numbered.request.number);
+        let submitted = self.namespace.write_when(Record { request, ..record.clone() }, policy);
+        let (numbers, _) = &mut *self.shared.numbers.lock();
+        match submitted {
             Ok(receipt) => {
-                let mut numbers = self.shared.numbers.lock();
-                numbers.last.entry(shard).and_modify(|last| *last = number.max(*last)).or_insert(number);
+                numbers.submitted(numbered);
                 Ok(SessionReceipt { receipt: Some(receipt), number, shared: Arc::clone(&self.shared) })
             }
             Err(refused) => {
-                // As it was: a number that was not in use before is not waited for.
-                let mut numbers = self.shared.numbers.lock();
-                match before {
-                    Some(before) => drop(numbers.waiting.insert(number, before)),
-                    None => drop(numbers.waiting.remove(&number)),
-                }
-                // Nobody has heard of the number, and nobody took one after it.
-                if is_new && numbers.next == number.checked_add(1) {
-                    numbers.next = Some(number);
-                }
+                numbers.take_back(numbered);
                 Err(refused)
             }
         }
@@ -488,9 +415,7 @@ impl SessionReceipt {
 
     /// Nothing more is to come, or the same request is to be tried again.
     fn answered(&self, written: &Written) {
-        if is_done(written) {
-            self.shared.numbers.lock().waiting.remove(&self.number);
-        }
+        self.shared.numbers.lock().0.answered(self.number, &written.outcome);
     }
 }
 
@@ -513,10 +438,10 @@ impl Drop for SessionReceipt {
     /// Nobody takes the answer: the session itself looks whether it is here, with its next request.
     fn drop(&mut self) {
         let Some(receipt) = self.receipt.take() else { return };
-        let mut numbers = self.shared.numbers.lock();
+        let (numbers, orphans) = &mut *self.shared.numbers.lock();
         // Of one that was answered, or given up, nothing is waited for.
-        if numbers.waiting.contains_key(&self.number) {
-            numbers.orphans.push_back((self.number, receipt));
+        if numbers.is_waiting(self.number) {
+            orphans.push_back((self.number, receipt));
         }
     }
 }

@@ -24,6 +24,7 @@ mod sessions;
 mod sessions_test;
 mod store;
 
+pub use crate::model::StreamRead;
 pub use apply::{Applied, Applier, ApplyError};
 pub use change_set::{Change, ChangeSet};
 pub use clear::clear_namespace;
@@ -32,8 +33,7 @@ pub use digest::{digest, digest_of};
 pub use follower::{FollowerEntry, followers, forget_follower, put_follower};
 pub use memory_store::MemStore;
 pub use read::{
-    StreamRead, applied_of, get_value, has_rejected, has_sessions, read_stream, rejected, rejected_known_from,
-    scan_values,
+    applied_of, get_value, has_rejected, has_sessions, read_stream, rejected, rejected_known_from, scan_values,
 };
 #[cfg(feature = "node")]
 pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksTimes, RocksWriter, StateStats, StatisticsLevel};

@@ -4,48 +4,13 @@ use super::key::{self, Head};
 use super::store::{Family, Order, StoreError, View};
 use crate::model::request::{Direction, StreamEvent};
 use crate::model::scan::{KeyValue, Page, Scan};
-use crate::model::{LogId, LogPosition, Lsn, NamespaceId, ShardId};
+use crate::model::{LogId, LogPosition, Lsn, NamespaceId, ShardId, StreamRead};
 use bytes::{Bytes, BytesMut};
 use std::ops::ControlFlow;
 
 /// What a page is thought to hold before more than its first entry is known, at the most.
 const EXPECTED_ENTRIES_MAX: usize = 256;
 const EXPECTED_BYTES_MAX: usize = 64 << 10;
-
-/// Some events of a stream.
-///
-/// ```
-/// use towline::model::request::Direction;
-/// use towline::state::read_stream;
-/// # use towline::model::{Epoch, Expect, LogId, NamespaceId, ShardDescriptor, ShardId, Write};
-/// # use towline::state::{Applier, MemStore};
-/// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
-/// # let (log, namespace) = (LogId::new(1), NamespaceId::new(1));
-/// # let shard = ShardDescriptor { shard: ShardId::new(1), namespace, start: vec![], end: vec![] };
-/// # let mut applier = Applier::open(MemStore::new(), shard, log)?;
-/// # let events = ["placed", "paid", "sent"].into_iter();
-/// # let record = events.fold(Write::new(), |write, event| write.append("order-42", Expect::Any, event)).into_record();
-/// # let block = Block::encode(record.encode()?, 1, Compression::Never);
-/// # let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), applier.applied(), 0).block(block).seal()?;
-/// # applier.apply(&[batch])?;
-/// # let state = applier.store();
-/// // Three events were appended, and two at a time are wanted.
-/// let first = read_stream(state, namespace, b"order-42", 1, Direction::Forward, 2, 1 << 20)?;
-/// assert!(first.head == 3 && first.more && first.events[1].value == b"paid");
-/// let next = first.events[1].version + 1;
-/// let rest = read_stream(state, namespace, b"order-42", next, Direction::Forward, 2, 1 << 20)?;
-/// assert!(!rest.more && rest.events[0].value == b"sent");
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct StreamRead {
-    /// The events, in the direction asked.
-    pub events: Vec<StreamEvent>,
-    /// The stream's version; 0 if it has no event.
-    pub head: u64,
-    /// Whether there are more in that direction.
-    pub more: bool,
-}
 
 /// A key's version and value.
 ///

@@ -1,5 +1,6 @@
 //! What a client hears of a namespace is what the embedding program hears of it.
 
+use crate::noise::noise;
 use std::path::Path;
 use std::time::Duration;
 use towline::client::{Client, ClientError, ClientOptions, Namespace, WriteError};
@@ -211,21 +212,24 @@ fn a_feed_that_nobody_takes_holds_no_more_than_its_window_and_stops_nobody_else(
     });
 }
 
+/// More than its window holds is still to come then, and two changes never fit into one delivery.
 #[test]
 fn a_feed_goes_on_through_a_restart_of_its_server_where_it_was() {
+    const CHANGES: u64 = 120;
     let directory = tempfile::tempdir().unwrap();
     let first = server(directory.path(), "127.0.0.1:0");
     let address = first.address().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let key = |number: u64| format!("k{number}");
     let (client, mut feed) = runtime.block_on(async {
         let client = Client::connect([address.clone()], ClientOptions::default()).await.unwrap();
         let space = client.namespace("default");
-        let mut feed = space.subscribe(Since::Now, Filter::All).await.unwrap();
-        for number in 0..50 {
-            wrote(&space, Write::new().put(format!("k{number}"), "1")).await;
+        for number in 0..CHANGES {
+            wrote(&space, Write::new().put(key(number), noise(number, 700 << 10))).await;
         }
+        let mut feed = space.subscribe(Since::Beginning, Filter::All).await.unwrap();
         for number in 0..20 {
-            assert_eq!(feed.next().await.unwrap().operations[0].key(), format!("k{number}").as_str());
+            assert_eq!(feed.next().await.unwrap().operations[0].key(), key(number).as_str());
         }
         (client, feed)
     });
@@ -233,8 +237,8 @@ fn a_feed_goes_on_through_a_restart_of_its_server_where_it_was() {
     let second = server(directory.path(), &address);
     runtime.block_on(async {
         let space = client.namespace("default");
-        for number in 20..50 {
-            assert_eq!(feed.next().await.unwrap().operations[0].key(), format!("k{number}").as_str());
+        for number in 20..CHANGES {
+            assert_eq!(feed.next().await.unwrap().operations[0].key(), key(number).as_str());
         }
         wrote(&space, Write::new().put("behind", "1")).await;
         assert_eq!(feed.next().await.unwrap().operations[0].key(), "behind");
@@ -270,4 +274,158 @@ fn the_feeds_of_a_client_that_is_gone_end() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     });
+}
+
+/// Between a client and a server, until it is told to cut everything that goes through it.
+struct Proxy {
+    address: String,
+    cut: tokio::sync::broadcast::Sender<()>,
+}
+
+impl Proxy {
+    async fn to(server: String) -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap().to_string();
+        let cut = tokio::sync::broadcast::Sender::new(16);
+        let cuts = cut.clone();
+        tokio::spawn(async move {
+            while let Ok((mut near, _)) = listener.accept().await {
+                let (server, mut cut) = (server.clone(), cuts.subscribe());
+                tokio::spawn(async move {
+                    let Ok(mut far) = tokio::net::TcpStream::connect(server).await else { return };
+                    tokio::select! {
+                        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => {}
+                        _ = cut.recv() => {}
+                    }
+                });
+            }
+        });
+        Self { address, cut }
+    }
+}
+
+/// Requests and answers are lost on their way, and the server goes and comes back: each request takes effect once, in order, and is
+/// answered.
+#[test]
+fn i5_requests_of_a_session_have_one_effect_each_through_lost_connections_and_restarts_of_the_server() {
+    const EACH: u64 = 150;
+    let directory = tempfile::tempdir().unwrap();
+    let mut running = server(directory.path(), "127.0.0.1:0");
+    let address = running.address().to_string();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let options = ClientOptions { request_timeout: Duration::from_secs(60), ..ClientOptions::default() };
+    let proxy = runtime.block_on(Proxy::to(address.clone()));
+    let client = runtime.block_on(Client::connect([proxy.address.clone()], options)).unwrap();
+    let session = runtime.block_on(client.namespace("default").open_session()).unwrap();
+    let (told, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let writers: Vec<_> = (0..4)
+        .map(|writer| {
+            let (session, told) = (session.clone(), told.clone());
+            runtime.spawn(async move {
+                for number in 1..=EACH {
+                    let write = Write::new().append(format!("s{writer}"), Expect::Any, number.to_string());
+                    let written = session.write(write).await.unwrap();
+                    assert_eq!(written.outcome, Outcome::Applied { version: number }, "writer {writer}");
+                    told.send(()).unwrap();
+                }
+            })
+        })
+        .collect();
+    drop(told);
+    let mut hear = |count| (0..count).for_each(|_| runtime.block_on(heard.recv()).unwrap());
+    for _ in 0..2 {
+        for _ in 0..8 {
+            hear(20);
+            // Whatever is under way then is in doubt.
+            proxy.cut.send(()).unwrap();
+        }
+        hear(20);
+        running.shutdown().unwrap();
+        running = server(directory.path(), &address);
+    }
+    writers.into_iter().for_each(|writer| runtime.block_on(writer).unwrap());
+    assert!(client.stats().reconnects >= 10, "{:?}", client.stats());
+    runtime.block_on(async {
+        let space = client.namespace("default");
+        for writer in 0..4 {
+            let bounds = (1000, 1 << 20);
+            let stream = format!("s{writer}");
+            let read = space.read_stream(&stream, 1, Direction::Forward, bounds, Read::Linearizable).await.unwrap();
+            let values: Vec<_> = read.events.into_iter().map(|event| String::from_utf8(event.value).unwrap()).collect();
+            assert_eq!(values, (1..=EACH).map(|number| number.to_string()).collect::<Vec<_>>(), "in order, each once");
+        }
+        assert_eq!(session.state().waiting.len(), 0);
+        session.close().await.unwrap();
+    });
+    drop((client, runtime));
+    running.shutdown().unwrap();
+}
+
+#[test]
+fn a_session_goes_from_the_embedding_program_to_a_client_and_back_and_refuses_what_can_not_be() {
+    with_client(|client, server| async move {
+        let space = client.create_namespace("bank", &NamespaceOptions::default().split_at(["m"])).await.unwrap();
+        let embedded = server.node().namespace("bank").unwrap();
+        let (low, high) = (Write::new().append("a", Expect::Any, "1"), Write::new().append("z", Expect::Any, "1"));
+        let begun = tokio::task::block_in_place(|| embedded.open_session().unwrap());
+        let number = begun.next_number().unwrap();
+        let first = tokio::task::block_in_place(|| begun.retry(number, &low).unwrap().wait().unwrap());
+        let session = space.resume_session(begun.state()).await.unwrap();
+        assert_eq!(session.retry(number, &low).await.unwrap(), first);
+        let kept = session.next_number().unwrap();
+        let second = session.retry(kept, &high).await.unwrap();
+        let back = embedded.resume_session(session.state());
+        let again = tokio::task::block_in_place(|| back.retry(kept, &high).unwrap().wait().unwrap());
+        assert_eq!(again, second);
+        let other = session.retry(kept, Write::new().append("z", Expect::Any, "2")).await.unwrap();
+        assert_eq!(other.outcome, Outcome::Rejected(Rejection::NumberReused));
+        let crossing = session.write(Write::new().put("a", "1").put("z", "1")).await.unwrap_err();
+        assert_eq!((crossing.code().as_str(), crossing.class()), ("TW-5505", FailureClass::FixRequest));
+        session.clone().close().await.unwrap();
+        let expired = session.write(&low).await.unwrap();
+        assert_eq!(expired.outcome, Outcome::Rejected(Rejection::SessionExpired));
+    });
+}
+
+/// Otherwise nobody could ask again for what became of it.
+#[test]
+fn a_request_without_an_answer_keeps_its_number_and_is_executed_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let running = server(directory.path(), "127.0.0.1:0");
+    let address = running.address().to_string();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let second = Duration::from_secs(1);
+    let options = ClientOptions { request_timeout: second, connect_timeout: second, ..ClientOptions::default() };
+    let client = runtime.block_on(Client::connect([address.clone()], options)).unwrap();
+    let session = runtime.block_on(client.namespace("default").open_session()).unwrap();
+    let write = Write::new().append("s", Expect::Any, "x");
+    // A request is on its way when the server goes.
+    let pending = runtime.spawn({
+        let (session, write) = (session.clone(), write.clone());
+        async move {
+            loop {
+                if session.write(&write).await.is_err() {
+                    return;
+                }
+            }
+        }
+    });
+    std::thread::yield_now();
+    running.shutdown().unwrap();
+    runtime.block_on(pending).unwrap();
+    let waiting: Vec<_> = session.state().waiting.into_keys().collect();
+    let running = server(directory.path(), &address);
+    runtime.block_on(async {
+        for number in waiting {
+            let answer = session.retry(number, &write).await.unwrap();
+            assert_eq!(session.retry(number, &write).await.unwrap(), answer);
+        }
+        let last = session.write(&write).await.unwrap();
+        let Outcome::Applied { version } = last.outcome else { panic!("{last:?}") };
+        let space = client.namespace("default");
+        let read = space.read_stream("s", 0, Direction::Backward, (1, 1 << 20), Read::Linearizable).await.unwrap();
+        assert_eq!(read.head, version);
+    });
+    drop((client, runtime));
+    running.shutdown().unwrap();
 }

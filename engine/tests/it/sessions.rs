@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 use towline::model::limits::REQUESTS_WAITING_MAX;
 use towline::model::request::{Direction, FailureClass};
-use towline::model::{Expect, Filter, Outcome, Policy, Read, Rejection, Since, Write};
+use towline::model::{Expect, Filter, NumberError, Outcome, Policy, Read, Rejection, Since, Write};
 use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions, Sent, SessionError, SessionState, WriteRefused};
 use towline::pipeline::{SubmitError, SubmitPolicy};
 
@@ -204,7 +204,10 @@ fn a_number_whose_request_went_to_one_shard_is_refused_for_another_and_stays_goo
     let number = session.next_number().unwrap();
     let receipt = session.retry(number, event("a", 1)).unwrap();
     let elsewhere = session.retry(number, event("z", 1)).map(drop);
-    assert!(matches!(elsewhere, Err(WriteRefused::OtherShard { number: of, .. }) if of == number), "{elsewhere:?}");
+    assert!(
+        matches!(elsewhere, Err(WriteRefused::Number(NumberError::OtherShard { number: of, .. })) if of == number),
+        "{elsewhere:?}"
+    );
     let again = session.retry(number, event("a", 1)).unwrap().wait().unwrap();
     assert_eq!(receipt.wait().unwrap(), again);
     assert_eq!((events(&space, "a"), events(&space, "z")), (count(1), Vec::new()));
@@ -234,7 +237,9 @@ fn a_receipt_that_is_dropped_gives_nothing_up_and_holds_nothing_up() {
     // What is taken and never used is named when it holds the session up.
     let never = session.next_number().unwrap();
     let far = session.retry(never + 20_000, event("s", "far"));
-    assert!(matches!(far.map(drop), Err(WriteRefused::TooManyWaiting { lowest, .. }) if lowest == never));
+    assert!(
+        matches!(far.map(drop), Err(WriteRefused::Number(NumberError::TooManyWaiting { lowest, .. })) if lowest == never)
+    );
     session.give_up(never);
     session.retry(never + 20_000, event("s", "far")).unwrap().wait().unwrap();
     node.close().unwrap();
@@ -249,9 +254,9 @@ fn i5_a_session_whose_last_number_is_used_refuses_what_is_new_and_still_answers_
     let session = space.open_session().unwrap();
     let exhausted = |session: &towline::node::Session| {
         let refused = session.write(event("s", "x")).map(drop).unwrap_err();
-        assert!(matches!(refused, WriteRefused::NumbersExhausted), "{refused}");
+        assert!(matches!(refused, WriteRefused::Number(NumberError::Exhausted)), "{refused}");
         assert_eq!((refused.code(), refused.class()), (6118, FailureClass::FixRequest));
-        assert!(matches!(session.next_number(), Err(WriteRefused::NumbersExhausted)));
+        assert!(matches!(session.next_number(), Err(WriteRefused::Number(NumberError::Exhausted))));
     };
     let last = session.retry(u64::MAX, event("s", "x")).unwrap().wait().unwrap();
     exhausted(&session);
@@ -280,7 +285,7 @@ fn more_numbers_than_may_wait_are_not_handed_out() {
     for number in 1..=REQUESTS_WAITING_MAX {
         assert_eq!(session.next_number().unwrap(), number);
     }
-    assert!(matches!(session.next_number(), Err(WriteRefused::TooManyWaiting { lowest: 1, .. })));
+    assert!(matches!(session.next_number(), Err(WriteRefused::Number(NumberError::TooManyWaiting { lowest: 1, .. }))));
     session.give_up(1);
     assert_eq!(session.next_number().unwrap(), REQUESTS_WAITING_MAX + 1);
     node.close().unwrap();

@@ -1,8 +1,8 @@
 //! [`SessionState`]: what a client keeps of a session, and its form as text.
 
-use crate::model::ShardId;
-use crate::model::codec::{self, CodecError, Decode, Encode, Enveloped};
-use crate::model::limits::{REQUESTS_WAITING_MAX, SHARDS_MAX};
+use super::codec::{self, CodecError, Decode, Encode, Enveloped};
+use super::ids::ShardId;
+use super::limits::{REQUESTS_WAITING_MAX, SHARDS_MAX};
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;

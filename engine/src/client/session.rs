@@ -1,0 +1,288 @@
+//! [`Session`]: a client's numbered requests, tried again until they are answered, and executed once.
+
+use super::error::{ClientError, UnknownCause, WriteError};
+use super::handle::misunderstood;
+use super::namespace::{Again, Namespace, answer_of, done};
+use super::receipt::{WriteReceipt, outcome_of};
+use crate::model::call::{Answer, Call, Reach};
+use crate::model::request::FailureClass;
+use crate::model::{NamespaceDescriptor, Numbers, Outcome, Record, Rejection, SessionState, ShardId, Written};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep};
+
+/// Between two attempts, at the least and at the most.
+const PAUSE_MIN: Duration = Duration::from_millis(10);
+const PAUSE_MAX: Duration = Duration::from_millis(500);
+
+/// Requests that take effect once, however often they are sent: what [`crate::node::Session`] is to the embedding program. A write whose
+/// answer was lost is sent again by itself, with its number. Clones are one session.
+///
+/// Requests reach a shard in the order of their numbers, which is that in which [`Session::write`] was called; several may be under
+/// way at a time.
+///
+/// ```
+/// use towline::client::{Client, ClientOptions};
+/// use towline::model::{Expect, Outcome, Write};
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// let bank = client.namespace("default");
+/// let session = bank.open_session().await?;
+/// let withdrawal = Write::new().append("account-7", Expect::Any, "-30");
+/// let number = session.next_number()?;
+/// // Kept before it is sent, with the write: whoever comes back after a crash goes on from here.
+/// let kept = session.state().to_string();
+/// let first = session.retry(number, &withdrawal).await?;
+/// let again = bank.resume_session(kept.parse()?).await?.retry(number, &withdrawal).await?;
+/// assert_eq!((again, first.outcome), (first, Outcome::Applied { version: 1 }), "thirty, not sixty");
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone)]
+pub struct Session {
+    namespace: Namespace,
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    descriptor: NamespaceDescriptor,
+    /// Held while a request is sent: requests go out in the order of their numbers.
+    turn: Mutex<()>,
+    numbers: parking_lot::Mutex<Numbers>,
+}
+
+impl Namespace {
+    /// Begins a session in all shards of the namespace.
+    ///
+    /// Cancellation: a session that nobody knows may be left; it expires.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's.
+    pub async fn open_session(&self) -> Result<Session, ClientError> {
+        match self.ask(Call::OpenSession, Again::Yes).await? {
+            Answer::Session(ids) => {
+                let (ids, next) = (ids.into_iter().collect(), Some(1));
+                self.resume_session(SessionState { ids, next, waiting: BTreeMap::new(), last: BTreeMap::new() }).await
+            }
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Goes on with a session that another program, or this one before a crash, has left: also one of an embedding program.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's: there is no such namespace.
+    pub async fn resume_session(&self, state: SessionState) -> Result<Session, ClientError> {
+        let (descriptor, numbers) = (self.descriptor().await?, parking_lot::Mutex::new(Numbers::of(state)));
+        let shared = Shared { descriptor, turn: Mutex::new(()), numbers };
+        Ok(Session { namespace: self.clone(), shared: Arc::new(shared) })
+    }
+}
+
+impl Session {
+    /// What to keep, to go on with it.
+    #[must_use]
+    pub fn state(&self) -> SessionState {
+        self.shared.numbers.lock().state()
+    }
+
+    /// A number for a request that is kept before it is sent: then [`Session::retry`] sends it.
+    ///
+    /// # Errors
+    /// [`ClientError::Number`].
+    pub fn next_number(&self) -> Result<u64, ClientError> {
+        Ok(self.shared.numbers.lock().take()?)
+    }
+
+    /// Writes, and is done when it is answered. It is sent again, by the same number, when an answer is lost, until the time of a
+    /// request is over.
+    ///
+    /// Cancellation: the request may or may not be executed, once; its number is waited for until a [`Session::retry`] of it is
+    /// answered, or it is given up.
+    ///
+    /// # Errors
+    /// The session gives no number, or the write is not legal: nothing was sent. [`WriteError::Unknown`]: it has no answer yet,
+    /// and its number is in [`Session::state`].
+    pub async fn write(&self, write: impl AsRef<Record>) -> Result<Written, SessionError> {
+        self.submit(None, write.as_ref()).await
+    }
+
+    /// Sends the request of this number, for the first time or again: executed once, it is answered the same each time.
+    ///
+    /// Cancellation: as [`Session::write`].
+    ///
+    /// # Errors
+    /// As [`Session::write`].
+    pub async fn retry(&self, number: u64, write: impl AsRef<Record>) -> Result<Written, SessionError> {
+        self.submit(Some(number), write.as_ref()).await
+    }
+
+    /// Waits for this number no more: what came of its request may be forgotten.
+    pub fn give_up(&self, number: u64) {
+        self.shared.numbers.lock().give_up(number);
+    }
+
+    /// Ends it: the servers forget it, and what came of its requests.
+    ///
+    /// # Errors
+    /// No answer in time, or the server's. A session that is not closed expires.
+    pub async fn close(self) -> Result<(), ClientError> {
+        let ids = self.shared.numbers.lock().ids().iter().map(|(shard, id)| (*shard, *id)).collect();
+        done(self.namespace.ask(Call::CloseSession { ids }, Again::Yes).await?)
+    }
+
+    async fn submit(&self, number: Option<u64>, record: &Record) -> Result<Written, SessionError> {
+        record.check().map_err(ClientError::from)?;
+        let shard = self.shard_of(record);
+        let end = Instant::now() + self.namespace.client().request_timeout();
+        let (mut number, mut sent, mut pause) = (number, None, PAUSE_MIN);
+        loop {
+            let (used, receipt) = match (self.send(number, shard, record).await, sent) {
+                (Ok(sent), _) => sent,
+                (Err(error), None) => return Err(error.into()),
+                // Not this time; but before.
+                (Err(_), Some(number)) => {
+                    let source = WriteError::Unknown { cause: UnknownCause::ConnectionLost };
+                    return Err(SessionError::Write { number, source });
+                }
+            };
+            (number, sent) = (Some(used), Some(used));
+            let error = match receipt.await {
+                Ok(Written { outcome: Outcome::Rejected(Rejection::OutOfOrder { .. }), .. })
+                    if Instant::now() < end =>
+                {
+                    // One before it was lost on the way, and is tried again beside this one.
+                    None
+                }
+                Ok(written) => {
+                    self.shared.numbers.lock().answered(used, &written.outcome);
+                    return Ok(written);
+                }
+                Err(error) => Some(error),
+            };
+            if let Some(error) = error.filter(|error| !is_worth_another(error) || Instant::now() >= end) {
+                return Err(SessionError::Write { number: used, source: error });
+            }
+            sleep(pause).await;
+            pause = (pause * 2).min(PAUSE_MAX);
+        }
+    }
+
+    /// In its turn; done when it is sent.
+    async fn send(
+        &self,
+        number: Option<u64>,
+        shard: ShardId,
+        record: &Record,
+    ) -> Result<(u64, WriteReceipt<Written>), ClientError> {
+        let _turn = self.shared.turn.lock().await;
+        let numbered = self.shared.numbers.lock().submit(number, shard)?;
+        let request = numbered.request;
+        let record = Record { request, ..record.clone() };
+        let read = |answer| outcome_of(answer, |body| answer_of(body)?.written());
+        let sent = self.namespace.send(&record, Reach::Applied, read).await;
+        let mut numbers = self.shared.numbers.lock();
+        match sent {
+            Ok(receipt) => {
+                numbers.submitted(numbered);
+                Ok((request.number, receipt))
+            }
+            Err(error) => {
+                numbers.take_back(numbered);
+                Err(error)
+            }
+        }
+    }
+
+    /// Where the write lies, by the first key that it names; if it names keys of two shards, the server says so.
+    fn shard_of(&self, record: &Record) -> ShardId {
+        let key = record.operations.first().map_or(&[][..], |operation| operation.key());
+        let shard = self.shared.descriptor.shard_of(key);
+        shard.map_or(ShardId::new(0), |shard| shard.shard)
+    }
+}
+
+/// Why a request of a session has no answer.
+///
+/// | code | class | what to do |
+/// |---|---|---|
+/// | all | | those of [`ClientError`]: nothing was sent; those of [`WriteError`] |
+///
+/// ```
+/// use towline::client::{Client, ClientOptions, SessionError};
+/// use towline::model::Write;
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// # let client = Client::connect([address], ClientOptions::default()).await?;
+/// let session = client.namespace("default").open_session().await?;
+/// match session.write(Write::new().put("", "an empty key")).await {
+///     Err(SessionError::NotSent(error)) => assert_eq!(error.code(), "TW-7005", "it took no number"),
+///     other => panic!("{other:?}"),
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionError {
+    /// It was not sent.
+    #[error(transparent)]
+    NotSent(#[from] ClientError),
+    /// It was sent, and is not answered.
+    #[error("request {number} of the session: {source}")]
+    Write {
+        /// Its number: a [`Session::retry`] of it is executed once.
+        number: u64,
+        /// What is known of it.
+        source: WriteError,
+    },
+}
+
+impl SessionError {
+    /// Its stable code.
+    #[must_use]
+    pub fn code(&self) -> String {
+        match self {
+            Self::NotSent(error) => error.code(),
+            Self::Write { source, .. } => source.code(),
+        }
+    }
+
+    /// What one can do about it.
+    #[must_use]
+    pub const fn class(&self) -> FailureClass {
+        match self {
+            Self::NotSent(error) => error.class(),
+            Self::Write { source, .. } => source.class(),
+        }
+    }
+}
+
+/// Whether the same request, sent once more, may have an answer: also a refusal, where another server leads by then.
+const fn is_worth_another(error: &WriteError) -> bool {
+    match error {
+        WriteError::Unknown { cause: UnknownCause::Answer } => false,
+        WriteError::Unknown { .. } => true,
+        WriteError::Refused(failure) => matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute),
+    }
+}
