@@ -48,9 +48,9 @@ models: ## The log's threads, and the engine's queue, bells and receipts: each t
 	@.make/setup rust
 	@$(IN) .make/models
 
-examples: ## The example programs: a ledger rebuilt from its feed, flights whose projection is killed and goes on, a service, the guide's shop
-	@.make/setup test
-	@$(IN) .make/with-progress debug "building the examples" cargo build $(ALL) --examples
+examples: ## The example programs: a ledger rebuilt from its feed, flights whose projection is killed and goes on, a service, the guide's shop, a client in Python
+	@.make/setup test python
+	@$(IN) .make/with-progress debug "building the examples" cargo build $(ALL) --examples --bin towline
 	@$(IN) .make/examples
 
 mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
@@ -131,8 +131,8 @@ audit: ## Known advisories about the dependencies, where the database can be fet
 	@.make/setup rust cargo-deny
 	@$(IN) .make/audit
 
-setup: ## Installs what is missing: C++ and libclang for RocksDB, ccache, cargo-nextest, rustfmt, clippy
-	@.make/setup build test lint ccache && echo "setup: everything is there"
+setup: ## Installs what is missing: C++ and libclang for RocksDB, ccache, cargo-nextest, rustfmt, clippy, Python
+	@.make/setup build test python lint ccache && echo "setup: everything is there"
 
 env: ## Shell lines that give plain cargo the same target directory and compiler
 	@$(IN) --print

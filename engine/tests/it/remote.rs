@@ -171,6 +171,7 @@ fn a_feed_delivers_what_the_embedded_feed_delivers_also_of_several_shards_and_on
             let mut found = std::collections::BTreeMap::<ShardId, Vec<_>>::new();
             for _ in 0..count {
                 let change = feed.next().await.unwrap();
+                assert_eq!(feed.token().get(change.shard), Some((change.epoch, change.lsn)));
                 found.entry(change.shard).or_default().push(change);
             }
             assert_eq!(found, of_shard, "{filter:?}");
