@@ -234,7 +234,7 @@ impl Incoming {
     }
 
     /// Runs the connection over what `wrap` makes of the socket, such as TLS. The listener's bounds hold it all the
-    /// while, so `wrap` should have a deadline ([`tls::accept`](super::tls) has).
+    /// while, so `wrap` should have a deadline (`tls::accept` has).
     ///
     /// Cancellation: the socket is closed.
     ///

@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 #![expect(clippy::expect_used, reason = "a test that can't go on should say where")]
 
+mod codes;
 mod flow;
 mod golden;
 mod handshake;
