@@ -211,6 +211,14 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
+    /// The codes go from here
+    #[cfg(feature = "tokio")]
+    pub(crate) const FIRST: u16 = 3001;
+
+    /// without a hole: so many.
+    #[cfg(feature = "tokio")]
+    pub(crate) const CODES: usize = 25;
+
     /// The stable number: on the wire, in logs, in the documentation.
     #[must_use]
     pub const fn code(&self) -> u16 {

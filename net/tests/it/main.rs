@@ -14,5 +14,7 @@ mod world;
 
 #[cfg(feature = "tokio")]
 mod driver;
+#[cfg(feature = "tokio")]
+mod listener;
 #[cfg(feature = "tls")]
 mod tls;
