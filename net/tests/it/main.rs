@@ -9,12 +9,17 @@ mod golden;
 mod handshake;
 mod hostile;
 mod properties;
+mod skew;
 mod streams;
 mod world;
 
 #[cfg(feature = "tokio")]
+mod chaos;
+#[cfg(feature = "tokio")]
 mod driver;
 #[cfg(feature = "tokio")]
 mod listener;
+#[cfg(feature = "tokio")]
+mod network;
 #[cfg(feature = "tls")]
 mod tls;
