@@ -382,6 +382,43 @@ async fn three_thousand_silent_connections_of_one_address_leave_room_for_a_neigh
     assert_eq!(stats.handshakes_failed.of(ConnectionError::HelloTimeout.code()), stats.handshakes_failed.total());
 }
 
+/// P7. A process out of descriptors accepts nobody, and is back as soon as it has one: who waits in the kernel meanwhile
+/// gets in.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_listener_out_of_descriptors_says_so_and_goes_on_when_there_are_some() {
+    let _alone = ALONE.lock().await;
+    let (listener, address) = listen(ListenerOptions::default()).await;
+    // Made before, so that it needs none.
+    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let mut all = Vec::with_capacity(1 << 15);
+    while all.len() < all.capacity()
+        && let Ok(file) = std::fs::File::open("/dev/null")
+    {
+        all.push(file);
+    }
+    if all.len() == all.capacity() {
+        println!("there are more descriptors than this test wants to use up");
+        return;
+    }
+    client.connect(&address.into()).unwrap();
+    let begin = Instant::now();
+    while listener.stats().failed == 0 {
+        assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(listener.stats().accepted, 0);
+    drop(all);
+    let mut client = TcpStream::from(client);
+    client.write_all(&hello()).unwrap();
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut header = [0; 24];
+    tokio::task::spawn_blocking(move || client.read_exact(&mut header)).await.unwrap().unwrap();
+    let stats = listener.stats();
+    assert_eq!((stats.accepted, stats.greeted), (1, 1));
+    // It waits between two attempts: a system that is short of something is not also kept busy.
+    assert!(stats.failed <= 2 + begin.elapsed().as_millis() as u64 / 25, "{stats:?}");
+}
+
 /// N15, without sockets, of which a process may not have as many: the driver over pipes, in a time that only the test
 /// moves.
 #[tokio::test(start_paused = true)]
