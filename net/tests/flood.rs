@@ -406,7 +406,10 @@ async fn a_listener_out_of_descriptors_says_so_and_goes_on_when_there_are_some()
         assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
-    assert_eq!(listener.stats().accepted, 0);
+    // It waits between two attempts: a system that is short of something is not also kept busy.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let stats = listener.stats();
+    assert!(stats.accepted == 0 && stats.failed <= 20, "{stats:?}");
     drop(all);
     let mut client = TcpStream::from(client);
     client.write_all(&hello()).unwrap();
@@ -415,8 +418,6 @@ async fn a_listener_out_of_descriptors_says_so_and_goes_on_when_there_are_some()
     tokio::task::spawn_blocking(move || client.read_exact(&mut header)).await.unwrap().unwrap();
     let stats = listener.stats();
     assert_eq!((stats.accepted, stats.greeted), (1, 1));
-    // It waits between two attempts: a system that is short of something is not also kept busy.
-    assert!(stats.failed <= 2 + begin.elapsed().as_millis() as u64 / 25, "{stats:?}");
 }
 
 /// N15, without sockets, of which a process may not have as many: the driver over pipes, in a time that only the test
