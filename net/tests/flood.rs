@@ -10,13 +10,13 @@
 use std::alloc::System;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use stats_alloc::{INSTRUMENTED_SYSTEM, StatsAlloc};
-use tokio::sync::Mutex;
+use tokio::runtime::Builder;
 use tokio::time::timeout;
 use towline_net::driver::{self, ConnectionHandle, EventReceiver, EventSink, Listener, ListenerOptions, ListenerStats};
 use towline_net::frame::{FrameFlags, FrameHeader, FrameKind, session_seed};
@@ -28,8 +28,20 @@ use towline_net::{
 #[global_allocator]
 static ALLOCATOR: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Tests of one process would count each other.
-static ALONE: Mutex<()> = Mutex::const_new(());
+/// Tests of one process would count each other, the making and the end of their runtimes included.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone<R>(runtime: &mut Builder, test: impl Future<Output = R>) -> R {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = runtime.enable_all().build().unwrap();
+    runtime.block_on(test)
+}
+
+fn two_workers() -> Builder {
+    let mut builder = Builder::new_multi_thread();
+    builder.worker_threads(2);
+    builder
+}
 
 const PATIENCE: Duration = Duration::from_secs(20);
 const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
@@ -245,23 +257,23 @@ const EVERYBODY: ListenerOptions = ListenerOptions {
     address_pending_max: 1 << 14,
 };
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_thousand_attackers_are_cut_in_time_by_name_and_cost_what_was_stated() {
-    assert!(siege().await > 0.0, "an honest client beside them is served");
+#[test]
+fn two_thousand_attackers_are_cut_in_time_by_name_and_cost_what_was_stated() {
+    let share = alone(&mut two_workers(), siege());
+    assert!(share > 0.0, "an honest client beside them is served");
 }
 
 /// Ignored, since it is a figure: beside other tests the machine gives it a third one time and all the next.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[test]
 #[ignore = "wants a machine that does nothing else"]
-async fn an_honest_client_beside_two_thousand_attackers_keeps_four_fifths_of_what_it_had() {
-    let share = siege().await;
+fn an_honest_client_beside_two_thousand_attackers_keeps_four_fifths_of_what_it_had() {
+    let share = alone(&mut two_workers(), siege());
     assert!(share >= 0.8, "{share:.2} of what it had alone");
 }
 
 /// Lets them all come, looks that they are cut in time, for the right reasons and at the stated price, and says what share
 /// of its throughput an honest client kept.
 async fn siege() -> f64 {
-    let _alone = ALONE.lock().await;
     let (listener, address) = listen(EVERYBODY).await;
     let mut honest = Honest::connect(address).await;
     honest.rate(Duration::from_millis(100)).await;
@@ -336,137 +348,143 @@ async fn siege() -> f64 {
 
 /// N15. With the defaults, one address: its strangers have the places of one address and not one more, all others are
 /// turned away at once, and a neighbour comes in.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn three_thousand_silent_connections_of_one_address_leave_room_for_a_neighbour() {
-    let _alone = ALONE.lock().await;
-    let (listener, address) = listen(ListenerOptions::default()).await;
-    let most = ListenerOptions::default().address_pending_max as u64;
-    let before = held();
-    let flood = std::thread::spawn(move || (0..3000).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>());
-    let neighbour = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    neighbour.bind(&SocketAddr::from(([127, 0, 0, 9], 0)).into()).unwrap();
-    neighbour.connect(&address.into()).unwrap();
-    let mut neighbour = TcpStream::from(neighbour);
-    neighbour.write_all(&hello()).unwrap();
-    neighbour.set_read_timeout(Some(PATIENCE)).unwrap();
-    let answer = tokio::task::spawn_blocking(move || {
-        let mut header = [0; 24];
-        neighbour.read_exact(&mut header).map(|()| (header, neighbour))
-    });
-    let (header, _neighbour) = answer.await.unwrap().unwrap();
-    let header = FrameHeader::decode(&header, 0).unwrap();
-    assert!(header.length > 100, "a welcome, no refusal");
+#[test]
+fn three_thousand_silent_connections_of_one_address_leave_room_for_a_neighbour() {
+    alone(&mut two_workers(), async {
+        let (listener, address) = listen(ListenerOptions::default()).await;
+        let most = ListenerOptions::default().address_pending_max as u64;
+        let before = held();
+        let flood =
+            std::thread::spawn(move || (0..3000).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>());
+        let neighbour = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        neighbour.bind(&SocketAddr::from(([127, 0, 0, 9], 0)).into()).unwrap();
+        neighbour.connect(&address.into()).unwrap();
+        let mut neighbour = TcpStream::from(neighbour);
+        neighbour.write_all(&hello()).unwrap();
+        neighbour.set_read_timeout(Some(PATIENCE)).unwrap();
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut header = [0; 24];
+            neighbour.read_exact(&mut header).map(|()| (header, neighbour))
+        });
+        let (header, _neighbour) = answer.await.unwrap().unwrap();
+        let header = FrameHeader::decode(&header, 0).unwrap();
+        assert!(header.length > 100, "a welcome, no refusal");
 
-    let mut silent = flood.join().unwrap();
-    let begin = Instant::now();
-    while listener.stats().accepted + listener.stats().refused < 3001 {
-        assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-        assert!(listener.stats().pending <= most);
-        assert!(held().saturating_sub(before) <= most * STRANGER_BYTES_MAX + (1 << 20));
-    }
-    let stats = listener.stats();
-    assert!(stats.refused_address_pending > 0, "{stats:?}");
-    assert_eq!(stats.refused, stats.refused_address_pending, "{stats:?}");
-    // The last of them was turned away in so many words, or cut.
-    let mut answer = Vec::new();
-    let last = silent.last_mut().unwrap();
-    last.set_read_timeout(Some(PATIENCE)).unwrap();
-    last.read_to_end(&mut answer).unwrap();
-    assert!(answer.is_empty() || answer.len() == 24 + 8 + 4 + 6, "{answer:?}");
-    while listener.stats().pending > 0 {
-        assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let stats = listener.stats();
-    assert_eq!(stats.handshakes_failed.of(ConnectionError::HelloTimeout.code()), stats.handshakes_failed.total());
+        let mut silent = flood.join().unwrap();
+        let begin = Instant::now();
+        while listener.stats().accepted + listener.stats().refused < 3001 {
+            assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            assert!(listener.stats().pending <= most);
+            assert!(held().saturating_sub(before) <= most * STRANGER_BYTES_MAX + (1 << 20));
+        }
+        let stats = listener.stats();
+        assert!(stats.refused_address_pending > 0, "{stats:?}");
+        assert_eq!(stats.refused, stats.refused_address_pending, "{stats:?}");
+        // The last of them was turned away in so many words, or cut.
+        let mut answer = Vec::new();
+        let last = silent.last_mut().unwrap();
+        last.set_read_timeout(Some(PATIENCE)).unwrap();
+        last.read_to_end(&mut answer).unwrap();
+        assert!(answer.is_empty() || answer.len() == 24 + 8 + 4 + 6, "{answer:?}");
+        while listener.stats().pending > 0 {
+            assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let stats = listener.stats();
+        assert_eq!(stats.handshakes_failed.of(ConnectionError::HelloTimeout.code()), stats.handshakes_failed.total());
+    });
 }
 
 /// P7. A process out of descriptors accepts nobody, and is back as soon as it has one: who waits in the kernel meanwhile
 /// gets in.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_listener_out_of_descriptors_says_so_and_goes_on_when_there_are_some() {
-    let _alone = ALONE.lock().await;
-    let (listener, address) = listen(ListenerOptions::default()).await;
-    // Made before, so that it needs none.
-    let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
-    let mut all = Vec::with_capacity(1 << 15);
-    while all.len() < all.capacity()
-        && let Ok(file) = std::fs::File::open("/dev/null")
-    {
-        all.push(file);
-    }
-    if all.len() == all.capacity() {
-        println!("there are more descriptors than this test wants to use up");
-        return;
-    }
-    client.connect(&address.into()).unwrap();
-    let begin = Instant::now();
-    while listener.stats().failed == 0 {
-        assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    // It waits between two attempts: a system that is short of something is not also kept busy.
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    let stats = listener.stats();
-    assert!(stats.accepted == 0 && stats.failed <= 20, "{stats:?}");
-    drop(all);
-    let mut client = TcpStream::from(client);
-    client.write_all(&hello()).unwrap();
-    client.set_read_timeout(Some(PATIENCE)).unwrap();
-    let mut header = [0; 24];
-    tokio::task::spawn_blocking(move || client.read_exact(&mut header)).await.unwrap().unwrap();
-    let stats = listener.stats();
-    assert_eq!((stats.accepted, stats.greeted), (1, 1));
+#[test]
+fn a_listener_out_of_descriptors_says_so_and_goes_on_when_there_are_some() {
+    alone(&mut two_workers(), async {
+        let (listener, address) = listen(ListenerOptions::default()).await;
+        // Made before, so that it needs none.
+        let client = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let mut all = Vec::with_capacity(1 << 15);
+        while all.len() < all.capacity()
+            && let Ok(file) = std::fs::File::open("/dev/null")
+        {
+            all.push(file);
+        }
+        if all.len() == all.capacity() {
+            println!("there are more descriptors than this test wants to use up");
+            return;
+        }
+        client.connect(&address.into()).unwrap();
+        let begin = Instant::now();
+        while listener.stats().failed == 0 {
+            assert!(begin.elapsed() < PATIENCE, "{:?}", listener.stats());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        // It waits between two attempts: a system that is short of something is not also kept busy.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let stats = listener.stats();
+        assert!(stats.accepted == 0 && stats.failed <= 20, "{stats:?}");
+        drop(all);
+        let mut client = TcpStream::from(client);
+        client.write_all(&hello()).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut header = [0; 24];
+        tokio::task::spawn_blocking(move || client.read_exact(&mut header)).await.unwrap().unwrap();
+        let stats = listener.stats();
+        assert_eq!((stats.accepted, stats.greeted), (1, 1));
+    });
 }
 
 /// N15, without sockets, of which a process may not have as many: the driver over pipes, in a time that only the test
 /// moves.
-#[tokio::test(start_paused = true)]
-async fn ten_thousand_connections_that_say_half_a_hello_cost_little_each_and_end_at_the_bound() {
-    let _alone = ALONE.lock().await;
-    const STRANGERS: usize = 10_000;
-    let hello = hello();
-    let mut pipes = Vec::with_capacity(STRANGERS);
-    let mut servers = Vec::with_capacity(STRANGERS);
-    // A pipe holds what was not read; this is what it costs by itself.
-    let before_pipes = held();
-    for _ in 0..STRANGERS {
-        pipes.push(tokio::io::duplex(256));
-    }
-    let before = held();
-    let pipe_bytes = (before - before_pipes) / STRANGERS as u64;
-    let mut strangers = Vec::with_capacity(STRANGERS);
-    for (ours, theirs) in pipes {
-        servers.push(driver::spawn(ours, Side::Acceptor, config(Side::Acceptor), EventSink::callback(|_| ())).unwrap());
-        strangers.push(theirs);
-    }
-    for stranger in &mut strangers {
-        tokio::io::AsyncWriteExt::write_all(stranger, &hello[..hello.len() - 1]).await.unwrap();
-    }
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    let each = (held() - before) / STRANGERS as u64;
-    println!("a stranger costs {each} bytes, beside {pipe_bytes} of its pipe");
-    assert!(each <= STRANGER_BYTES_MAX, "{each} bytes for a stranger");
-    let begin = tokio::time::Instant::now();
-    for server in &servers {
-        assert_eq!(server.closed().await, ConnectionError::HelloTimeout);
-    }
-    assert!(begin.elapsed() <= HELLO_TIMEOUT + Duration::from_millis(100), "{:?}", begin.elapsed());
-    drop((servers, strangers));
-    for _ in 0..10 {
-        tokio::task::yield_now().await;
-    }
-    let left = held().saturating_sub(before_pipes) / STRANGERS as u64;
-    assert!(left < 256, "{left} bytes of each are still there");
+#[test]
+fn ten_thousand_connections_that_say_half_a_hello_cost_little_each_and_end_at_the_bound() {
+    alone(Builder::new_current_thread().start_paused(true), async {
+        const STRANGERS: usize = 10_000;
+        let hello = hello();
+        let mut pipes = Vec::with_capacity(STRANGERS);
+        let mut servers = Vec::with_capacity(STRANGERS);
+        // A pipe holds what was not read; this is what it costs by itself.
+        let before_pipes = held();
+        for _ in 0..STRANGERS {
+            pipes.push(tokio::io::duplex(256));
+        }
+        let before = held();
+        let pipe_bytes = (before - before_pipes) / STRANGERS as u64;
+        let mut strangers = Vec::with_capacity(STRANGERS);
+        for (ours, theirs) in pipes {
+            servers.push(
+                driver::spawn(ours, Side::Acceptor, config(Side::Acceptor), EventSink::callback(|_| ())).unwrap(),
+            );
+            strangers.push(theirs);
+        }
+        for stranger in &mut strangers {
+            tokio::io::AsyncWriteExt::write_all(stranger, &hello[..hello.len() - 1]).await.unwrap();
+        }
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let each = (held() - before) / STRANGERS as u64;
+        println!("a stranger costs {each} bytes, beside {pipe_bytes} of its pipe");
+        assert!(each <= STRANGER_BYTES_MAX, "{each} bytes for a stranger");
+        let begin = tokio::time::Instant::now();
+        for server in &servers {
+            assert_eq!(server.closed().await, ConnectionError::HelloTimeout);
+        }
+        assert!(begin.elapsed() <= HELLO_TIMEOUT + Duration::from_millis(100), "{:?}", begin.elapsed());
+        drop((servers, strangers));
+        for _ in 0..10 {
+            tokio::task::yield_now().await;
+        }
+        let left = held().saturating_sub(before_pipes) / STRANGERS as u64;
+        assert!(left < 256, "{left} bytes of each are still there");
+    });
 }
 
 /// The connection by itself, whatever drives it.
 #[test]
 fn a_connection_by_itself_keeps_no_more_than_a_hello_before_the_handshake_is_over() {
-    let _alone = ALONE.blocking_lock();
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     const STRANGERS: usize = 2_000;
     let payload = [config(Side::Dialer).hello().encode(), vec![0xff, 0xee, 0xff, 0xff]].concat();
     let header = FrameHeader { length: 4096, ..FrameHeader::for_payload(1, &payload, 0) };
