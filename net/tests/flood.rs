@@ -435,6 +435,11 @@ fn a_listener_out_of_descriptors_says_so_and_goes_on_when_there_are_some() {
     });
 }
 
+/// The clock of a test that moves it goes on only when no task has anything to do.
+async fn all_are_idle() {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+}
+
 /// N15, without sockets, of which a process may not have as many: the driver over pipes, in a time that only the test
 /// moves.
 #[test]
@@ -461,9 +466,7 @@ fn ten_thousand_connections_that_say_half_a_hello_cost_little_each_and_end_at_th
         for stranger in &mut strangers {
             tokio::io::AsyncWriteExt::write_all(stranger, &hello[..hello.len() - 1]).await.unwrap();
         }
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
+        all_are_idle().await;
         let each = (held() - before) / STRANGERS as u64;
         println!("a stranger costs {each} bytes, beside {pipe_bytes} of its pipe");
         assert!(each <= STRANGER_BYTES_MAX, "{each} bytes for a stranger");
@@ -473,12 +476,44 @@ fn ten_thousand_connections_that_say_half_a_hello_cost_little_each_and_end_at_th
         }
         assert!(begin.elapsed() <= HELLO_TIMEOUT + Duration::from_millis(100), "{:?}", begin.elapsed());
         drop((servers, strangers));
-        for _ in 0..10 {
-            tokio::task::yield_now().await;
-        }
+        all_are_idle().await;
         let left = held().saturating_sub(before_pipes) / STRANGERS as u64;
         assert!(left < 256, "{left} bytes of each are still there");
     });
+}
+
+/// As many strangers as a listener takes by default, each with the longest Hello there is but its last byte, in one piece:
+/// what the documentation of `ListenerOptions` says that they cost.
+#[test]
+fn all_strangers_together_cost_what_is_stated_also_with_the_longest_hello() {
+    alone(Builder::new_current_thread().start_paused(true), async {
+        let strangers = ListenerOptions::default().pending_max;
+        let almost = longest_hello_but_one_byte();
+        let mut pipes = Vec::with_capacity(strangers);
+        let mut servers = Vec::with_capacity(strangers);
+        for _ in 0..strangers {
+            let (ours, mut theirs) = tokio::io::duplex(8192);
+            // Before anything is counted: what lies in a pipe would lie in the kernel.
+            tokio::io::AsyncWriteExt::write_all(&mut theirs, &almost).await.unwrap();
+            pipes.push((Some(ours), theirs));
+        }
+        let before = held();
+        for (ours, _) in &mut pipes {
+            let (ours, sink) = (ours.take().unwrap(), EventSink::callback(|_| ()));
+            servers.push(driver::spawn(ours, Side::Acceptor, config(Side::Acceptor), sink).unwrap());
+        }
+        all_are_idle().await;
+        let all = held() - before;
+        println!("{strangers} strangers with the longest Hello: {} KiB each", (all / strangers as u64) >> 10);
+        assert!(all <= 25 << 20, "{all} bytes");
+        assert!(servers.iter().all(|server| server.stats().bytes_received == almost.len() as u64));
+    });
+}
+
+fn longest_hello_but_one_byte() -> Vec<u8> {
+    let payload = [config(Side::Dialer).hello().encode(), vec![0xff, 0xee, 0xff, 0xff]].concat();
+    let header = FrameHeader { length: 4096, ..FrameHeader::for_payload(1, &payload, 0) };
+    [&header.encode(0)[..], &payload, &vec![0; 4095 - payload.len()]].concat()
 }
 
 /// The connection by itself, whatever drives it.
@@ -486,9 +521,7 @@ fn ten_thousand_connections_that_say_half_a_hello_cost_little_each_and_end_at_th
 fn a_connection_by_itself_keeps_no_more_than_a_hello_before_the_handshake_is_over() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     const STRANGERS: usize = 2_000;
-    let payload = [config(Side::Dialer).hello().encode(), vec![0xff, 0xee, 0xff, 0xff]].concat();
-    let header = FrameHeader { length: 4096, ..FrameHeader::for_payload(1, &payload, 0) };
-    let almost = [&header.encode(0)[..], &payload, &vec![0; 4095 - payload.len()]].concat();
+    let almost = longest_hello_but_one_byte();
     let mut connections = Vec::with_capacity(STRANGERS);
     let before = held();
     for _ in 0..STRANGERS {

@@ -19,10 +19,10 @@ use super::{ConnectionHandle, EventSink, ListenerStats, task, tune};
 
 /// How many connections a listener takes.
 ///
-/// A stranger, whose handshake is not over, costs at most 64 KiB ([`Connection`](crate::Connection) says what, and TLS
-/// below it holds a record or two of 16 KiB), for as long as `hello_timeout` lets it: by default all strangers together
-/// 64 MiB (N15). What one address may take leaves room for others, so that one that is full of silent strangers does not
-/// shut out the rest. Addresses of one IPv6 /64 count as one.
+/// A stranger, whose handshake is not over, costs some 9 KiB, and 25 KiB if it sends the longest Hello there is
+/// ([`Connection`](crate::Connection) says of what), beside what TLS below it holds, and for as long as `hello_timeout` lets
+/// it: by default all strangers together 25 MiB (N15). What one address may take leaves room for others, so that one that is
+/// full of silent strangers does not shut out the rest. Addresses of one IPv6 /64 count as one.
 ///
 /// ```
 /// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
