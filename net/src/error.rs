@@ -1,5 +1,5 @@
-//! What can go wrong, by operation. Every error that ends a connection has a number: it is the code that travels in
-//! GoAway or in a refusal, and the page in the documentation (`TW-3001` is code 3001).
+//! What can go wrong, by operation. Every error has a number, under which the documentation has it (`TW-3001` is code
+//! 3001). That of an error which ends a connection is also the code that travels in GoAway or in a refusal.
 
 use crate::frame::StreamId;
 use crate::identity::ProtocolRange;
@@ -211,6 +211,14 @@ pub enum ConnectionError {
 }
 
 impl ConnectionError {
+    /// The codes go from here
+    #[cfg(feature = "tokio")]
+    pub(crate) const FIRST: u16 = 3001;
+
+    /// without a hole: so many.
+    #[cfg(feature = "tokio")]
+    pub(crate) const CODES: usize = 25;
+
     /// The stable number: on the wire, in logs, in the documentation.
     #[must_use]
     pub const fn code(&self) -> u16 {
@@ -243,36 +251,13 @@ impl ConnectionError {
         }
     }
 
-    /// What to do about it.
+    /// What to do about it. What the peer said is of the class of the code that it said.
     #[must_use]
     pub const fn class(&self) -> FaultClass {
         match self {
-            Self::HeaderChecksum { .. } | Self::PayloadChecksum { .. } | Self::Sequence { .. } => FaultClass::Damage,
-            Self::WrongCluster | Self::WrongNode { .. } => FaultClass::Reroute,
-            Self::VersionMismatch { .. }
-            | Self::FeatureMissing { .. }
-            | Self::LimitsUnusable { .. }
-            | Self::HelloMalformed { .. }
-            | Self::FrameTooLong { .. }
-            | Self::UnknownKind { .. }
-            | Self::Malformed { .. }
-            | Self::StreamState { .. }
-            | Self::FlowViolation { .. }
-            | Self::MessageTooLong { .. }
-            | Self::StreamsExceeded { .. } => FaultClass::Operator,
-            Self::Refused { code, .. } => match *code {
-                3013 | 3014 => FaultClass::Reroute,
-                3020 => FaultClass::Retry,
-                _ => FaultClass::Operator,
-            },
-            Self::HelloTimeout
-            | Self::IdleTimeout
-            | Self::StallTimeout
-            | Self::Busy
-            | Self::TransportEnded
-            | Self::ClosedByPeer { .. }
-            | Self::ClosedHere
-            | Self::Drained => FaultClass::Retry,
+            Self::Refused { code, .. } => class_of_code(*code as u32),
+            Self::ClosedByPeer { code } => class_of_code(code.0),
+            own => class_of_code(own.code() as u32),
         }
     }
 
@@ -284,6 +269,17 @@ impl ConnectionError {
             Self::ClosedByPeer { code } => code.0 == GoAwayCode::CLOSED.0,
             _ => false,
         }
+    }
+}
+
+/// The one place that knows which class a code is of, whichever side says it; `docs/src/protocol.md` has the same table.
+/// Below 3000 a connection ends as somebody wished. A code that a later version brings is a person's to look up.
+const fn class_of_code(code: u32) -> FaultClass {
+    match code {
+        3001 | 3002 | 3005 => FaultClass::Damage,
+        3013 | 3014 => FaultClass::Reroute,
+        0..=2999 | 3011 | 3012 | 3020..=3025 => FaultClass::Retry,
+        _ => FaultClass::Operator,
     }
 }
 
@@ -333,12 +329,38 @@ pub enum ConfigError {
         /// The broken relation.
         rule: &'static str,
     },
+    /// An identity that a peer would refuse, or take for another one.
+    #[error("an identity that can't be: {rule}")]
+    Identity {
+        /// The broken rule.
+        rule: &'static str,
+    },
+}
+
+impl ConfigError {
+    /// The stable number: in logs, in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Limits { .. } => 3101,
+            Self::Protocol { .. } => 3102,
+            Self::Features { .. } => 3103,
+            Self::Times { .. } => 3104,
+            Self::Identity { .. } => 3105,
+        }
+    }
+
+    /// What to do about it: another configuration, whichever relation it is.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        FaultClass::FixRequest
+    }
 }
 
 /// Why a message was not queued. Nothing of it was.
 ///
 /// ```
-/// use towline_net::{Event, Lane, SendError, SendFlags, StreamKind};
+/// use towline_net::{Event, FaultClass, Lane, SendError, SendFlags, StreamKind};
 /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
 /// # use set_up::*;
 /// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
@@ -354,6 +376,7 @@ pub enum ConfigError {
 /// // Waiting does not help where the peer takes 12 KiB at a time.
 /// let refused = dialer.send(stream, vec![7; 13_000].into(), SendFlags::default());
 /// assert_eq!(refused, Err(SendError::TooLong { length: 13_000, max: 12 << 10 }));
+/// assert_eq!(refused.map_err(|refused| refused.class()), Err(FaultClass::FixRequest));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -378,10 +401,32 @@ pub enum SendError {
     ConnectionClosed,
 }
 
+impl SendError {
+    /// The stable number: in logs, in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Full => 3111,
+            Self::TooLong { .. } => 3112,
+            Self::StreamClosed => 3113,
+            Self::ConnectionClosed => 3114,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::TooLong { .. } => FaultClass::FixRequest,
+            Self::Full | Self::StreamClosed | Self::ConnectionClosed => FaultClass::Retry,
+        }
+    }
+}
+
 /// Why a stream was not opened.
 ///
 /// ```
-/// use towline_net::{GoAwayCode, Lane, OpenError, StreamKind};
+/// use towline_net::{FaultClass, GoAwayCode, Lane, OpenError, StreamKind};
 /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
 /// # use set_up::*;
 /// # let (now, (mut dialer, mut acceptor)) = (NOW, ready(SMALL));
@@ -397,7 +442,8 @@ pub enum SendError {
 /// exchange(&mut dialer, &mut acceptor, now);
 /// acceptor.go_away(GoAwayCode::RESTART);
 /// exchange(&mut dialer, &mut acceptor, now);
-/// assert_eq!(dialer.open(StreamKind::Request, Lane::Request), Err(OpenError::Draining), "connect elsewhere");
+/// let refused = dialer.open(StreamKind::Request, Lane::Request).unwrap_err();
+/// assert_eq!((refused, refused.code(), refused.class()), (OpenError::Draining, 3123, FaultClass::Reroute));
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
@@ -406,7 +452,8 @@ pub enum OpenError {
     /// The handshake is not over. Wait for [`Event::Ready`](crate::Event::Ready).
     #[error("the handshake is not over")]
     NotReady,
-    /// As many streams are open as the peer takes. Finish some.
+    /// As many streams are open as the peer takes: finish some. Or this side has opened as many as there are numbers
+    /// for (2^31, less one) since the connection began: connect anew.
     #[error("the peer takes no more streams for now")]
     StreamsExhausted,
     /// One side said GoAway. Connect anew.
@@ -415,6 +462,28 @@ pub enum OpenError {
     /// The connection has ended.
     #[error("the connection has ended")]
     ConnectionClosed,
+}
+
+impl OpenError {
+    /// The stable number: in logs, in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::NotReady => 3121,
+            Self::StreamsExhausted => 3122,
+            Self::Draining => 3123,
+            Self::ConnectionClosed => 3124,
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Draining => FaultClass::Reroute,
+            Self::NotReady | Self::StreamsExhausted | Self::ConnectionClosed => FaultClass::Retry,
+        }
+    }
 }
 
 /// Why a stream was reset. Codes from 256 on belong to the layer above.

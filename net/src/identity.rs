@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::error::ConfigError;
 use crate::limits::PeerLimits;
 
 /// What a process says of itself in its Hello. Nothing here is proved: proof is the certificate's, a layer below.
@@ -31,6 +32,23 @@ impl Identity {
     #[must_use]
     pub fn seeks_cluster(&self) -> bool {
         self.role == Role::Client && self.cluster == [0; 16]
+    }
+
+    /// The rule that it breaks by saying no cluster, in words; the same check for our own and for a peer's. Two nodes
+    /// that both left it open would take each other for neighbours.
+    pub(crate) fn broken_rule(&self) -> Option<&'static str> {
+        (self.cluster == [0; 16] && self.role != Role::Client).then_some("only a client may leave its cluster open")
+    }
+
+    pub(crate) fn validate(&self) -> Result<(), ConfigError> {
+        if let Some(rule) = self.broken_rule() {
+            return Err(ConfigError::Identity { rule });
+        }
+        // On the wire it is the byte alone: the peer would take it for the role that it knows by that byte.
+        if Role::from_wire(self.role.to_wire()) != self.role {
+            return Err(ConfigError::Identity { rule: "a role that this build knows is none of `Role::Unknown`" });
+        }
+        Ok(())
     }
 }
 
@@ -63,7 +81,8 @@ pub enum Role {
     Node,
     /// An application's connection.
     Client,
-    /// A role that this build does not know. The layer above decides whether to serve it.
+    /// A role that this build does not know, by its byte on the wire. The layer above decides whether to serve it. A
+    /// configuration that hides a known role here (1, 2) is refused.
     Unknown(u8),
 }
 

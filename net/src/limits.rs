@@ -53,7 +53,8 @@ pub struct Limits {
     pub frame_bytes_max: u32,
     /// Credit for each stream the peer sends on, in bytes: what a stopped consumer can make this side hold.
     pub stream_window: u64,
-    /// Credit for all streams together, in bytes: what this side holds for the peer at most.
+    /// Credit for all streams together, in bytes: what the peer may have sent and nobody has consumed. It costs twice
+    /// that in memory at most, see [`Connection`](crate::Connection).
     pub connection_window: u64,
     /// The longest message this side takes, in bytes.
     pub message_bytes_max: u64,

@@ -91,6 +91,7 @@ impl ConnectionConfig {
     /// [`ConfigError`] names the relation that does not hold.
     pub fn validate(&self) -> Result<(), ConfigError> {
         self.limits.validate()?;
+        self.identity.validate()?;
         let announced = self.announced_protocol();
         if announced.lowest == 0 || announced.lowest > announced.highest {
             return Err(ConfigError::Protocol { range: self.protocol, cap: self.protocol_cap });

@@ -2,13 +2,16 @@
 //!
 //! 1. the frame (its CRC with seed 0, its kind, its length);
 //! 2. the form of the payload;
-//! 3. the cluster;
+//! 3. the cluster: that it is said, except by a client, and which it is, where one is expected;
 //! 4. the node, where one is expected;
 //! 5. the version;
 //! 6. the features;
 //! 7. the limits.
 //!
-//! The first that fails ends the connection. An acceptor that could read the Hello answers by a refusal; bytes that are no Hello get no answer.
+//! The first that fails ends the connection. What the other side hears of it: an acceptor answers a failure of 1 by
+//! nothing, since those bytes are no Hello, and any other by a refusal, which says the code alone, or for want of a common
+//! version also both ranges. A dialer says GoAway with the code from 3 on; without the peer's nonce, which stands in the
+//! form, there is no frame that the peer could read.
 
 use crate::error::ConnectionError;
 use crate::event::Event;
@@ -69,6 +72,9 @@ impl Connection {
     }
 
     fn check_identity(&self, hello: &Hello) -> Result<(), ConnectionError> {
+        if let Some(what) = hello.identity.broken_rule() {
+            return Err(ConnectionError::HelloMalformed { what });
+        }
         if let Some(expected) = self.config.expect_cluster
             && hello.identity.cluster != expected
             && !(self.side == Side::Acceptor && hello.identity.seeks_cluster())

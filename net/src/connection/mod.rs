@@ -67,8 +67,10 @@ pub enum Side {
 /// caller keeps for the life of the connection.
 ///
 /// Memory (I10) for a peer is bounded by twice `connection_window` (what it was granted, in buffers that grow by
-/// doubling) and four times `send_buffer_max` (what it does not take); before [`Event::Ready`] by
-/// [`HELLO_BYTES_MAX`](crate::limits::HELLO_BYTES_MAX).
+/// doubling) and four times `send_buffer_max` (what it does not take). Before [`Event::Ready`] it is one Hello, in a buffer
+/// of less than twice [`HELLO_BYTES_MAX`](crate::limits::HELLO_BYTES_MAX), and this side's own of some 200 bytes. Whoever
+/// drives it has buffers of its own: the tokio driver 4 KiB to read into, 12 KiB while it doubles them for a stranger that
+/// fills them, 256 KiB at most for a peer.
 ///
 /// ```
 /// use towline_net::{Connection, ConnectionError, Event, Side};

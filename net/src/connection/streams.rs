@@ -122,7 +122,10 @@ impl Connection {
     /// means by done. Only this gives credit back. Charges may be added up, and given after the stream ended.
     ///
     /// More than was delivered is a bug of the caller: it has no effect (else the peer would be granted memory that
-    /// nobody meant), is counted in [`Stats::overconsumed`](crate::Stats::overconsumed), and panics in debug builds.
+    /// nobody meant) and is counted in [`Stats::overconsumed`](crate::Stats::overconsumed).
+    ///
+    /// # Panics
+    /// With debug assertions, when it is more than was delivered.
     pub fn consumed(&mut self, id: StreamId, charge: usize) {
         if self.is_closed() {
             return;

@@ -169,6 +169,9 @@ impl ConnectionHandle {
     }
 
     /// The consumer is done with `charge` bytes; see [`Connection::consumed`].
+    ///
+    /// # Panics
+    /// As there.
     pub fn consumed(&self, stream: StreamId, charge: usize) {
         self.act(|core| core.consumed(stream, charge));
     }

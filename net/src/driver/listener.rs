@@ -3,22 +3,26 @@
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::connection::{ConnectionConfig, Side};
 use crate::error::{ConfigError, ConnectionError};
 use crate::frame::{FrameHeader, FrameKind};
 use crate::hello::{HelloAck, Refusal};
 
-use super::{ConnectionHandle, EventSink, task, tune};
+use super::admission::{Admission, Ticket};
+use super::{ConnectionHandle, EventSink, ListenerStats, task, tune};
 
 /// How many connections a listener takes.
+///
+/// A stranger, whose handshake is not over, costs some 9 KiB, and 25 KiB if it sends the longest Hello there is
+/// ([`Connection`](crate::Connection) says of what), beside what TLS below it holds, and for as long as `hello_timeout` lets
+/// it: by default all strangers together 25 MiB (N15). What one address may take leaves room for others, so that one that is
+/// full of silent strangers does not shut out the rest. Addresses of one IPv6 /64 count as one.
 ///
 /// ```
 /// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
@@ -51,11 +55,15 @@ pub struct ListenerOptions {
     pub connections_max: usize,
     /// At a time before their handshake is over: strangers.
     pub pending_max: usize,
+    /// At a time from one address.
+    pub address_connections_max: usize,
+    /// At a time from one address before their handshake is over.
+    pub address_pending_max: usize,
 }
 
 impl Default for ListenerOptions {
     fn default() -> Self {
-        Self { connections_max: 4096, pending_max: 1024 }
+        Self { connections_max: 4096, pending_max: 1024, address_connections_max: 2048, address_pending_max: 256 }
     }
 }
 
@@ -78,44 +86,7 @@ impl Default for ListenerOptions {
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-    connections: Arc<Semaphore>,
-    pending: Arc<Semaphore>,
-    accepted: AtomicU64,
-    refused: AtomicU64,
-    failed: AtomicU64,
-}
-
-/// What a listener did so far.
-///
-/// ```
-/// use towline_net::driver::{self, EventSink, Listener, ListenerOptions};
-/// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
-/// # use set_up::*;
-/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
-/// let options = ListenerOptions { connections_max: 1, ..ListenerOptions::default() };
-/// let listener = Listener::bind("127.0.0.1:0".parse()?, options).await?;
-/// let address = listener.local_addr()?;
-/// let client = driver::connect(address, config(1), EventSink::callback(|_| ())).await?;
-/// let server = listener.accept().await?.spawn(config(2), EventSink::callback(|_| ()))?;
-/// let second = driver::connect(address, config(3), EventSink::callback(|_| ())).await?;
-/// tokio::select! {
-///     refused = second.ready() => assert!(refused.is_err()),
-///     _ = listener.accept() => panic!("there is room for one"),
-/// }
-/// let stats = listener.stats();
-/// assert_eq!((stats.accepted, stats.refused, stats.failed), (1, 1, 0));
-/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-#[non_exhaustive]
-pub struct ListenerStats {
-    /// Connections handed out.
-    pub accepted: u64,
-    /// Connections refused because there were too many.
-    pub refused: u64,
-    /// Times the system failed to accept (out of descriptors, aborted by the peer).
-    pub failed: u64,
+    admission: Arc<Admission>,
 }
 
 impl Listener {
@@ -124,14 +95,12 @@ impl Listener {
     /// # Errors
     /// What the system says.
     pub async fn bind(address: SocketAddr, options: ListenerOptions) -> io::Result<Self> {
-        Ok(Self {
-            socket: TcpListener::bind(address).await?,
-            connections: Arc::new(Semaphore::new(options.connections_max.min(Semaphore::MAX_PERMITS))),
-            pending: Arc::new(Semaphore::new(options.pending_max.min(Semaphore::MAX_PERMITS))),
-            accepted: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
-            failed: AtomicU64::new(0),
-        })
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+        // A restart must not wait for the old process's connections to be forgotten. On Windows it means something else.
+        #[cfg(unix)]
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        Ok(Self { socket: socket.listen(BACKLOG)?, admission: Admission::new(options) })
     }
 
     /// The address it listens on.
@@ -142,15 +111,10 @@ impl Listener {
         self.socket.local_addr()
     }
 
-    /// Counters.
+    /// Counters and gauges.
     #[must_use]
     pub fn stats(&self) -> ListenerStats {
-        // Relaxed: figures for people, which order nothing.
-        ListenerStats {
-            accepted: self.accepted.load(Ordering::Relaxed),
-            refused: self.refused.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-        }
+        self.admission.counters.read(self.admission.held())
     }
 
     /// Waits for a connection that may be. Faults that pass (no descriptors left, a connection aborted) are counted
@@ -166,25 +130,20 @@ impl Listener {
                 Ok(accepted) => accepted,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => return Err(error),
                 Err(_) => {
-                    self.failed.fetch_add(1, Ordering::Relaxed);
+                    self.admission.counters.failed();
                     tokio::time::sleep(RETRY).await;
                     continue;
                 }
             };
-            let connection = Arc::clone(&self.connections).try_acquire_owned();
-            let pending = Arc::clone(&self.pending).try_acquire_owned();
-            let (Ok(connection), Ok(pending)) = (connection, pending) else {
-                self.refused.fetch_add(1, Ordering::Relaxed);
+            let Some(ticket) = self.admission.admit(address.ip()) else {
                 refuse(&socket);
                 continue;
             };
             if tune(&socket).is_err() {
-                self.failed.fetch_add(1, Ordering::Relaxed);
+                self.admission.counters.failed();
                 continue;
             }
-            self.accepted.fetch_add(1, Ordering::Relaxed);
-            let tickets = Tickets { connection: Some(connection), pending: Some(pending) };
-            return Ok(Incoming { socket, address, tickets });
+            return Ok(Incoming { socket, address, ticket });
         }
     }
 }
@@ -215,7 +174,7 @@ impl Listener {
 pub struct Incoming {
     socket: TcpStream,
     address: SocketAddr,
-    tickets: Tickets,
+    ticket: Ticket,
 }
 
 impl Incoming {
@@ -230,11 +189,11 @@ impl Incoming {
     /// # Errors
     /// [`ConfigError`]: the configuration can't work; the socket is closed.
     pub fn spawn(self, config: ConnectionConfig, sink: EventSink) -> Result<ConnectionHandle, ConfigError> {
-        task::spawn(self.socket, Side::Acceptor, config, sink, self.tickets)
+        task::spawn(self.socket, Side::Acceptor, config, sink, Some(self.ticket))
     }
 
     /// Runs the connection over what `wrap` makes of the socket, such as TLS. The listener's bounds hold it all the
-    /// while, so `wrap` should have a deadline ([`tls::accept`](super::tls) has).
+    /// while, so `wrap` should have a deadline (`tls::accept` has).
     ///
     /// Cancellation: the socket is closed.
     ///
@@ -252,21 +211,7 @@ impl Incoming {
         F: Future<Output = Result<T, E>>,
     {
         let io = wrap(self.socket).await?;
-        Ok(task::spawn(io, Side::Acceptor, config, sink, self.tickets)?)
-    }
-}
-
-/// A connection's places within its listener's bounds; given back when dropped.
-#[derive(Debug, Default)]
-pub(super) struct Tickets {
-    #[expect(dead_code, reason = "held for its drop")]
-    connection: Option<OwnedSemaphorePermit>,
-    pending: Option<OwnedSemaphorePermit>,
-}
-
-impl Tickets {
-    pub(super) fn handshake_is_over(&mut self) {
-        self.pending = None;
+        Ok(task::spawn(io, Side::Acceptor, config, sink, Some(self.ticket))?)
     }
 }
 
@@ -276,6 +221,10 @@ fn refuse(socket: &TcpStream) {
     let header = FrameHeader::for_payload(FrameKind::HelloAck.to_wire(), &payload, 0).encode(0);
     drop(SockRef::from(socket).send(&[&header[..], &payload].concat()));
 }
+
+/// Connections that the kernel keeps until they are accepted. One that finds no room there tries again after a second: with
+/// the usual 128 a burst of strangers costs each honest client that.
+const BACKLOG: u32 = 1024;
 
 /// How long to wait when the system can't accept.
 const RETRY: Duration = Duration::from_millis(50);

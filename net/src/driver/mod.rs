@@ -28,8 +28,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod admission;
 mod handle;
 mod listener;
+mod listener_stats;
 mod sink;
 mod socket;
 mod task;
@@ -37,7 +39,8 @@ mod task;
 pub mod tls;
 
 pub use handle::ConnectionHandle;
-pub use listener::{Incoming, Listener, ListenerOptions, ListenerStats};
+pub use listener::{Incoming, Listener, ListenerOptions};
+pub use listener_stats::{ListenerStats, ReasonCounts};
 pub use sink::{EventReceiver, EventSink};
 pub use socket::{DriverError, connect, dial, tune};
 
@@ -45,7 +48,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::connection::{ConnectionConfig, Side};
 use crate::error::ConfigError;
-use listener::Tickets;
 
 /// Runs a connection over `io` in a task of the current tokio runtime.
 ///
@@ -58,5 +60,5 @@ pub fn spawn<T>(io: T, side: Side, config: ConnectionConfig, sink: EventSink) ->
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
-    task::spawn(io, side, config, sink, Tickets::default())
+    task::spawn(io, side, config, sink, None)
 }

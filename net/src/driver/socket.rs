@@ -8,14 +8,14 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::connection::{ConnectionConfig, Side};
-use crate::error::ConfigError;
+use crate::error::{ConfigError, FaultClass};
 
 use super::{ConnectionHandle, EventSink, spawn};
 
 /// Why no connection was begun.
 ///
 /// ```
-/// use towline_net::ConfigError;
+/// use towline_net::{ConfigError, FaultClass};
 /// use towline_net::driver::{self, DriverError, EventSink};
 /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
 /// # use set_up::*;
@@ -33,6 +33,7 @@ use super::{ConnectionHandle, EventSink, spawn};
 /// wrong.idle_timeout = wrong.ping_interval;
 /// let error = driver::connect(address, wrong, EventSink::callback(|_| ())).await.unwrap_err();
 /// assert!(matches!(error, DriverError::Config(ConfigError::Times { .. })));
+/// assert_eq!((error.code(), error.class()), (3104, FaultClass::FixRequest));
 /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -50,6 +51,26 @@ pub enum DriverError {
     /// The configuration can't work.
     #[error(transparent)]
     Config(#[from] ConfigError),
+}
+
+impl DriverError {
+    /// The stable number: in logs, in the documentation.
+    #[must_use]
+    pub const fn code(&self) -> u16 {
+        match self {
+            Self::Connect { .. } => 3131,
+            Self::Config(config) => config.code(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Connect { .. } => FaultClass::Retry,
+            Self::Config(config) => config.class(),
+        }
+    }
 }
 
 /// Bytes that may wait in the kernel unsent. More would undo the lanes: what lies there can't be overtaken.

@@ -19,8 +19,8 @@ use tokio::time::{Instant, Sleep, sleep_until, timeout};
 use crate::connection::{Connection, ConnectionConfig, Side};
 use crate::error::{ConfigError, ConnectionError};
 
+use super::admission::Ticket;
 use super::handle::{ConnectionHandle, Shared, Stage, WeakHandle};
-use super::listener::Tickets;
 use super::sink::{EventSink, Kind};
 
 /// What is handed to the kernel at a time. What was taken from the connection can't be overtaken any more, so this
@@ -45,7 +45,7 @@ pub(super) fn spawn<T>(
     side: Side,
     config: ConnectionConfig,
     sink: EventSink,
-    tickets: Tickets,
+    mut ticket: Option<Ticket>,
 ) -> Result<ConnectionHandle, ConfigError>
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
@@ -54,13 +54,16 @@ where
     let shared = Arc::new(Shared::new(core, Instant::now()));
     let handle = ConnectionHandle::new(Arc::clone(&shared));
     let (reader, writer) = tokio::io::split(io);
+    if let Some(ticket) = &mut ticket {
+        ticket.begins();
+    }
     let task = Task {
         ending: Ending(shared),
         handle: handle.downgrade(),
         reader,
         writer,
         sink,
-        tickets,
+        ticket,
         read_buffer: vec![0; READ_BYTES_MIN],
         writing: VecDeque::new(),
         needs_flush: false,
@@ -88,10 +91,10 @@ impl Drop for Ending {
 }
 
 struct Task<T> {
-    // Dropped in this order: the byte stream and the tickets are released before the end is announced.
+    // Dropped in this order: the byte stream and the ticket are released before the end is announced.
     reader: ReadHalf<T>,
     writer: WriteHalf<T>,
-    tickets: Tickets,
+    ticket: Option<Ticket>,
     sink: EventSink,
     handle: WeakHandle,
     read_buffer: Vec<u8>,
@@ -163,7 +166,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
             && !self.is_ready
         {
             self.is_ready = true;
-            self.tickets.handshake_is_over();
+            if let Some(ticket) = &mut self.ticket {
+                ticket.handshake_is_over();
+            }
             shared.stage.send_replace(Stage::Ready(peer));
         }
         (deadline, is_closed)
@@ -232,8 +237,11 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         };
         // Best effort, in bounded time: the connection has ended whether or not the peer hears of it.
         let _outcome = timeout(FAREWELL, farewell).await;
-        let Self { reader, writer, tickets, mut sink, handle, ending, .. } = self;
-        drop((reader, writer, tickets));
+        let Self { reader, writer, mut ticket, mut sink, handle, ending, .. } = self;
+        if let (Some(ticket), Some(reason)) = (&mut ticket, shared.core.lock().closed_reason()) {
+            ticket.ended(reason.clone());
+        }
+        drop((reader, writer, ticket));
         // The end is announced before the last events are: whoever waits for it may be the one who takes them.
         drop(ending);
         deliver_last(&mut sink, &handle, shared).await;

@@ -256,7 +256,8 @@ async fn a_refusal_reaches_the_dialer_with_both_ranges() {
 /// N15.
 #[tokio::test]
 async fn silent_strangers_are_cut_at_the_bound_and_their_places_are_free_again() {
-    let (listener, address) = listen(ListenerOptions { connections_max: 10, pending_max: 2 }).await;
+    let (listener, address) =
+        listen(ListenerOptions { connections_max: 10, pending_max: 2, ..ListenerOptions::default() }).await;
     let mut server = config(Side::Acceptor);
     server.hello_timeout = Duration::from_millis(50);
     let mut strangers = Vec::new();
@@ -280,7 +281,8 @@ async fn silent_strangers_are_cut_at_the_bound_and_their_places_are_free_again()
 
 #[tokio::test]
 async fn over_its_bound_a_listener_refuses_as_busy_and_goes_on() {
-    let (listener, address) = listen(ListenerOptions { connections_max: 1, pending_max: 1 }).await;
+    let (listener, address) =
+        listen(ListenerOptions { connections_max: 1, pending_max: 1, ..ListenerOptions::default() }).await;
     let mut first = TcpStream::connect(address).await.unwrap();
     let held = listener.accept().await.unwrap();
     let mut second = TcpStream::connect(address).await.unwrap();

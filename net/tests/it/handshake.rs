@@ -8,7 +8,7 @@ use towline_net::{
     ProtocolRange, Role, Side,
 };
 
-use crate::world::{World, config, events, frame, frames, take};
+use crate::world::{ACCEPTOR_NONCE, CLUSTER, World, config, events, frame, frames, session_seed, take};
 
 fn end_of(connection: &mut Connection) -> ConnectionError {
     match events(connection).pop() {
@@ -101,14 +101,58 @@ fn a_dialer_that_reaches_another_cluster_or_another_node_leaves_and_says_why() {
 }
 
 #[test]
-fn a_client_that_does_not_know_its_cluster_yet_is_let_in_and_a_node_is_not() {
-    for (role, is_let_in) in [(Role::Client, true), (Role::Node, false)] {
-        let mut dialer = config(Side::Dialer);
-        dialer.expect_cluster = None;
-        dialer.identity = Identity { cluster: [0; 16], role, ..dialer.identity };
-        let mut world = World::new(dialer, config(Side::Acceptor));
-        world.settle();
-        assert_eq!(world.dialer.is_ready(), is_let_in, "{role:?}");
+fn a_client_that_does_not_know_its_cluster_yet_is_let_in() {
+    let mut dialer = config(Side::Dialer);
+    dialer.expect_cluster = None;
+    dialer.identity = Identity { cluster: [0; 16], role: Role::Client, ..dialer.identity };
+    let mut world = World::new(dialer, config(Side::Acceptor));
+    world.settle();
+    assert!(world.dialer.is_ready());
+}
+
+/// Only a client may leave its cluster open, and nobody looked: where no cluster was expected, two nodes that had none
+/// took each other for neighbours.
+#[test]
+fn a_node_that_says_no_cluster_is_refused_also_where_none_is_expected() {
+    let now = Duration::ZERO;
+    for expect_cluster in [None, Some(CLUSTER)] {
+        for role in [Role::Node, Role::Unknown(9)] {
+            let mut hello = config(Side::Dialer).hello();
+            hello.identity = Identity { cluster: [0; 16], role, ..hello.identity };
+            let ours = ConnectionConfig { expect_cluster, ..config(Side::Acceptor) };
+            let mut acceptor = Connection::new(Side::Acceptor, ours, now).unwrap();
+            let end = acceptor.receive(now, &frame(0, 0, 1, 0, 0, 0, &hello.encode())).unwrap_err();
+            assert!(matches!(end, ConnectionError::HelloMalformed { .. }), "{role:?}: {end:?}");
+            let answer = HelloAck::decode(&take(&mut acceptor, now)[24..]).unwrap();
+            assert!(matches!(answer, HelloAck::Refusal(refusal) if refusal.code == 3018), "{answer:?}");
+
+            // The same of an acceptor, which hears why.
+            let ours = ConnectionConfig { expect_cluster, ..config(Side::Dialer) };
+            let mut dialer = Connection::new(Side::Dialer, ours, now).unwrap();
+            take(&mut dialer, now);
+            hello.nonce = ACCEPTOR_NONCE;
+            let welcome = HelloAck::Welcome { version: 1, hello };
+            let end = dialer.receive(now, &frame(0, 0, 2, 0, 0, 0, &welcome.encode())).unwrap_err();
+            assert!(matches!(end, ConnectionError::HelloMalformed { .. }), "{role:?}: {end:?}");
+            let [(header, code)] = &frames(&take(&mut dialer, now), |_| session_seed())[..] else { panic!("a word") };
+            assert_eq!((header.kind, &code[..2]), (9, &3018_u16.to_le_bytes()[..]));
+        }
+    }
+}
+
+/// `Role::Unknown(1)` could be configured. On the wire it is the byte of a node, and the peer took it for one.
+#[test]
+fn an_identity_that_a_peer_would_take_for_another_one_is_refused_before_it_is_said() {
+    let sound = config(Side::Dialer).identity;
+    for role in [Role::Unknown(1), Role::Unknown(2)] {
+        let broken = ConnectionConfig { identity: Identity { role, ..sound }, ..config(Side::Dialer) };
+        assert!(matches!(broken.validate(), Err(ConfigError::Identity { .. })), "{role:?}");
+    }
+    for (role, may) in [(Role::Node, false), (Role::Unknown(9), false), (Role::Client, true)] {
+        let identity = Identity { cluster: [0; 16], role, ..sound };
+        let lost = ConnectionConfig { identity, ..config(Side::Dialer) };
+        assert_eq!(lost.validate().is_ok(), may, "{role:?}");
+        assert_eq!(Connection::new(Side::Dialer, lost, Duration::ZERO).is_ok(), may, "{role:?}");
     }
 }
 

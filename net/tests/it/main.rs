@@ -3,15 +3,23 @@
 #![expect(clippy::unwrap_used, reason = "a test that can't go on should say where")]
 #![expect(clippy::expect_used, reason = "a test that can't go on should say where")]
 
+mod codes;
 mod flow;
 mod golden;
 mod handshake;
 mod hostile;
 mod properties;
+mod skew;
 mod streams;
 mod world;
 
 #[cfg(feature = "tokio")]
+mod chaos;
+#[cfg(feature = "tokio")]
 mod driver;
+#[cfg(feature = "tokio")]
+mod listener;
+#[cfg(feature = "tokio")]
+mod network;
 #[cfg(feature = "tls")]
 mod tls;

@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use proptest::collection::vec;
 use proptest::prelude::{Strategy, any, prop_assert, prop_assert_eq, prop_oneof, proptest};
-use towline_net::{Connection, Event, Lane, ResetCode, SendFlags, Side, StreamId, StreamKind};
+use towline_net::{Connection, Event, GoAwayCode, Lane, ResetCode, SendFlags, Side, StreamId, StreamKind};
 
 use crate::world::{World, config, events, frame, session_seed, small_limits, take};
 
@@ -261,6 +261,87 @@ proptest! {
         prop_assert_eq!(take(&mut whole, world.now), take(&mut pieces, world.now));
     }
 
+    /// The same of what a dialer reads, and of a stream with a damaged byte: the same events up to it, the same reason,
+    /// the same last word, wherever the pieces end.
+    #[test]
+    fn any_cut_of_a_damaged_byte_stream_gives_the_same_events_and_the_same_end(
+        messages in vec((0..4_usize, 0..3_000_usize), 1..6),
+        from_dialer in any::<bool>(),
+        damage in (any::<u16>(), 0..=255_u8),
+        cuts in vec(prop_oneof![1..30_usize, 1..2_000_usize], 1..100),
+    ) {
+        let mut world = World::ready();
+        let speaker = if from_dialer { &mut world.dialer } else { &mut world.acceptor };
+        let streams = Lane::ALL.map(|lane| speaker.open(StreamKind::Feed, lane).unwrap());
+        for (index, length) in messages {
+            let _full = speaker.send(streams[index], vec![index as u8; length].into(), SendFlags::default());
+        }
+        speaker.finish(streams[0]);
+        speaker.reset(streams[1], ResetCode::CANCELLED);
+        speaker.go_away(GoAwayCode::RESTART);
+        let more = take(speaker, world.now);
+        let side = if from_dialer { Side::Acceptor } else { Side::Dialer };
+        let mut bytes = if from_dialer { world.there } else { world.back };
+        bytes.extend(more);
+        // No bit of it: nothing is damaged.
+        let at = usize::from(damage.0) % bytes.len();
+        bytes[at] ^= damage.1;
+
+        let fresh = || {
+            let mut listener = Connection::new(side, config(side), Duration::ZERO).unwrap();
+            take(&mut listener, Duration::ZERO);
+            listener
+        };
+        let mut whole = fresh();
+        let end = whole.receive(world.now, &bytes);
+        prop_assert_eq!(end.is_err(), damage.1 != 0, "damage at {} of {}", at, bytes.len());
+        let mut pieces = fresh();
+        let (mut rest, mut end_in_pieces) = (&bytes[..], Ok(()));
+        for cut in cuts.iter().cycle() {
+            let (piece, after) = rest.split_at((*cut).min(rest.len()));
+            end_in_pieces = pieces.receive(world.now, piece);
+            pieces.check();
+            rest = after;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        prop_assert_eq!(end, end_in_pieces);
+        prop_assert_eq!(events(&mut whole), events(&mut pieces));
+        prop_assert_eq!(take(&mut whole, world.now), take(&mut pieces, world.now));
+        // Bytes of messages that are begun and not whole are as many, too: the books agree.
+        prop_assert_eq!(whole.stats(), pieces.stats());
+    }
+
+    /// Who asks for a little at a time gets the same bytes as who asks for all: pieces on the wire are the driver's
+    /// business, and no order of frames depends on them.
+    #[test]
+    fn how_much_is_asked_for_at_a_time_changes_no_byte(
+        messages in vec((0..6_usize, prop_oneof![0..100_usize, 0..=12_288_usize]), 1..30),
+        portions in vec(prop_oneof![1..50_usize, 1..20_000_usize], 1..20),
+    ) {
+        let speak = |portions: &[usize]| {
+            let mut world = World::ready();
+            let streams: Vec<_> = (0..6)
+                .map(|index| world.dialer.open(StreamKind::Feed, Lane::ALL[index % 4]).unwrap())
+                .collect();
+            for (index, length) in &messages {
+                let _full = world.dialer.send(streams[*index], vec![*index as u8; *length].into(), SendFlags::default());
+            }
+            streams[..3].iter().for_each(|stream| world.dialer.finish(*stream));
+            let mut said = Vec::new();
+            for portion in portions.iter().cycle() {
+                let Some(slices) = world.dialer.poll_transmit(Duration::ZERO, *portion) else {
+                    break;
+                };
+                said.extend(slices.concat());
+                world.dialer.check();
+            }
+            said
+        };
+        prop_assert_eq!(speak(&portions), speak(&[usize::MAX]));
+    }
+
     /// Random bytes, from the first one on: no panic, no answer, nothing kept.
     #[test]
     fn random_bytes_never_panic_and_get_no_answer(bytes in vec(any::<u8>(), 24..500)) {
@@ -336,5 +417,44 @@ proptest! {
         // A turn is 16 KiB with headers, overdrawn by one frame at most; headers of small messages take a tenth.
         let (least, most) = (got.iter().min().unwrap(), got.iter().max().unwrap());
         prop_assert!(*least + 40_000 >= most / 10 * 8, "messages of {:?} bytes: {:?} bytes came", sizes, got);
+    }
+    /// The same where the connection's credit is what is scarce, and the consumer is behind: whose turn it is does not
+    /// depend on whose messages happen to fit what has just come back.
+    #[test]
+    fn no_stream_of_a_lane_starves_for_credit_behind_a_slow_consumer(
+        sizes in vec(prop_oneof![200..2_000_usize, 8_000..12_000_usize], 5..9),
+        lag in 0..20_usize,
+    ) {
+        let mut world = World::ready();
+        let streams: Vec<_> = sizes.iter().map(|_| world.dialer.open(StreamKind::Feed, Lane::Request).unwrap()).collect();
+        let (mut sent, mut got) = (vec![0; sizes.len()], vec![0; sizes.len()]);
+        let mut held = VecDeque::new();
+        while got.iter().sum::<usize>() < 1_000_000 {
+            for (index, stream) in streams.iter().enumerate() {
+                while sent[index] < got[index] + 14_000 {
+                    world.dialer.send(*stream, vec![0; sizes[index]].into(), SendFlags::default()).unwrap();
+                    sent[index] += sizes[index];
+                }
+            }
+            let there = take(&mut world.dialer, Duration::ZERO);
+            world.acceptor.receive(Duration::ZERO, &there).unwrap();
+            while let Some(event) = world.acceptor.poll_event() {
+                if let Event::Message { stream, charge, bytes, .. } = event {
+                    got[streams.iter().position(|known| *known == stream).unwrap()] += bytes.len();
+                    held.push_back((stream, charge));
+                }
+            }
+            // It keeps a few, but goes on: more may be kept than the windows allow to come.
+            let keeps = if there.is_empty() { 0 } else { lag };
+            for (stream, charge) in held.drain(..held.len().saturating_sub(keeps)) {
+                world.acceptor.consumed(stream, charge);
+            }
+            let back = take(&mut world.acceptor, Duration::ZERO);
+            world.dialer.receive(Duration::ZERO, &back).unwrap();
+            world.dialer.check();
+            world.acceptor.check();
+        }
+        let (least, most) = (got.iter().min().unwrap(), got.iter().max().unwrap());
+        prop_assert!(*least * 4 >= *most, "messages of {:?} bytes, {} kept: {:?} bytes came", sizes, lag, got);
     }
 }
