@@ -147,6 +147,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
     /// Fills the write queue when it is empty. Later would leave the wire idle, earlier would freeze the order.
     fn take_transmit(&mut self, shared: &Shared) -> (Option<Duration>, bool) {
         let mut core = shared.core.lock();
+        // What waits for room is a message that the buffer is too full for: nothing but handing out frames empties it, and
+        // a stream's end is a frame too.
+        let mut gives_room = false;
         if self.writing.is_empty()
             && !self.is_write_broken
             && !core.is_closed()
@@ -154,11 +157,14 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         {
             self.writing.extend(bytes);
             self.needs_flush = true;
+            gives_room = true;
         }
         let (deadline, is_closed) = (core.next_deadline(), core.is_closed());
         let peer = core.peer().copied();
         drop(core);
-        shared.room.notify_waiters();
+        if gives_room || is_closed {
+            shared.room.notify_waiters();
+        }
         if let Some(peer) = peer
             && !self.is_ready
         {
