@@ -135,7 +135,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
                         *needs_flush = false;
                     }
                 }
-                () = shared.wake.notified() => {}
+                // Whoever else is about to send goes first: what all of them have goes by one write. Otherwise the task would
+                // run between any two of them, since tokio runs next whom the last task woke, and write for each.
+                () = shared.wake.notified() => tokio::task::yield_now().await,
                 () = alarm.as_mut(), if deadline.is_some() => shared.core.lock().tick(shared.now()),
                 () = room_in(sink), if is_blocked => {}
                 () = std::future::ready(()), if matches!(delivered, Delivered::Some) => {}
