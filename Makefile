@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim models examples mutants bench bench-wal bench-engine bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim models examples mutants bench bench-wal bench-net bench-engine bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -70,6 +70,12 @@ bench-wal: ## [ARGS=...] The log beside other logs and the bare disk, in one run
 	  cargo build --release --locked --manifest-path bench/peers/Cargo.toml
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-wal" "$$@"' bench-wal $(ARGS)
 
+bench-net: ## [ARGS=...] The transport beside bare TCP and TLS, gRPC and NATS, in one run; ARGS=--help tells the modes
+	@.make/setup build
+	@$(IN) .make/with-progress - "building the transport's bench" \
+	  cargo build --release --locked --manifest-path bench/net-peers/Cargo.toml
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-net" "$$@"' bench-net $(ARGS)
+
 bench-engine: ## [ARGS=...] The embedded engine beside bare RocksDB and the bare log, in one run; ARGS=--help tells the modes
 	@.make/setup build
 	@$(IN) .make/with-progress release "building the engine's bench" cargo build --release -p towline-bench --bin bench-engine
@@ -80,11 +86,14 @@ bench-state: ## [ARGS=...] What each option of the state's RocksDB costs and bri
 	@$(IN) .make/with-progress release "building the bench of RocksDB's options" cargo build --release -p towline-bench --bin bench-state
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-state" "$$@"' bench-state $(ARGS)
 
-clippy-peers: ## Clippy on the bench of the log, which is a workspace of its own
+clippy-peers: ## Clippy on the benches of the log and of the transport, which are workspaces of their own
 	@.make/setup build lint
 	@$(IN) cargo fmt --manifest-path bench/peers/Cargo.toml --check
+	@$(IN) cargo fmt --manifest-path bench/net-peers/Cargo.toml --check
 	@$(IN) .make/with-progress release "clippy of the log's bench" \
 	  cargo clippy --release --locked --manifest-path bench/peers/Cargo.toml -- -D warnings
+	@$(IN) .make/with-progress - "clippy of the transport's bench" \
+	  cargo clippy --release --locked --manifest-path bench/net-peers/Cargo.toml -- -D warnings
 
 fuzz: ## [SECONDS=n] Feeds each parser of foreign bytes hostile ones, each for that long
 	@.make/fuzz run $(FUZZ_SECONDS)
@@ -99,6 +108,7 @@ fmt: ## Formats the sources
 	@.make/setup lint
 	@$(IN) cargo fmt --all
 	@$(IN) cargo fmt --manifest-path bench/peers/Cargo.toml
+	@$(IN) cargo fmt --manifest-path bench/net-peers/Cargo.toml
 
 lint: ## Format, clippy and the tidy rules, as CI wants them
 	@.make/setup lint

@@ -135,7 +135,13 @@ impl ConnectionHandle {
     /// # Errors
     /// As [`Connection::send`]; after [`SendError::Full`] an [`Event::Writable`](crate::Event::Writable) follows.
     pub fn try_send(&self, stream: StreamId, bytes: Bytes, flags: SendFlags) -> Result<(), SendError> {
-        self.act(|core| core.send(stream, bytes, flags))
+        let result = self.owner.shared.core.lock().send(stream, bytes, flags);
+        // A refused message leaves nothing to transmit. Woken for it, the task would offer room to a sender that has just
+        // been refused, who would ask again, and so on for as long as the socket takes nothing.
+        if result.is_ok() {
+            self.owner.shared.wake.notify_one();
+        }
+        result
     }
 
     /// Queues a message, waiting for room in the send buffer. Done means queued, not received.

@@ -138,7 +138,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
                         *needs_flush = false;
                     }
                 }
-                () = shared.wake.notified() => {}
+                // Whoever else is about to send goes first: what all of them have goes by one write. Otherwise the task would
+                // run between any two of them, since tokio runs next whom the last task woke, and write for each.
+                () = shared.wake.notified() => tokio::task::yield_now().await,
                 () = alarm.as_mut(), if deadline.is_some() => shared.core.lock().tick(shared.now()),
                 () = room_in(sink), if is_blocked => {}
                 () = std::future::ready(()), if matches!(delivered, Delivered::Some) => {}
@@ -150,6 +152,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
     /// Fills the write queue when it is empty. Later would leave the wire idle, earlier would freeze the order.
     fn take_transmit(&mut self, shared: &Shared) -> (Option<Duration>, bool) {
         let mut core = shared.core.lock();
+        // What waits for room is a message that the buffer is too full for: nothing but handing out frames empties it, and
+        // a stream's end is a frame too.
+        let mut gives_room = false;
         if self.writing.is_empty()
             && !self.is_write_broken
             && !core.is_closed()
@@ -157,11 +162,14 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         {
             self.writing.extend(bytes);
             self.needs_flush = true;
+            gives_room = true;
         }
         let (deadline, is_closed) = (core.next_deadline(), core.is_closed());
         let peer = core.peer().copied();
         drop(core);
-        shared.room.notify_waiters();
+        if gives_room || is_closed {
+            shared.room.notify_waiters();
+        }
         if let Some(peer) = peer
             && !self.is_ready
         {

@@ -1,12 +1,17 @@
 //! The driver over loopback.
 
+use std::io;
 use std::net::SocketAddr;
-use std::sync::mpsc;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::task::yield_now;
 use tokio::time::timeout;
 use towline_net::driver::{self, ConnectionHandle, EventReceiver, EventSink, Incoming, Listener, ListenerOptions};
 use towline_net::hello::HelloAck;
@@ -332,4 +337,65 @@ async fn a_cancelled_send_has_queued_nothing() {
         }
     }
     assert_eq!(received, queued);
+}
+
+/// A byte stream that counts how often somebody looks for bytes to read.
+struct Counted {
+    io: DuplexStream,
+    looks: Arc<AtomicUsize>,
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.looks.fetch_add(1, Ordering::Relaxed);
+        Pin::new(&mut self.io).poll_read(cx, into)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.io).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}
+
+/// A refused message once woke the task, which offered room to the sender, who was refused again: both ran for as long as
+/// the peer took nothing.
+#[tokio::test]
+async fn a_sender_that_waits_for_room_keeps_nobody_busy() {
+    let (io, far) = tokio::io::duplex(1 << 12);
+    let looks = Arc::new(AtomicUsize::new(0));
+    let (sink, _nobody_takes_them) = EventSink::channel(1);
+    let _server = driver::spawn(far, Side::Acceptor, config(Side::Acceptor), sink).unwrap();
+    let counted = Counted { io, looks: Arc::clone(&looks) };
+    let client = driver::spawn(counted, Side::Dialer, config(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    client.ready().await.unwrap();
+    let stream = client.open(StreamKind::Replication, Lane::Replication).unwrap();
+    let sending = client.clone();
+    let sender =
+        tokio::spawn(async move { while sending.send(stream, vec![0; 4000].into(), plain()).await.is_ok() {} });
+    let quiet = async {
+        let mut rounds = 0;
+        loop {
+            let (before, refused) = (looks.load(Ordering::Relaxed), client.stats().sends_refused);
+            for _ in 0..1000 {
+                yield_now().await;
+            }
+            rounds += 1;
+            let seen = looks.load(Ordering::Relaxed) - before;
+            if refused > 0 && seen < 100 {
+                return;
+            }
+            assert!(rounds < 20, "{seen} looks in a thousand turns of the scheduler, and nothing to do");
+        }
+    };
+    timeout(PATIENCE, quiet).await.unwrap();
+    sender.abort();
 }
