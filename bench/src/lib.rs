@@ -2,7 +2,7 @@
 //!
 //! The program `bench-engine` puts the embedded engine beside bare RocksDB; its modes look at one thing each ([`reopen`],
 //! [`amplification`], [`year`], [`session_load`], [`overload`],
-//! [`neighbours`], [`cold`]). The program `bench-state` puts the options of the state's RocksDB beside others.
+//! [`neighbours`], [`remote`], [`cold`]). The program `bench-state` puts the options of the state's RocksDB beside others.
 //! The program `towline-bench` prints them as one table of ratios; the criterion benches time the same producers.
 
 #![forbid(unsafe_code)]
@@ -18,6 +18,7 @@ pub mod neighbours;
 pub mod overload;
 pub mod process;
 pub mod producers;
+pub mod remote;
 pub mod reopen;
 pub mod report;
 pub mod session_load;

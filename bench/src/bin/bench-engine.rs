@@ -10,7 +10,7 @@ use towline_bench::cold;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
 use towline_bench::reopen::{CHILD, Load};
-use towline_bench::{amplification, neighbours, overload, reopen, session_load, year};
+use towline_bench::{amplification, neighbours, overload, remote, reopen, session_load, year};
 
 /// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
@@ -74,6 +74,15 @@ enum Mode {
         #[arg(long, default_value_t = 20)]
         seconds: u64,
     },
+    /// The remote client over loopback beside the embedding program: 64 callers, each waiting for its durable write
+    Remote {
+        /// How many writes for each.
+        #[arg(long, default_value_t = 200_000)]
+        writes: u64,
+        /// How often.
+        #[arg(long, default_value_t = 3)]
+        rounds: u32,
+    },
     #[command(name = CHILD, hide = true)]
     WriteUntilKilled {
         place: PathBuf,
@@ -119,6 +128,7 @@ impl Args {
             }
             Mode::Overload { seconds } => println!("{}", overload::measure(place, *seconds)?),
             Mode::Neighbours { seconds } => println!("{}", neighbours::measure(place, *seconds)?),
+            Mode::Remote { writes, rounds } => println!("{}", remote::measure(place, *writes, *rounds)?),
             Mode::Year { file } => println!("{}", year::measure(place, file)?),
             Mode::Sessions { sessions } => {
                 session_load::measure(place, *sessions)?.iter().for_each(|table| println!("{table}"));
