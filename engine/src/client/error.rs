@@ -16,6 +16,7 @@ use std::time::Duration;
 /// | TW-7005 | fix the request | the write is not legal |
 /// | TW-7006 | fix the request | the request is larger than the server takes |
 /// | TW-7007 | operator | the server answers what this release does not understand |
+/// | TW-7008 | operator | a certificate is not accepted, the server's or the client's: the sentence says whose |
 /// | the server's | the server's | see [`Failure`] |
 ///
 /// ```
@@ -46,6 +47,13 @@ pub enum ClientError {
         /// How long it was looked for.
         waited: Duration,
         /// What became of each address at the last attempt.
+        tried: Vec<String>,
+    },
+    /// Certificates are in the way at an address or more, and no other server was reached. It is said at once: waiting
+    /// mends nothing.
+    #[error("no server was reached, and a certificate is not accepted: {}", .tried.join("; "))]
+    Untrusted {
+        /// What became of each address.
         tried: Vec<String>,
     },
     /// No answer in time.
@@ -83,6 +91,7 @@ impl ClientError {
             Self::Record(_) => "TW-7005".into(),
             Self::TooLarge(_) => "TW-7006".into(),
             Self::Answer(_) => "TW-7007".into(),
+            Self::Untrusted { .. } => "TW-7008".into(),
             Self::Refused(failure) => format!("TW-{:04}", failure.code),
         }
     }
@@ -93,7 +102,7 @@ impl ClientError {
         match self {
             Self::NoAddress | Self::Record(_) | Self::TooLarge(_) => FailureClass::FixRequest,
             Self::Unreachable { .. } | Self::Deadline { .. } | Self::ConnectionLost => FailureClass::Retry,
-            Self::Answer(_) => FailureClass::Operator,
+            Self::Answer(_) | Self::Untrusted { .. } => FailureClass::Operator,
             Self::Refused(failure) => failure.class,
         }
     }

@@ -25,6 +25,7 @@ mod handle;
 mod link;
 mod options;
 mod receipt;
+mod transport;
 
 #[cfg(test)]
 mod client_test;
@@ -33,3 +34,9 @@ pub use error::{ClientError, UnknownCause, WriteError};
 pub use handle::{Client, ClientStats, StateDigest, StreamPage, VersionedValue};
 pub use options::{ClientOptions, Route};
 pub use receipt::{WriteReceipt, Written};
+#[cfg(feature = "tls")]
+pub use towline_net::driver::tls::{
+    CertifiedIdentity, CredentialFiles, Credentials, PeerCertificate, Subject, TlsError,
+};
+#[cfg(feature = "tls")]
+pub use transport::ClientTls;

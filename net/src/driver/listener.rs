@@ -233,6 +233,11 @@ impl Incoming {
         task::spawn(self.socket, Side::Acceptor, config, sink, self.tickets)
     }
 
+    #[cfg(feature = "tls")]
+    pub(super) fn into_parts(self) -> (TcpStream, SocketAddr, Tickets) {
+        (self.socket, self.address, self.tickets)
+    }
+
     /// Runs the connection over what `wrap` makes of the socket, such as TLS. The listener's bounds hold it all the
     /// while, so `wrap` should have a deadline ([`tls::accept`](super::tls) has).
     ///

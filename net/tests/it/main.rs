@@ -14,4 +14,6 @@ mod world;
 #[cfg(feature = "tokio")]
 mod driver;
 #[cfg(feature = "tls")]
+mod identities;
+#[cfg(feature = "tls")]
 mod tls;
