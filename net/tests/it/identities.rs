@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa, KeyPair, SanType,
     date_time_ymd,
 };
-use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
+use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -100,7 +100,7 @@ async fn meet(dialer: &Endpoint, acceptor: &Endpoint, peer: Peer, says: Connecti
     let (listener, address) = listen().await;
     let accepting = async { acceptor.accept(listener.accept().await.unwrap(), hello(2, Role::Node), silent()).await };
     let dialling = dialer.connect(address, peer, says, silent());
-    timeout(PATIENCE, async { tokio::join!(dialling, accepting) }).await.expect("bounded")
+    timeout(PATIENCE, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("bounded")
 }
 
 /// Somebody with these credentials, who believes whatever certificate it is shown of `authority` for `server.test`,
@@ -210,7 +210,8 @@ async fn a_dialer_hangs_up_on_whoever_is_not_the_node_that_it_looks_for() {
             }
         };
         let dialling = dialer.connect(address, Peer::Node(2), hello(1, Role::Node), silent());
-        let (dialled, heard) = timeout(PATIENCE, async { tokio::join!(dialling, accepting) }).await.expect("bounded");
+        let (dialled, heard) =
+            timeout(PATIENCE, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("bounded");
         let said = dialled.unwrap_err().sentence();
         assert!(said.contains(reason), "{what}: {said}");
         let is_bare = heard.is_none_or(|end| end == ConnectionError::ClosedByPeer { code: GoAwayCode(3014) });
@@ -271,7 +272,8 @@ async fn a_tls_client_of_version_1_2_and_one_without_a_certificate_are_refused()
         let stream = tls::connect(socket, nobody.into(), "server.test".try_into().unwrap(), WITHIN).await.unwrap();
         driver::spawn(stream, Side::Dialer, hello(0, Role::Client), silent()).unwrap().ready().await
     };
-    let (heard, accepted) = timeout(PATIENCE, async { tokio::join!(dialling, accepting) }).await.expect("bounded");
+    let (heard, accepted) =
+        timeout(PATIENCE, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("bounded");
     assert_eq!(heard, Err(ConnectionError::TransportEnded));
     assert!(accepted.unwrap_err().sentence().contains("no certificates"));
 }
@@ -297,7 +299,8 @@ async fn plain_text_on_a_port_of_tls_and_tls_on_a_port_of_plain_text_end_within_
         handle.ready().await
     };
     let dialling = dialer.connect(address, Peer::Node(2), hello(1, Role::Node), silent());
-    let (dialled, heard) = timeout(WITHIN, async { tokio::join!(dialling, accepting) }).await.expect("in time");
+    let (dialled, heard) =
+        timeout(WITHIN, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("in time");
     assert!(matches!(dialled, Err(TlsError::Handshake(_))), "{dialled:?}");
     assert!(heard.is_err(), "{heard:?}");
 }
@@ -323,7 +326,8 @@ async fn a_peer_that_says_nothing_within_tls_is_cut_at_the_one_bound_of_both_han
         tokio::time::sleep(bound * 2).await;
         drop(stream);
     };
-    let ((), (accepted, took)) = timeout(PATIENCE, async { tokio::join!(dialling, accepting) }).await.expect("bounded");
+    let ((), (accepted, took)) =
+        timeout(PATIENCE, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("bounded");
     assert!(
         matches!(accepted, Err(TlsError::Connection { source: ConnectionError::HelloTimeout, .. })),
         "{accepted:?}"
@@ -471,8 +475,7 @@ async fn a_connection_whose_certificate_ends_while_it_runs_is_cut() {
     let authority = Authority::new("ours");
     let acceptor = Endpoint::new(&authority.issue(&node(2))).unwrap();
     let short = authority.issue_with(&client("short"), |params| {
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap();
-        params.not_after = date_time_ymd(1970, 1, 1) + now + Duration::from_secs(2);
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(UnixTime::now().as_secs() + 2);
     });
     let dialer = Endpoint::new(&short).unwrap();
     let (client, _server) = meet(&dialer, &acceptor, Peer::host("server.test").unwrap(), hello(0, Role::Client)).await;

@@ -81,13 +81,14 @@ impl Peer {
 /// #     ConnectionConfig::new(identity, [node as u8; 16])
 /// # };
 /// # let silent = || EventSink::callback(|_| ());
+/// # let incoming = async |listener: &Listener| listener.accept().await.unwrap();
 /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
 /// // Certificates for node 1 and node 2 of one cluster.
 /// let (one, two) = (credentials("node/1"), credentials("node/2"));
 /// let (dialer, acceptor) = (Endpoint::new(&one)?, Endpoint::new(&two)?);
 /// let listener = Listener::bind("127.0.0.1:0".parse()?, ListenerOptions::default()).await?;
 /// let address = listener.local_addr()?;
-/// let accepting = async { acceptor.accept(listener.accept().await?, config(2, Role::Node), silent()).await };
+/// let accepting = async { acceptor.accept(incoming(&listener).await, config(2, Role::Node), silent()).await };
 /// let dialling = dialer.connect(address, Peer::Node(2), config(1, Role::Node), silent());
 /// let (client, server) = tokio::join!(dialling, accepting);
 /// let (client, server) = (client?, server?);
@@ -97,7 +98,7 @@ impl Peer {
 /// let cut = acceptor.renew(&two, "towline://07070707-0707-0707-0707-070707070707/node/1".parse()?)?;
 /// assert_eq!(cut.len(), 1);
 /// client.closed().await;
-/// let accepting = async { acceptor.accept(listener.accept().await?, config(2, Role::Node), silent()).await };
+/// let accepting = async { acceptor.accept(incoming(&listener).await, config(2, Role::Node), silent()).await };
 /// let dialling = dialer.connect(address, Peer::Node(2), config(1, Role::Node), silent());
 /// let (client, server) = tokio::join!(dialling, accepting);
 /// assert!(matches!(client, Err(TlsError::RefusedByPeer { .. })), "it heard an alert, and no reason");

@@ -16,7 +16,7 @@ const SERIAL: &str = "serial:";
 /// ```
 /// use towline_net::driver::tls::Revoked;
 /// let revoked: Revoked = "
-///     # left in March
+///     ## left in March
 ///     towline://0193aabb-ccdd-7eff-8000-010203040506/client/loader
 ///     serial:3d:01:7f
 /// ".parse()?;
