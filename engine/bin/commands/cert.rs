@@ -142,7 +142,7 @@ fn authority(args: &Authority) -> Result<(), Failure> {
     let id = params.key_identifier(&key).iter().take(4).map(|byte| format!("{byte:02x}")).collect::<String>();
     params.distinguished_name.push(DnType::CommonName, format!("towline authority {id}"));
     let certificate = CertifiedIssuer::self_signed(params, key)?.pem();
-    fs::create_dir_all(&args.directory)?;
+    make_directory(&args.directory)?;
     let files = [AUTHORITY_CERTIFICATE, AUTHORITY_KEY].map(|name| args.directory.join(name));
     write_new(&[(&files[0], &certificate, Readers::Anybody), (&files[1], &key_pem, Readers::OwnerAlone)])?;
     Output::new(args.format).both(
@@ -179,7 +179,7 @@ fn issue(
     let certificate = params.signed_by(&key, &issuer)?;
     let read = PeerCertificate::read(certificate.der())?;
     let out = args.out.clone().unwrap_or_else(|| args.directory.join(directory));
-    fs::create_dir_all(&out)?;
+    make_directory(&out)?;
     let files = CredentialFiles::in_directory(&out);
     write_new(&[
         (&files.certificate, &certificate.pem(), Readers::Anybody),
@@ -247,6 +247,15 @@ fn host(name: &str) -> Result<SanType, Failure> {
         return Err(Failure::say(Exit::Usage, sentence));
     }
     Ok(SanType::DnsName(name.to_owned().try_into()?))
+}
+
+/// A directory that others can't look into, if it is not there yet.
+fn make_directory(path: &Path) -> Result<(), Failure> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path).map_err(|error| Failure::say(Exit::Failed, format!("{}: {error}", path.display())))
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -17,6 +17,7 @@ pub(super) enum Miss {
     /// For now; a sentence.
     NotNow(String),
     /// As long as nobody mends a certificate; a sentence.
+    #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without certificates, none is in the way"))]
     Untrusted(String),
 }
 

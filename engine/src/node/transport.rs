@@ -51,7 +51,6 @@ impl Transport {
     }
 
     /// Looks at the files of the credentials from now on.
-    #[cfg_attr(not(feature = "tls"), expect(clippy::unused_self, reason = "with `tls` there is something to watch"))]
     pub(super) fn watch(&self, runtime: &Runtime, config: &Config) {
         #[cfg(feature = "tls")]
         if let (Some(endpoint), Some(tls)) = (&self.tls, &config.tls) {
@@ -75,7 +74,12 @@ impl Transport {
                 Ok(handle) => Some(handle),
                 Err(error) => {
                     let (code, reason) = (error.code(), error.sentence());
-                    tracing::warn!(%address, "a connection was refused: TW-{code}: {reason}");
+                    // Probes and scans come all day, and end without a word.
+                    if is_silent_end(&error) {
+                        tracing::debug!(%address, "nobody came: {reason}");
+                    } else {
+                        tracing::warn!(%address, "a connection was refused: TW-{code}: {reason}");
+                    }
                     None
                 }
             };
@@ -89,8 +93,10 @@ impl Transport {
         };
         match handle.ready().await {
             Ok(_) => Some(handle),
-            // Nobody was there: a probe, or a scan.
-            Err(ConnectionError::TransportEnded) => None,
+            Err(error @ (ConnectionError::TransportEnded | ConnectionError::HelloTimeout)) => {
+                tracing::debug!(%address, "nobody came: {error}");
+                None
+            }
             Err(error) => {
                 let code = error.code();
                 tracing::warn!(%address, "a connection was refused: TW-{code}: {error}");
@@ -122,6 +128,18 @@ impl TransportError {
             #[cfg(feature = "tls")]
             Self::Tls(error) => error.class() == towline_net::FaultClass::Operator,
         }
+    }
+}
+
+/// Whether a peer went away before it said anything that could be refused.
+#[cfg(feature = "tls")]
+fn is_silent_end(error: &TlsError) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    match error {
+        TlsError::Handshake(source) => {
+            matches!(source.kind(), UnexpectedEof | ConnectionReset | ConnectionAborted | BrokenPipe)
+        }
+        _ => false,
     }
 }
 

@@ -138,6 +138,12 @@ async fn three_nodes_replicate_over_tls_and_whoever_has_no_certificate_of_theirs
             towline(&by_directory).stdout == b"a value\n"
         });
     }
+    // And a program that has its credentials in memory.
+    let (credentials, _) = CredentialFiles::in_directory(&loader).read().unwrap();
+    let in_memory = ClientOptions { tls: Some(ClientTls::new(&credentials).unwrap()), ..ClientOptions::default() };
+    let reader = Client::connect([world.address(0)], in_memory).await.unwrap();
+    assert_eq!(reader.get(b"key-49").await.unwrap().unwrap().value, "a value");
+
     let (certificate, key) = (format!("{loader}/certificate.pem"), format!("{loader}/key.pem"));
     let authority = world.path("ca/authority.pem");
     let by_files = ["--tls-certificate", &certificate, "--tls-key", &key, "--tls-authority", &authority];
@@ -166,6 +172,7 @@ async fn three_nodes_replicate_over_tls_and_whoever_has_no_certificate_of_theirs
     until("the log says why", || world.says(0, "a connection was refused: TW-3103") && world.says(0, "UnknownIssuer"));
     let plain = towline(&["get", "key-1", "--addr", &world.address(0), "--timeout", "1"]);
     assert_eq!(plain.status.code(), Some(1));
+    until("and of plain text", || world.says(0, "what came is no TLS"));
     let as_node = world.path("ca/node-3");
     let posing = towline(&["get", "key-1", "--addr", &world.address(0), "--timeout", "1", "--tls-dir", &as_node]);
     assert_eq!(posing.status.code(), Some(1), "{}", String::from_utf8_lossy(&posing.stderr));
@@ -255,6 +262,10 @@ fn certificates_are_never_written_over_keys_are_the_owners_alone_and_names_must_
     for key in ["ca/authority-key.pem", "ca/node-1/key.pem", "ca/client-loader/key.pem"] {
         let mode = fs::metadata(world.path(key)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600, "{key}");
+    }
+    for directory in ["ca", "ca/node-1", "ca/client-loader"] {
+        let mode = fs::metadata(world.path(directory)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700, "{directory}");
     }
     let before = fs::read(world.path("ca/authority.pem")).unwrap();
     let ca = world.path("ca");

@@ -159,10 +159,8 @@ impl TlsError {
     #[must_use]
     pub fn class(&self) -> FaultClass {
         match self {
-            // What rustls says is about certificates or the protocol; all else about the path.
-            Self::Handshake(source) if source.get_ref().is_some_and(|source| source.is::<rustls::Error>()) => {
-                FaultClass::Operator
-            }
+            // What is no TLS at all may come of a listener that is busy, and says so in plain text.
+            Self::Handshake(source) if is_about_trust(source) => FaultClass::Operator,
             Self::Handshake(_) | Self::Timeout | Self::Dial(_) => FaultClass::Retry,
             Self::Connection { source, .. } => source.class(),
             Self::File(file) => file.class(),
@@ -193,6 +191,13 @@ impl TlsError {
         }
         text
     }
+}
+
+/// Whether a certificate, or the versions and ciphers of both sides, are in the way.
+fn is_about_trust(error: &io::Error) -> bool {
+    use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented, PeerIncompatible};
+    let error = error.get_ref().and_then(|error| error.downcast_ref());
+    matches!(error, Some(AlertReceived(_) | InvalidCertificate(_) | NoCertificatesPresented | PeerIncompatible(_)))
 }
 
 /// The accepting side's handshake, within a bound. Give what it returns to [`spawn`](super::spawn), or call it in
