@@ -157,9 +157,9 @@ const TLS: &str = "\n[tls]\ncertificate = \"c.pem\"\nkey = \"/k.pem\"\nauthoriti
 #[test]
 fn an_address_that_others_reach_is_refused_without_tls_unless_plain_text_is_asked_for_by_its_name() {
     let secret = GOOD.replacen("insecure_plaintext = true", "", 1);
-    let said = parse(&secret).unwrap_err();
-    assert!(said.starts_with("etc/node.toml:10:11: node.address: ") || said.contains(": node.address: "), "{said}");
-    assert!(said.contains("node-2.example:7402") || said.contains("127.0.0.1"), "{said}");
+    parse(&secret).unwrap(); // The only address that is not loopback is its own, which it does not dial.
+    let said = parse(&secret.replacen("127.0.0.1:7401", "node-1.example:7401", 1)).unwrap_err();
+    assert!(said.starts_with("etc/node.toml:12:11: node.address: node-1.example:7401 is not loopback"), "{said}");
     let error = Config::parse(Path::new("n.toml"), &secret.replacen("127.0.0.1:0", "[::]:0", 1)).unwrap_err();
     assert_eq!((error.code(), error.class()), ("TW-6004", FailureClass::FixRequest));
     assert!(error.to_string().starts_with("n.toml:4:10: listen: [::]:0 is not loopback"), "{error}");
