@@ -491,5 +491,5 @@ async fn a_connection_whose_certificate_ends_while_it_runs_is_cut() {
         }
     });
     assert_eq!(cut.await.expect("it ends").who.to_string(), format!("{OURS}/client/short"));
-    client.closed().await;
+    timeout(PATIENCE, client.closed()).await.expect("and its other side hears of it");
 }

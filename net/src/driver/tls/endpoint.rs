@@ -1,9 +1,9 @@
 //! [`Endpoint`]: one side's credentials in force, the connections made with them, and how both are renewed.
 //!
 //! Lock order: `live`, for the time of a look at each connection (a renewal judges each chain anew meanwhile, some
-//! 100 microseconds each); within it `in_force`, for the time of a clone, and a connection's own. What is in force changes first and the connections are looked at after; a connection that comes
-//! about between the two is judged once more when it is entered in the list. Otherwise it would live on by what was
-//! believed before.
+//! 100 microseconds each); within it `in_force`, for the time of a clone, and a connection's own. What is in force
+//! changes first and the connections are looked at after; a connection that comes about between the two is judged once
+//! more when it is entered in the list. Otherwise it would live on by what was believed before.
 
 use std::fmt;
 use std::net::SocketAddr;

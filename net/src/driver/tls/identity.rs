@@ -242,7 +242,9 @@ mod tests {
         }
 
         #[test]
-        fn what_is_read_as_an_identity_is_written_in_its_one_way(text in "(towline://)?[0-9a-fA-F-]{30,38}/(node|client)/[ -~]{0,12}") {
+        fn what_is_read_as_an_identity_is_written_in_its_one_way(
+            text in "towline://[0-9a-f]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-f]{12}/(node/0?[0-9]{0,3}|client/[ -~]{0,12})",
+        ) {
             if let Ok(identity) = text.parse::<CertifiedIdentity>() {
                 prop_assert_eq!(identity.to_string(), text);
             }
