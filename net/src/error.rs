@@ -2,7 +2,7 @@
 //! 3001). That of an error which ends a connection is also the code that travels in GoAway or in a refusal.
 
 use crate::frame::StreamId;
-use crate::identity::ProtocolRange;
+use crate::identity::{ProtocolRange, Role};
 
 /// What kind of fault an error is: what the caller should do about it.
 ///
@@ -154,6 +154,14 @@ pub enum ConnectionError {
         /// Found.
         found: u64,
     },
+    /// The peer speaks in another part than its certificate names.
+    #[error("the peer says it is a {found:?}, expected was a {expected:?}")]
+    WrongRole {
+        /// Expected.
+        expected: Role,
+        /// Said.
+        found: Role,
+    },
     /// No protocol version in common.
     #[error("no protocol version in common: this side speaks {ours}, the peer {theirs}")]
     VersionMismatch {
@@ -238,6 +246,7 @@ impl ConnectionError {
             Self::StallTimeout => 3025,
             Self::WrongCluster => 3013,
             Self::WrongNode { .. } => 3014,
+            Self::WrongRole { .. } => 3026,
             Self::VersionMismatch { .. } => 3015,
             Self::FeatureMissing { .. } => 3016,
             Self::LimitsUnusable { .. } => 3017,

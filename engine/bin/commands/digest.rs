@@ -5,7 +5,7 @@ use crate::failure::{Exit, Failure};
 use crate::output::{Format, Output, hex, table};
 use std::collections::BTreeMap;
 use std::process::ExitCode;
-use towline::client::{ClientError, StateDigest};
+use towline::client::{ClientError, ClientOptions, Route, StateDigest};
 use towline::model::request::ServerStatus;
 
 #[derive(Debug, clap::Args)]
@@ -18,10 +18,11 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let output = Output::new(args.format);
+    let options = args.servers.options(Route::Any)?;
     let (mut rows, mut by_position) = (Vec::new(), BTreeMap::new());
     let (mut differ, mut failed) = (None, None);
     for address in &args.servers.addr {
-        let (status, at) = match ask(&args.servers, address).await {
+        let (status, at) = match ask(&options, address).await {
             Ok(answers) => answers,
             Err(error) => {
                 failed = Some(Failure::new(Exit::Failed, error));
@@ -50,7 +51,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     failed.map_or(Ok(ExitCode::SUCCESS), Err)
 }
 
-async fn ask(servers: &Servers, address: &str) -> Result<(ServerStatus, StateDigest), ClientError> {
-    let client = servers.one(address).await?;
+async fn ask(options: &ClientOptions, address: &str) -> Result<(ServerStatus, StateDigest), ClientError> {
+    let client = Servers::one(address, options).await?;
     Ok((client.status().await?, client.digest().await?))
 }

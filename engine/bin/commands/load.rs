@@ -62,7 +62,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
         parent::end_with_standard_input()?;
     }
     let surveyed = survey(&args.file, &args.key_column)?;
-    let client = Client::connect(args.servers.addr.clone(), client_options(&args)).await?;
+    let client = Client::connect(args.servers.addr.clone(), client_options(&args)?).await?;
     let options = LoadOptions {
         path: args.file.clone(),
         key_column: args.key_column.clone(),
@@ -90,11 +90,11 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     }
 }
 
-fn client_options(args: &Args) -> ClientOptions {
+fn client_options(args: &Args) -> Result<ClientOptions, Failure> {
     // Reads of tails have places beside the appends.
     let in_flight_max = args.in_flight as usize + 256;
     let connect_timeout = Duration::from_secs(args.patience);
-    ClientOptions { in_flight_max, connect_timeout, ..args.servers.options(Route::Leader) }
+    Ok(ClientOptions { in_flight_max, connect_timeout, ..args.servers.options(Route::Leader)? })
 }
 
 /// The first signal: what was sent is settled. The second means now.

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod cert;
 mod demo;
 mod digest;
 mod get;
@@ -41,6 +42,9 @@ pub(crate) enum Command {
     Digest(digest::Args),
     /// Print how each node is
     Status(status::Args),
+    /// Make certificates for TLS: an authority, nodes, clients
+    #[command(subcommand)]
+    Cert(cert::Command),
     /// Look into a log directory, also while a node runs on it; repair one that is damaged
     #[command(subcommand)]
     Wal(wal::Command),
@@ -59,6 +63,7 @@ impl Command {
             Self::Stream(_) => "stream",
             Self::Digest(_) => "digest",
             Self::Status(_) => "status",
+            Self::Cert(command) => command.name(),
             Self::Wal(command) => command.name(),
             Self::Sim(_) => "sim",
             Self::Demo(_) => "demo",
@@ -73,6 +78,7 @@ impl Command {
             Self::Stream(args) => args.format.json,
             Self::Digest(args) => args.format.json,
             Self::Status(args) => args.format.json,
+            Self::Cert(command) => command.speaks_json(),
             Self::Wal(command) => command.speaks_json(),
             Self::Sim(args) => args.json,
             Self::Demo(args) => args.format.json,
@@ -89,6 +95,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Stream(args) => asynchronously(stream::run(args)),
         Command::Digest(args) => asynchronously(digest::run(args)),
         Command::Status(args) => asynchronously(status::run(args)),
+        Command::Cert(command) => cert::run(&command),
         Command::Wal(command) => wal::run(&command),
         Command::Sim(args) => Ok(towline::sim::run(&args)),
         Command::Demo(args) => asynchronously(demo::run(args)),

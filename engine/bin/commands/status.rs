@@ -4,6 +4,7 @@ use super::servers::Servers;
 use crate::failure::Failure;
 use crate::output::{Format, Output, count, size, table};
 use std::process::ExitCode;
+use towline::client::Route;
 use towline::model::request::ServerStatus;
 
 #[derive(Debug, clap::Args)]
@@ -16,9 +17,10 @@ pub(crate) struct Args {
 
 pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     let output = Output::new(args.format);
+    let options = args.servers.options(Route::Any)?;
     let (mut rows, mut is_healthy) = (Vec::new(), true);
     for address in &args.servers.addr {
-        let asked = match args.servers.one(address).await {
+        let asked = match Servers::one(address, &options).await {
             Ok(client) => client.status().await,
             Err(error) => Err(error),
         };

@@ -3,6 +3,7 @@
 use super::error::ClientError;
 use super::link::{Answer, Link};
 use super::options::{ClientOptions, Route};
+use super::transport::{Miss, renew};
 use crate::model::NodeId;
 use crate::model::codec;
 use crate::model::request::{Request, RequestBody, ResponseBody, ServerStatus};
@@ -40,9 +41,11 @@ pub(super) async fn connect(
         .build();
     let mut tried = Vec::new();
     loop {
+        renew(options).await;
         match timeout_at(deadline, round(addresses, options, bytes_received)).await {
             Ok(Ok(link)) => return Ok(link),
-            Ok(Err(said)) => tried = said,
+            Ok(Err(Said::NotNow(said))) => tried = said,
+            Ok(Err(Said::Untrusted(tried))) => return Err(ClientError::Untrusted { tried }),
             Err(_) if tried.is_empty() => tried = vec![format!("{}: no answer", addresses.join(", "))],
             Err(_) => {} // Out of time in mid-round: what the round before was told stands.
         }
@@ -54,19 +57,25 @@ pub(super) async fn connect(
     }
 }
 
+/// What a round over all addresses came to.
+enum Said {
+    /// Nobody who can be used; there may be in the next one.
+    NotNow(Vec<String>),
+    /// Certificates are in the way, and no server was reached: waiting mends nothing.
+    Untrusted(Vec<String>),
+}
+
 /// One look at every address.
-async fn round(
-    addresses: &[String],
-    options: &ClientOptions,
-    bytes_received: &Arc<AtomicU64>,
-) -> Result<Link, Vec<String>> {
+async fn round(addresses: &[String], options: &ClientOptions, bytes_received: &Arc<AtomicU64>) -> Result<Link, Said> {
     let mut tried = Vec::new();
     let mut named = None;
+    let (mut is_reached, mut is_untrusted) = (false, false);
     for address in addresses {
         let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, bytes_received));
-        match attempt.await.unwrap_or_else(|_| Err("no answer".to_owned())) {
+        match attempt.await.unwrap_or_else(|_| Err(Miss::NotNow("no answer".to_owned()))) {
             Ok(Seen::Usable(link)) => return Ok(link),
             Ok(Seen::Other { node, leader }) => {
+                is_reached = true;
                 named = named.or(leader);
                 tried.push(match leader {
                     Some(leader) if leader == node => format!("{address}: node {node} leads, and takes no writes yet"),
@@ -74,10 +83,14 @@ async fn round(
                     None => format!("{address}: node {node} knows no leader"),
                 });
             }
-            Err(why) => tried.push(format!("{address}: {why}")),
+            Err(Miss::NotNow(why)) => tried.push(format!("{address}: {why}")),
+            Err(Miss::Untrusted(why)) => {
+                is_untrusted = true;
+                tried.push(format!("{address}: {why}"));
+            }
         }
     }
-    Err(tried)
+    Err(if is_untrusted && !is_reached { Said::Untrusted(tried) } else { Said::NotNow(tried) })
 }
 
 enum Seen {
@@ -85,12 +98,14 @@ enum Seen {
     Other { node: NodeId, leader: Option<NodeId> },
 }
 
-async fn look(address: &str, options: &ClientOptions, bytes_received: &Arc<AtomicU64>) -> Result<Seen, String> {
+async fn look(address: &str, options: &ClientOptions, bytes_received: &Arc<AtomicU64>) -> Result<Seen, Miss> {
     let resolved: Vec<SocketAddr> =
         tokio::net::lookup_host(address).await.map_err(|error| format!("{error}"))?.collect();
-    let mut said = "the name has no address".to_owned();
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let mut said = Miss::NotNow("the name has no address".to_owned());
     for candidate in resolved {
-        match Link::open(candidate, bytes_received).await {
+        match Link::open(candidate, host, options, bytes_received).await {
             Ok(link) if options.route == Route::Any => return Ok(Seen::Usable(link)),
             Ok(link) => {
                 let status = status(&link, options).await?;

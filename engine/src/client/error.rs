@@ -17,6 +17,7 @@ use std::time::Duration;
 /// | TW-7006 | fix the request | the request is larger than the server takes |
 /// | TW-7007 | operator | the server answers what this release does not understand |
 /// | TW-6113, TW-6114, TW-6118 | | see [`NumberError`] |
+/// | TW-7008 | operator | a certificate is not accepted, the server's or the client's: the sentence says whose |
 /// | the server's | the server's | see [`Failure`] |
 ///
 /// ```
@@ -47,6 +48,13 @@ pub enum ClientError {
         /// How long it was looked for.
         waited: Duration,
         /// What became of each address at the last attempt.
+        tried: Vec<String>,
+    },
+    /// Certificates are in the way at an address or more, and no other server was reached. It is said at once: waiting
+    /// mends nothing.
+    #[error("no server was reached, and a certificate is not accepted: {}", .tried.join("; "))]
+    Untrusted {
+        /// What became of each address.
         tried: Vec<String>,
     },
     /// No answer in time.
@@ -88,6 +96,7 @@ impl ClientError {
             Self::Number(number) => format!("TW-{:04}", number.code()),
             Self::TooLarge(_) => "TW-7006".into(),
             Self::Answer(_) => "TW-7007".into(),
+            Self::Untrusted { .. } => "TW-7008".into(),
             Self::Refused(failure) => format!("TW-{:04}", failure.code),
         }
     }
@@ -98,7 +107,7 @@ impl ClientError {
         match self {
             Self::NoAddress | Self::Record(_) | Self::Number(_) | Self::TooLarge(_) => FailureClass::FixRequest,
             Self::Unreachable { .. } | Self::Deadline { .. } | Self::ConnectionLost => FailureClass::Retry,
-            Self::Answer(_) => FailureClass::Operator,
+            Self::Answer(_) | Self::Untrusted { .. } => FailureClass::Operator,
             Self::Refused(failure) => failure.class,
         }
     }

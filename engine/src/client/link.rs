@@ -1,5 +1,7 @@
 //! [`Link`]: one connection with one request stream, and who waits for which answer.
 
+use super::options::ClientOptions;
+use super::transport::{Miss, connect, sentence};
 use crate::model::NodeId;
 use crate::model::codec;
 use crate::model::limits::MESSAGE_BYTES_MAX;
@@ -13,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
-use towline_net::driver::{self, ConnectionHandle, EventSink};
+use towline_net::driver::{ConnectionHandle, EventSink};
 use towline_net::{
     ConnectionConfig, Event, Identity, Lane, Limits, ResetCode, Role, SendError, SendFlags, StreamId, StreamKind,
 };
@@ -64,7 +66,12 @@ impl Link {
     ///
     /// # Errors
     /// A sentence: it is collected for the caller who waits for any of several addresses.
-    pub(super) async fn open(address: SocketAddr, bytes_received: &Arc<AtomicU64>) -> Result<Self, String> {
+    pub(super) async fn open(
+        address: SocketAddr,
+        host: &str,
+        options: &ClientOptions,
+        bytes_received: &Arc<AtomicU64>,
+    ) -> Result<Self, Miss> {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
         let mut config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
         config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
@@ -77,8 +84,7 @@ impl Link {
         });
         let events = Arc::clone(&routes);
         let sink = EventSink::callback_with_handle(move |handle, event| events.on_event(handle, event));
-        let handle = driver::connect(address, config, sink).await.map_err(|error| sentence(&error))?;
-        let peer = handle.ready().await.map_err(|error| sentence(&error))?;
+        let (handle, peer) = connect(address, host, options, config, sink).await?;
         let stream = handle.open(StreamKind::Request, Lane::Request).map_err(|error| sentence(&error))?;
         // Nothing was sent on it yet, so nothing of it is waited for.
         let stream = *routes.requests.get_or_init(|| stream);
@@ -238,16 +244,4 @@ impl Routes {
             drop(waiter.answer.send(Answer::ConnectionLost));
         }
     }
-}
-
-/// An error and its sources in one line.
-fn sentence(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

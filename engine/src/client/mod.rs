@@ -28,6 +28,7 @@ mod namespace;
 mod options;
 mod receipt;
 mod session;
+mod transport;
 
 #[cfg(test)]
 mod client_test;
@@ -39,3 +40,9 @@ pub use namespace::Namespace;
 pub use options::{ClientOptions, Route};
 pub use receipt::{WriteReceipt, Written};
 pub use session::{Session, SessionError};
+#[cfg(feature = "tls")]
+pub use towline_net::driver::tls::{
+    CertifiedIdentity, CredentialFiles, Credentials, PeerCertificate, Subject, TlsError,
+};
+#[cfg(feature = "tls")]
+pub use transport::ClientTls;

@@ -1,5 +1,7 @@
 //! [`ClientOptions`]: how long a client waits, how much it has in flight, and whom it asks.
 
+#[cfg(feature = "tls")]
+use super::transport::ClientTls;
 use std::time::Duration;
 
 /// How a client behaves. The defaults suit a data centre.
@@ -21,6 +23,9 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Requests in flight; more wait in the call. It bounds memory at both ends.
     pub in_flight_max: usize,
+    /// Credentials for TLS; none: plain TCP, which only servers on loopback take unless they were told otherwise.
+    #[cfg(feature = "tls")]
+    pub tls: Option<ClientTls>,
 }
 
 /// Whom requests go to.
@@ -66,6 +71,8 @@ impl Default for ClientOptions {
             request_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             in_flight_max: 1024,
+            #[cfg(feature = "tls")]
+            tls: None,
         }
     }
 }

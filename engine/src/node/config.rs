@@ -19,10 +19,20 @@
 //!
 //! [limits]                                            # may be left out
 //! queue_bytes = 16_777_216
+//!
+//! [tls]                                               # for all but loopback
+//! certificate    = "tls/certificate.pem"
+//! key            = "tls/key.pem"
+//! authorities    = "tls/authority.pem"
+//! revoked        = "tls/revoked.txt"                  # may be left out: nobody
+//! reload_seconds = 10                                 # may be left out
 //! ```
 //!
+//! Without `[tls]`, addresses that are not loopback are refused, unless `insecure_plaintext = true` stands at the top:
+//! whoever reaches such a port reads and writes everything.
+//!
 //! Unknown keys are refused. An error names the file, the line, the column, the field and what was expected there.
-//! A relative `data_dir` is relative to the directory of the file, so that it means the same wherever the program
+//! A relative path is relative to the directory of the file, so that it means the same wherever the program
 //! is started.
 
 use super::NAMESPACE_NAME;
@@ -31,9 +41,10 @@ use crate::model::request::FailureClass;
 use crate::model::{ClusterId, NodeId};
 use serde::Deserialize;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 use toml::Spanned;
 use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 
@@ -41,6 +52,11 @@ use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 const QUEUE_BYTES_MIN: u64 = 1024 * 1024;
 /// Bytes of the submission queue above which it is memory that waits, not a queue.
 const QUEUE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// How often credentials in files are looked at, unless the configuration says otherwise. Whoever is revoked has this
+/// long, and the bound is a minute (N13).
+const RELOAD_SECONDS_DEFAULT: u64 = 10;
+const RELOAD_SECONDS_MAX: u64 = 60;
 
 /// One node's configuration, checked.
 ///
@@ -86,6 +102,46 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Bytes of submissions that wait to be sequenced.
     pub queue_bytes: usize,
+    /// Credentials, for the connections of clients and of nodes alike; none: plain TCP.
+    pub tls: Option<TlsConfig>,
+    /// Plain TCP also where others can reach it.
+    pub insecure_plaintext: bool,
+}
+
+/// Where a node's credentials lie, and how often it looks whether they have changed.
+///
+/// ```
+/// use std::{path::Path, time::Duration};
+/// use towline::node::Config;
+/// let text = r#"
+///     cluster = "0193aabb-ccdd-7eff-8000-010203040506"
+///     node_id = 1
+///     data_dir = "/var/lib/towline"
+///     listen = "10.0.0.1:7400"
+///     shard = { leader = 1 }
+///     node = [{ id = 1, address = "10.0.0.1:7400" }]
+///     tls = { certificate = "tls/certificate.pem", key = "tls/key.pem", authorities = "tls/authority.pem" }
+/// "#;
+/// # if cfg!(feature = "tls") {
+/// let tls = Config::parse("/etc/towline/node-1.toml".as_ref(), text)?.tls.expect("it is there");
+/// assert_eq!(tls.key, Path::new("/etc/towline/tls/key.pem"));
+/// assert_eq!((tls.revoked, tls.reload), (None, Duration::from_secs(10)));
+/// # }
+/// # Ok::<(), towline::node::config::ConfigError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct TlsConfig {
+    /// The node's certificate, then its issuers.
+    pub certificate: PathBuf,
+    /// The certificate's key. Only its owner may read it.
+    pub key: PathBuf,
+    /// Whose certificates are believed.
+    pub authorities: PathBuf,
+    /// Who is let in no more.
+    pub revoked: Option<PathBuf>,
+    /// How often they are looked at.
+    pub reload: Duration,
 }
 
 /// A node and where it is found.
@@ -97,6 +153,7 @@ pub struct Config {
 ///     node_id = 2
 ///     data_dir = "/var/lib/towline"
 ///     listen = "10.0.0.2:7400"
+///     insecure_plaintext = true
 ///     shard = { leader = 1 }
 ///     node = [{ id = 1, address = "10.0.0.1:7400" }, { id = 2, address = "10.0.0.2:7400" }]
 /// "#;
@@ -121,6 +178,7 @@ pub struct NodeAddress {
 /// | TW-6001 | operator | make the file readable, or name another |
 /// | TW-6002 | fix the request | mend the text at that place |
 /// | TW-6003 | fix the request | mend that field: the sentence says what is expected |
+/// | TW-6004 | fix the request | add a section `[tls]`; or, where nobody else reaches that network, `insecure_plaintext = true` |
 ///
 /// ```
 /// use towline::model::request::FailureClass;
@@ -165,6 +223,19 @@ pub enum ConfigError {
         /// What is there.
         found: String,
     },
+    /// Others could reach an address over plain TCP.
+    #[error(
+        "{place}: {field}: {address} is not loopback, and without [tls] whoever reaches it reads and writes everything: \
+         add [tls], or say insecure_plaintext = true"
+    )]
+    Plaintext {
+        /// Where.
+        place: Place,
+        /// The field, with its table.
+        field: &'static str,
+        /// The address.
+        address: String,
+    },
 }
 
 impl ConfigError {
@@ -175,6 +246,7 @@ impl ConfigError {
             Self::Read { .. } => "TW-6001",
             Self::Syntax { .. } => "TW-6002",
             Self::Field { .. } => "TW-6003",
+            Self::Plaintext { .. } => "TW-6004",
         }
     }
 
@@ -183,7 +255,7 @@ impl ConfigError {
     pub const fn class(&self) -> FailureClass {
         match self {
             Self::Read { .. } => FailureClass::Operator,
-            Self::Syntax { .. } | Self::Field { .. } => FailureClass::FixRequest,
+            Self::Syntax { .. } | Self::Field { .. } | Self::Plaintext { .. } => FailureClass::FixRequest,
         }
     }
 }
@@ -263,12 +335,25 @@ struct ConfigText {
     node_id: Spanned<u64>,
     data_dir: Spanned<PathBuf>,
     listen: Spanned<String>,
+    #[serde(default)]
+    insecure_plaintext: bool,
     shard: ShardText,
     node: Spanned<Vec<Spanned<NodeText>>>,
     #[serde(default)]
     log: LogText,
     #[serde(default)]
     limits: LimitsText,
+    tls: Option<Spanned<TlsText>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TlsText {
+    certificate: Spanned<PathBuf>,
+    key: Spanned<PathBuf>,
+    authorities: Spanned<PathBuf>,
+    revoked: Option<Spanned<PathBuf>>,
+    reload_seconds: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize)]
@@ -317,6 +402,17 @@ impl Checker<'_> {
         let node = member("node_id", &raw.node_id)?;
         let leader = member("shard.leader", &raw.shard.leader)?;
         let listen = self.address("listen", &raw.listen, PortZero::Allowed)?;
+        let tls = raw.tls.as_ref().map(|tls| self.tls(tls)).transpose()?;
+        if tls.is_none() && !raw.insecure_plaintext {
+            self.on_loopback("listen", &raw.listen)?;
+            let others = raw
+                .node
+                .get_ref()
+                .iter()
+                .map(Spanned::get_ref)
+                .filter(|other| other.id.get_ref() != raw.node_id.get_ref());
+            others.map(|other| &other.address).try_for_each(|address| self.on_loopback("node.address", address))?;
+        }
         let namespace = match &raw.shard.namespace {
             None => NAMESPACE_NAME.to_owned(),
             Some(name) if name.get_ref() == NAMESPACE_NAME => NAMESPACE_NAME.to_owned(),
@@ -325,11 +421,7 @@ impl Checker<'_> {
                 return Err(self.wrong(name.span(), "shard.namespace", expected, Quoted(name.get_ref())));
             }
         };
-        let data_dir = raw.data_dir.get_ref();
-        if data_dir.as_os_str().is_empty() {
-            return Err(self.wrong(raw.data_dir.span(), "data_dir", "a directory".into(), Quoted("")));
-        }
-        let beside = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let data_dir = self.beside("data_dir", &raw.data_dir, "a directory")?;
         let segment = (LOG_SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_DEFAULT);
         let segment_bytes = self.bytes("log.segment_bytes", raw.log.segment_bytes.as_ref(), segment)?;
         if !segment_bytes.is_multiple_of(towline_wal::limits::BLOCK_BYTES) {
@@ -342,14 +434,64 @@ impl Checker<'_> {
         Ok(Config {
             cluster,
             node,
-            data_dir: beside.map_or_else(|| data_dir.clone(), |beside| beside.join(data_dir)),
+            data_dir,
             listen,
             leader,
             namespace,
             nodes,
             segment_bytes,
             queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
+            tls,
+            insecure_plaintext: raw.insecure_plaintext,
         })
+    }
+
+    /// A path; a relative one is relative to the directory of the configuration.
+    fn beside(&self, field: &'static str, value: &Spanned<PathBuf>, expected: &str) -> Result<PathBuf, ConfigError> {
+        let path = value.get_ref();
+        if path.as_os_str().is_empty() {
+            return Err(self.wrong(value.span(), field, expected.into(), Quoted("")));
+        }
+        let beside = self.path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        Ok(beside.map_or_else(|| path.clone(), |beside| beside.join(path)))
+    }
+
+    fn tls(&self, section: &Spanned<TlsText>) -> Result<TlsConfig, ConfigError> {
+        if !cfg!(feature = "tls") {
+            let expected = "a program built with the feature `tls`".to_owned();
+            return Err(self.wrong(section.span(), "tls", expected, "one without it"));
+        }
+        let TlsText { certificate, key, authorities, revoked, reload_seconds } = section.get_ref();
+        let file = |field, value| self.beside(field, value, "a file");
+        let seconds = reload_seconds.as_ref().map_or(RELOAD_SECONDS_DEFAULT, |value| *value.get_ref());
+        if let Some(value) = reload_seconds
+            && !(1..=RELOAD_SECONDS_MAX).contains(&seconds)
+        {
+            let expected = format!("1 to {RELOAD_SECONDS_MAX} seconds");
+            return Err(self.wrong(value.span(), "tls.reload_seconds", expected, seconds));
+        }
+        Ok(TlsConfig {
+            certificate: file("tls.certificate", certificate)?,
+            key: file("tls.key", key)?,
+            authorities: file("tls.authorities", authorities)?,
+            revoked: revoked.as_ref().map(|value| file("tls.revoked", value)).transpose()?,
+            reload: Duration::from_secs(seconds),
+        })
+    }
+
+    /// Names but `localhost` count as reachable by others: what they resolve to is not known here, and may change.
+    fn on_loopback(&self, field: &'static str, address: &Spanned<String>) -> Result<(), ConfigError> {
+        let text = address.get_ref();
+        let host = text.rsplit_once(':').map_or(text.as_str(), |(host, _)| host);
+        let is_loopback = match host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>() {
+            Ok(address) => address.is_loopback(),
+            Err(_) => host == "localhost",
+        };
+        if is_loopback {
+            return Ok(());
+        }
+        let place = Place::of(self.path, self.text, address.span().start);
+        Err(ConfigError::Plaintext { place, field, address: text.clone() })
     }
 
     fn cluster(&self, value: &Spanned<String>) -> Result<ClusterId, ConfigError> {

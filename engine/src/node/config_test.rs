@@ -4,7 +4,7 @@ const GOOD: &str = r#"cluster = "0193aabb-ccdd-7eff-8000-010203040506"
 node_id = 2
 data_dir = "data/two"
 listen = "127.0.0.1:0"
-
+insecure_plaintext = true
 [shard]
 leader = 1
 namespace = "default"
@@ -150,4 +150,41 @@ fn a_file_that_is_not_there_is_named() {
     let error = Config::read(Path::new("no/such/file.toml")).unwrap_err();
     assert!(error.to_string().starts_with("no/such/file.toml: "), "{error}");
     assert_eq!(error.code(), "TW-6001");
+}
+
+const TLS: &str = "\n[tls]\ncertificate = \"c.pem\"\nkey = \"/k.pem\"\nauthorities = \"a.pem\"\nreload_seconds = 2\n";
+
+#[test]
+fn an_address_that_others_reach_is_refused_without_tls_unless_plain_text_is_asked_for_by_its_name() {
+    let secret = GOOD.replacen("insecure_plaintext = true", "", 1);
+    parse(&secret).unwrap(); // The only address that is not loopback is its own, which it does not dial.
+    let said = parse(&secret.replacen("127.0.0.1:7401", "node-1.example:7401", 1)).unwrap_err();
+    assert!(said.starts_with("etc/node.toml:12:11: node.address: node-1.example:7401 is not loopback"), "{said}");
+    let error = Config::parse(Path::new("n.toml"), &secret.replacen("127.0.0.1:0", "[::]:0", 1)).unwrap_err();
+    assert_eq!((error.code(), error.class()), ("TW-6004", FailureClass::FixRequest));
+    assert!(error.to_string().starts_with("n.toml:4:10: listen: [::]:0 is not loopback"), "{error}");
+    for loopback in ["127.0.0.1:0", "127.9.9.9:0", "[::1]:0", "localhost:0"] {
+        let alone = secret.replacen("node-2.example", "localhost", 1).replacen("127.0.0.1:0", loopback, 1);
+        parse(&alone).unwrap();
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn with_tls_every_address_may_be_listened_on_and_its_files_lie_beside_the_configuration() {
+    let text = GOOD.replacen("insecure_plaintext = true", "", 1).replacen("127.0.0.1:0", "0.0.0.0:0", 1) + TLS;
+    let tls = parse(&text).unwrap().tls.unwrap();
+    assert_eq!((tls.certificate.as_path(), tls.key.as_path()), (Path::new("etc/c.pem"), Path::new("/k.pem")));
+    assert_eq!((tls.revoked, tls.reload), (None, Duration::from_secs(2)));
+    let said = parse(&text.replacen("reload_seconds = 2", "reload_seconds = 61", 1)).unwrap_err();
+    assert!(said.contains("tls.reload_seconds: expected 1 to 60 seconds, found 61"), "{said}");
+    let said = parse(&text.replacen("key = \"/k.pem\"", "key = \"\"", 1)).unwrap_err();
+    assert!(said.contains("tls.key: expected a file, found \"\""), "{said}");
+}
+
+#[cfg(not(feature = "tls"))]
+#[test]
+fn a_program_without_tls_refuses_the_section() {
+    let said = parse(&format!("{GOOD}{TLS}")).unwrap_err();
+    assert!(said.contains("tls: expected a program built with the feature `tls`"), "{said}");
 }

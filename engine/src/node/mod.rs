@@ -64,6 +64,8 @@ mod failure;
 mod peers;
 #[cfg(feature = "cluster")]
 mod server;
+#[cfg(feature = "cluster")]
+mod transport;
 
 use crate::control::{DEFAULT_NAME, DEFAULT_SHARD};
 use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT, UNAPPLIED_BYTES_DEFAULT};

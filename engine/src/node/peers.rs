@@ -4,6 +4,7 @@
 //! to the shard's thread and never waits for it.
 
 use super::shard::{Event, PeerLink};
+use super::transport::{Transport, TransportError, resolve};
 use super::{Identity, Inbox, SHARD};
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream};
@@ -14,7 +15,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use towline_net::driver::{self, ConnectionHandle, EventReceiver, EventSink};
+use towline_net::driver::{ConnectionHandle, EventReceiver, EventSink};
 use towline_net::{
     ConnectionConfig, Event as NetEvent, GoAwayCode, Lane, Limits, ResetCode, Role, SendFlags, StreamId, StreamKind,
 };
@@ -30,6 +31,7 @@ pub(super) struct Network {
     pub(super) log: LogId,
     pub(super) events: Inbox,
     pub(super) sessions: Arc<AtomicU64>,
+    pub(super) transport: Transport,
 }
 
 impl Network {
@@ -51,6 +53,7 @@ impl Network {
 
     /// Keeps a connection to a peer, for ever.
     pub(super) async fn dial(self, peer: NodeId, address: String) {
+        let mut told = String::new();
         loop {
             let mut pauses = ExponentialBuilder::default()
                 .with_min_delay(Duration::from_millis(20))
@@ -62,9 +65,13 @@ impl Network {
                 let mut config = self.config();
                 config.expect_node = Some(peer.get());
                 let (sink, events) = EventSink::channel(EVENTS_WAITING);
-                match connect(&address, config, sink).await {
+                match self.connect(&address, config, sink).await {
                     Ok(handle) => break (handle, events),
                     Err(error) => {
+                        // What a person has to mend is told once, not at every attempt.
+                        if error.needs_operator() && std::mem::replace(&mut told, error.to_string()) != told {
+                            tracing::warn!(%peer, %address, "no connection: {told}");
+                        }
                         tracing::debug!(%peer, %address, %error, "no connection yet");
                         tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
                     }
@@ -74,6 +81,17 @@ impl Network {
             // A peer that refuses us at once must not be asked in a tight loop.
             tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
         }
+    }
+
+    /// Connects by name: each attempt asks anew what address it has (N16).
+    async fn connect(
+        &self,
+        address: &str,
+        config: ConnectionConfig,
+        sink: EventSink,
+    ) -> Result<ConnectionHandle, DialError> {
+        let found = resolve(address).await.map_err(|_| DialError::Unresolved)?;
+        Ok(self.transport.dial(found, config, sink).await?)
     }
 
     /// One connection, until it ends.
@@ -164,20 +182,19 @@ impl Network {
     }
 }
 
-/// Connects by name: each attempt asks anew what address it has (N16).
-async fn connect(address: &str, config: ConnectionConfig, sink: EventSink) -> Result<ConnectionHandle, DialError> {
-    let found = tokio::net::lookup_host(address).await.ok().and_then(|mut found| found.next());
-    let Some(found) = found else { return Err(DialError::Unresolved) };
-    Ok(driver::connect(found, config, sink).await?)
-}
-
 /// Why a peer was not reached.
 #[derive(Debug, thiserror::Error)]
 enum DialError {
     #[error("the address does not resolve")]
     Unresolved,
     #[error(transparent)]
-    Driver(#[from] driver::DriverError),
+    Transport(#[from] TransportError),
+}
+
+impl DialError {
+    fn needs_operator(&self) -> bool {
+        matches!(self, Self::Transport(error) if error.needs_operator())
+    }
 }
 
 fn check_batches(message: &Message) -> Result<(), crate::state::ApplyError> {

@@ -3,6 +3,7 @@
 use super::config::Config;
 use super::hosting::ShardHandle;
 use super::peers::{EVENTS_WAITING, Greets, Network};
+use super::transport::{Transport, resolve};
 use super::{CloseError, Node, NodeOptions, OpenError};
 use crate::model::NodeId;
 use crate::model::request::FailureClass;
@@ -33,7 +34,9 @@ const READS_MAX: usize = 16;
 /// |---|---|---|
 /// | TW-6031 | operator | free the address, or configure another |
 /// | TW-6032 | operator | what the operating system says |
-/// | all others | | see [`OpenError`] |
+/// | TW-6033 | fix the request | add `[tls]`, or say `insecure_plaintext = true` |
+/// | TW-6034 | fix the request | build the program with the feature `tls` |
+/// | all others | | of the credentials: the table of `TlsError` in towline-net; of the node: [`OpenError`] |
 ///
 /// ```
 /// use std::net::TcpListener;
@@ -68,6 +71,19 @@ pub enum ServeError {
         /// What the operating system says.
         source: io::Error,
     },
+    /// Others could reach it over plain TCP.
+    #[error("{address} is not loopback: listening there takes [tls], or insecure_plaintext = true")]
+    Plaintext {
+        /// What the address of the configuration was found to be.
+        address: String,
+    },
+    /// The configuration wants TLS of a program that has none.
+    #[error("the configuration has a section [tls], and this program is built without the feature `tls`")]
+    NoTls,
+    /// The credentials can't be used.
+    #[cfg(feature = "tls")]
+    #[error("{}", .0.sentence())]
+    Tls(#[from] towline_net::driver::tls::TlsError),
     /// The runtime of the network does not start.
     #[error("the network's threads can't be started: {0}")]
     Runtime(io::Error),
@@ -81,6 +97,10 @@ impl ServeError {
             Self::Open(open) => open.code(),
             Self::Listen { .. } => 6031,
             Self::Runtime(_) => 6032,
+            Self::Plaintext { .. } => 6033,
+            Self::NoTls => 6034,
+            #[cfg(feature = "tls")]
+            Self::Tls(error) => error.code(),
         }
     }
 
@@ -90,6 +110,10 @@ impl ServeError {
         match self {
             Self::Open(open) => open.class(),
             Self::Listen { .. } | Self::Runtime(_) => FailureClass::Operator,
+            Self::Plaintext { .. } | Self::NoTls => FailureClass::FixRequest,
+            // Nobody is connected yet: all that can be wrong is in the files.
+            #[cfg(feature = "tls")]
+            Self::Tls(_) => FailureClass::Operator,
         }
     }
 }
@@ -163,15 +187,16 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         .enable_all()
         .build()
         .map_err(ServeError::Runtime)?;
+    let failed = |source| ServeError::Listen { address: config.listen.clone(), source };
+    let transport = Transport::open(config)?;
+    let address = runtime.block_on(resolve(&config.listen)).map_err(failed)?;
+    transport.may_listen(config, address)?;
     let connections = connections_max();
     // Listen first: a port in use must not cost a recovery, and creates nothing.
     let listening = runtime.block_on(async {
-        let unresolved = || io::Error::new(io::ErrorKind::NotFound, "the address does not resolve");
-        let address = tokio::net::lookup_host(&config.listen).await?.next().ok_or_else(unresolved)?;
         let options = ListenerOptions { connections_max: connections, ..ListenerOptions::default() };
         Listener::bind(address, options).await
     });
-    let failed = |source| ServeError::Listen { address: config.listen.clone(), source };
     let listener = listening.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let voters: Vec<NodeId> = config.nodes.iter().map(|node| node.id).collect();
@@ -192,7 +217,9 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         log: shard.log,
         events: shard.events.clone(),
         sessions: Arc::new(AtomicU64::new(1)),
+        transport,
     };
+    network.transport.watch(&runtime, config);
     for peer in config.nodes.iter().filter(|peer| peer.id > config.node) {
         runtime.spawn(network.clone().dial(peer.id, peer.address.clone()));
     }
@@ -251,13 +278,8 @@ impl Server {
 
     async fn greet(self, incoming: Incoming) {
         let (sink, events) = EventSink::channel(EVENTS_WAITING);
-        let handle = match incoming.spawn(self.network.config(), sink) {
-            Ok(handle) => handle,
-            Err(error) => {
-                tracing::error!(%error, "the transport's configuration is not legal");
-                return;
-            }
-        };
+        let accepted = self.network.transport.accept(incoming, self.network.config(), sink).await;
+        let Some(handle) = accepted else { return };
         let Ok(PeerHello { identity, .. }) = handle.ready().await else { return };
         let peer = NodeId::new(identity.node);
         match identity.role {

@@ -27,3 +27,5 @@ mod requests;
 mod sessions;
 mod spans;
 mod stopped_follower;
+#[cfg(feature = "cli")]
+mod tls;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::error::ConfigError;
 use crate::hello::Hello;
-use crate::identity::{Features, Identity, ProtocolRange};
+use crate::identity::{Features, Identity, ProtocolRange, Role};
 use crate::limits::Limits;
 
 /// What a side brings to a handshake, and how long it waits. [`Self::new`] has defaults for all but who it is.
@@ -25,6 +25,8 @@ pub struct ConnectionConfig {
     pub expect_cluster: Option<[u8; 16]>,
     /// The node the peer must be: addresses are reused.
     pub expect_node: Option<u64>,
+    /// The part the peer must speak in: a client's certificate makes no node.
+    pub expect_role: Option<Role>,
     /// Versions this side speaks.
     pub protocol: ProtocolRange,
     /// The operator's cap on them, for a roll-out that can be rolled back.
@@ -54,6 +56,7 @@ impl ConnectionConfig {
             identity,
             expect_cluster: None,
             expect_node: None,
+            expect_role: None,
             protocol: crate::PROTOCOL,
             protocol_cap: None,
             features: Features { needed: 0, offered: 0 },

@@ -81,6 +81,11 @@ impl Connection {
         {
             return Err(ConnectionError::WrongCluster);
         }
+        if let Some(expected) = self.config.expect_role
+            && hello.identity.role != expected
+        {
+            return Err(ConnectionError::WrongRole { expected, found: hello.identity.role });
+        }
         match self.config.expect_node {
             Some(expected) if hello.identity.node != expected => {
                 Err(ConnectionError::WrongNode { expected, found: hello.identity.node })

@@ -192,6 +192,11 @@ impl Incoming {
         task::spawn(self.socket, Side::Acceptor, config, sink, Some(self.ticket))
     }
 
+    #[cfg(feature = "tls")]
+    pub(super) fn into_parts(self) -> (TcpStream, SocketAddr, Ticket) {
+        (self.socket, self.address, self.ticket)
+    }
+
     /// Runs the connection over what `wrap` makes of the socket, such as TLS. The listener's bounds hold it all the
     /// while, so `wrap` should have a deadline (`tls::accept` has).
     ///

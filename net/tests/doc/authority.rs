@@ -1,6 +1,6 @@
 // What examples of the documentation begin with and do not show: they include this file as a module. No target of its own.
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// Who issues certificates.
@@ -18,10 +18,15 @@ impl Authority {
         self.0.der().clone()
     }
 
-    /// A certificate for this name, and its key.
+    /// A certificate for this name (of a host, or a URI), and its key.
     pub fn issue(&self, name: &str) -> (CertificateDer<'static>, PrivateKeyDer<'static>) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new([name.to_owned()]).unwrap().signed_by(&key, &self.0).unwrap();
+        let mut params = CertificateParams::default();
+        params.subject_alt_names.push(match name.contains("://") {
+            true => SanType::URI(name.try_into().unwrap()),
+            false => SanType::DnsName(name.try_into().unwrap()),
+        });
+        let certificate = params.signed_by(&key, &self.0).unwrap();
         (certificate.der().clone(), PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())))
     }
 }

@@ -48,6 +48,7 @@ fn of_connections() -> Vec<ConnectionError> {
         E::IdleTimeout,
         E::WrongCluster,
         E::WrongNode { expected: 1, found: 2 },
+        E::WrongRole { expected: towline_net::Role::Node, found: towline_net::Role::Client },
         E::VersionMismatch { ours: range, theirs: range },
         E::FeatureMissing { missing: 1 },
         E::LimitsUnusable { rule: what },

@@ -17,6 +17,8 @@ mod world;
 mod chaos;
 #[cfg(feature = "tokio")]
 mod driver;
+#[cfg(feature = "tls")]
+mod identities;
 #[cfg(feature = "tokio")]
 mod listener;
 #[cfg(feature = "tokio")]
