@@ -1,7 +1,7 @@
 //! [`Feed`]: what took effect, delivered by a server, through its restarts.
 
 use super::error::ClientError;
-use super::handle::{Client, misunderstood};
+use super::handle::Client;
 use super::link::{Link, SendFailure};
 use super::namespace::Namespace;
 use crate::model::codec;
@@ -10,7 +10,6 @@ use crate::model::subscription::{Delivery, Subscribe};
 use crate::model::{Change, Filter, Since, Token};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::sleep;
@@ -22,7 +21,7 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What took effect in a namespace, each write once, in the order of each shard: what [`crate::node::Feed`] is to the embedding
 /// program. If the connection ends, it goes on with another, where it was. The server sends no more than is taken: what lies between
-/// is bounded by the transport's window.
+/// is bounded by the transport's window. Each feed has a connection of its own, so that one which nobody takes holds up nothing else.
 ///
 /// ```
 /// use towline::client::{Client, ClientOptions};
@@ -71,7 +70,7 @@ pub struct Feed {
 /// A feed's stream on one connection.
 #[derive(Debug)]
 struct Subscription {
-    link: Arc<Link>,
+    link: Link,
     stream: StreamId,
     deliveries: UnboundedReceiver<(Bytes, usize)>,
     /// What the delivery costs of the window that is being returned.
@@ -148,7 +147,13 @@ impl Feed {
             }
             if self.subscription.is_none() {
                 let since = Since::Token(self.token.clone());
-                self.open(&since).await?;
+                match self.open(&since).await {
+                    Err(ClientError::ConnectionLost) => {
+                        self.rest().await;
+                        continue;
+                    }
+                    opened => opened?,
+                }
             }
             match self.receive().await {
                 Ok(true) => self.pause = PAUSE_MIN,
@@ -187,7 +192,7 @@ impl Feed {
 
     async fn open(&mut self, since: &Since) -> Result<(), ClientError> {
         let request = codec::encode(&Subscribe::new(self.name.clone(), since, &self.filter)?)?;
-        let link = self.client.link().await?;
+        let link = self.client.own_link().await?;
         let (stream, deliveries) = link.open_feed(request).await.map_err(|failure| match failure {
             SendFailure::ConnectionLost | SendFailure::NoRoom => ClientError::ConnectionLost,
             other => ClientError::TooLarge(format!("{other:?}")),
@@ -206,11 +211,13 @@ impl Feed {
         subscription.charge = charge;
         match codec::decode::<Delivery>(&bytes) {
             Ok(Delivery::Changes { changes, token }) => {
-                let answer = |error: &dyn std::error::Error| ClientError::Answer(error.to_string());
                 let changes = changes.into_iter().map(Change::try_from).collect::<Result<_, _>>();
-                self.ready = changes.map_err(|error| answer(&error))?;
-                let behind = Token::decode(&token).map_err(|error| answer(&error))?;
-                self.behind = Some(behind);
+                let (ready, behind) = match (changes, Token::decode(&token)) {
+                    (Ok(ready), Ok(behind)) => (ready, behind),
+                    (Err(error), _) => return Err(self.unreadable(&error)),
+                    (_, Err(error)) => return Err(self.unreadable(&error)),
+                };
+                (self.ready, self.behind) = (ready, Some(behind));
                 if self.ready.is_empty() {
                     // Only where it is.
                     drop(self.take());
@@ -221,11 +228,14 @@ impl Feed {
                 self.subscription = None;
                 Err(ClientError::Refused(failure))
             }
-            Err(error) => {
-                self.subscription = None;
-                Err(misunderstood(&error))
-            }
+            Err(error) => Err(self.unreadable(&error)),
         }
+    }
+
+    /// What can't be read is not passed over: the next attempt begins before it.
+    fn unreadable(&mut self, error: &dyn std::error::Error) -> ClientError {
+        self.subscription = None;
+        ClientError::Answer(error.to_string())
     }
 
     async fn rest(&mut self) {

@@ -219,7 +219,7 @@ pub struct StateDigest {
 pub struct ClientStats {
     /// Connections made beyond the first.
     pub reconnects: u64,
-    /// Bytes of answers received, over all connections, and of those to the question who leads.
+    /// Bytes of answers and deliveries received, over all connections, and of answers to the question who leads.
     pub bytes_received: u64,
 }
 
@@ -386,6 +386,7 @@ impl Client {
                 ClientError::ConnectionLost => again_when_lost,
                 ClientError::Refused(failure) => {
                     matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
+                        && (again_when_lost || failure.no_side_effects)
                 }
                 _ => false,
             };
@@ -443,6 +444,12 @@ impl Client {
     }
 
     /// The connection in use, or a new one.
+    /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
+    pub(super) async fn own_link(&self) -> Result<Link, ClientError> {
+        let Shared { addresses, options, bytes_received, .. } = &*self.shared;
+        connector::connect(addresses, options, bytes_received).await
+    }
+
     pub(super) async fn link(&self) -> Result<Arc<Link>, ClientError> {
         let asked = Instant::now();
         let mut current = self.shared.link.lock().await;

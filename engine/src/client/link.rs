@@ -198,6 +198,7 @@ impl Routes {
     fn on_event(&self, handle: &ConnectionHandle, event: Event) {
         match event {
             Event::Message { stream, bytes, charge, .. } if self.requests.get() != Some(&stream) => {
+                self.bytes_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 let feed = self.feeds.lock().get(&stream).cloned();
                 // Gone: what it left behind is taken by nobody.
                 if feed.is_none_or(|feed| feed.send((bytes, charge)).is_err()) {

@@ -147,6 +147,8 @@ impl Session {
         record.check().map_err(ClientError::from)?;
         let shard = self.shard_of(record);
         let end = Instant::now() + self.namespace.client().request_timeout();
+        // An earlier try of this number may have been executed: here, or by whoever had the session before.
+        let mut in_doubt = number.is_some();
         let (mut number, mut sent, mut pause) = (number, None, PAUSE_MIN);
         loop {
             let (used, receipt) = match (self.send(number, shard, record).await, sent) {
@@ -172,8 +174,17 @@ impl Session {
                 }
                 Err(error) => Some(error),
             };
-            if let Some(error) = error.filter(|error| !is_worth_another(error) || Instant::now() >= end) {
-                return Err(SessionError::Write { number: used, source: error });
+            match error {
+                Some(error @ WriteError::Refused(_)) if !is_worth_another(&error) && !in_doubt => {
+                    // It has no effect and never will: whatever comes behind it must not wait for it.
+                    self.shared.numbers.lock().give_up(used);
+                    return Err(SessionError::Write { number: used, source: error });
+                }
+                Some(error) if !is_worth_another(&error) || Instant::now() >= end => {
+                    return Err(SessionError::Write { number: used, source: error });
+                }
+                Some(error) => in_doubt |= !error.has_no_effect(),
+                None => {}
             }
             sleep(pause).await;
             pause = (pause * 2).min(PAUSE_MAX);

@@ -49,6 +49,9 @@ impl Asked<'_> {
                 let token = self.space()?.token().encode();
                 token.map(|bytes| Answer::Token(bytes.into())).map_err(|error| failure::bad_request(&error.to_string()))
             }
+            Call::OpenSession | Call::CloseSession { .. } if !self.node.is_serving() => {
+                Err(failure::not_serving(self.node, self.node.shared.host.leader))
+            }
             Call::OpenSession => {
                 let session = self.space()?.open_session().map_err(of)?;
                 Ok(Answer::Session(session.state().ids.into_iter().collect()))
@@ -85,14 +88,9 @@ impl Asked<'_> {
             let sentence = format!("one request may ask for {ITEMS_MAX} keys, this asks for {}", keys.len());
             return Err(failure::bad_request(&sentence));
         }
-        let found = self.space()?.multi_get(keys, read).map_err(of)?;
-        let bytes: usize = found.iter().flatten().map(|found| found.value.len()).sum();
-        if bytes > ITEMS_BYTES_MAX {
-            let sentence = format!(
-                "one answer may hold {ITEMS_BYTES_MAX} bytes of values, these have {bytes}: ask for fewer keys"
-            );
-            return Err(failure::bad_request(&sentence));
-        }
+        let found = self.space()?.multi_get_within(keys, read, ITEMS_BYTES_MAX).map_err(of)?;
+        let too_much = || format!("one answer may hold {ITEMS_BYTES_MAX} bytes of values: ask for fewer keys");
+        let found = found.ok_or_else(|| failure::bad_request(&too_much()))?;
         let values = found.into_iter().map(|found| found.map(|found| (found.version, found.value.into())));
         Ok(Answer::Values(values.collect()))
     }

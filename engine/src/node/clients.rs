@@ -17,12 +17,12 @@ use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBod
 use crate::model::{Position, Read, Record, Token, Written};
 use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy, WriteError};
 use bytes::Bytes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::AbortHandle;
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use towline_net::driver::{ConnectionHandle, EventReceiver};
 use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, StreamKind};
@@ -50,16 +50,22 @@ impl Server {
         let (writes, writes_waiting) = unbounded_channel();
         tokio::spawn(self.clone().write_in_order(writes_waiting));
         let (reads, reads_waiting) = unbounded_channel();
-        tokio::spawn(self.clone().read_in_turns(reads_waiting));
+        let reading = tokio::spawn(self.clone().read_in_turns(reads_waiting));
+        // What a client that is gone has asked is of no use to anybody.
+        let _reading = AtWork(reading.abort_handle());
         let mut streams: BTreeMap<StreamId, Arc<Half>> = BTreeMap::new();
         // None: its first message has not come. Dropped, it ends.
-        let mut feeds: BTreeMap<StreamId, Option<Delivering>> = BTreeMap::new();
+        let mut feeds: BTreeMap<StreamId, Option<AtWork>> = BTreeMap::new();
         while let Some(event) = events.recv().await {
             match event {
                 NetEvent::Opened { stream, kind: StreamKind::Request, .. } => {
                     streams.insert(stream, Arc::new(Half { handle: handle.clone(), stream }));
                 }
-                NetEvent::Opened { stream, kind: StreamKind::Feed, .. } => drop(feeds.insert(stream, None)),
+                NetEvent::Opened { stream, kind: StreamKind::Feed, .. } => {
+                    // Of one that failed behind its client's END nothing more is heard.
+                    feeds.retain(|_, feed| feed.as_ref().is_none_or(|feed| !feed.0.is_finished()));
+                    feeds.insert(stream, None);
+                }
                 NetEvent::Opened { stream, .. } => handle.reset(stream, ResetCode::REFUSED),
                 NetEvent::Message { stream, bytes, charge, .. } if feeds.contains_key(&stream) => {
                     handle.consumed(stream, charge);
@@ -67,7 +73,7 @@ impl Server {
                         Some(feed @ None) => {
                             let subscriber = Subscriber { handle: handle.clone(), stream };
                             let delivering = tokio::spawn(self.clone().deliver(subscriber, bytes));
-                            *feed = Some(Delivering(delivering.abort_handle()));
+                            *feed = Some(AtWork(delivering.abort_handle()));
                         }
                         // One subscription a stream.
                         _ => {
@@ -121,7 +127,8 @@ impl Server {
             read => {
                 let within = if deadline_ms == 0 { READ_WITHIN_MAX } else { within.min(READ_WITHIN_MAX) };
                 // Closed only when this connection's task is ended, and the connection with it; as below.
-                return drop(reads.send(WaitingRead { id, namespace, within, body: read, reply }));
+                let end = Instant::now() + within;
+                return drop(reads.send(WaitingRead { id, namespace, end, body: read, reply }));
             }
         };
         let space = match self.node.namespace(&namespace) {
@@ -187,11 +194,31 @@ impl Server {
 
     /// Reads touch the disk: they are done away from the threads that move bytes, a few at a time.
     async fn read_in_turns(self, mut waiting: UnboundedReceiver<WaitingRead>) {
-        let turns = Arc::new(Semaphore::new(READS_OF_A_CLIENT));
-        while let Some(read) = waiting.recv().await {
-            let Ok(turn) = Arc::clone(&turns).acquire_owned().await else { return };
+        // Of two kinds, so that those who wait for a position hold up nobody who does not.
+        let turns = [READS_OF_A_CLIENT; 2].map(|turns| Arc::new(Semaphore::new(turns)));
+        // Dropped with this, when the client is gone, and what they do with them.
+        let mut at_work = JoinSet::new();
+        let mut waiting_for_position: VecDeque<WaitingRead> = VecDeque::new();
+        loop {
+            let held = waiting_for_position.pop_front_if(|_| turns[1].available_permits() > 0);
+            let read = match held {
+                Some(read) => read,
+                None => tokio::select! {
+                    read = waiting.recv() => match read {
+                        Some(read) => read,
+                        None => return,
+                    },
+                    Some(_) = at_work.join_next() => continue,
+                },
+            };
+            let kind = usize::from(read.token().is_some());
+            if kind == 1 && turns[1].available_permits() == 0 {
+                waiting_for_position.push_back(read);
+                continue;
+            }
+            let Ok(turn) = Arc::clone(&turns[kind]).acquire_owned().await else { return };
             let server = self.clone();
-            tokio::spawn(async move {
+            at_work.spawn(async move {
                 server.read(read).await;
                 drop(turn);
             });
@@ -199,23 +226,37 @@ impl Server {
     }
 
     async fn read(self, read: WaitingRead) {
-        let WaitingRead { id, namespace, within, body, reply } = read;
-        let end = Instant::now() + within;
+        let WaitingRead { id, namespace, end, body, reply } = read;
         self.wait_until_shown(&namespace, &body, end).await;
         let within = end.saturating_duration_since(Instant::now());
-        let reading = Arc::clone(&self.reading);
-        let answered = match reading.acquire().await {
-            Ok(_permit) => tokio::task::spawn_blocking(move || self.answer(&namespace, body, within)).await,
-            Err(_) => Ok(Err(failure::closing())),
+        let answered = match &body {
+            // How the server is must be told also while nothing else goes on.
+            RequestBody::Status => self.answer(&namespace, body, within),
+            // They wait for the log, and not for one another's places.
+            RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => {
+                let asked = tokio::task::spawn_blocking(move || self.answer(&namespace, body, within));
+                match tokio::time::timeout_at(end, asked).await {
+                    Ok(answered) => answered.unwrap_or_else(|_| Err(failure::unknown())),
+                    Err(_) => Err(failure::unknown()),
+                }
+            }
+            _ => {
+                let reading = Arc::clone(&self.reading);
+                match reading.acquire().await {
+                    Ok(_permit) => {
+                        let answered = tokio::task::spawn_blocking(move || self.answer(&namespace, body, within)).await;
+                        answered.unwrap_or_else(|_| Err(failure::unknown()))
+                    }
+                    Err(_) => Err(failure::closing()),
+                }
+            }
         };
-        let body = answered.unwrap_or_else(|_| Err(failure::closing()));
-        reply.send_in_turn(id, body.unwrap_or_else(ResponseBody::Failed)).await;
+        reply.send_in_turn(id, answered.unwrap_or_else(ResponseBody::Failed)).await;
     }
 
     /// Waits for the position that a read must show, before it takes a place among those that are worked on.
     async fn wait_until_shown(&self, name: &str, body: &RequestBody, end: Instant) {
-        let RequestBody::Call(call) = body else { return };
-        let Some(token) = call.token() else { return };
+        let Some(token) = token_of(body) else { return };
         // Neither is told here: the read itself finds it, and says so.
         let (Ok(space), Ok(token)) = (self.node.namespace(name), Token::decode(token)) else { return };
         let mut pause = SHOWN_PAUSE_MIN;
@@ -321,10 +362,10 @@ fn written(result: Result<Written, WriteError>) -> ResponseBody {
     }
 }
 
-/// A feed at work: it ends when its client is gone.
-struct Delivering(AbortHandle);
+/// A feed, or reads, at work: they end when their client is gone.
+struct AtWork(AbortHandle);
 
-impl Drop for Delivering {
+impl Drop for AtWork {
     fn drop(&mut self) {
         self.0.abort();
     }
@@ -346,9 +387,24 @@ struct WaitingWrite {
 struct WaitingRead {
     id: u64,
     namespace: String,
-    within: Duration,
+    /// Its client gives up then.
+    end: Instant,
     body: RequestBody,
     reply: Reply,
+}
+
+impl WaitingRead {
+    fn token(&self) -> Option<&[u8]> {
+        token_of(&self.body)
+    }
+}
+
+/// The position that a read must show, if it must show one.
+fn token_of(body: &RequestBody) -> Option<&[u8]> {
+    match body {
+        RequestBody::Call(call) => call.token(),
+        _ => None,
+    }
 }
 
 /// Our half of a client's stream; finished when nobody has anything to say on it any more.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use towline_net::driver::ConnectionHandle;
-use towline_net::{ResetCode, SendFlags, StreamId};
+use towline_net::{ResetCode, SendError, SendFlags, StreamId};
 
 /// Changes of one delivery at the most, and about so many bytes: one change is always delivered whole.
 const CHANGES_MAX: usize = 1000;
@@ -32,6 +32,8 @@ pub(super) struct Subscriber {
 struct Deliveries {
     feed: Feed,
     held: Option<Change>,
+    /// Why nothing comes behind what was taken.
+    failed: Option<Failure>,
     /// Behind everything that was delivered.
     token: Token,
 }
@@ -43,7 +45,7 @@ impl Server {
             return subscriber.fail(failure::too_many_feeds()).await;
         };
         let mut deliveries = match tokio::task::block_in_place(|| self.subscribe(&request)) {
-            Ok(feed) => Deliveries { token: feed.token(), feed, held: None },
+            Ok(feed) => Deliveries { token: feed.token(), feed, held: None, failed: None },
             Err(failure) => return subscriber.fail(failure).await,
         };
         // The first says where it begins.
@@ -87,16 +89,25 @@ impl Deliveries {
         let failed = |error: FeedError| failure::of(&error.into());
         let first = match self.held.take() {
             Some(held) => held,
+            None if self.failed.is_some() => {
+                return Poll::Ready(Err(self.failed.take().unwrap_or_else(failure::closing)));
+            }
             None => match self.feed.poll_next(context) {
                 Poll::Ready(first) => first.map_err(failed)?,
                 Poll::Pending => return Poll::Pending,
             },
         };
         let (mut bytes, mut changes) = (size(&first), vec![first]);
-        while changes.len() < CHANGES_MAX
-            && bytes < CHANGES_BYTES
-            && let Some(change) = self.feed.wait_for(Duration::ZERO).map_err(failed)?
-        {
+        while changes.len() < CHANGES_MAX && bytes < CHANGES_BYTES {
+            let change = match self.feed.wait_for(Duration::ZERO) {
+                Ok(Some(change)) => change,
+                Ok(None) => break,
+                Err(error) => {
+                    // What lies before it is delivered first.
+                    self.failed = Some(failed(error));
+                    break;
+                }
+            };
             bytes += size(&change);
             if bytes > CHANGES_BYTES {
                 // Together they might be more than a message may be.
@@ -105,7 +116,7 @@ impl Deliveries {
             }
             changes.push(change);
         }
-        if self.held.is_some() {
+        if self.held.is_some() || self.failed.is_some() {
             changes.iter().for_each(|change| self.token.extend(&change.token()));
         } else {
             self.token = self.feed.token();
@@ -148,6 +159,11 @@ impl Subscriber {
             self.handle.reset(self.stream, ResetCode::INTERNAL);
             return false;
         };
-        self.handle.send(self.stream, bytes, SendFlags::default()).await.is_ok()
+        let sent = self.handle.send(self.stream, bytes, SendFlags::default()).await;
+        if matches!(sent, Err(SendError::TooLong { .. })) {
+            // Its client takes no message of this length, and would wait for ever.
+            self.handle.reset(self.stream, ResetCode::INTERNAL);
+        }
+        sent.is_ok()
     }
 }

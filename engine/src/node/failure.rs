@@ -37,6 +37,12 @@ pub(super) fn too_many_feeds() -> Failure {
     failure(8006, FailureClass::Retry, message)
 }
 
+/// It may have been done.
+pub(super) fn unknown() -> Failure {
+    let message = "there was no end to it: it may have been done, or not".into();
+    Failure { no_side_effects: false, ..failure(8004, FailureClass::Retry, message) }
+}
+
 pub(super) fn closing() -> Failure {
     failure(code::CLOSING, FailureClass::Retry, "the node is closing".into())
 }
@@ -63,7 +69,8 @@ pub(super) fn of(error: &Error) -> Failure {
         _ => false,
     };
     if is_closed {
-        return closing();
+        // A namespace may have been made by then.
+        return Failure { no_side_effects: !matches!(error, Error::Namespace(_)), ..closing() };
     }
     let leader = match error {
         Error::Refused(WriteRefused::NotLeader(leader)) => Some(*leader),

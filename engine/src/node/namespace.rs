@@ -277,12 +277,33 @@ impl Namespace {
         keys: impl IntoIterator<Item = K>,
         read: Read,
     ) -> Result<Vec<Option<Value>>, ReadError> {
+        self.multi_get_within(keys, read, usize::MAX).map(Option::unwrap_or_default)
+    }
+
+    /// None: the values have more bytes than that.
+    pub(super) fn multi_get_within<K: AsRef<[u8]>>(
+        &self,
+        keys: impl IntoIterator<Item = K>,
+        read: Read,
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Option<Value>>>, ReadError> {
         let keys: Vec<K> = keys.into_iter().collect();
         let mut shards: Vec<_> = keys.iter().map(|key| self.served.map.index_of(key.as_ref())).collect();
         shards.sort_unstable();
         shards.dedup();
         shards.into_iter().try_for_each(|shard| self.reach(&read, Some(shard)))?;
-        self.at_one_moment(|snapshot| keys.iter().map(|key| snapshot.get(key.as_ref())).collect())
+        self.at_one_moment(|snapshot| {
+            let (mut found, mut bytes) = (Vec::with_capacity(keys.len()), 0_usize);
+            for key in &keys {
+                let value = snapshot.get(key.as_ref())?;
+                bytes = bytes.saturating_add(value.as_ref().map_or(0, |value| value.value.len()));
+                if bytes > bytes_max {
+                    return Ok(None);
+                }
+                found.push(value);
+            }
+            Ok(Some(found))
+        })
     }
 
     /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
