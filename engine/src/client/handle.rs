@@ -387,6 +387,8 @@ impl Client {
                 ClientError::Refused(failure) => {
                     matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
                         && (again_when_lost || failure.no_side_effects)
+                        // Sent on to itself: what is asked can't be done there.
+                        && (failure.leader.is_none() || failure.leader != self.node().await)
                 }
                 _ => false,
             };

@@ -6,12 +6,14 @@ use super::namespace::{Again, Namespace, answer_of, done};
 use super::receipt::{WriteReceipt, outcome_of};
 use crate::model::call::{Answer, Call, Reach};
 use crate::model::request::FailureClass;
-use crate::model::{NamespaceDescriptor, Numbers, Outcome, Record, Rejection, SessionState, ShardId, Written};
+use crate::model::{
+    NamespaceDescriptor, Numbered, Numbers, Outcome, Record, Rejection, SessionState, ShardId, Written,
+};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 /// Between two attempts, at the least and at the most.
 const PAUSE_MIN: Duration = Duration::from_millis(10);
@@ -63,6 +65,20 @@ struct Shared {
     numbers: parking_lot::Mutex<Numbers>,
 }
 
+/// A request that is not sent yet: if it fails, or its caller goes away, its number is as it was.
+struct Sending<'a> {
+    shared: &'a Shared,
+    numbered: Option<Numbered>,
+}
+
+impl Drop for Sending<'_> {
+    fn drop(&mut self) {
+        if let Some(numbered) = self.numbered.take() {
+            self.shared.numbers.lock().take_back(numbered);
+        }
+    }
+}
+
 impl Namespace {
     /// Begins a session in all shards of the namespace.
     ///
@@ -109,8 +125,8 @@ impl Session {
     /// Writes, and is done when it is answered. It is sent again, by the same number, when an answer is lost, until the time of a
     /// request is over.
     ///
-    /// Cancellation: the request may or may not be executed, once; its number is waited for until a [`Session::retry`] of it is
-    /// answered, or it is given up.
+    /// Cancellation: before it is sent, nothing was asked, and no number is used. After that it may or may not be executed, once, and
+    /// its number is in [`Session::state`] until a [`Session::retry`] of it is answered, or it is given up.
     ///
     /// # Errors
     /// The session gives no number, or the write is not legal: nothing was sent. [`WriteError::Unknown`]: it has no answer yet,
@@ -151,7 +167,9 @@ impl Session {
         let mut in_doubt = number.is_some();
         let (mut number, mut sent, mut pause) = (number, None, PAUSE_MIN);
         loop {
-            let (used, receipt) = match (self.send(number, shard, record).await, sent) {
+            let waited = self.namespace.client().request_timeout();
+            let sending = timeout_at(end, self.send(number, shard, record)).await;
+            let (used, receipt) = match (sending.unwrap_or(Err(ClientError::Deadline { waited })), sent) {
                 (Ok(sent), _) => sent,
                 (Err(error), None) => return Err(error.into()),
                 // Not this time; but before.
@@ -201,20 +219,14 @@ impl Session {
         let _turn = self.shared.turn.lock().await;
         let numbered = self.shared.numbers.lock().submit(number, shard)?;
         let request = numbered.request;
+        let mut sending = Sending { shared: &self.shared, numbered: Some(numbered) };
         let record = Record { request, ..record.clone() };
         let read = |answer| outcome_of(answer, |body| answer_of(body)?.written());
-        let sent = self.namespace.send(&record, Reach::Applied, read).await;
-        let mut numbers = self.shared.numbers.lock();
-        match sent {
-            Ok(receipt) => {
-                numbers.submitted(numbered);
-                Ok((request.number, receipt))
-            }
-            Err(error) => {
-                numbers.take_back(numbered);
-                Err(error)
-            }
+        let receipt = self.namespace.send(&record, Reach::Applied, read).await?;
+        if let Some(numbered) = sending.numbered.take() {
+            self.shared.numbers.lock().submitted(numbered);
         }
+        Ok((request.number, receipt))
     }
 
     /// Where the write lies, by the first key that it names; if it names keys of two shards, the server says so.

@@ -28,6 +28,7 @@ pub mod record;
 pub mod replication_stream;
 pub mod request;
 pub mod scan;
+#[cfg(any(feature = "node", feature = "client"))]
 mod session_numbers;
 mod session_state;
 pub mod subscription;
@@ -49,7 +50,10 @@ pub use read::{Read, StreamRead, Value};
 pub use record::{Record, RecordError, RequestId};
 pub use replication_stream::{Received, ReplicationStream, StreamError};
 pub use scan::{KeyValue, Page, Scan};
+#[cfg(any(feature = "node", feature = "client"))]
 pub use session_numbers::NumberError;
+#[cfg(feature = "client")]
+pub(crate) use session_numbers::Numbered;
 #[cfg(any(feature = "node", feature = "client"))]
 pub(crate) use session_numbers::Numbers;
 pub use session_state::{Sent, SessionState, SessionStateError};

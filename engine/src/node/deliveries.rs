@@ -18,6 +18,8 @@ use towline_net::{ResetCode, SendError, SendFlags, StreamId};
 /// Changes of one delivery at the most, and about so many bytes: one change is always delivered whole.
 const CHANGES_MAX: usize = 1000;
 const CHANGES_BYTES: usize = 1 << 20;
+/// Batches that are looked at before others have a turn.
+const BATCHES_LOOKED_AT: usize = 256;
 /// Where the feed is, is told so often though nothing came: whoever waits for something seldom must not fall behind what is kept.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
@@ -87,19 +89,20 @@ impl Deliveries {
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<Change>, Failure>> {
         let failed = |error: FeedError| failure::of(&error.into());
+        let mut batches = BATCHES_LOOKED_AT;
         let first = match self.held.take() {
             Some(held) => held,
             None if self.failed.is_some() => {
                 return Poll::Ready(Err(self.failed.take().unwrap_or_else(failure::closing)));
             }
-            None => match self.feed.poll_next(context) {
+            None => match self.feed.poll_within(context, &mut batches) {
                 Poll::Ready(first) => first.map_err(failed)?,
                 Poll::Pending => return Poll::Pending,
             },
         };
         let (mut bytes, mut changes) = (size(&first), vec![first]);
         while changes.len() < CHANGES_MAX && bytes < CHANGES_BYTES {
-            let change = match self.feed.wait_for(Duration::ZERO) {
+            let change = match self.feed.advance_within(&mut batches) {
                 Ok(Some(change)) => change,
                 Ok(None) => break,
                 Err(error) => {

@@ -428,6 +428,31 @@ impl Feed {
 
     /// The next change that is there already.
     fn advance(&mut self) -> Result<Option<Change>, FeedError> {
+        let mut batches = usize::MAX;
+        self.advance_within(&mut batches)
+    }
+
+    /// As [`Feed::poll_next`], looking at so many batches at the most: whoever polls for others must come to an end, however much
+    /// there is that its filter does not admit. Then it asks to be polled again.
+    #[cfg(feature = "cluster")]
+    pub(super) fn poll_within(
+        &mut self,
+        context: &mut Context<'_>,
+        batches: &mut usize,
+    ) -> Poll<Result<Change, FeedError>> {
+        match self.advance_within(batches) {
+            Ok(Some(change)) => Poll::Ready(Ok(change)),
+            Err(error) => Poll::Ready(Err(error)),
+            Ok(None) if *batches == 0 => {
+                context.waker().wake_by_ref();
+                Poll::Pending
+            }
+            Ok(None) => self.poll_next(context),
+        }
+    }
+
+    /// None: nothing more is there, or so many batches were looked at.
+    pub(super) fn advance_within(&mut self, batches: &mut usize) -> Result<Option<Change>, FeedError> {
         loop {
             match self.ready.pop_front() {
                 Some(Step::Change(index, change)) => {
@@ -442,7 +467,11 @@ impl Feed {
                     }
                 }
                 None => {
+                    if *batches == 0 {
+                        return Ok(None);
+                    }
                     if let Some((index, batch)) = self.batches.front() {
+                        *batches -= 1;
                         let steps = self.look_at(*index, batch)?;
                         // Only now: what could not be looked at is looked at again, and never passed over.
                         self.batches.pop_front();
