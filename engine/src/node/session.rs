@@ -240,7 +240,7 @@ impl Session {
     /// and never used holds up the session in the end: [`Session::give_up`] it.
     ///
     /// # Errors
-    /// [`WriteRefused::NumbersExhausted`], [`WriteRefused::TooManyWaiting`].
+    /// [`WriteRefused::Number`].
     pub fn next_number(&self) -> Result<u64, WriteRefused> {
         let (numbers, orphans) = &mut *self.shared.numbers.lock();
         settle(numbers, orphans);
