@@ -16,6 +16,7 @@ use bytes::Bytes;
 ///
 /// ```
 /// use towline::client::{Client, ClientOptions};
+/// use towline::model::request::Direction;
 /// use towline::model::{Expect, NamespaceOptions, Read, Scan};
 /// # #[cfg(feature = "cluster")] {
 /// # use towline::node::{Config, serve};
@@ -29,7 +30,8 @@ use bytes::Bytes;
 /// let shop = client.create_namespace("shop", &NamespaceOptions::default().split_at(["m"])).await?;
 /// let placed = shop.append("order-42", Expect::Absent, "placed").await?.await?;
 /// shop.put("stock/apple", "7").await?.await?;
-/// assert!(shop.read_stream("order-42", 1, Default::default(), (10, 1 << 20), Read::AtLeast(placed.token())).await?.head == 1);
+/// let read = Read::AtLeast(placed.token());
+/// assert_eq!(shop.read_stream("order-42", 1, Direction::Forward, (10, 1 << 20), read).await?.head, 1);
 /// assert_eq!(shop.scan(&Scan::prefix("stock/"), Read::Linearizable).await?.entries[0].value, "7");
 /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
 /// # server.shutdown()?;
