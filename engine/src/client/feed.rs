@@ -67,7 +67,7 @@ pub struct Feed {
     pause: Duration,
 }
 
-/// A feed's stream on one connection.
+/// A feed's stream, on a connection that nobody shares: it ends with this, and what still comes on it.
 #[derive(Debug)]
 struct Subscription {
     link: Link,
@@ -83,18 +83,6 @@ impl Subscription {
             0 => {}
             charge => self.link.consumed(self.stream, charge),
         }
-    }
-}
-
-impl Drop for Subscription {
-    /// All that came goes back to the connection's window, which others share; what comes from here on is taken by nobody.
-    fn drop(&mut self) {
-        self.give_back();
-        self.deliveries.close();
-        while let Ok((_, charge)) = self.deliveries.try_recv() {
-            self.link.consumed(self.stream, charge);
-        }
-        self.link.close_feed(self.stream);
     }
 }
 

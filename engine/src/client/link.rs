@@ -16,9 +16,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
 use towline_net::driver::{ConnectionHandle, EventSink};
-use towline_net::{
-    ConnectionConfig, Event, Identity, Lane, Limits, ResetCode, Role, SendError, SendFlags, StreamId, StreamKind,
-};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendError, SendFlags, StreamId, StreamKind};
 
 /// What became of a request.
 #[derive(Debug)]
@@ -153,25 +151,14 @@ impl Link {
         self.routes.feeds.lock().insert(stream, sender);
         match self.handle.send(stream, request, SendFlags::default()).await {
             Ok(()) => Ok((stream, deliveries)),
-            Err(error) => {
-                self.close_feed(stream);
-                Err(match error {
-                    SendError::TooLong { .. } => SendFailure::TooLong(error),
-                    _ => SendFailure::ConnectionLost,
-                })
-            }
+            Err(error @ SendError::TooLong { .. }) => Err(SendFailure::TooLong(error)),
+            Err(_) => Err(SendFailure::ConnectionLost),
         }
     }
 
     /// Deliveries of a feed were taken.
     pub(super) fn consumed(&self, stream: StreamId, charge: usize) {
         self.handle.consumed(stream, charge);
-    }
-
-    /// Nobody takes this feed any more.
-    pub(super) fn close_feed(&self, stream: StreamId) {
-        self.routes.feeds.lock().remove(&stream);
-        self.handle.reset(stream, ResetCode::CANCELLED);
     }
 }
 

@@ -22,8 +22,8 @@ const PAUSE_MAX: Duration = Duration::from_millis(500);
 /// Requests that take effect once, however often they are sent: what [`crate::node::Session`] is to the embedding program. A write whose
 /// answer was lost is sent again by itself, with its number. Clones are one session.
 ///
-/// Requests reach a shard in the order of their numbers, which is that in which [`Session::write`] was called; several may be under
-/// way at a time.
+/// Requests reach a shard in the order of their numbers, which is that in which the calls of [`Session::write`] were first polled; several
+/// may be under way at a time.
 ///
 /// ```
 /// use towline::client::{Client, ClientOptions};
