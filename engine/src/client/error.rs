@@ -18,6 +18,7 @@ use std::time::Duration;
 /// | TW-7007 | operator | the server answers what this release does not understand |
 /// | TW-6113, TW-6114, TW-6118 | | see [`NumberError`] |
 /// | TW-7008 | operator | a certificate is not accepted, the server's or the client's: the sentence says whose |
+/// | TW-7009 | fix the request | the client was closed: connect anew |
 /// | the server's | the server's | see [`Failure`] |
 ///
 /// ```
@@ -78,6 +79,9 @@ pub enum ClientError {
     /// The answer is not one of a request like this.
     #[error("the server's answer is not understood: {0}")]
     Answer(String),
+    /// The client was closed.
+    #[error("the client was closed")]
+    Closed,
     /// The server says why it does not do it.
     #[error("{}", .0.message)]
     Refused(Failure),
@@ -97,6 +101,7 @@ impl ClientError {
             Self::TooLarge(_) => "TW-7006".into(),
             Self::Answer(_) => "TW-7007".into(),
             Self::Untrusted { .. } => "TW-7008".into(),
+            Self::Closed => "TW-7009".into(),
             Self::Refused(failure) => format!("TW-{:04}", failure.code),
         }
     }
@@ -105,7 +110,9 @@ impl ClientError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::NoAddress | Self::Record(_) | Self::Number(_) | Self::TooLarge(_) => FailureClass::FixRequest,
+            Self::NoAddress | Self::Record(_) | Self::Number(_) | Self::TooLarge(_) | Self::Closed => {
+                FailureClass::FixRequest
+            }
             Self::Unreachable { .. } | Self::Deadline { .. } | Self::ConnectionLost => FailureClass::Retry,
             Self::Answer(_) | Self::Untrusted { .. } => FailureClass::Operator,
             Self::Refused(failure) => failure.class,

@@ -1,17 +1,19 @@
-//! [`Feed`]: what took effect, delivered by a server, through its restarts.
+//! [`Feed`]: what took effect, delivered by a server through its restarts, or by the node in this process.
 
 use super::error::ClientError;
 use super::handle::Client;
-use super::link::{Link, SendFailure};
-use super::namespace::Namespace;
-use crate::model::codec;
-use crate::model::request::FailureClass;
-use crate::model::subscription::{Delivery, Subscribe};
-use crate::model::{Change, Filter, Since, Token};
+use super::link::Link;
+#[cfg(feature = "node")]
+use super::local::LocalFeed;
+use super::namespace::{Namespace, token_of};
+use crate::model::codec::{self, CodecError};
+use crate::model::subscription::{Delivery, Follow, FollowAt, Subscribe};
+use crate::model::{Change, Filter, FollowerOptions, Since, Token};
 use bytes::Bytes;
 use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::sync::watch;
 use tokio::time::sleep;
 use towline_net::StreamId;
 
@@ -55,21 +57,75 @@ const PAUSE_MAX: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub struct Feed {
     client: Client,
-    name: String,
-    filter: Filter,
+    closed: watch::Receiver<bool>,
+    wanted: Wanted,
     /// Behind what was returned.
     token: Token,
     /// Of the last delivery, not returned yet.
     ready: VecDeque<Change>,
     /// Behind that delivery.
     behind: Option<Token>,
-    subscription: Option<Subscription>,
+    source: Option<Source>,
+    /// Whether the source said where it is.
+    is_placed: bool,
     pause: Duration,
+}
+
+/// What is asked for, each time that the feed begins.
+#[derive(Debug)]
+struct Wanted {
+    namespace: String,
+    filter: Filter,
+    /// Of a follower.
+    follows: Option<Follows>,
+}
+
+#[derive(Debug)]
+struct Follows {
+    name: String,
+    options: FollowerOptions,
+    /// What it shows to acknowledge; none: it does not follow at the moment.
+    seat: Option<u64>,
+}
+
+/// From where on a feed is asked for.
+#[derive(Debug, Clone)]
+pub(super) enum Start {
+    /// For the first time: from there, or for a follower where it is known to be.
+    First(Since),
+    /// Where it was.
+    Again,
+    /// For a follower, which is done with everything before.
+    Seek(Token),
+}
+
+/// What begins a feed.
+#[derive(Debug)]
+pub(super) enum Begin {
+    Subscribe(Subscribe),
+    Follow(Follow),
+}
+
+impl Begin {
+    pub(super) fn encode(&self) -> Result<Bytes, CodecError> {
+        match self {
+            Self::Subscribe(wanted) => codec::encode(wanted),
+            Self::Follow(wanted) => codec::encode(wanted),
+        }
+    }
+}
+
+/// Where the changes come from.
+#[derive(Debug)]
+pub(super) enum Source {
+    Server(Subscription),
+    #[cfg(feature = "node")]
+    Node(LocalFeed),
 }
 
 /// A feed's stream, on a connection that nobody shares: it ends with this, and what still comes on it.
 #[derive(Debug)]
-struct Subscription {
+pub(super) struct Subscription {
     link: Link,
     stream: StreamId,
     deliveries: UnboundedReceiver<(Bytes, usize)>,
@@ -78,11 +134,35 @@ struct Subscription {
 }
 
 impl Subscription {
+    pub(super) const fn new(link: Link, stream: StreamId, deliveries: UnboundedReceiver<(Bytes, usize)>) -> Self {
+        Self { link, stream, deliveries, charge: 0 }
+    }
+
     fn give_back(&mut self) {
         match std::mem::take(&mut self.charge) {
             0 => {}
             charge => self.link.consumed(self.stream, charge),
         }
+    }
+}
+
+impl Wanted {
+    fn begin(&self, start: &Start, token: &Token) -> Result<Begin, CodecError> {
+        let namespace = self.namespace.clone();
+        let Some(Follows { name, options, .. }) = &self.follows else {
+            let behind = match start {
+                Start::First(since) => since.clone(),
+                Start::Again => Since::Token(token.clone()),
+                Start::Seek(token) => Since::Token(token.clone()),
+            };
+            return Ok(Begin::Subscribe(Subscribe::new(namespace, &behind, &self.filter)?));
+        };
+        let at = match start {
+            Start::First(_) => FollowAt::Known,
+            Start::Again => FollowAt::Behind { token: token.encode()?.to_vec() },
+            Start::Seek(token) => FollowAt::Seek { token: token.encode()?.to_vec() },
+        };
+        Ok(Begin::Follow(Follow::new(namespace, name.clone(), options, at)?))
     }
 }
 
@@ -95,28 +175,29 @@ impl Namespace {
     /// No answer in time, or the server's: what lies there is released, or of a history that was lost; there is no such namespace
     /// or shard.
     pub async fn subscribe(&self, since: Since, filter: Filter) -> Result<Feed, ClientError> {
+        self.feed(filter, None, since).await
+    }
+
+    pub(super) async fn feed(
+        &self,
+        filter: Filter,
+        follows: Option<(String, FollowerOptions)>,
+        since: Since,
+    ) -> Result<Feed, ClientError> {
+        let follows = follows.map(|(name, options)| Follows { name, options, seat: None });
         let mut feed = Feed {
             client: self.client().clone(),
-            name: self.name().to_owned(),
-            filter,
+            closed: self.client().closed(),
+            wanted: Wanted { namespace: self.name().to_owned(), filter, follows },
             token: Token::default(),
             ready: VecDeque::new(),
             behind: None,
-            subscription: None,
+            source: None,
+            is_placed: false,
             pause: PAUSE_MIN,
         };
-        let waited = feed.client.request_timeout();
-        let beginning = async {
-            feed.open(&since).await?;
-            feed.receive().await
-        };
-        // Whether it was told where it begins; a lost connection is not tried again here.
-        match tokio::time::timeout(waited, beginning).await {
-            Ok(Ok(true)) => Ok(feed),
-            Ok(Ok(false)) => Err(ClientError::ConnectionLost),
-            Ok(Err(error)) => Err(error),
-            Err(_) => Err(ClientError::Deadline { waited }),
-        }
+        feed.begin(&Start::First(since)).await?;
+        Ok(feed)
     }
 }
 
@@ -133,25 +214,11 @@ impl Feed {
             if let Some(change) = self.take() {
                 return Ok(change);
             }
-            if self.subscription.is_none() {
-                let since = Since::Token(self.token.clone());
-                match self.open(&since).await {
-                    Err(ClientError::ConnectionLost) => {
-                        self.rest().await;
-                        continue;
-                    }
-                    opened => opened?,
-                }
-            }
-            match self.receive().await {
-                Ok(true) => self.pause = PAUSE_MIN,
-                Ok(false) => self.rest().await,
-                Err(ClientError::Refused(failure))
-                    if matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute) =>
-                {
-                    self.rest().await;
-                }
-                Err(error) => return Err(error),
+            let mut closed = self.closed.clone();
+            tokio::select! {
+                biased;
+                _ = closed.wait_for(|closed| *closed) => return Err(ClientError::Closed),
+                gone_on = self.go_on() => gone_on?,
             }
         }
     }
@@ -160,6 +227,72 @@ impl Feed {
     #[must_use]
     pub fn token(&self) -> Token {
         self.token.clone()
+    }
+
+    /// Takes a delivery in, or a step towards one.
+    async fn go_on(&mut self) -> Result<(), ClientError> {
+        if self.source.is_none() {
+            match self.open(&Start::Again).await {
+                Err(ClientError::ConnectionLost) => {
+                    self.rest().await;
+                    return Ok(());
+                }
+                opened => opened?,
+            }
+        }
+        match self.receive().await {
+            Ok(true) => self.pause = PAUSE_MIN,
+            Ok(false) => self.rest().await,
+            Err(ClientError::Refused(failure)) if self.client.is_worth_another(&failure) => self.rest().await,
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    /// Until it is told where it begins; a lost connection is not tried again here.
+    pub(super) async fn begin(&mut self, start: &Start) -> Result<(), ClientError> {
+        let waited = self.client.request_timeout();
+        let beginning = async {
+            self.open(start).await?;
+            while !self.is_placed {
+                if !self.receive().await? {
+                    return Err(ClientError::ConnectionLost);
+                }
+            }
+            Ok(())
+        };
+        match tokio::time::timeout(waited, beginning).await {
+            Ok(begun) => begun,
+            Err(_) => Err(ClientError::Deadline { waited }),
+        }
+    }
+
+    /// What a follower shows to acknowledge; begins anew where it was if it has nothing to show at the moment.
+    pub(super) async fn seat(&mut self) -> Result<u64, ClientError> {
+        if self.source.is_none() || !self.is_placed {
+            // What was not returned yet comes again.
+            self.forget();
+            self.begin(&Start::Again).await?;
+        }
+        let seat = self.wanted.follows.as_ref().and_then(|follows| follows.seat);
+        seat.ok_or_else(|| ClientError::Answer("a follower has no seat".to_owned()))
+    }
+
+    /// Lets go of what was delivered and not returned, and of where it comes from.
+    pub(super) fn forget(&mut self) {
+        self.ready.clear();
+        self.behind = None;
+        self.source = None;
+    }
+
+    /// It is there now.
+    pub(super) fn set_token(&mut self, token: Token) {
+        self.token = token;
+    }
+
+    pub(super) async fn rest(&mut self) {
+        sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(PAUSE_MAX);
     }
 
     fn take(&mut self) -> Option<Change> {
@@ -171,63 +304,97 @@ impl Feed {
             && let Some(behind) = self.behind.take()
         {
             self.token.extend(&behind);
-            if let Some(subscription) = &mut self.subscription {
+            if let Some(Source::Server(subscription)) = &mut self.source {
                 subscription.give_back();
             }
         }
         change
     }
 
-    async fn open(&mut self, since: &Since) -> Result<(), ClientError> {
-        let request = codec::encode(&Subscribe::new(self.name.clone(), since, &self.filter)?)?;
-        let link = self.client.own_link().await?;
-        let (stream, deliveries) = link.open_feed(request).await.map_err(|failure| match failure {
-            SendFailure::ConnectionLost | SendFailure::NoRoom => ClientError::ConnectionLost,
-            other => ClientError::TooLarge(format!("{other:?}")),
-        })?;
-        self.subscription = Some(Subscription { link, stream, deliveries, charge: 0 });
+    async fn open(&mut self, start: &Start) -> Result<(), ClientError> {
+        let begin = self.wanted.begin(start, &self.token)?;
+        self.source = None;
+        self.is_placed = false;
+        if let Some(follows) = &mut self.wanted.follows {
+            follows.seat = None;
+        }
+        let source = self.client.begin_feed(begin).await?;
+        #[cfg(feature = "node")]
+        if let Source::Node(feed) = &source {
+            // Nothing more is said of it.
+            self.token.extend(&feed.token().unwrap_or_default());
+            if let Some(follows) = &mut self.wanted.follows {
+                follows.seat = feed.seat();
+            }
+            self.is_placed = true;
+        }
+        self.source = Some(source);
         Ok(())
     }
 
-    /// Takes one delivery in; false: the stream has ended, and nobody said why.
+    /// Takes in what comes next; false: the stream has ended, and nobody said why.
     async fn receive(&mut self) -> Result<bool, ClientError> {
-        let Some(subscription) = &mut self.subscription else { return Ok(false) };
-        let Some((bytes, charge)) = subscription.deliveries.recv().await else {
-            self.subscription = None;
-            return Ok(false);
+        let received = match &mut self.source {
+            None => return Ok(false),
+            Some(Source::Server(subscription)) => match subscription.deliveries.recv().await {
+                Some((bytes, charge)) => {
+                    subscription.charge = charge;
+                    Received::of(&bytes)
+                }
+                None => {
+                    self.source = None;
+                    return Ok(false);
+                }
+            },
+            #[cfg(feature = "node")]
+            Some(Source::Node(feed)) => match feed.next().await {
+                Ok((changes, behind)) => Ok(Received::Changes(changes, behind)),
+                Err(failure) => Err(ClientError::Refused(failure)),
+            },
         };
-        subscription.charge = charge;
-        match codec::decode::<Delivery>(&bytes) {
-            Ok(Delivery::Changes { changes, token }) => {
-                let changes = changes.into_iter().map(Change::try_from).collect::<Result<_, _>>();
-                let (ready, behind) = match (changes, Token::decode(&token)) {
-                    (Ok(ready), Ok(behind)) => (ready, behind),
-                    (Err(error), _) => return Err(self.unreadable(&error)),
-                    (_, Err(error)) => return Err(self.unreadable(&error)),
-                };
-                (self.ready, self.behind) = (ready, Some(behind));
+        match received {
+            Ok(Received::Changes(changes, behind)) => {
+                self.is_placed = true;
+                (self.ready, self.behind) = (changes, Some(behind));
                 if self.ready.is_empty() {
                     // Only where it is.
                     drop(self.take());
                 }
-                Ok(true)
             }
-            Ok(Delivery::Failed(failure)) => {
-                self.subscription = None;
-                Err(ClientError::Refused(failure))
+            Ok(Received::Seat(seat)) => {
+                if let Some(Source::Server(subscription)) = &mut self.source {
+                    subscription.give_back();
+                }
+                if let Some(follows) = &mut self.wanted.follows {
+                    follows.seat = Some(seat);
+                }
             }
-            Err(error) => Err(self.unreadable(&error)),
+            Err(error) => {
+                // What can't be read is not passed over: the next attempt begins before it.
+                self.source = None;
+                return Err(error);
+            }
         }
+        Ok(true)
     }
+}
 
-    /// What can't be read is not passed over: the next attempt begins before it.
-    fn unreadable(&mut self, error: &dyn std::error::Error) -> ClientError {
-        self.subscription = None;
-        ClientError::Answer(error.to_string())
-    }
+/// What a delivery brings.
+enum Received {
+    Changes(VecDeque<Change>, Token),
+    Seat(u64),
+}
 
-    async fn rest(&mut self) {
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+impl Received {
+    fn of(bytes: &[u8]) -> Result<Self, ClientError> {
+        let unreadable = |error: &dyn std::error::Error| ClientError::Answer(error.to_string());
+        match codec::decode::<Delivery>(bytes).map_err(|error| unreadable(&error))? {
+            Delivery::Changes { changes, token } => {
+                let changes = changes.into_iter().map(Change::try_from).collect::<Result<_, _>>();
+                Ok(Self::Changes(changes.map_err(|error| unreadable(&error))?, token_of(&token)?))
+            }
+            Delivery::Seated { seat } => Ok(Self::Seat(seat)),
+            Delivery::Failed(failure) => Err(ClientError::Refused(failure)),
+        }
     }
 }

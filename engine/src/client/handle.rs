@@ -2,23 +2,31 @@
 
 use super::connector;
 use super::error::{ClientError, WriteError};
+use super::feed::{Begin, Source, Subscription};
 use super::link::{Answer, Link, SendFailure};
+#[cfg(feature = "node")]
+use super::local::Local;
 use super::options::ClientOptions;
 use super::receipt::{WriteReceipt, Written, outcome_of};
+use super::servers::{Path, Servers, first_key};
 use crate::model::codec::{self, CodecError};
-use crate::model::request::{Direction, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent};
+use crate::model::call::{Call, Reach};
+use crate::model::request::{
+    Direction, Failure, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent, code,
+};
 use crate::model::{Epoch, Lsn, NodeId, Record};
+#[cfg(feature = "node")]
+use crate::node::{Node, NodeOptions, calls, failure};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long a read waits before it asks again, after a server that said 'not now'.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
-/// A connection to a cluster. Clones share it.
+/// A connection to a cluster, or a node in this process: which of them, only the constructor says. Clones share it.
 ///
 /// Everything it does is bounded: by [`ClientOptions::in_flight_max`] requests at a time, each by
 /// [`ClientOptions::request_timeout`] and, where a server has to be found first, [`ClientOptions::connect_timeout`].
@@ -53,21 +61,20 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Shared {
-    addresses: Vec<String>,
+    way: Way,
     options: ClientOptions,
-    /// The connection in use. The lock is held while a new one is made, so that one is made and not many.
-    link: Mutex<Current>,
+    /// Closed with the client.
     places: Arc<Semaphore>,
-    connects: AtomicU64,
-    /// Each connection adds to it, also one that is let go and still waits for answers.
-    bytes_received: Arc<AtomicU64>,
+    closed: watch::Sender<bool>,
 }
 
-#[derive(Debug, Default)]
-struct Current {
-    link: Option<Arc<Link>>,
-    /// When the last attempt to find a server failed, and how: the answer for all who waited for it.
-    failed: Option<(Instant, ClientError)>,
+/// Who is asked.
+#[derive(Debug)]
+enum Way {
+    Servers(Servers),
+    /// The node in this process.
+    #[cfg(feature = "node")]
+    Node(Local),
 }
 
 /// A key's value, as applied on the server that answered.
@@ -217,7 +224,7 @@ pub struct StateDigest {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub struct ClientStats {
-    /// Connections made beyond the first.
+    /// Connections made beyond the first of each.
     pub reconnects: u64,
     /// Bytes of answers and deliveries received, over all connections, and of answers to the question who leads.
     pub bytes_received: u64,
@@ -234,19 +241,83 @@ impl Client {
         addresses: impl IntoIterator<Item = A>,
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
+        let servers = Servers::new(addresses.into_iter().map(Into::into).collect(), &options);
+        servers.link(&options, Path::ANY).await?;
+        Ok(Self::by(Way::Servers(servers), options))
+    }
+
+    /// Opens a node in this process, and asks that: everything is as with [`Client::connect`], and nothing goes over a network.
+    ///
+    /// ```
+    /// use towline::client::{Client, ClientError, ClientOptions};
+    /// use towline::model::Read;
+    /// use towline::node::NodeOptions;
+    /// async fn program(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
+    ///     let shop = client.namespace("default");
+    ///     shop.put("stock/apple", "7").await?.await?;
+    ///     assert_eq!(shop.get("stock/apple", Read::Linearizable).await?.map(|found| found.value), Some("7".into()));
+    ///     Ok(())
+    /// }
+    /// # let directory = tempfile::tempdir()?;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// let client = Client::open(NodeOptions::alone(directory.path()), ClientOptions::default()).await?;
+    /// // With `Client::connect(["db-1:7400"], ClientOptions::default()).await?` it is the same program.
+    /// program(&client).await?;
+    /// client.close().await?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`], with the code of [`OpenError`](crate::node::OpenError).
+    #[cfg(feature = "node")]
+    pub async fn open(node: NodeOptions, options: ClientOptions) -> Result<Self, ClientError> {
+        let opened = tokio::task::spawn_blocking(|| Node::open(node)).await;
+        let opened = opened.map_err(|_| ClientError::Refused(failure::unknown()))?;
+        let node = opened.map_err(|error| ClientError::Refused(calls::of(error)))?;
+        Ok(Self::embedded(node, options))
+    }
+
+    /// Asks a node in this process, which is open: also one that [`serve`](crate::node)s others. When nobody has the node any more,
+    /// it is closed.
+    #[cfg(feature = "node")]
+    #[must_use]
+    pub fn embedded(node: impl Into<Arc<Node>>, options: ClientOptions) -> Self {
+        Self::by(Way::Node(Local::new(node.into())), options)
+    }
+
+    fn by(way: Way, options: ClientOptions) -> Self {
         let places = options.in_flight_max.clamp(1, Semaphore::MAX_PERMITS);
-        let client = Self {
-            shared: Arc::new(Shared {
-                addresses: addresses.into_iter().map(Into::into).collect(),
-                options,
-                link: Mutex::new(Current::default()),
-                places: Arc::new(Semaphore::new(places)),
-                connects: AtomicU64::new(0),
-                bytes_received: Arc::default(),
-            }),
-        };
-        client.link().await?;
-        Ok(client)
+        let (places, closed) = (Arc::new(Semaphore::new(places)), watch::Sender::new(false));
+        Self { shared: Arc::new(Shared { way, options, places, closed }) }
+    }
+
+    /// Ends it, also for its clones and its feeds: closes the connections, or the node ([`Node::close`](crate::node::Node::close)) that was opened
+    /// here. Writes without an answer are unknown from then on. To drop the last clone does the same, and tells nobody how it went.
+    ///
+    /// # Errors
+    /// The node was not closed cleanly: the code of [`CloseError`](crate::node::CloseError).
+    pub async fn close(self) -> Result<(), ClientError> {
+        self.shared.places.close();
+        self.shared.closed.send_replace(true);
+        match &self.shared.way {
+            Way::Servers(servers) => {
+                servers.close().await;
+                Ok(())
+            }
+            #[cfg(feature = "node")]
+            Way::Node(local) => local.close().await.map_err(ClientError::Refused),
+        }
+    }
+
+    /// The node in this process, if that is asked.
+    #[cfg(feature = "node")]
+    #[must_use]
+    pub fn embedded_node(&self) -> Option<&Node> {
+        match &self.shared.way {
+            Way::Node(local) => Some(local.node()),
+            Way::Servers(_) => None,
+        }
     }
 
     /// Sends a write; done when it is sent, not when it is answered. Writes are received in the order in which
@@ -258,25 +329,43 @@ impl Client {
     /// # Errors
     /// It was not sent and has no effect.
     pub async fn write(&self, record: &Record) -> Result<WriteReceipt, ClientError> {
-        let record = record.encode()?.to_vec();
         let namespace = &self.shared.options.namespace;
-        self.send_write(namespace, RequestBody::Write { record }, |answer| outcome_of(answer, written)).await
+        let path = Path::of_key(namespace, first_key(record));
+        self.send_write(namespace, record, None, path, |answer| outcome_of(answer, written)).await
     }
 
+    /// Sends a write: a plain one, or a call that says how far it is to come.
     pub(super) async fn send_write<T>(
         &self,
         namespace: &str,
-        body: RequestBody,
+        record: &Record,
+        reach: Option<Reach>,
+        path: Path,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Result<WriteReceipt<T>, ClientError> {
-        let timeout = self.shared.options.request_timeout.min(connector::WAIT_MAX);
+        let timeout = self.request_timeout();
         let deadline = Instant::now() + timeout;
+        let servers = match &self.shared.way {
+            Way::Servers(servers) => servers,
+            #[cfg(feature = "node")]
+            Way::Node(local) => {
+                record.check()?;
+                let place = self.place(deadline).await?;
+                let coming = local.write(namespace, record, reach, deadline).await;
+                return Ok(WriteReceipt::of_node(coming, place, timeout, read));
+            }
+        };
+        let record = record.encode()?.to_vec();
+        let body = match reach {
+            Some(reach) => RequestBody::Call(Call::Write { record, reach }),
+            None => RequestBody::Write { record },
+        };
         loop {
             let place = self.place(deadline).await?;
-            let link = self.link().await?;
+            let link = servers.link(&self.shared.options, path).await?;
             // From here on its own time counts: what was spent on finding a server is not the server's.
             match self.send(&link, place, namespace, body.clone(), Instant::now() + timeout).await {
-                Ok(answer) => return Ok(WriteReceipt::new(answer, timeout, link, read)),
+                Ok(answer) => return Ok(WriteReceipt::of_server(answer, link, timeout, read)),
                 // It was certainly not sent, so this is the first attempt still.
                 Err(ClientError::ConnectionLost) if Instant::now() < deadline => {}
                 Err(error) => return Err(error),
@@ -343,28 +432,34 @@ impl Client {
         }
     }
 
-    /// The node that is connected now, if one is.
+    /// The node that is connected now, if one is; or the one in this process.
     pub async fn node(&self) -> Option<NodeId> {
-        self.shared.link.lock().await.link.as_ref().map(|link| link.node())
+        match &self.shared.way {
+            Way::Servers(servers) => servers.node().await,
+            #[cfg(feature = "node")]
+            Way::Node(local) => Some(local.node().identity().node),
+        }
     }
 
     /// Figures.
     #[must_use]
     pub fn stats(&self) -> ClientStats {
-        // Relaxed: figures for people, which order nothing.
-        ClientStats {
-            reconnects: self.shared.connects.load(Ordering::Relaxed).saturating_sub(1),
-            bytes_received: self.shared.bytes_received.load(Ordering::Relaxed),
+        match &self.shared.way {
+            Way::Servers(servers) => {
+                let (reconnects, bytes_received) = servers.figures();
+                ClientStats { reconnects, bytes_received }
+            }
+            #[cfg(feature = "node")]
+            Way::Node(_) => ClientStats::default(),
         }
     }
 
-    /// A read: asked again after a lost connection or a 'not now', until its deadline.
     pub(super) fn request_timeout(&self) -> Duration {
         self.shared.options.request_timeout.min(connector::WAIT_MAX)
     }
 
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
-        self.ask_of(&self.shared.options.namespace, body, true).await
+        self.ask_of(&self.shared.options.namespace, body, Path::ANY, true).await
     }
 
     /// Asks until there is an answer, in the time of one request; of what changes something only while it was certainly not done.
@@ -372,12 +467,12 @@ impl Client {
         &self,
         namespace: &str,
         body: RequestBody,
+        path: Path,
         again_when_lost: bool,
     ) -> Result<ResponseBody, ClientError> {
-        let waited = self.shared.options.request_timeout;
-        let deadline = Instant::now() + waited.min(connector::WAIT_MAX);
+        let deadline = Instant::now() + self.request_timeout();
         loop {
-            let error = match self.ask_once(namespace, body.clone(), deadline).await {
+            let error = match self.ask_once(namespace, body.clone(), path, deadline).await {
                 Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
                 Ok(answer) => return Ok(answer),
                 Err(error) => error,
@@ -385,7 +480,7 @@ impl Client {
             let again = match &error {
                 ClientError::ConnectionLost => again_when_lost,
                 ClientError::Refused(failure) => {
-                    matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
+                    self.is_worth_another(failure)
                         && (again_when_lost || failure.no_side_effects)
                         // Sent on to itself: what is asked can't be done there.
                         && (failure.leader.is_none() || failure.leader != self.node().await)
@@ -399,15 +494,46 @@ impl Client {
         }
     }
 
+    /// Whether the same, asked once more, may have another answer: also a refusal, where another server leads by then.
+    pub(super) fn is_worth_another(&self, failure: &Failure) -> bool {
+        // A node that is closed in this process is not open again by itself.
+        matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
+            && (failure.code != code::CLOSING || matches!(self.shared.way, Way::Servers(_)))
+    }
+
     async fn ask_once(
         &self,
         namespace: &str,
         body: RequestBody,
+        path: Path,
         deadline: Instant,
     ) -> Result<ResponseBody, ClientError> {
-        let place = self.place(deadline).await?;
-        let link = self.link().await?;
-        let answer = self.send(&link, place, namespace, body, deadline).await?;
+        match &self.shared.way {
+            Way::Servers(servers) => {
+                let place = self.place(deadline).await?;
+                let link = servers.link(&self.shared.options, path).await?;
+                self.ask_on(&link, place, namespace, body, deadline).await
+            }
+            #[cfg(feature = "node")]
+            Way::Node(local) => {
+                let _place = self.place(deadline).await?;
+                let waited = self.shared.options.request_timeout;
+                let asked = timeout_at(deadline, local.ask(namespace, body, deadline)).await;
+                asked.map_err(|_| ClientError::Deadline { waited })
+            }
+        }
+    }
+
+    /// Asks where a connection leads, and nowhere else.
+    async fn ask_on(
+        &self,
+        link: &Link,
+        place: OwnedSemaphorePermit,
+        namespace: &str,
+        body: RequestBody,
+        deadline: Instant,
+    ) -> Result<ResponseBody, ClientError> {
+        let answer = self.send(link, place, namespace, body, deadline).await?;
         match timeout_at(deadline, answer).await {
             Ok(Ok(Answer::Body(body))) => Ok(body),
             Ok(Ok(Answer::ConnectionLost) | Err(_)) => Err(ClientError::ConnectionLost),
@@ -418,7 +544,8 @@ impl Client {
     async fn place(&self, deadline: Instant) -> Result<OwnedSemaphorePermit, ClientError> {
         match timeout_at(deadline, Arc::clone(&self.shared.places).acquire_owned()).await {
             Ok(Ok(place)) => Ok(place),
-            Ok(Err(_)) | Err(_) => Err(ClientError::Deadline { waited: self.shared.options.request_timeout }),
+            Ok(Err(_)) => Err(ClientError::Closed),
+            Err(_) => Err(ClientError::Deadline { waited: self.shared.options.request_timeout }),
         }
     }
 
@@ -445,37 +572,85 @@ impl Client {
         })
     }
 
-    /// The connection in use, or a new one.
-    /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
-    pub(super) async fn own_link(&self) -> Result<Link, ClientError> {
-        let Shared { addresses, options, bytes_received, .. } = &*self.shared;
-        connector::connect(addresses, options, bytes_received).await
+    /// Is told when the client is closed.
+    pub(super) fn closed(&self) -> watch::Receiver<bool> {
+        self.shared.closed.subscribe()
     }
 
-    pub(super) async fn link(&self) -> Result<Arc<Link>, ClientError> {
-        let asked = Instant::now();
-        let mut current = self.shared.link.lock().await;
-        if let Some(link) = current.link.as_ref().filter(|link| link.is_usable()) {
-            return Ok(Arc::clone(link));
+    /// Begins a feed, on a connection of its own: whoever does not take what comes on it holds up nobody else.
+    pub(super) async fn begin_feed(&self, wanted: Begin) -> Result<Source, ClientError> {
+        if *self.shared.closed.borrow() {
+            return Err(ClientError::Closed);
         }
-        // Otherwise calls that wait for the same attempt would each make one more, one after the other.
-        if let Some((_, error)) = current.failed.as_ref().filter(|(at, _)| *at >= asked) {
-            return Err(error.clone());
-        }
-        // The old connection is let go; it closes when nobody waits for an answer from it any more.
-        drop(current.link.take());
-        let Shared { addresses, options, bytes_received, .. } = &*self.shared;
-        let link = match connector::connect(addresses, options, bytes_received).await {
-            Ok(link) => Arc::new(link),
-            Err(error) => {
-                current.failed = Some((Instant::now(), error.clone()));
-                return Err(error);
+        match &self.shared.way {
+            Way::Servers(servers) => {
+                let link = servers.own_link(&self.shared.options).await?;
+                let (stream, deliveries) = link.open_feed(wanted.encode()?).await.map_err(|failure| match failure {
+                    SendFailure::ConnectionLost | SendFailure::NoRoom => ClientError::ConnectionLost,
+                    other => ClientError::TooLarge(format!("{other:?}")),
+                })?;
+                Ok(Source::Server(Subscription::new(link, stream, deliveries)))
             }
-        };
-        self.shared.connects.fetch_add(1, Ordering::Relaxed);
-        current.link = Some(Arc::clone(&link));
-        Ok(link)
+            #[cfg(feature = "node")]
+            Way::Node(local) => {
+                let begun = match wanted {
+                    Begin::Subscribe(wanted) => local.subscribe(wanted).await,
+                    Begin::Follow(wanted) => local.follow(wanted).await,
+                };
+                Ok(Source::Node(begun.map_err(ClientError::Refused)?))
+            }
+        }
     }
+
+    /// Asks who holds a moment; or, without one, whoever is asked otherwise, and who that is.
+    pub(super) async fn ask_holder(
+        &self,
+        holder: Option<&Holder>,
+        namespace: &str,
+        call: Call,
+    ) -> Result<(ResponseBody, Holder), ClientError> {
+        let (deadline, body) = (Instant::now() + self.request_timeout(), RequestBody::Call(call));
+        let (answer, holder) = match &self.shared.way {
+            Way::Servers(servers) => {
+                let link = match holder {
+                    Some(Holder::Server(link)) => Arc::clone(link),
+                    _ => servers.link(&self.shared.options, Path::ANY).await?,
+                };
+                let place = self.place(deadline).await?;
+                (self.ask_on(&link, place, namespace, body, deadline).await?, Holder::Server(link))
+            }
+            #[cfg(feature = "node")]
+            Way::Node(_) => (self.ask_once(namespace, body, Path::ANY, deadline).await?, Holder::Node),
+        };
+        match answer {
+            ResponseBody::Failed(failure) => Err(ClientError::Refused(failure)),
+            answer => Ok((answer, holder)),
+        }
+    }
+
+    /// Tells who holds a moment that nobody looks any more.
+    pub(super) fn let_go(&self, holder: &Holder, namespace: &str, snapshot: u64) {
+        match (holder, &self.shared.way) {
+            (Holder::Server(link), _) => {
+                let body = RequestBody::Call(Call::CloseSnapshot { snapshot });
+                let namespace = namespace.to_owned();
+                link.tell(move |id| codec::encode(&Request { id, deadline_ms: 0, namespace, body }));
+            }
+            #[cfg(feature = "node")]
+            (Holder::Node, Way::Node(local)) => local.close_snapshot(snapshot),
+            #[cfg(feature = "node")]
+            (Holder::Node, Way::Servers(_)) => {}
+        }
+    }
+}
+
+/// Where a moment is held.
+#[derive(Debug)]
+pub(super) enum Holder {
+    /// At the other end of this connection, and only as long as it is there.
+    Server(Arc<Link>),
+    #[cfg(feature = "node")]
+    Node,
 }
 
 /// What came of a plain write.

@@ -89,6 +89,11 @@ impl Link {
         Ok(Self { handle, stream, node: NodeId::new(peer.identity.node), routes, next_id: AtomicU64::new(1) })
     }
 
+    /// Ends it now; otherwise it ends when nobody has it any more.
+    pub(super) fn close(&self) {
+        self.handle.close();
+    }
+
     /// The node at the other end.
     pub(super) const fn node(&self) -> NodeId {
         self.node
@@ -138,6 +143,15 @@ impl Link {
 }
 
 impl Link {
+    /// Asks for something whose answer nobody waits for; if there is no room for it, it is not asked.
+    pub(super) fn tell(&self, encode: impl FnOnce(u64) -> Result<Bytes, codec::CodecError>) {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        if let Ok(bytes) = encode(id) {
+            // It need not arrive.
+            let _sent = self.handle.try_send(self.stream, bytes, SendFlags::default());
+        }
+    }
+
     /// Opens a stream for a feed, and asks for it.
     ///
     /// # Errors

@@ -22,12 +22,17 @@
 mod connector;
 mod error;
 mod feed;
+mod follower;
 mod handle;
 mod link;
+#[cfg(feature = "node")]
+mod local;
 mod namespace;
 mod options;
 mod receipt;
+mod servers;
 mod session;
+mod snapshot;
 mod transport;
 
 #[cfg(test)]
@@ -35,11 +40,13 @@ mod client_test;
 
 pub use error::{ClientError, UnknownCause, WriteError};
 pub use feed::Feed;
+pub use follower::Follower;
 pub use handle::{Client, ClientStats, StateDigest, StreamPage, VersionedValue};
 pub use namespace::Namespace;
 pub use options::{ClientOptions, Route};
 pub use receipt::{WriteReceipt, Written};
 pub use session::{Session, SessionError};
+pub use snapshot::Snapshot;
 #[cfg(feature = "tls")]
 pub use towline_net::driver::tls::{
     CertifiedIdentity, CredentialFiles, Credentials, PeerCertificate, Subject, TlsError,

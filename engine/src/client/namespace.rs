@@ -3,11 +3,12 @@
 use super::error::{ClientError, WriteError};
 use super::handle::{Client, misunderstood};
 use super::receipt::{WriteReceipt, outcome_of};
+use super::servers::{Path, first_key};
 use crate::model::call::{Answer, Call, Reach, ReadAt};
 use crate::model::request::{Direction, RequestBody, ResponseBody};
 use crate::model::{
-    Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, Page, Policy, Position, Read, Record, Scan, StreamRead,
-    Token, Value, Write, Written,
+    Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, Page, Policy, Position, Read, Record, Scan, ShardId,
+    StreamRead, Token, Value, Write, Written,
 };
 use bytes::Bytes;
 
@@ -165,14 +166,27 @@ impl Namespace {
         self.send(write.as_ref(), Reach::Buffered, |answer| outcome_of(answer, |body| answer_of(body)?.placed())).await
     }
 
-    pub(super) async fn send<T>(
+    async fn send<T>(
         &self,
         record: &Record,
         reach: Reach,
         read: fn(super::link::Answer) -> Result<T, WriteError>,
     ) -> Result<WriteReceipt<T>, ClientError> {
-        let record = record.encode()?.to_vec();
-        self.client.send_write(&self.name, RequestBody::Call(Call::Write { record, reach }), read).await
+        self.client.send_write(&self.name, record, Some(reach), self.path(first_key(record)), read).await
+    }
+
+    /// As [`Namespace::send`], of a session: in the order of its shard.
+    pub(super) async fn send_in_order(
+        &self,
+        record: &Record,
+        shard: ShardId,
+        read: fn(super::link::Answer) -> Result<Written, WriteError>,
+    ) -> Result<WriteReceipt<Written>, ClientError> {
+        self.client.send_write(&self.name, record, Some(Reach::Applied), Path::of_shard(shard), read).await
+    }
+
+    fn path(&self, key: &[u8]) -> Path {
+        Path::of_key(&self.name, key)
     }
 
     /// Appends one event to a stream: short for a [`Write`] of it.
@@ -229,14 +243,9 @@ impl Namespace {
         read: Read,
     ) -> Result<Vec<Option<Value>>, ClientError> {
         let keys: Vec<_> = keys.into_iter().map(|key| key.as_ref().to_vec()).collect();
-        let count = keys.len();
-        match self.ask(Call::MultiGet { keys, read: ReadAt::try_from(&read)? }, Again::Yes).await? {
-            Answer::Values(found) if found.len() == count => {
-                let value = |(version, value): (u64, Vec<u8>)| Value { version, value: value.into() };
-                Ok(found.into_iter().map(|found| found.map(value)).collect())
-            }
-            other => Err(misunderstood(&other)),
-        }
+        let (count, path) = (keys.len(), self.path(keys.first().map_or(&[][..], |key| key)));
+        let call = Call::MultiGet { keys, read: ReadAt::try_from(&read)? };
+        values_of(self.ask_by(path, call, Again::Yes).await?, count)
     }
 
     /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
@@ -244,17 +253,7 @@ impl Namespace {
     /// # Errors
     /// As [`Namespace::get`].
     pub async fn scan(&self, scan: &Scan, read: Read) -> Result<Page, ClientError> {
-        match self.ask(Call::Scan { scan: scan.clone(), read: ReadAt::try_from(&read)? }, Again::Yes).await? {
-            Answer::Page { entries, next } => {
-                let entry = |(key, version, value): (Vec<u8>, u64, Vec<u8>)| KeyValue {
-                    key: key.into(),
-                    version,
-                    value: value.into(),
-                };
-                Ok(Page { entries: entries.into_iter().map(entry).collect(), next })
-            }
-            other => Err(misunderstood(&other)),
-        }
+        page_of(self.ask(Call::Scan { scan: scan.clone(), read: ReadAt::try_from(&read)? }, Again::Yes).await?)
     }
 
     /// Events of a stream, forward from version `from`, or backward from it (0: from the end): its version and its events are of
@@ -270,7 +269,6 @@ impl Namespace {
         (events_max, bytes_max): (usize, usize),
         read: Read,
     ) -> Result<StreamRead, ClientError> {
-        let within_u32 = |number: usize| u32::try_from(number).unwrap_or(u32::MAX);
         let call = Call::ReadStream {
             stream: stream.as_ref().to_vec(),
             from,
@@ -279,10 +277,7 @@ impl Namespace {
             bytes_max: within_u32(bytes_max),
             read: ReadAt::try_from(&read)?,
         };
-        match self.ask(call, Again::Yes).await? {
-            Answer::Events { events, head, more } => Ok(StreamRead { events, head, more }),
-            other => Err(misunderstood(&other)),
-        }
+        events_of(self.ask_by(self.path(stream.as_ref()), call, Again::Yes).await?)
     }
 
     /// What a reader shows to see everything that is applied on the server now.
@@ -291,16 +286,60 @@ impl Namespace {
     /// No answer in time, or the server's.
     pub async fn token(&self) -> Result<Token, ClientError> {
         match self.ask(Call::Token, Again::Yes).await? {
-            Answer::Token(bytes) => Token::decode(&bytes).map_err(|error| ClientError::Answer(error.to_string())),
+            Answer::Token(bytes) => token_of(&bytes),
             other => Err(misunderstood(&other)),
         }
     }
 
     pub(super) async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
-        match self.client.ask_of(&self.name, RequestBody::Call(call), again == Again::Yes).await? {
+        self.ask_by(Path::ANY, call, again).await
+    }
+
+    async fn ask_by(&self, path: Path, call: Call, again: Again) -> Result<Answer, ClientError> {
+        match self.client.ask_of(&self.name, RequestBody::Call(call), path, again == Again::Yes).await? {
             ResponseBody::Answer(answer) => Ok(answer),
             other => Err(misunderstood(&other)),
         }
+    }
+}
+
+pub(super) fn within_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+pub(super) fn token_of(bytes: &[u8]) -> Result<Token, ClientError> {
+    Token::decode(bytes).map_err(|error| ClientError::Answer(error.to_string()))
+}
+
+/// What so many keys hold.
+pub(super) fn values_of(answer: Answer, count: usize) -> Result<Vec<Option<Value>>, ClientError> {
+    match answer {
+        Answer::Values(found) if found.len() == count => {
+            let value = |(version, value): (u64, Vec<u8>)| Value { version, value: value.into() };
+            Ok(found.into_iter().map(|found| found.map(value)).collect())
+        }
+        other => Err(misunderstood(&other)),
+    }
+}
+
+pub(super) fn page_of(answer: Answer) -> Result<Page, ClientError> {
+    match answer {
+        Answer::Page { entries, next } => {
+            let entry = |(key, version, value): (Vec<u8>, u64, Vec<u8>)| KeyValue {
+                key: key.into(),
+                version,
+                value: value.into(),
+            };
+            Ok(Page { entries: entries.into_iter().map(entry).collect(), next })
+        }
+        other => Err(misunderstood(&other)),
+    }
+}
+
+pub(super) fn events_of(answer: Answer) -> Result<StreamRead, ClientError> {
+    match answer {
+        Answer::Events { events, head, more } => Ok(StreamRead { events, head, more }),
+        other => Err(misunderstood(&other)),
     }
 }
 

@@ -23,6 +23,9 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Requests in flight; more wait in the call. It bounds memory at both ends.
     pub in_flight_max: usize,
+    /// Connections to the server, 64 at the most. Requests about one key (of a session: about one shard) take the same one: they
+    /// arrive in the order in which they were sent, and with one connection all of them do.
+    pub connections: usize,
     /// Credentials for TLS; none: plain TCP, which only servers on loopback take unless they were told otherwise.
     #[cfg(feature = "tls")]
     pub tls: Option<ClientTls>,
@@ -71,6 +74,7 @@ impl Default for ClientOptions {
             request_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),
             in_flight_max: 1024,
+            connections: 1,
             #[cfg(feature = "tls")]
             tls: None,
         }

@@ -2,14 +2,20 @@
 
 use super::error::{UnknownCause, WriteError};
 use super::link::{Answer, Link};
+#[cfg(feature = "node")]
+use crate::model::request::Failure;
 use crate::model::request::ResponseBody;
 use crate::model::{Epoch, Lsn, Outcome};
+#[cfg(feature = "node")]
+use crate::model::{Position, Written as Applied};
+#[cfg(feature = "node")]
+use crate::pipeline::Receipt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::Sleep;
 
 /// A write that is committed, and applied on the server that answered.
@@ -84,23 +90,82 @@ pub struct Written {
 #[derive(Debug)]
 #[must_use = "whether the write took effect is known from its receipt only"]
 pub struct WriteReceipt<T = Written> {
-    answer: oneshot::Receiver<Answer>,
+    coming: Coming,
     deadline: Pin<Box<Sleep>>,
     timeout: Duration,
     read: fn(Answer) -> Result<T, WriteError>,
-    /// The connection lives as long as somebody waits for an answer from it, also when the client has gone on to
-    /// another: a server that sends its clients elsewhere still answers what it took before.
-    _link: Arc<Link>,
+    /// The connection lives as long as somebody waits for an answer from it, also when the client has gone on to another: a server
+    /// that sends its clients elsewhere still answers what it took before.
+    _link: Option<Arc<Link>>,
+    /// Where no connection has it: the place among the requests in flight.
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+/// Where an answer comes from.
+#[derive(Debug)]
+pub(super) enum Coming {
+    /// A server.
+    Server(oneshot::Receiver<Answer>),
+    /// The node in this process: of a plain write, of one that is applied, of one that has its place.
+    #[cfg(feature = "node")]
+    Plain(Receipt<Applied>),
+    #[cfg(feature = "node")]
+    Written(Receipt<Applied>),
+    #[cfg(feature = "node")]
+    Placed(Receipt<Position>),
+    /// It took nothing.
+    #[cfg(feature = "node")]
+    Refused(Option<Failure>),
+}
+
+impl Coming {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<Answer> {
+        #[cfg(feature = "node")]
+        use crate::node::calls::{answered, written};
+        match self {
+            // A sender dropped without a word went with its connection.
+            Self::Server(answer) => {
+                Pin::new(answer).poll(context).map(|answer| answer.unwrap_or(Answer::ConnectionLost))
+            }
+            #[cfg(feature = "node")]
+            Self::Plain(receipt) => Pin::new(receipt).poll(context).map(|result| Answer::Body(written(result))),
+            #[cfg(feature = "node")]
+            Self::Written(receipt) => Pin::new(receipt).poll(context).map(|result| Answer::Body(answered(result))),
+            #[cfg(feature = "node")]
+            Self::Placed(receipt) => Pin::new(receipt).poll(context).map(|result| Answer::Body(answered(result))),
+            #[cfg(feature = "node")]
+            Self::Refused(failure) => Poll::Ready(
+                failure.take().map_or(Answer::ConnectionLost, |failure| Answer::Body(ResponseBody::Failed(failure))),
+            ),
+        }
+    }
 }
 
 impl<T> WriteReceipt<T> {
-    pub(super) fn new(
+    /// Of a server, at the other end of this connection.
+    pub(super) fn of_server(
         answer: oneshot::Receiver<Answer>,
-        timeout: Duration,
         link: Arc<Link>,
+        timeout: Duration,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Self {
-        Self { answer, deadline: Box::pin(tokio::time::sleep(timeout)), timeout, read, _link: link }
+        Self { _link: Some(link), ..Self::new(Coming::Server(answer), timeout, read) }
+    }
+
+    /// Of the node in this process.
+    #[cfg(feature = "node")]
+    pub(super) fn of_node(
+        coming: Coming,
+        place: OwnedSemaphorePermit,
+        timeout: Duration,
+        read: fn(Answer) -> Result<T, WriteError>,
+    ) -> Self {
+        Self { _place: Some(place), ..Self::new(coming, timeout, read) }
+    }
+
+    fn new(coming: Coming, timeout: Duration, read: fn(Answer) -> Result<T, WriteError>) -> Self {
+        let deadline = Box::pin(tokio::time::sleep(timeout));
+        Self { coming, deadline, timeout, read, _link: None, _place: None }
     }
 }
 
@@ -108,9 +173,8 @@ impl<T> Future for WriteReceipt<T> {
     type Output = Result<T, WriteError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        if let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(context) {
-            // A sender dropped without a word went with its connection.
-            return Poll::Ready(answer.map_or(Err(unknown(UnknownCause::ConnectionLost)), self.read));
+        if let Poll::Ready(answer) = self.coming.poll(context) {
+            return Poll::Ready((self.read)(answer));
         }
         if self.deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(unknown(UnknownCause::Deadline(self.timeout))));

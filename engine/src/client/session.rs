@@ -4,7 +4,8 @@ use super::error::{ClientError, UnknownCause, WriteError};
 use super::handle::misunderstood;
 use super::namespace::{Again, Namespace, answer_of, done};
 use super::receipt::{WriteReceipt, outcome_of};
-use crate::model::call::{Answer, Call, Reach};
+use super::servers::first_key;
+use crate::model::call::{Answer, Call};
 use crate::model::request::FailureClass;
 use crate::model::{
     NamespaceDescriptor, Numbered, Numbers, Outcome, Record, Rejection, SessionState, ShardId, Written,
@@ -193,12 +194,12 @@ impl Session {
                 Err(error) => Some(error),
             };
             match error {
-                Some(error @ WriteError::Refused(_)) if !is_worth_another(&error) && !in_doubt => {
+                Some(error @ WriteError::Refused(_)) if !self.is_worth_another(&error) && !in_doubt => {
                     // It has no effect and never will: whatever comes behind it must not wait for it.
                     self.shared.numbers.lock().give_up(used);
                     return Err(SessionError::Write { number: used, source: error });
                 }
-                Some(error) if !is_worth_another(&error) || Instant::now() >= end => {
+                Some(error) if !self.is_worth_another(&error) || Instant::now() >= end => {
                     return Err(SessionError::Write { number: used, source: error });
                 }
                 Some(error) => in_doubt |= !error.has_no_effect(),
@@ -222,17 +223,25 @@ impl Session {
         let mut sending = Sending { shared: &self.shared, numbered: Some(numbered) };
         let record = Record { request, ..record.clone() };
         let read = |answer| outcome_of(answer, |body| answer_of(body)?.written());
-        let receipt = self.namespace.send(&record, Reach::Applied, read).await?;
+        let receipt = self.namespace.send_in_order(&record, shard, read).await?;
         if let Some(numbered) = sending.numbered.take() {
             self.shared.numbers.lock().submitted(numbered);
         }
         Ok((request.number, receipt))
     }
 
+    /// Whether the same request, sent once more, may have an answer.
+    fn is_worth_another(&self, error: &WriteError) -> bool {
+        match error {
+            WriteError::Unknown { cause: UnknownCause::Answer } => false,
+            WriteError::Unknown { .. } => true,
+            WriteError::Refused(failure) => self.namespace.client().is_worth_another(failure),
+        }
+    }
+
     /// Where the write lies, by the first key that it names; if it names keys of two shards, the server says so.
     fn shard_of(&self, record: &Record) -> ShardId {
-        let key = record.operations.first().map_or(&[][..], |operation| operation.key());
-        let shard = self.shared.descriptor.shard_of(key);
+        let shard = self.shared.descriptor.shard_of(first_key(record));
         shard.map_or(ShardId::new(0), |shard| shard.shard)
     }
 }
@@ -298,14 +307,5 @@ impl SessionError {
             Self::NotSent(error) => error.class(),
             Self::Write { source, .. } => source.class(),
         }
-    }
-}
-
-/// Whether the same request, sent once more, may have an answer: also a refusal, where another server leads by then.
-const fn is_worth_another(error: &WriteError) -> bool {
-    match error {
-        WriteError::Unknown { cause: UnknownCause::Answer } => false,
-        WriteError::Unknown { .. } => true,
-        WriteError::Refused(failure) => matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute),
     }
 }

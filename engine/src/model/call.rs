@@ -98,6 +98,77 @@ pub enum Call {
     },
     /// Removes it, and all that it holds.
     DropNamespace,
+    /// Holds one moment of the namespace, to be looked at by [`Call::Look`]: until it is closed, nobody looked for a minute, or the
+    /// connection ends.
+    OpenSnapshot {
+        /// How new it must be.
+        read: ReadAt,
+    },
+    /// Looks at a moment that is held.
+    Look {
+        /// Its number, of the answer to [`Call::OpenSnapshot`] on this connection.
+        snapshot: u64,
+        /// For what.
+        look: Look,
+    },
+    /// Holds it no more.
+    CloseSnapshot {
+        /// Its number.
+        snapshot: u64,
+    },
+    /// Who follows, and how far each is.
+    Followers,
+    /// Keeps nothing for a follower any more.
+    ForgetFollower {
+        /// Its name.
+        name: String,
+    },
+    /// A follower is done with everything up to a position.
+    Acknowledge {
+        /// Its name.
+        follower: String,
+        /// The seat that it was given ([`Delivery::Seated`](super::subscription::Delivery::Seated)).
+        seat: u64,
+        /// The bytes of its token ([`Token::encode`]).
+        token: Vec<u8>,
+    },
+}
+
+/// What is looked for in a moment that is held. The order of the variants is part of the format.
+///
+/// ```
+/// use towline::model::Scan;
+/// use towline::model::call::{Call, Look};
+/// let look = Look::Scan { scan: Scan::prefix("stock/") };
+/// // It waits for nothing: the moment is chosen.
+/// assert_eq!(Call::Look { snapshot: 1, look }.token(), None);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum Look {
+    /// What keys hold.
+    MultiGet {
+        /// The keys.
+        keys: Vec<Vec<u8>>,
+    },
+    /// A page of keys and values.
+    Scan {
+        /// Which, and how many.
+        scan: Scan,
+    },
+    /// Events of a stream, as [`Call::ReadStream`] asks for them.
+    ReadStream {
+        /// The stream's name.
+        stream: Vec<u8>,
+        /// The first version wanted; with `Direction::Backward`, the last (0: from the stream's end).
+        from: u64,
+        /// Which way.
+        direction: Direction,
+        /// How many events at the most.
+        events_max: u32,
+        /// How many bytes of them, about.
+        bytes_max: u32,
+    },
 }
 
 /// How far a write has come when it is answered. The order of the variants is part of the format.
@@ -204,6 +275,16 @@ pub enum Answer {
     Namespaces(Vec<NamespaceDescriptor>),
     /// It is done.
     Done,
+    /// A moment is held.
+    Snapshot {
+        /// Its number on this connection.
+        snapshot: u64,
+        /// The bytes of the token that says which moment ([`Token::encode`]).
+        token: Vec<u8>,
+    },
+    /// Who follows: of each, in each shard, its name, the shard, the last record that it is done with, the last that there is, and
+    /// whether somebody follows by this name now.
+    Followers(Vec<(String, ShardId, u64, u64, bool)>),
 }
 
 impl Call {
@@ -211,7 +292,10 @@ impl Call {
     #[must_use]
     pub fn token(&self) -> Option<&[u8]> {
         match self {
-            Self::MultiGet { read, .. } | Self::Scan { read, .. } | Self::ReadStream { read, .. } => match read {
+            Self::MultiGet { read, .. }
+            | Self::Scan { read, .. }
+            | Self::ReadStream { read, .. }
+            | Self::OpenSnapshot { read } => match read {
                 ReadAt::AtLeast { token } => Some(token),
                 _ => None,
             },

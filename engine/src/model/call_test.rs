@@ -1,9 +1,9 @@
 //! The client's calls and feeds as bytes: golden vectors, and bytes that are none.
 
-use super::call::{Answer, Call, Reach, ReadAt};
+use super::call::{Answer, Call, Look, Reach, ReadAt};
 use super::codec::{self, Enveloped};
 use super::request::{Direction, Failure, FailureClass, Request, RequestBody, Response, ResponseBody, StreamEvent};
-use super::subscription::{Delivered, Delivery, FilterAt, SinceAt, Subscribe};
+use super::subscription::{Delivered, Delivery, FilterAt, Follow, FollowAt, SinceAt, Subscribe};
 use super::*;
 use crate::golden;
 
@@ -52,6 +52,29 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("rename_namespace", Call::RenameNamespace { to: "b".into() }),
         ("set_policy", Call::SetPolicy { policy }),
         ("drop_namespace", Call::DropNamespace),
+        ("open_snapshot", Call::OpenSnapshot { read: at_least() }),
+        ("look_multi_get", Call::Look { snapshot: 3, look: Look::MultiGet { keys: vec![b"a".to_vec()] } }),
+        ("look_scan", Call::Look { snapshot: 3, look: Look::Scan { scan: Scan::prefix("a") } }),
+        (
+            "look_read_stream",
+            Call::Look {
+                snapshot: 3,
+                look: Look::ReadStream {
+                    stream: b"s".to_vec(),
+                    from: 4,
+                    direction: Direction::Forward,
+                    events_max: 10,
+                    bytes_max: 11,
+                },
+            },
+        ),
+        ("close_snapshot", Call::CloseSnapshot { snapshot: 3 }),
+        ("followers", Call::Followers),
+        ("forget_follower", Call::ForgetFollower { name: "mailer".into() }),
+        (
+            "acknowledge",
+            Call::Acknowledge { follower: "mailer".into(), seat: 5, token: token().encode().unwrap().to_vec() },
+        ),
     ]
 }
 
@@ -70,6 +93,8 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("namespace", Answer::Namespace(namespace())),
         ("namespaces", Answer::Namespaces(vec![namespace()])),
         ("done", Answer::Done),
+        ("snapshot", Answer::Snapshot { snapshot: 3, token: token().encode().unwrap().to_vec() }),
+        ("followers", Answer::Followers(vec![("mailer".into(), shard, 9, 11, true)])),
     ]
 }
 
@@ -123,6 +148,25 @@ fn a_subscription_and_its_deliveries_are_written_and_read_as_the_golden_files_sa
         leader: None,
     };
     both("delivery_failed", &Delivery::Failed(failure));
+    both("delivery_seated", &Delivery::Seated { seat: 5 });
+}
+
+#[test]
+fn every_way_to_follow_is_written_and_read_as_its_golden_file_says() {
+    let bytes = || token().encode().unwrap().to_vec();
+    let ways = [
+        ("follow_known", FollowAt::Known),
+        ("follow_behind", FollowAt::Behind { token: bytes() }),
+        ("follow_seek", FollowAt::Seek { token: bytes() }),
+    ];
+    let budget = Budget { bytes: 1 << 30, age: std::time::Duration::from_secs(3600) };
+    let options =
+        FollowerOptions::since(Since::Token(token())).filter(Filter::Prefix("order-".into())).budget(budget);
+    for (name, at) in ways {
+        let follow = Follow::new("orders", "mailer", &options, at).unwrap();
+        both(name, &follow);
+        assert_eq!(follow.options().unwrap(), options);
+    }
 }
 
 #[test]

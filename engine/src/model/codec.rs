@@ -116,6 +116,12 @@ pub enum CodecError {
     },
 }
 
+/// The kind that an envelope's first bytes say it is of, before anything of it is believed.
+#[must_use]
+pub fn kind_of(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|kind| u16::from_le_bytes(*kind))
+}
+
 /// A structure's bytes in its envelope.
 ///
 /// # Errors

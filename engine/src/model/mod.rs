@@ -14,6 +14,7 @@ pub mod catalog_record;
 pub mod change;
 pub mod codec;
 pub mod control_record;
+pub mod follower;
 #[cfg(test)]
 mod format_test;
 pub mod ids;
@@ -41,6 +42,7 @@ pub use catalog_record::{CatalogChange, CatalogRecord, CatalogSnapshot};
 pub use change::{Change, Filter, Since};
 pub use codec::CodecError;
 pub use control_record::{Assignment, ControlKind, ControlRecord, EpochStart, ShardDescriptor, session_id};
+pub use follower::{Budget, FollowerOptions, FollowerState};
 pub use ids::{ClusterId, NamespaceId, NodeId, ShardId};
 pub use message::{LogSummary, Message};
 pub use namespace::{NamespaceDescriptor, NamespaceOptions, Policy, Retention};

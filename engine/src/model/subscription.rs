@@ -1,14 +1,16 @@
-//! What travels on a stream of kind *feed*: one [`Subscribe`] from the client, then [`Delivery`] after delivery from the server, as
-//! long as the client consumes them.
+//! What travels on a stream of kind *feed*: one [`Subscribe`] or [`Follow`] from the client, then [`Delivery`] after delivery from the
+//! server, as long as the client consumes them.
 
 use super::change::{Change, Filter, Since};
 use super::codec::{CodecError, Decode, Encode, Enveloped};
+use super::follower::{Budget, FollowerOptions};
 use super::ids::ShardId;
 use super::limits::MESSAGE_BYTES_MAX;
 use super::record::{Record, RecordError};
 use super::request::Failure;
 use super::token::{Token, TokenError};
 use bytes::Bytes;
+use std::time::Duration;
 use towline_wal::{Epoch, Lsn};
 
 /// What is to be delivered, and from where on: the first and only message of the client.
@@ -104,6 +106,11 @@ pub enum Delivery {
     },
     /// The feed does not go on.
     Failed(Failure),
+    /// Whoever follows has this seat: the first that is delivered on a stream that began with [`Follow`], and on no other.
+    Seated {
+        /// It is asked for with what the follower is done with ([`Call::Acknowledge`](super::call::Call::Acknowledge)).
+        seat: u64,
+    },
 }
 
 /// [`Change`] as a message.
@@ -127,6 +134,100 @@ pub struct Delivered {
     pub time_micros: u64,
     /// The operations that the filter admits, as a record of their own ([`super::record`]).
     pub record: Vec<u8>,
+}
+
+/// Subscribes by a name, under which the server keeps how far the subscriber is: sent instead of a [`Subscribe`].
+///
+/// ```
+/// use towline::model::codec::{decode, encode};
+/// use towline::model::subscription::{Follow, FollowAt};
+/// use towline::model::{FollowerOptions, Since};
+/// let wanted = Follow::new("orders", "mailer", &FollowerOptions::since(Since::Beginning), FollowAt::Known)?;
+/// let found: Follow = decode(&encode(&wanted)?)?;
+/// assert_eq!(found.options()?, FollowerOptions::since(Since::Beginning));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct Follow {
+    /// The namespace.
+    pub namespace: String,
+    /// The follower's name.
+    pub follower: String,
+    /// Where it begins when the server does not know it yet.
+    pub first: SinceAt,
+    /// What it wants to see.
+    pub filter: FilterAt,
+    /// How much of each shard's log is kept for it, in bytes.
+    pub budget_bytes: u64,
+    /// And for how long while it stays where it is, in seconds.
+    pub budget_seconds: u64,
+    /// Where it goes on.
+    pub at: FollowAt,
+}
+
+/// Where a follower goes on. The order of the variants is part of the format.
+///
+/// ```
+/// use towline::model::Token;
+/// use towline::model::subscription::FollowAt;
+/// let behind = FollowAt::Behind { token: Token::default().encode()?.to_vec() };
+/// assert_ne!(behind, FollowAt::Known);
+/// # Ok::<(), towline::model::CodecError>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[non_exhaustive]
+pub enum FollowAt {
+    /// Behind what it was done with.
+    Known,
+    /// Behind a token. What it was done with stays as it is: its connection was lost, and it goes on where it was.
+    Behind {
+        /// The token's bytes ([`Token::encode`]).
+        token: Vec<u8>,
+    },
+    /// Behind a token, which is what it is done with from now on.
+    Seek {
+        /// The token's bytes.
+        token: Vec<u8>,
+    },
+}
+
+impl Enveloped for Follow {
+    const KIND: u16 = 0x0306;
+    const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 1024 * 1024;
+}
+
+impl Follow {
+    /// By this name, in this namespace.
+    ///
+    /// # Errors
+    /// A token names more shards than a namespace may have.
+    pub fn new(
+        namespace: impl Into<String>,
+        follower: impl Into<String>,
+        options: &FollowerOptions,
+        at: FollowAt,
+    ) -> Result<Self, CodecError> {
+        Ok(Self {
+            namespace: namespace.into(),
+            follower: follower.into(),
+            first: SinceAt::try_from(&options.first)?,
+            filter: FilterAt::from(&options.filter),
+            budget_bytes: options.budget.bytes,
+            budget_seconds: options.budget.age.as_secs(),
+            at,
+        })
+    }
+
+    /// Where it begins the first time, what it wants to see, and what is kept for it.
+    ///
+    /// # Errors
+    /// The token from which it is to begin is none.
+    pub fn options(&self) -> Result<FollowerOptions, TokenError> {
+        let budget = Budget { bytes: self.budget_bytes, age: Duration::from_secs(self.budget_seconds) };
+        let options = FollowerOptions::since(Since::try_from(self.first.clone())?);
+        Ok(options.filter(Filter::from(self.filter.clone())).budget(budget))
+    }
 }
 
 impl Enveloped for Subscribe {

@@ -14,7 +14,7 @@
 use super::NodeOptions;
 use super::hosting::ShardHandle;
 use super::identity::{self, Identity, IdentityError};
-use super::pins::{Budget, Pin};
+use super::pins::Pin;
 use super::positions::Waited;
 use super::shard::{after, now, wall_micros};
 use crate::control::{Catalog, CatalogError, ConfigMaster};
@@ -23,7 +23,7 @@ use crate::model::codec::{self, CodecError};
 use crate::model::limits::LOG_QUEUE_BYTES;
 use crate::model::request::FailureClass;
 use crate::model::{
-    BackupFile, BackupLog, BackupManifest, BackupPosition, Chain, Epoch, LogId, LogPosition, Lsn, NodeId, ShardId,
+    Budget, BackupFile, BackupLog, BackupManifest, BackupPosition, Chain, Epoch, LogId, LogPosition, Lsn, NodeId, ShardId,
 };
 use crate::replica::Promise;
 use crate::state::{RocksStore, StoreError, applied_of};

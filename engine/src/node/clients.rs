@@ -2,27 +2,28 @@
 //!
 //! A client's writes are taken in order; its reads wait for none of them, a few at a time.
 
-use super::calls::{Asked, ITEMS_BYTES_MAX, ITEMS_MAX};
+use super::calls::{Asked, answered, token_of, written};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
 use super::failure;
+use super::held::{SNAPSHOT_IDLE_MAX, Snapshots};
 use super::hosting::ShardHandle;
 use super::namespace::check_unconditional;
 use super::server::Server;
 use super::stages::Arrived;
-use super::{Error, Namespace, ReadError, WriteRefused};
-use crate::model::call::{Answer, Call, Reach};
+use super::{Namespace, WriteRefused};
+use crate::model::call::{Call, Reach};
 use crate::model::codec;
 use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
-use crate::model::{Position, Read, Record, Token, Written};
-use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy, WriteError};
+use crate::model::{Position, Record};
+use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy};
 use bytes::Bytes;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::Instant;
 use towline_net::driver::{ConnectionHandle, EventReceiver};
 use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, StreamKind};
@@ -30,14 +31,11 @@ use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, 
 /// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// Reads of one client that are worked on at a time: each may hold [`ITEMS_BYTES_MAX`] in memory, until its client took the
+/// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until its client took the
 /// answer.
 const READS_OF_A_CLIENT: usize = 4;
 /// How long a read waits for the position that it must show, whatever its client says.
 const READ_WITHIN_MAX: Duration = Duration::from_secs(60);
-/// Between two looks whether a position is applied.
-const SHOWN_PAUSE_MIN: Duration = Duration::from_millis(1);
-const SHOWN_PAUSE_MAX: Duration = Duration::from_millis(16);
 /// How long a client may take to make room for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Records from this size on are prepared away from the threads that move bytes.
@@ -198,6 +196,7 @@ impl Server {
         let turns = [READS_OF_A_CLIENT; 2].map(|turns| Arc::new(Semaphore::new(turns)));
         // Dropped with this, when the client is gone, and what they do with them.
         let mut at_work = JoinSet::new();
+        let snapshots = Arc::new(Snapshots::new(Arc::clone(&self.snapshots), SNAPSHOT_IDLE_MAX));
         let mut waiting_for_position: VecDeque<WaitingRead> = VecDeque::new();
         loop {
             let held = waiting_for_position.pop_front_if(|_| turns[1].available_permits() > 0);
@@ -217,24 +216,25 @@ impl Server {
                 continue;
             }
             let Ok(turn) = Arc::clone(&turns[kind]).acquire_owned().await else { return };
-            let server = self.clone();
+            let (server, snapshots) = (self.clone(), Arc::clone(&snapshots));
             at_work.spawn(async move {
-                server.read(read).await;
+                server.read(read, snapshots).await;
                 drop(turn);
             });
         }
     }
 
-    async fn read(self, read: WaitingRead) {
+    async fn read(self, read: WaitingRead, snapshots: Arc<Snapshots>) {
         let WaitingRead { id, namespace, end, body, reply } = read;
-        self.wait_until_shown(&namespace, &body, end).await;
-        let within = end.saturating_duration_since(Instant::now());
+        let asked = Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots };
+        // Before it takes a place among those that are worked on.
+        asked.wait_until_shown(&body).await;
         let answered = match &body {
             // How the server is must be told also while nothing else goes on.
-            RequestBody::Status => self.answer(&namespace, body, within),
+            RequestBody::Status => asked.respond(body),
             // They wait for the log, and not for one another's places.
             RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => {
-                let asked = tokio::task::spawn_blocking(move || self.answer(&namespace, body, within));
+                let asked = self.clone().respond(namespace, end, snapshots, body);
                 match tokio::time::timeout_at(end, asked).await {
                     Ok(answered) => answered.unwrap_or_else(|_| Err(failure::unknown())),
                     Err(_) => Err(failure::unknown()),
@@ -244,7 +244,7 @@ impl Server {
                 let reading = Arc::clone(&self.reading);
                 match reading.acquire().await {
                     Ok(_permit) => {
-                        let answered = tokio::task::spawn_blocking(move || self.answer(&namespace, body, within)).await;
+                        let answered = self.clone().respond(namespace, end, snapshots, body).await;
                         answered.unwrap_or_else(|_| Err(failure::unknown()))
                     }
                     Err(_) => Err(failure::closing()),
@@ -253,48 +253,19 @@ impl Server {
         };
         reply.send_in_turn(id, answered.unwrap_or_else(ResponseBody::Failed)).await;
     }
+}
 
-    /// Waits for the position that a read must show, before it takes a place among those that are worked on.
-    async fn wait_until_shown(&self, name: &str, body: &RequestBody, end: Instant) {
-        let Some(token) = token_of(body) else { return };
-        // Neither is told here: the read itself finds it, and says so.
-        let (Ok(space), Ok(token)) = (self.node.namespace(name), Token::decode(token)) else { return };
-        let mut pause = SHOWN_PAUSE_MIN;
-        while !space.shows(&token) && Instant::now() < end {
-            tokio::time::sleep_until((Instant::now() + pause).min(end)).await;
-            pause = (pause * 2).min(SHOWN_PAUSE_MAX);
-        }
-    }
-
-    fn answer(&self, name: &str, body: RequestBody, within: Duration) -> Result<ResponseBody, Failure> {
-        let body = match body {
-            RequestBody::Call(call) => {
-                return Asked { node: &self.node, name, within }.answer(call).map(ResponseBody::Answer);
-            }
-            body => body,
-        };
-        let space = self.node.namespace(name).map_err(|_| failure::unknown_namespace(name))?;
-        let applied = self.shard.positions.applied().get();
-        let failed = |error: ReadError| failure::read(&error);
-        match body {
-            RequestBody::Get { key } => {
-                let found = space.get(&key, Read::Eventual).map_err(failed)?;
-                Ok(ResponseBody::Value { value: found.map(|found| (found.version, found.value.into())), applied })
-            }
-            RequestBody::ReadStream { stream, from, direction, events_max } => {
-                let bounds = ((events_max as usize).min(ITEMS_MAX), ITEMS_BYTES_MAX);
-                let read = space.read_stream(&stream, from, direction, bounds, Read::Eventual);
-                let read = read.map_err(failed)?;
-                Ok(ResponseBody::Events { events: read.events, head: read.head, more: read.more, applied })
-            }
-            RequestBody::Digest => {
-                let (at, digest) = self.node.digest().map_err(failed)?;
-                let epoch = (at.epoch.version, at.epoch.term);
-                Ok(ResponseBody::Digest { epoch, applied: at.lsn.get(), digest })
-            }
-            RequestBody::Status => self.node.status().map(ResponseBody::Status).ok_or_else(failure::closing),
-            other => Err(failure::bad_request(&format!("{other:?} is not a read"))),
-        }
+impl Server {
+    fn respond(
+        self,
+        name: String,
+        end: Instant,
+        snapshots: Arc<Snapshots>,
+        body: RequestBody,
+    ) -> JoinHandle<Result<ResponseBody, Failure>> {
+        tokio::task::spawn_blocking(move || {
+            Asked { node: &self.node, name: &name, end, snapshots: &snapshots }.respond(body)
+        })
     }
 }
 
@@ -338,28 +309,10 @@ fn refusal(reach: Option<Reach>, refused: WriteRefused) -> Failure {
     if reach.is_some() { failure::of(&refused.into()) } else { failure::refused(&refused) }
 }
 
-fn answered<T: Into<Answer>>(result: Result<T, WriteError>) -> ResponseBody {
-    match result {
-        Ok(found) => ResponseBody::Answer(found.into()),
-        Err(error) => ResponseBody::Failed(failure::of(&Error::from(error))),
-    }
-}
-
 fn decode(record: Vec<u8>) -> Result<Record, Failure> {
     let mut bytes = Bytes::from(record);
     let record = Record::decode(&mut bytes).map_err(|error| failure::bad_request(&error.to_string()))?;
     if bytes.is_empty() { Ok(record) } else { Err(failure::bad_request("bytes follow the record")) }
-}
-
-fn written(result: Result<Written, WriteError>) -> ResponseBody {
-    match result {
-        Ok(written) => ResponseBody::Written {
-            epoch: (written.epoch.version, written.epoch.term),
-            lsn: written.lsn.get(),
-            outcome: written.outcome,
-        },
-        Err(error) => ResponseBody::Failed(failure::write(&error)),
-    }
 }
 
 /// A feed, or reads, at work: they end when their client is gone.
@@ -396,14 +349,6 @@ struct WaitingRead {
 impl WaitingRead {
     fn token(&self) -> Option<&[u8]> {
         token_of(&self.body)
-    }
-}
-
-/// The position that a read must show, if it must show one.
-fn token_of(body: &RequestBody) -> Option<&[u8]> {
-    match body {
-        RequestBody::Call(call) => call.token(),
-        _ => None,
     }
 }
 

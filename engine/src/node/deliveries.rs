@@ -1,13 +1,14 @@
 //! Feeds of clients: each on a stream of its own, at the pace at which its client consumes it.
 
-use super::FeedError;
+use super::calls::{self, bad, of};
 use super::failure;
 use super::feed::Feed;
+use super::follower::Seat;
 use super::server::Server;
-use crate::model::codec;
+use crate::model::codec::{self, Enveloped};
 use crate::model::request::Failure;
-use crate::model::subscription::{Delivery, Subscribe};
-use crate::model::{Change, Filter, Since, Token};
+use crate::model::subscription::{Delivery, Follow};
+use crate::model::{Change, Token};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -33,6 +34,8 @@ pub(super) struct Subscriber {
 /// A feed, and what was taken of it and did not fit into the delivery before.
 struct Deliveries {
     feed: Feed,
+    /// Of a follower: nobody else takes it meanwhile.
+    seat: Option<Seat>,
     held: Option<Change>,
     /// Why nothing comes behind what was taken.
     failed: Option<Failure>,
@@ -47,9 +50,14 @@ impl Server {
             return subscriber.fail(failure::too_many_feeds()).await;
         };
         let mut deliveries = match tokio::task::block_in_place(|| self.subscribe(&request)) {
-            Ok(feed) => Deliveries { token: feed.token(), feed, held: None, failed: None },
+            Ok((feed, seat)) => Deliveries { token: feed.token(), feed, seat, held: None, failed: None },
             Err(failure) => return subscriber.fail(failure).await,
         };
+        if let Some(seat) = &deliveries.seat
+            && !subscriber.send(&Delivery::Seated { seat: seat.who() }).await
+        {
+            return;
+        }
         // The first says where it begins.
         let (mut changes, mut told) = (Vec::new(), None);
         loop {
@@ -65,12 +73,12 @@ impl Server {
         }
     }
 
-    fn subscribe(&self, request: &[u8]) -> Result<Feed, Failure> {
-        let bad = |error: &dyn std::error::Error| failure::bad_request(&error.to_string());
-        let Subscribe { namespace, since, filter } = codec::decode(request).map_err(|error| bad(&error))?;
-        let since = Since::try_from(since).map_err(|error| bad(&error))?;
-        let space = self.node.namespace(&namespace).map_err(|error| failure::of(&error.into()))?;
-        space.subscribe(since, Filter::from(filter)).map_err(|error| failure::of(&error.into()))
+    fn subscribe(&self, request: &[u8]) -> Result<(Feed, Option<Seat>), Failure> {
+        if codec::kind_of(request) == Some(Follow::KIND) {
+            let (feed, seat) = calls::follow(&self.node, codec::decode(request).map_err(bad)?)?.into_parts();
+            return Ok((feed, Some(seat)));
+        }
+        Ok((calls::subscribe(&self.node, codec::decode(request).map_err(bad)?)?, None))
     }
 }
 
@@ -88,7 +96,6 @@ impl Deliveries {
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<Change>, Failure>> {
-        let failed = |error: FeedError| failure::of(&error.into());
         let mut batches = BATCHES_LOOKED_AT;
         let first = match self.held.take() {
             Some(held) => held,
@@ -96,22 +103,22 @@ impl Deliveries {
                 return Poll::Ready(Err(self.failed.take().unwrap_or_else(failure::closing)));
             }
             None => match self.feed.poll_within(context, &mut batches) {
-                Poll::Ready(first) => first.map_err(failed)?,
+                Poll::Ready(first) => first.map_err(of)?,
                 Poll::Pending => return Poll::Pending,
             },
         };
-        let (mut bytes, mut changes) = (size(&first), vec![first]);
+        let (mut bytes, mut changes) = (calls::size(&first), vec![first]);
         while changes.len() < CHANGES_MAX && bytes < CHANGES_BYTES {
             let change = match self.feed.advance_within(&mut batches) {
                 Ok(Some(change)) => change,
                 Ok(None) => break,
                 Err(error) => {
                     // What lies before it is delivered first.
-                    self.failed = Some(failed(error));
+                    self.failed = Some(of(error));
                     break;
                 }
             };
-            bytes += size(&change);
+            bytes += calls::size(&change);
             if bytes > CHANGES_BYTES {
                 // Together they might be more than a message may be.
                 self.held = Some(change);
@@ -126,16 +133,6 @@ impl Deliveries {
         }
         Poll::Ready(Ok(changes))
     }
-}
-
-fn size(change: &Change) -> usize {
-    use crate::model::Operation as Op;
-    let of = |operation: &Op| match operation {
-        Op::Put { key, value } => key.len() + value.len(),
-        Op::Append { stream, metadata, value, .. } => stream.len() + metadata.len() + value.len(),
-        other => other.key().len(),
-    };
-    change.operations.iter().map(of).sum()
 }
 
 impl Subscriber {

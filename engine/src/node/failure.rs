@@ -8,22 +8,28 @@
 //! | TW-8004 | retry | the outcome of a write is unknown: it may or may not have taken effect |
 //! | TW-8005 | retry | the node is closing |
 //! | TW-8006 | retry | there are too many feeds |
+//! | TW-8020 | retry | too many snapshots are held |
+//! | TW-8021 | fix the request | the snapshot is not held, or not any more: open another one |
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
 //! | TW-8202 | operator | the disk of the log or of the state is full: writes wait for room |
 
-use super::server::FEEDS_MAX;
+use super::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX};
 use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
 use crate::model::NodeId;
 use crate::model::request::{Failure, FailureClass, code};
 use crate::pipeline::{SubmitError, WriteError};
 
+/// Feeds of all clients: each keeps log, and a megabyte on its way.
+#[cfg(feature = "cluster")]
+pub(super) const FEEDS_MAX: usize = 1024;
+
 fn failure(code: u16, class: FailureClass, message: String) -> Failure {
     Failure { code, class, no_side_effects: true, message, leader: None }
 }
 
-pub(super) fn unknown_namespace(name: &str) -> Failure {
+pub(crate) fn unknown_namespace(name: &str) -> Failure {
     let message = format!("there is no namespace {name:?}");
     failure(8102, FailureClass::FixRequest, message)
 }
@@ -37,8 +43,21 @@ pub(super) fn too_many_feeds() -> Failure {
     failure(8006, FailureClass::Retry, message)
 }
 
+pub(super) fn too_many_snapshots() -> Failure {
+    let message = format!("{SNAPSHOTS_MAX} snapshots are held already: close some, or try again later");
+    failure(8020, FailureClass::Retry, message)
+}
+
+pub(super) fn no_such_snapshot() -> Failure {
+    let message = format!(
+        "the snapshot is not held any more: it was closed, the node closes, or nobody looked for {} s",
+        SNAPSHOT_IDLE_MAX.as_secs()
+    );
+    failure(8021, FailureClass::FixRequest, message)
+}
+
 /// It may have been done.
-pub(super) fn unknown() -> Failure {
+pub(crate) fn unknown() -> Failure {
     let message = "there was no end to it: it may have been done, or not".into();
     Failure { no_side_effects: false, ..failure(8004, FailureClass::Retry, message) }
 }
@@ -89,7 +108,7 @@ pub(super) fn not_serving(node: &Node, leader: NodeId) -> Failure {
     Failure { leader: Some(leader), ..failure(8001, FailureClass::ReRoute, message) }
 }
 
-pub(super) fn refused(refused: &WriteRefused) -> Failure {
+pub(crate) fn refused(refused: &WriteRefused) -> Failure {
     match refused {
         WriteRefused::Submit(SubmitError::Closed) => closing(),
         WriteRefused::Submit(SubmitError::DiskFull(_)) => failure(8202, FailureClass::Operator, refused.to_string()),

@@ -6,10 +6,10 @@
 use super::error::ReadError;
 use super::hosting::ShardHandle;
 use super::namespace::{Namespace, Snapshot};
-use super::pins::{Budget, Pin};
+use super::pins::Pin;
 use super::shard::{after, now};
 use crate::model::request::FailureClass;
-use crate::model::{Change, Epoch, Filter, Lsn, Operation, Read, Record, ShardId, Since, Token};
+use crate::model::{Budget, Change, Epoch, Filter, Lsn, Operation, Read, Record, ShardId, Since, Token};
 use crate::state;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -318,7 +318,7 @@ impl Namespace {
     }
 
     /// Whether the log still has this position, as far as it can tell.
-    fn check_history(&self, shard: &ShardHandle, epoch: Epoch, lsn: Lsn) -> Result<(), FeedError> {
+    pub(super) fn check_history(&self, shard: &ShardHandle, epoch: Epoch, lsn: Lsn) -> Result<(), FeedError> {
         match self.epoch_at(shard, lsn) {
             Some(found) if lsn > Lsn::ZERO && found != epoch => {
                 Err(FeedError::PositionLost { shard: shard.descriptor.shard, epoch, lsn })
@@ -451,8 +451,27 @@ impl Feed {
         }
     }
 
+    /// Whether there is something to look at, or an end; nothing is read. Otherwise the waker is called when there is.
+    #[cfg(feature = "client")]
+    pub(crate) fn poll_there(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        let is_there = |feed: &Self| {
+            let has_come = |cursor: &Cursor| {
+                cursor.shard.positions.has_ended() || cursor.shard.positions.applied() >= cursor.next
+            };
+            !feed.ready.is_empty() || !feed.batches.is_empty() || feed.cursors.iter().any(has_come)
+        };
+        if !is_there(self) {
+            self.cursors.iter().for_each(|cursor| cursor.shard.positions.call(self.key, context.waker()));
+            // Once more, as in `poll_next`.
+            if !is_there(self) {
+                return Poll::Pending;
+            }
+        }
+        Poll::Ready(())
+    }
+
     /// None: nothing more is there, or so many batches were looked at.
-    pub(super) fn advance_within(&mut self, batches: &mut usize) -> Result<Option<Change>, FeedError> {
+    pub(crate) fn advance_within(&mut self, batches: &mut usize) -> Result<Option<Change>, FeedError> {
         loop {
             match self.ready.pop_front() {
                 Some(Step::Change(index, change)) => {

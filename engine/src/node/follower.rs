@@ -4,16 +4,15 @@ use super::error::ReadError;
 use super::feed::{Feed, FeedError};
 use super::hosting::ShardHandle;
 use super::namespace::Namespace;
-use super::pins::{Budget, Pin, Pins};
+use super::pins::{Pin, Pins};
 use super::shard::{now, wall_micros};
 use crate::model::namespace::{BadName, check_name};
 use crate::model::request::FailureClass;
-use crate::model::{Change, Filter, Lsn, ShardId, Since, Token};
+use crate::model::{Budget, Change, FollowerOptions, FollowerState, Lsn, ShardId, Since, Token};
 use crate::state::{self, ChangeSet, FollowerEntry, RocksStore, RocksWriter, Store as _, StoreError};
 use parking_lot::{Mutex, MutexGuard};
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The followers of one shard.
@@ -34,101 +33,13 @@ struct Known {
     is_rewinding: bool,
 }
 
-/// Where a follower begins the first time, and what is kept for it while it is away.
-///
-/// ```
-/// use std::time::Duration;
-/// use towline::model::{Filter, Since};
-/// use towline::node::{Budget, FollowerOptions, Node, NodeOptions};
-/// # let directory = tempfile::tempdir()?;
-/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// let options = FollowerOptions::since(Since::Beginning)
-///     .filter(Filter::Prefix("order-".into()))
-///     .budget(Budget { bytes: 1 << 30, age: Duration::from_secs(3600) });
-/// let mut mailer = node.default_namespace().follow("mailer", &options)?;
-/// node.default_namespace().put("order-1", "paid")?.wait()?;
-/// assert_eq!(mailer.wait()?.operations.len(), 1);
-/// mailer.acknowledge()?;
-/// # drop(mailer);
-/// # node.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct FollowerOptions {
-    /// Where it begins when the node does not know it yet.
-    pub first: Since,
-    /// What it wants to see.
-    pub filter: Filter,
-    /// How much of the log is kept for it.
-    pub budget: Budget,
-}
-
-impl FollowerOptions {
-    /// From there on the first time, everything, within the default budget.
-    #[must_use]
-    pub fn since(first: Since) -> Self {
-        Self { first, filter: Filter::All, budget: Budget::default() }
-    }
-
-    /// Only this.
-    #[must_use]
-    pub fn filter(mut self, filter: Filter) -> Self {
-        self.filter = filter;
-        self
-    }
-
-    /// Within this budget.
-    #[must_use]
-    pub const fn budget(mut self, budget: Budget) -> Self {
-        self.budget = budget;
-        self
-    }
-}
-
-/// A follower, as the node knows it.
-///
-/// ```
-/// use towline::model::Since;
-/// use towline::node::FollowerOptions;
-/// # use towline::node::{Node, NodeOptions};
-/// # let directory = tempfile::tempdir()?;
-/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// let orders = node.default_namespace();
-/// let mut mailer = orders.follow("mailer", &FollowerOptions::since(Since::Now))?;
-/// let first = orders.put("order-1", "paid")?.wait()?;
-/// mailer.wait()?;
-/// mailer.acknowledge()?;
-/// drop(mailer);
-/// orders.put("order-2", "paid")?.wait()?;
-///
-/// let known = &orders.followers()[0];
-/// assert!(known.name == "mailer" && !known.is_here && known.done == first.lsn);
-/// assert_eq!(known.done.distance_to(known.applied), Some(1), "it is so many records behind");
-/// # node.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct FollowerState {
-    /// Its name.
-    pub name: String,
-    /// The shard.
-    pub shard: ShardId,
-    /// The last record that it is done with.
-    pub done: Lsn,
-    /// The last record there is.
-    pub applied: Lsn,
-    /// Whether somebody follows by this name now.
-    pub is_here: bool,
-}
-
 /// Why nobody follows by this name now.
 ///
 /// | code | class | what to do |
 /// |---|---|---|
 /// | TW-5511 | fix the request | see [`BadName`] |
 /// | TW-6211 | retry | somebody follows by this name: when that one is gone, this one may |
+/// | TW-6212 | retry | it does not follow any more, its connection was lost: follow again |
 /// | TW-620x, TW-610x, TW-52xx | | see [`FeedError`] |
 ///
 /// ```
@@ -158,6 +69,9 @@ pub enum FollowError {
     /// Somebody follows by this name already.
     #[error("somebody follows as {0:?} already")]
     InUse(String),
+    /// Whoever says so does not follow by this name any more.
+    #[error("who says that it is done does not follow as {0:?} any more")]
+    Left(String),
     /// The feed does not begin.
     #[error(transparent)]
     Feed(#[from] FeedError),
@@ -176,6 +90,7 @@ impl FollowError {
         match self {
             Self::Name(_) => BadName::CODE,
             Self::InUse(_) => 6211,
+            Self::Left(_) => 6212,
             Self::Feed(feed) => feed.code(),
         }
     }
@@ -185,7 +100,7 @@ impl FollowError {
     pub const fn class(&self) -> FailureClass {
         match self {
             Self::Name(_) => FailureClass::FixRequest,
-            Self::InUse(_) => FailureClass::Retry,
+            Self::InUse(_) | Self::Left(_) => FailureClass::Retry,
             Self::Feed(feed) => feed.class(),
         }
     }
@@ -219,10 +134,16 @@ impl FollowError {
 /// ```
 #[derive(Debug)]
 pub struct Follower {
+    feed: Feed,
+    seat: Seat,
+}
+
+/// Who follows by a name, as long as it lives: nobody else does meanwhile.
+#[derive(Debug)]
+pub(crate) struct Seat {
     name: String,
     who: u64,
     namespace: Namespace,
-    feed: Feed,
     budget: Budget,
     shards: Vec<Arc<ShardHandle>>,
 }
@@ -257,6 +178,13 @@ impl Followers {
             }
             None => Ok(None),
         }
+    }
+
+    /// What this one is done with, and what is kept for it; none: it is not here.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    fn who_is_here(&self, name: &str, who: u64) -> Option<(Lsn, Budget)> {
+        let known = self.0.lock();
+        known.get(name).filter(|known| known.here == Some(who)).map(|known| (known.entry.lsn, known.budget))
     }
 
     fn leave(&self, name: &str, who: u64) {
@@ -317,8 +245,12 @@ impl Followers {
     }
 }
 
-/// Each who comes by a name.
-static NEXT: AtomicU64 = AtomicU64::new(1);
+/// A number for one who comes by a name: no other process gives the same, so that whoever shows one after a restart is not
+/// taken for another who came by then.
+fn who_comes() -> u64 {
+    let (_, random) = uuid::Uuid::now_v7().as_u64_pair();
+    random
+}
 
 impl Namespace {
     /// Follows by a name: goes on behind what it was done with the last time, or begins as the options say.
@@ -326,9 +258,19 @@ impl Namespace {
     /// # Errors
     /// The name is none, somebody follows by it already, what it needs is released, or the node is closed.
     pub fn follow(&self, name: &str, options: &FollowerOptions) -> Result<Follower, FollowError> {
+        self.follow_from(name, options, None)
+    }
+
+    /// From where it was done, or behind a token, which does not change what it was done with.
+    pub(super) fn follow_from(
+        &self,
+        name: &str,
+        options: &FollowerOptions,
+        behind: Option<&Token>,
+    ) -> Result<Follower, FollowError> {
         check_name(name)?;
         let shards = self.shards_of(&options.filter)?;
-        let who = NEXT.fetch_add(1, Ordering::Relaxed);
+        let who = who_comes();
         let one_after_another = self.following();
         let mut came = Vec::new();
         let begun = (|| {
@@ -344,10 +286,18 @@ impl Namespace {
             }
             // A shard in which it is not known yet: as for one who comes for the first time.
             let since = |shard: &ShardHandle| known.get(&shard.descriptor.shard).unwrap_or(&options.first).clone();
-            Ok::<_, FollowError>(self.subscribe_each(options.filter.clone(), since, options.budget)?)
+            let done = self.subscribe_each(options.filter.clone(), since, options.budget)?;
+            let ahead = match behind {
+                Some(token) => {
+                    let since = Since::Token(token.clone());
+                    Some(self.subscribe_within(since, options.filter.clone(), options.budget)?)
+                }
+                None => None,
+            };
+            Ok::<_, FollowError>((done, ahead))
         })();
-        let feed = match begun {
-            Ok(feed) => feed,
+        let (feed, ahead) = match begun {
+            Ok(feeds) => feeds,
             Err(error) => {
                 came.iter().for_each(|shard| shard.followers.leave(name, who));
                 return Err(error);
@@ -355,11 +305,60 @@ impl Namespace {
         };
         let is_new = came.len() < shards.len();
         let (namespace, budget) = (self.clone(), options.budget);
-        let follower = Follower { name: name.to_owned(), who, namespace, feed, budget, shards };
-        follower.note(is_new, &one_after_another)?;
+        let seat = Seat { name: name.to_owned(), who, namespace, budget, shards };
+        seat.note(&feed.token(), is_new, &one_after_another)?;
         // From here on the log is kept for it, whatever happens: also when an earlier try came only so far as to be known.
         self.with_store(|store| Ok(store.flush()?))?;
-        Ok(follower)
+        Ok(Follower { feed: ahead.unwrap_or(feed), seat })
+    }
+
+    /// Whoever has this seat is done with everything up to there; what it said before of later positions stands.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn acknowledge(&self, name: &str, who: u64, token: &Token) -> Result<(), FollowError> {
+        let one_after_another = self.following();
+        let (mut ahead, mut shards, mut budget) = (Token::default(), Vec::new(), None);
+        for shard in self.shards() {
+            let Some((done, kept)) = shard.followers.who_is_here(name, who) else { continue };
+            budget = Some(kept);
+            let id = shard.descriptor.shard;
+            let Some((epoch, lsn)) = token.get(id).filter(|(_, lsn)| *lsn > done) else { continue };
+            let applied = shard.positions.applied();
+            if lsn > applied {
+                // Nobody was shown that.
+                return Err(ReadError::NotYet { shard: id, wanted: lsn, applied }.into());
+            }
+            self.check_history(shard, epoch, lsn)?;
+            ahead.extend(&Token::at(id, epoch, lsn));
+            shards.push(Arc::clone(shard));
+        }
+        let budget = budget.ok_or_else(|| FollowError::Left(name.to_owned()))?;
+        Ok(self.note_follower((name, who), budget, &shards, &ahead, false, &one_after_another)?)
+    }
+
+    /// Writes down how far one is. The lock: a namespace that is dropped at this moment is not written to behind its end.
+    fn note_follower(
+        &self,
+        (name, who): (&str, u64),
+        budget: Budget,
+        shards: &[Arc<ShardHandle>],
+        token: &Token,
+        is_new: bool,
+        _one_after_another: &MutexGuard<'_, ()>,
+    ) -> Result<(), ReadError> {
+        if self.is_dropped() {
+            return Err(ReadError::Dropped);
+        }
+        let mut changes = ChangeSet::default();
+        for shard in shards {
+            let id = shard.descriptor.shard;
+            let Some((epoch, lsn)) = token.get(id) else { continue };
+            let entry = FollowerEntry::new(epoch, lsn, wall_micros(), budget.bytes, budget.age.as_secs());
+            // One that was forgotten stays so.
+            if shard.followers.note(&shard.pins, name, who, entry, budget, is_new) {
+                state::put_follower(&mut changes, id, name, &entry);
+            }
+        }
+        self.with_store(|store| Ok(RocksWriter::new(Arc::clone(store)).commit(&changes)?))
     }
 
     /// Forgets a follower: nothing is kept for it any more. One that is here goes on as a feed that nobody knows.
@@ -404,8 +403,15 @@ impl Follower {
     /// Its name.
     #[must_use]
     pub fn name(&self) -> &str {
-        &self.name
+        &self.seat.name
     }
+
+    /// What comes, and who keeps the place.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(crate) fn into_parts(self) -> (Feed, Seat) {
+        (self.feed, self.seat)
+    }
+
 
     /// As [`Feed::wait`].
     ///
@@ -443,8 +449,7 @@ impl Follower {
     /// # Errors
     /// The state can't be written, or the node is closed.
     pub fn acknowledge(&mut self) -> Result<(), ReadError> {
-        let namespace = self.namespace.clone();
-        self.note(false, &namespace.following())
+        self.seat.note(&self.feed.token(), false, &self.seat.namespace.following())
     }
 
     /// Goes on behind a position that the subscriber kept by itself.
@@ -453,37 +458,36 @@ impl Follower {
     /// As [`Namespace::subscribe`], and then it is where it was; or where it went can't be written down.
     pub fn seek(&mut self, token: &Token) -> Result<(), FeedError> {
         let filter = self.feed.filter().clone();
-        self.feed = self.namespace.subscribe_within(Since::Token(token.clone()), filter, self.budget)?;
-        let namespace = self.namespace.clone();
-        let one_after_another = namespace.following();
-        self.note(false, &one_after_another)?;
+        let seat = &self.seat;
+        self.feed = seat.namespace.subscribe_within(Since::Token(token.clone()), filter, seat.budget)?;
+        let one_after_another = seat.namespace.following();
+        seat.note(&self.feed.token(), false, &one_after_another)?;
         // What is on the disk from before must not be taken for what it said since.
-        namespace.with_store(|store| Ok(store.flush()?))?;
-        self.shards.iter().for_each(|shard| shard.followers.has_rewound(&self.name, self.who));
+        seat.namespace.with_store(|store| Ok(store.flush()?))?;
+        seat.shards.iter().for_each(|shard| shard.followers.has_rewound(&seat.name, seat.who));
         Ok(())
-    }
-
-    /// Writes down how far it is. The lock: a namespace that is dropped at this moment is not written to behind its end.
-    fn note(&self, is_new: bool, _one_after_another: &MutexGuard<'_, ()>) -> Result<(), ReadError> {
-        if self.namespace.is_dropped() {
-            return Err(ReadError::Dropped);
-        }
-        let (token, mut changes) = (self.feed.token(), ChangeSet::default());
-        for shard in &self.shards {
-            let id = shard.descriptor.shard;
-            let Some((epoch, lsn)) = token.get(id) else { continue };
-            let Budget { bytes, age } = self.budget;
-            let entry = FollowerEntry::new(epoch, lsn, wall_micros(), bytes, age.as_secs());
-            // One that was forgotten stays so.
-            if shard.followers.note(&shard.pins, &self.name, self.who, entry, self.budget, is_new) {
-                state::put_follower(&mut changes, id, &self.name, &entry);
-            }
-        }
-        self.namespace.with_store(|store| Ok(RocksWriter::new(Arc::clone(store)).commit(&changes)?))
     }
 }
 
-impl Drop for Follower {
+impl Seat {
+    /// What is shown to acknowledge from elsewhere.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(crate) const fn who(&self) -> u64 {
+        self.who
+    }
+
+    fn note(
+        &self,
+        token: &Token,
+        is_new: bool,
+        one_after_another: &MutexGuard<'_, ()>,
+    ) -> Result<(), ReadError> {
+        let who = (self.name.as_str(), self.who);
+        self.namespace.note_follower(who, self.budget, &self.shards, token, is_new, one_after_another)
+    }
+}
+
+impl Drop for Seat {
     fn drop(&mut self) {
         self.shards.iter().for_each(|shard| shard.followers.leave(&self.name, self.who));
     }

@@ -20,8 +20,8 @@
 
 mod applier;
 mod backup;
-#[cfg(feature = "cluster")]
-mod calls;
+#[cfg(any(feature = "cluster", feature = "client"))]
+pub(crate) mod calls;
 #[cfg(feature = "cluster")]
 mod clients;
 mod completion;
@@ -30,9 +30,11 @@ mod control_log;
 mod deliveries;
 mod error;
 mod feed;
-mod follower;
+pub(crate) mod follower;
 mod gate;
 mod health;
+#[cfg(any(feature = "cluster", feature = "client"))]
+pub(crate) mod held;
 mod hosting;
 mod identity;
 mod keeper;
@@ -58,8 +60,8 @@ mod worker;
 
 #[cfg(feature = "cluster")]
 pub mod config;
-#[cfg(feature = "cluster")]
-mod failure;
+#[cfg(any(feature = "cluster", feature = "client"))]
+pub(crate) mod failure;
 #[cfg(feature = "cluster")]
 mod peers;
 #[cfg(feature = "cluster")]
@@ -74,7 +76,7 @@ use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
 use crate::pipeline::{Bell, SubmissionQueue};
 use crate::state::RocksOptions;
 use completion::Completion;
-use crossbeam::channel::Sender;
+use crossbeam::channel::{Receiver, Sender};
 use error::{log_class, log_code};
 use gate::Gate;
 use hosting::{Host, ShardHandle};
@@ -82,12 +84,13 @@ use namespaces::Registry;
 use parking_lot::{Mutex, RwLock};
 use shard::{Event, after, now};
 use stages::Arrived;
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use threads::Threads;
 
-pub use crate::model::NamespaceOptions;
+pub use crate::model::{Budget, FollowerOptions, FollowerState, NamespaceOptions};
 pub use crate::model::{Sent, SessionState, SessionStateError};
 pub use backup::{BackupError, BackupOptions, BackupReport, ManifestError, restore, verify_backup};
 #[cfg(feature = "cluster")]
@@ -95,11 +98,10 @@ pub use config::Config;
 pub use control_log::CatalogLogError;
 pub use error::{Error, NamespaceError, ReadError, WriteRefused};
 pub use feed::{Feed, FeedError};
-pub use follower::{FollowError, Follower, FollowerOptions, FollowerState};
+pub use follower::{FollowError, Follower};
 pub use identity::{Identity, IdentityError};
 pub use namespace::{Namespace, READ_WITHIN_DEFAULT, Snapshot};
 pub use open::OpenError;
-pub use pins::Budget;
 #[cfg(feature = "cluster")]
 pub use server::{ServeError, ServerHandle, serve};
 pub use session::{Session, SessionError, SessionReceipt};
@@ -221,6 +223,9 @@ struct Shared {
     /// Held alone by who lets go of the logs, from the look at the pins until it is done; by the others from their pin until
     /// they know where the log begins.
     letting_go: RwLock<()>,
+    /// Dropped when the node begins to close: those who hold a moment of it hear that, and let it go.
+    open: Mutex<Option<Sender<Infallible>>>,
+    closing: Receiver<Infallible>,
 }
 
 /// The way to a shard: an event, and a ring.
@@ -392,9 +397,10 @@ impl Node {
         }
     }
 
-    fn stop(&self) -> Result<(), CloseError> {
+    pub(crate) fn stop(&self) -> Result<(), CloseError> {
         let Some(mut threads) = self.threads.lock().take() else { return Ok(()) };
         let deadline = after(self.close_within);
+        drop(self.shared.open.lock().take());
         threads.end_keeper();
         self.shared.registry.close();
         self.shared.registry.shards().iter().for_each(|shard| shard.close(deadline));

@@ -18,7 +18,11 @@ use crate::pipeline::{Completer, Position, Receipt, Submission, SubmitPolicy};
 use crate::shard::CrossShard;
 use crate::state::{self, RocksSnapshot, RocksStore, StreamRead, View};
 use bytes::Bytes;
+#[cfg(any(feature = "cluster", feature = "client"))]
+use crossbeam::channel::Receiver;
 use parking_lot::{MutexGuard, RwLockReadGuard};
+#[cfg(any(feature = "cluster", feature = "client"))]
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -292,18 +296,7 @@ impl Namespace {
         shards.sort_unstable();
         shards.dedup();
         shards.into_iter().try_for_each(|shard| self.reach(&read, Some(shard)))?;
-        self.at_one_moment(|snapshot| {
-            let (mut found, mut bytes) = (Vec::with_capacity(keys.len()), 0_usize);
-            for key in &keys {
-                let value = snapshot.get(key.as_ref())?;
-                bytes = bytes.saturating_add(value.as_ref().map_or(0, |value| value.value.len()));
-                if bytes > bytes_max {
-                    return Ok(None);
-                }
-                found.push(value);
-            }
-            Ok(Some(found))
-        })
+        self.at_one_moment(|snapshot| snapshot.multi_get_within(&keys, bytes_max))
     }
 
     /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
@@ -398,6 +391,12 @@ impl Namespace {
         self.shared.letting_go.read()
     }
 
+    /// It has an end when the node begins to close.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn closing(&self) -> &Receiver<Infallible> {
+        &self.shared.closing
+    }
+
     pub(super) fn following(&self) -> MutexGuard<'_, ()> {
         self.served.following.lock()
     }
@@ -431,7 +430,7 @@ impl Namespace {
     }
 
     /// Whether everything up to the token is applied here.
-    #[cfg(feature = "cluster")]
+    #[cfg(any(feature = "cluster", feature = "client"))]
     pub(super) fn shows(&self, token: &Token) -> bool {
         let is_shown = |shard: &Arc<ShardHandle>| {
             token.get(shard.descriptor.shard).is_none_or(|(_, lsn)| shard.positions.applied() >= lsn)
@@ -532,6 +531,24 @@ impl Snapshot<'_> {
     /// The key is none, or the state can't be read.
     pub fn get(&self, key: impl AsRef<[u8]>) -> Result<Option<Value>, ReadError> {
         get(&self.rocks, self.namespace.id(), check_key(key.as_ref())?)
+    }
+
+    /// None: the values have more bytes than that.
+    pub(super) fn multi_get_within<K: AsRef<[u8]>>(
+        &self,
+        keys: &[K],
+        bytes_max: usize,
+    ) -> Result<Option<Vec<Option<Value>>>, ReadError> {
+        let (mut found, mut bytes) = (Vec::with_capacity(keys.len()), 0_usize);
+        for key in keys {
+            let value = self.get(key.as_ref())?;
+            bytes = bytes.saturating_add(value.as_ref().map_or(0, |value| value.value.len()));
+            if bytes > bytes_max {
+                return Ok(None);
+            }
+            found.push(value);
+        }
+        Ok(Some(found))
     }
 
     /// One page of keys and values: all pages of one snapshot belong together.

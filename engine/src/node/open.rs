@@ -14,6 +14,7 @@ use crate::model::limits::{LOG_QUEUE_BYTES, LOG_STEP_BYTES_MAX};
 use crate::model::request::FailureClass;
 use crate::model::{ClusterId, Epoch, Lsn, NodeId, ShardId};
 use crate::state::{ApplyError, RocksStore, StoreError};
+use crossbeam::channel::bounded;
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use towline_wal::limits::BATCH_BYTES_MAX;
@@ -273,7 +274,9 @@ fn start(
     };
     let registry = Registry::new(control);
     let gate = Gate::new(Arc::clone(&store));
-    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go: RwLock::new(()) });
+    let (open, closing) = bounded(0);
+    let (letting_go, open) = (RwLock::new(()), Mutex::new(Some(open)));
+    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go, open, closing });
     // Before the shards are served: from there on nothing fails, and they end when they are told to.
     threads.start_keeper(Arc::clone(&shared), options.replay_bytes_max)?;
     shared.registry.bring_up(&shared.host, &store)?;

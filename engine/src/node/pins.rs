@@ -1,43 +1,11 @@
 //! What is kept of a log although its policy would let it go: for those who still read it, within a budget.
 
 use super::shard::now;
-use crate::model::Lsn;
+use crate::model::{Budget, Lsn};
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-
-/// How much of a log is kept for one who reads it slowly. Beyond it the log goes, and the reader hears that it did.
-///
-/// ```
-/// use towline::model::{Filter, Since};
-/// use towline::node::Budget;
-/// # use towline::node::{Node, NodeOptions};
-/// # let directory = tempfile::tempdir()?;
-/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
-/// # let orders = node.default_namespace();
-/// let budget = Budget { bytes: 64 << 20, ..Budget::default() };
-/// let feed = orders.subscribe_within(Since::Now, Filter::All, budget)?;
-/// assert_eq!(node.stats()?.shards[0].pins, 1, "from here on the log is kept for it, 64 MiB at the most");
-/// drop(feed);
-/// assert_eq!(node.stats()?.shards[0].pins, 0);
-/// # node.close()?;
-/// # Ok::<(), Box<dyn std::error::Error>>(())
-/// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
-    /// Bytes of each shard's log behind the reader's position.
-    pub bytes: u64,
-    /// How long a reader may stay where it is.
-    pub age: Duration,
-}
-
-impl Default for Budget {
-    /// Four gibibytes, a day.
-    fn default() -> Self {
-        Self { bytes: 4 << 30, age: Duration::from_secs(24 * 60 * 60) }
-    }
-}
+use std::time::Instant;
 
 /// The pins of one shard's log.
 #[derive(Debug, Default)]
@@ -138,6 +106,7 @@ impl Drop for Pin {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
 
     const AGE: Duration = Duration::from_secs(60 * 60);
     const MOMENT: Duration = Duration::from_nanos(1);

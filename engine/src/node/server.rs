@@ -1,7 +1,8 @@
 //! The server: the node, its listener, its peers, and its clients.
 
 use super::config::Config;
-use super::hosting::ShardHandle;
+use super::failure::FEEDS_MAX;
+use super::held::SNAPSHOTS_MAX;
 use super::peers::{EVENTS_WAITING, Greets, Network};
 use super::transport::{Transport, resolve};
 use super::{CloseError, Node, NodeOptions, OpenError};
@@ -23,8 +24,6 @@ const CONNECTIONS_MAX: usize = 4096;
 const PEERS_PLACES: usize = 64;
 /// Open files of the state (its bound is 1,024), the log, and the process itself, with room to spare.
 const FILES_OF_THE_NODE: usize = 1024 + 256;
-/// Feeds of all clients: each keeps log, and a megabyte on its way.
-pub(super) const FEEDS_MAX: usize = 1024;
 /// Reads of all clients that are worked on at a time.
 const READS_MAX: usize = 16;
 
@@ -226,11 +225,11 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
     let server = Server {
         peers: config.nodes.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
         node: Arc::clone(&node),
-        shard,
         network,
         leader: config.leader,
         reading: Arc::new(Semaphore::new(READS_MAX)),
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
+        snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
     };
     runtime.spawn(server.accept(listener));
@@ -248,12 +247,13 @@ fn connections_max() -> usize {
 #[derive(Debug, Clone)]
 pub(super) struct Server {
     pub(super) node: Arc<Node>,
-    pub(super) shard: Arc<ShardHandle>,
     network: Network,
     peers: BTreeMap<NodeId, String>,
     pub(super) leader: NodeId,
     /// Reads that touch the disk at a time.
     pub(super) reading: Arc<Semaphore>,
+    /// Places for moments that clients hold.
+    pub(super) snapshots: Arc<Semaphore>,
     /// Places for feeds of all clients.
     pub(super) feeds: Arc<Semaphore>,
     /// Places for clients: fewer than there are connections, so that the other nodes always find one.

@@ -27,5 +27,6 @@ mod requests;
 mod sessions;
 mod spans;
 mod stopped_follower;
+mod switch;
 #[cfg(feature = "cli")]
 mod tls;

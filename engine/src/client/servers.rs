@@ -1,0 +1,126 @@
+//! [`Servers`]: the connections of a client, and which of them a request takes.
+
+use super::connector;
+use super::error::ClientError;
+use super::link::Link;
+use super::options::ClientOptions;
+use crate::model::{NodeId, Record, ShardId};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
+
+/// Connections of one client at the most: servers take a bounded number from one address.
+const CONNECTIONS_MAX: usize = 64;
+
+/// The servers of a cluster, by their addresses, and the connections to the one that is asked.
+#[derive(Debug)]
+pub(super) struct Servers {
+    addresses: Vec<String>,
+    /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
+    links: Vec<Mutex<Current>>,
+    /// Connections made beyond the first of each.
+    connects: AtomicU64,
+    /// Each connection adds to it, also one that is let go and still waits for answers.
+    bytes_received: Arc<AtomicU64>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    link: Option<Arc<Link>>,
+    /// Whether the next one is not the first.
+    was_connected: bool,
+    /// When the last attempt to find a server failed, and how: the answer for all who waited for it.
+    failed: Option<(Instant, ClientError)>,
+}
+
+/// Which of several connections a request takes: those of one route reach the server in the order in which they were sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Path(u64);
+
+impl Path {
+    /// For what is about no key.
+    pub(super) const ANY: Self = Self(0);
+
+    /// For what is about a key, or a stream.
+    pub(super) fn of_key(namespace: &str, key: &[u8]) -> Self {
+        Self(xxh3_64_with_seed(key, xxh3_64(namespace.as_bytes())))
+    }
+
+    /// For what is about a shard, in whose order it must arrive.
+    pub(super) fn of_shard(shard: ShardId) -> Self {
+        Self(xxh3_64(&shard.get().to_le_bytes()))
+    }
+}
+
+impl Servers {
+    pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
+        let links = (0..options.connections.clamp(1, CONNECTIONS_MAX)).map(|_| Mutex::default()).collect();
+        Self { addresses, links, connects: AtomicU64::new(0), bytes_received: Arc::default() }
+    }
+
+    /// Ends all connections.
+    pub(super) async fn close(&self) {
+        for link in &self.links {
+            if let Some(link) = link.lock().await.link.take() {
+                link.close();
+            }
+        }
+    }
+
+    /// The node that is connected now, if one is.
+    pub(super) async fn node(&self) -> Option<NodeId> {
+        self.slot(Path::ANY).lock().await.link.as_ref().map(|link| link.node())
+    }
+
+    /// Connections made beyond the first of each, and bytes received.
+    pub(super) fn figures(&self) -> (u64, u64) {
+        // Relaxed: figures for people, which order nothing.
+        (self.connects.load(Ordering::Relaxed), self.bytes_received.load(Ordering::Relaxed))
+    }
+
+    /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
+    pub(super) async fn own_link(&self, options: &ClientOptions) -> Result<Link, ClientError> {
+        connector::connect(&self.addresses, options, &self.bytes_received).await
+    }
+
+    fn slot(&self, path: Path) -> &Mutex<Current> {
+        let index = path.0 % self.links.len() as u64;
+        let found = usize::try_from(index).ok().and_then(|index| self.links.get(index));
+        let Some(slot) = found else { unreachable!("there is one connection at the least") };
+        slot
+    }
+
+    /// The connection in use on this path, or a new one.
+    pub(super) async fn link(&self, options: &ClientOptions, path: Path) -> Result<Arc<Link>, ClientError> {
+        let asked = Instant::now();
+        let mut current = self.slot(path).lock().await;
+        if let Some(link) = current.link.as_ref().filter(|link| link.is_usable()) {
+            return Ok(Arc::clone(link));
+        }
+        // Otherwise calls that wait for the same attempt would each make one more, one after the other.
+        if let Some((_, error)) = current.failed.as_ref().filter(|(at, _)| *at >= asked) {
+            return Err(error.clone());
+        }
+        // The old connection is let go; it closes when nobody waits for an answer from it any more.
+        drop(current.link.take());
+        let link = match self.own_link(options).await {
+            Ok(link) => Arc::new(link),
+            Err(error) => {
+                current.failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
+        };
+        if std::mem::replace(&mut current.was_connected, true) {
+            self.connects.fetch_add(1, Ordering::Relaxed);
+        }
+        current.link = Some(Arc::clone(&link));
+        Ok(link)
+    }
+}
+
+/// By which a write finds its way: what it names first.
+pub(super) fn first_key(record: &Record) -> &[u8] {
+    record.operations.first().map_or(&[][..], |operation| operation.key())
+}
