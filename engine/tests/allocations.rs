@@ -1,4 +1,5 @@
-//! What a write allocates once a node is at work: its receipt, and something for each batch.
+//! What a write allocates once a node is at work: its receipt, and something for each batch. And what a message of few bytes, from
+//! who means ill, makes its reader allocate.
 //!
 //! A program of its own, since it counts all that its threads allocate (what RocksDB allocates, in C++, is not counted).
 
@@ -8,7 +9,10 @@
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use std::alloc::System;
 use std::collections::VecDeque;
-use towline::model::{Expect, Record, Write};
+use towline::model::call::Call;
+use towline::model::codec::{ENVELOPE_BYTES, decode, encode};
+use towline::model::request::{Request, RequestBody};
+use towline::model::{Expect, Read, Record, Write};
 use towline::node::{Namespace, Node, NodeOptions};
 use towline::pipeline::Receipt;
 
@@ -66,4 +70,30 @@ fn a_write_at_work_allocates_its_receipt_and_no_more() {
     );
     assert!(producer.waiting.into_iter().all(|receipt| receipt.wait().is_ok()));
     node.close().unwrap();
+}
+
+/// bincode believes a length up to its limit, and makes room for it before it looks whether so much is there.
+#[test]
+fn a_message_of_few_bytes_that_announces_many_asks_for_little() {
+    let keys = vec![b"k".to_vec(); 3];
+    let read = (&Read::Eventual).try_into().unwrap();
+    for body in [RequestBody::Write { record: vec![7; 24] }, RequestBody::Call(Call::MultiGet { keys, read })] {
+        let honest = encode(&Request { id: 1, deadline_ms: 0, namespace: "n".into(), body }).unwrap().to_vec();
+        let mut refused = 0;
+        for at in ENVELOPE_BYTES..honest.len() - 8 {
+            for announced in [1_u64 << 16, 1 << 20, 30 << 20, 60 << 20] {
+                let mut bytes = honest.clone();
+                bytes[at..at + 8].copy_from_slice(&announced.to_le_bytes());
+                let mut hasher = crc32fast::Hasher::new();
+                hasher.update(&bytes[..8]);
+                hasher.update(&bytes[ENVELOPE_BYTES..]);
+                bytes[8..ENVELOPE_BYTES].copy_from_slice(&hasher.finalize().to_le_bytes());
+                let region = Region::new(ALLOCATOR);
+                refused += usize::from(decode::<Request>(&bytes).is_err());
+                let allocated = region.change().bytes_allocated;
+                assert!(allocated <= 128 << 10, "{} bytes made {allocated}, announcing {announced}", bytes.len());
+            }
+        }
+        assert!(refused > 0);
+    }
 }

@@ -142,9 +142,7 @@ impl Follower {
             };
             match told {
                 // The server has seen that the connection ended before this program did, or not yet.
-                Err(ClientError::Refused(failure))
-                    if matches!(failure.code, LEFT | IN_USE) && Instant::now() < end =>
-                {
+                Err(ClientError::Refused(failure)) if matches!(failure.code, LEFT | IN_USE) && Instant::now() < end => {
                     self.feed.forget();
                     self.feed.rest().await;
                 }

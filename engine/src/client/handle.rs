@@ -9,8 +9,8 @@ use super::local::Local;
 use super::options::ClientOptions;
 use super::receipt::{WriteReceipt, Written, outcome_of};
 use super::servers::{Path, Servers, first_key};
-use crate::model::codec::{self, CodecError};
 use crate::model::call::{Call, Reach};
+use crate::model::codec::{self, CodecError};
 use crate::model::request::{
     Direction, Failure, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent, code,
 };

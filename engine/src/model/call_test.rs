@@ -160,8 +160,7 @@ fn every_way_to_follow_is_written_and_read_as_its_golden_file_says() {
         ("follow_seek", FollowAt::Seek { token: bytes() }),
     ];
     let budget = Budget { bytes: 1 << 30, age: std::time::Duration::from_secs(3600) };
-    let options =
-        FollowerOptions::since(Since::Token(token())).filter(Filter::Prefix("order-".into())).budget(budget);
+    let options = FollowerOptions::since(Since::Token(token())).filter(Filter::Prefix("order-".into())).budget(budget);
     for (name, at) in ways {
         let follow = Follow::new("orders", "mailer", &options, at).unwrap();
         both(name, &follow);

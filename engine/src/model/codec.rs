@@ -186,10 +186,11 @@ pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecErro
     if version != T::VERSION {
         return Err(CodecError::Version { kind, known: T::VERSION, found: version });
     }
-    let decoded = if T::BYTES_MAX <= SMALL_BYTES_MAX {
-        bincode::decode_from_slice::<T, _>(body, encoding::<SMALL_DECODE_BYTES_MAX>())
-    } else {
-        bincode::decode_from_slice::<T, _>(body, encoding::<DECODE_BYTES_MAX>())
+    let decoded = match body.len() {
+        ..=1024 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 64 << 10 }>()),
+        ..=0x4000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 1 << 20 }>()),
+        ..=0x4_0000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 16 << 20 }>()),
+        _ => bincode::decode_from_slice::<T, _>(body, encoding::<DECODE_BYTES_MAX>()),
     };
     let (value, used) = decoded.map_err(|_| CodecError::Body { kind })?;
     if used != body.len() {
@@ -220,11 +221,10 @@ pub(crate) fn bytes_of_text(prefix: &str, text: &str) -> Option<Vec<u8>> {
     pairs.iter().map(byte).collect()
 }
 
-/// What decoding may allocate, by the length that a body announces inside: bincode takes it as a constant, so there
-/// is one for the kinds that are small and one for those that hold values.
+/// What decoding may allocate, by the lengths that a body announces inside. bincode takes it as a constant, so [`decode_prefix`] has a
+/// few, by the length of the body: each admits 64 times that and more, since what lies in memory is up to 40 times as large as its
+/// bytes (a value that is absent is one of them), and a body of few bytes that announces many asks for little.
 const DECODE_BYTES_MAX: usize = 64 * 1024 * 1024;
-const SMALL_BYTES_MAX: usize = 64 * 1024;
-const SMALL_DECODE_BYTES_MAX: usize = 1024 * 1024;
 
 type Encoding<const LIMIT: usize> = bincode::config::Configuration<
     bincode::config::LittleEndian,

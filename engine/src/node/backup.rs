@@ -23,7 +23,8 @@ use crate::model::codec::{self, CodecError};
 use crate::model::limits::LOG_QUEUE_BYTES;
 use crate::model::request::FailureClass;
 use crate::model::{
-    Budget, BackupFile, BackupLog, BackupManifest, BackupPosition, Chain, Epoch, LogId, LogPosition, Lsn, NodeId, ShardId,
+    BackupFile, BackupLog, BackupManifest, BackupPosition, Budget, Chain, Epoch, LogId, LogPosition, Lsn, NodeId,
+    ShardId,
 };
 use crate::replica::Promise;
 use crate::state::{RocksStore, StoreError, applied_of};

@@ -455,9 +455,8 @@ impl Feed {
     #[cfg(feature = "client")]
     pub(crate) fn poll_there(&mut self, context: &mut Context<'_>) -> Poll<()> {
         let is_there = |feed: &Self| {
-            let has_come = |cursor: &Cursor| {
-                cursor.shard.positions.has_ended() || cursor.shard.positions.applied() >= cursor.next
-            };
+            let has_come =
+                |cursor: &Cursor| cursor.shard.positions.has_ended() || cursor.shard.positions.applied() >= cursor.next;
             !feed.ready.is_empty() || !feed.batches.is_empty() || feed.cursors.iter().any(has_come)
         };
         if !is_there(self) {

@@ -412,7 +412,6 @@ impl Follower {
         (self.feed, self.seat)
     }
 
-
     /// As [`Feed::wait`].
     ///
     /// # Errors
@@ -476,12 +475,7 @@ impl Seat {
         self.who
     }
 
-    fn note(
-        &self,
-        token: &Token,
-        is_new: bool,
-        one_after_another: &MutexGuard<'_, ()>,
-    ) -> Result<(), ReadError> {
+    fn note(&self, token: &Token, is_new: bool, one_after_another: &MutexGuard<'_, ()>) -> Result<(), ReadError> {
         let who = (self.name.as_str(), self.who);
         self.namespace.note_follower(who, self.budget, &self.shards, token, is_new, one_after_another)
     }

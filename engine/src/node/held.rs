@@ -116,11 +116,7 @@ fn answer(space: &Namespace, snapshot: &Snapshot<'_>, asked: &Receiver<Asked>, i
             recv(closing) -> _ => return,
             default(idle_max) => return,
         };
-        let found = if space.is_dropped() {
-            Err(calls::of(ReadError::Dropped))
-        } else {
-            calls::look(snapshot, look)
-        };
+        let found = if space.is_dropped() { Err(calls::of(ReadError::Dropped)) } else { calls::look(snapshot, look) };
         // Its client may be gone.
         drop(tell.send(found));
     }

@@ -231,8 +231,7 @@ fn feeds_deliver_what_took_effect() {
         space.write(Write::new().append("a-s", Expect::Version(9), "rejected")).await.unwrap().await.unwrap();
         space.put("a-last", "1").await.unwrap().await.unwrap();
         space.put("z-last", "1").await.unwrap().await.unwrap();
-        for (filter, count) in
-            [(Filter::Key("z-7".into()), 1), (Filter::Prefix("a-1".into()), 56), (Filter::All, 308)]
+        for (filter, count) in [(Filter::Key("z-7".into()), 1), (Filter::Prefix("a-1".into()), 56), (Filter::All, 308)]
         {
             let mut feed = space.subscribe(Since::Beginning, filter.clone()).await.unwrap();
             let mut of_shard = BTreeMap::<ShardId, Vec<_>>::new();
