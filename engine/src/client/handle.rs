@@ -343,23 +343,37 @@ impl Client {
         path: Path,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Result<WriteReceipt<T>, ClientError> {
-        let timeout = self.request_timeout();
-        let deadline = Instant::now() + timeout;
-        let servers = match &self.shared.way {
-            Way::Servers(servers) => servers,
+        match &self.shared.way {
+            Way::Servers(servers) => {
+                let record = record.encode()?.to_vec();
+                let body = match reach {
+                    Some(reach) => RequestBody::Call(Call::Write { record, reach }),
+                    None => RequestBody::Write { record },
+                };
+                self.send_to(servers, namespace, body, path, read).await
+            }
             #[cfg(feature = "node")]
             Way::Node(local) => {
+                let timeout = self.request_timeout();
+                let deadline = Instant::now() + timeout;
                 record.check()?;
                 let place = self.place(deadline).await?;
                 let coming = local.write(namespace, record, reach, deadline).await;
-                return Ok(WriteReceipt::of_node(coming, place, timeout, read));
+                Ok(WriteReceipt::of_node(coming, place, timeout, read))
             }
-        };
-        let record = record.encode()?.to_vec();
-        let body = match reach {
-            Some(reach) => RequestBody::Call(Call::Write { record, reach }),
-            None => RequestBody::Write { record },
-        };
+        }
+    }
+
+    async fn send_to<T>(
+        &self,
+        servers: &Servers,
+        namespace: &str,
+        body: RequestBody,
+        path: Path,
+        read: fn(Answer) -> Result<T, WriteError>,
+    ) -> Result<WriteReceipt<T>, ClientError> {
+        let timeout = self.request_timeout();
+        let deadline = Instant::now() + timeout;
         loop {
             let place = self.place(deadline).await?;
             let link = servers.link(&self.shared.options, path).await?;

@@ -1,9 +1,11 @@
-//! The remote client: writes to the leader, reads, and asks how a server is, over one connection.
+//! The client: what a program holds that asks a server, or with the feature `node` the node in its own process. Which of them it is, the
+//! constructor says, and nothing else.
 //!
-//! [`Client`] finds the leader among the addresses it is given, keeps one connection to it with many requests in
-//! flight, and connects anew when it ends. [`WriteReceipt`] is the promise to answer of one write. It is not a
+//! [`Client`] finds the leader among the addresses it is given, keeps a connection to it with many requests in
+//! flight (or several), and connects anew when it ends. [`WriteReceipt`] is the promise to answer of one write. It is not a
 //! cache, and it never retries a write: what is certain is said ([`WriteError::Refused`]), and what is not is said
-//! as unknown ([`WriteError::Unknown`]), for the caller to find out by an expected version or by reading.
+//! as unknown ([`WriteError::Unknown`]), for the caller to find out by an expected version or by reading. Requests that are tried
+//! again by themselves are those of a [`Session`]: each takes effect once.
 //!
 //! ```no_run
 //! use towline::client::{Client, ClientOptions};

@@ -187,9 +187,9 @@ pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecErro
         return Err(CodecError::Version { kind, known: T::VERSION, found: version });
     }
     let decoded = match body.len() {
-        ..=1024 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 64 << 10 }>()),
-        ..=0x4000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 1 << 20 }>()),
-        ..=0x4_0000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 16 << 20 }>()),
+        0..=1024 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 64 << 10 }>()),
+        1025..=0x4000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 1 << 20 }>()),
+        0x4001..=0x4_0000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 16 << 20 }>()),
         _ => bincode::decode_from_slice::<T, _>(body, encoding::<DECODE_BYTES_MAX>()),
     };
     let (value, used) = decoded.map_err(|_| CodecError::Body { kind })?;

@@ -90,7 +90,7 @@ const FLOORS: &[Floor] = &[
         net: true,
         sans_io: None,
     },
-    Floor { name: "client", uses: &["model"], wal: WORDS, net: true, sans_io: None },
+    Floor { name: "client", uses: &["model", "pipeline", "node"], wal: WORDS, net: true, sans_io: None },
     Floor { name: "admin", uses: &["model", "node", "client"], wal: INSPECT, net: false, sans_io: None },
     Floor {
         name: "sim",
