@@ -39,7 +39,7 @@ struct Known {
 /// |---|---|---|
 /// | TW-5511 | fix the request | see [`BadName`] |
 /// | TW-6211 | retry | somebody follows by this name: when that one is gone, this one may |
-/// | TW-6212 | retry | it does not follow any more, its connection was lost: follow again |
+/// | TW-6212 | fix the request | it does not follow any more, its connection was lost: follow again |
 /// | TW-620x, TW-610x, TW-52xx | | see [`FeedError`] |
 ///
 /// ```
@@ -99,8 +99,8 @@ impl FollowError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Name(_) => FailureClass::FixRequest,
-            Self::InUse(_) | Self::Left(_) => FailureClass::Retry,
+            Self::Name(_) | Self::Left(_) => FailureClass::FixRequest,
+            Self::InUse(_) => FailureClass::Retry,
             Self::Feed(feed) => feed.class(),
         }
     }
@@ -484,5 +484,60 @@ impl Seat {
 impl Drop for Seat {
     fn drop(&mut self) {
         self.shards.iter().for_each(|shard| shard.followers.leave(&self.name, self.who));
+    }
+}
+
+#[cfg(all(test, feature = "client"))]
+mod tests {
+    use super::*;
+    use crate::model::Epoch;
+    use crate::node::{Node, NodeOptions};
+
+    #[test]
+    fn who_acknowledges_must_sit_there_and_have_been_shown_what_it_is_done_with() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let space = node.default_namespace();
+        let written: Vec<_> = (0..3).map(|_| space.put("k", "v").unwrap().wait().unwrap()).collect();
+        let follower = space.follow("f", &FollowerOptions::since(Since::Beginning)).unwrap();
+        let (feed, seat) = follower.into_parts();
+        let done = || space.followers()[0].done;
+        let at = |epoch, lsn| Token::at(written[0].shard, epoch, lsn);
+        let (epoch, last) = (written[2].epoch, written[2].lsn);
+        let nobody = space.acknowledge("f", seat.who().wrapping_add(1), &at(epoch, last)).unwrap_err();
+        assert_eq!((nobody.code(), done()), (6212, Lsn::ZERO));
+        assert_eq!(space.acknowledge("g", seat.who(), &at(epoch, last)).unwrap_err().code(), 6212);
+        let ahead = space.acknowledge("f", seat.who(), &at(epoch, last.next())).unwrap_err();
+        assert_eq!((ahead.code(), done()), (6102, Lsn::ZERO));
+        let elsewhere = space.acknowledge("f", seat.who(), &at(Epoch::new(1, 1), last)).unwrap_err();
+        assert_eq!((elsewhere.code(), done()), (6202, Lsn::ZERO));
+        space.acknowledge("f", seat.who(), &at(epoch, last)).unwrap();
+        // One that was late on its way takes nothing back.
+        space.acknowledge("f", seat.who(), &at(epoch, written[0].lsn)).unwrap();
+        assert_eq!((done(), space.followers()[0].is_here), (last, true));
+        let who = seat.who();
+        drop((feed, seat));
+        assert_eq!(space.acknowledge("f", who, &at(epoch, last)).unwrap_err().code(), 6212, "it has left");
+        let again = space.follow("f", &FollowerOptions::since(Since::Beginning)).unwrap();
+        assert_ne!(again.into_parts().1.who(), who);
+        node.close().unwrap();
+    }
+
+    /// A lost connection: it goes on where it was, and is done with no more than it has said.
+    #[test]
+    fn who_comes_back_behind_a_token_has_not_acknowledged_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let space = node.default_namespace();
+        let written: Vec<_> = (0..3).map(|_| space.put("k", "v").unwrap().wait().unwrap()).collect();
+        let options = FollowerOptions::since(Since::Beginning);
+        drop(space.follow("f", &options).unwrap());
+        let mut behind = space.follow_from("f", &options, Some(&written[1].token())).unwrap();
+        assert_eq!(behind.wait().unwrap().lsn, written[2].lsn);
+        drop(behind);
+        assert_eq!(space.followers()[0].done, Lsn::ZERO);
+        let mut known = space.follow("f", &options).unwrap();
+        assert_eq!(known.wait().unwrap().lsn, written[0].lsn);
+        node.close().unwrap();
     }
 }

@@ -121,3 +121,54 @@ fn answer(space: &Namespace, snapshot: &Snapshot<'_>, asked: &Receiver<Asked>, i
         drop(tell.send(found));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::node::{Node, NodeOptions};
+
+    fn get(snapshots: &Snapshots, number: u64) -> Result<Answer, u16> {
+        snapshots.look(number, Look::MultiGet { keys: vec![b"k".to_vec()] }).map_err(|failure| failure.code)
+    }
+
+    #[test]
+    fn a_moment_that_nobody_looks_at_is_let_go_and_its_place_comes_back() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        node.default_namespace().put("k", "v").unwrap().wait().unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let snapshots = Snapshots::new(Arc::clone(&places), Duration::from_millis(30));
+        let open = || snapshots.open(node.default_namespace(), Read::Linearizable).map_err(|failure| failure.code);
+        let (number, _) = open().unwrap();
+        assert_eq!(open().unwrap_err(), 8020);
+        get(&snapshots, number).unwrap();
+        assert_eq!(get(&snapshots, number + 1), Err(8021));
+        while places.available_permits() == 0 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(get(&snapshots, number), Err(8021));
+        let (second, _) = open().unwrap();
+        assert!(second > number && snapshots.held.lock().held.len() == 1, "the first is forgotten");
+        node.close().unwrap();
+    }
+
+    #[test]
+    fn moments_end_with_their_client_and_a_node_that_closes_does_not_wait_for_them() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        node.default_namespace().put("k", "v").unwrap().wait().unwrap();
+        let places = Arc::new(Semaphore::new(3));
+        let hour = Duration::from_secs(3600);
+        let (gone, stays) = (Snapshots::new(Arc::clone(&places), hour), Snapshots::new(Arc::clone(&places), hour));
+        for snapshots in [&gone, &gone, &stays] {
+            snapshots.open(node.default_namespace(), Read::Eventual).unwrap();
+        }
+        drop(gone);
+        while places.available_permits() < 2 {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        get(&stays, 1).unwrap();
+        node.close().unwrap();
+        assert_eq!(get(&stays, 1), Err(8021));
+    }
+}

@@ -225,7 +225,10 @@ struct Shared {
     letting_go: RwLock<()>,
     /// Dropped when the node begins to close: those who hold a moment of it hear that, and let it go.
     open: Mutex<Option<Sender<Infallible>>>,
-    #[cfg_attr(not(any(feature = "cluster", feature = "client")), expect(dead_code, reason = "nobody asks from elsewhere"))]
+    #[cfg_attr(
+        not(any(feature = "cluster", feature = "client")),
+        expect(dead_code, reason = "nobody asks from elsewhere")
+    )]
     closing: Receiver<Infallible>,
 }
 

@@ -12,6 +12,7 @@ mod erasure;
 mod errors;
 mod feeds;
 mod full_disk;
+mod held;
 mod hostile_keys;
 mod limits;
 #[cfg(feature = "cli")]

@@ -358,7 +358,9 @@ fn a_snapshot_is_one_moment_however_much_is_written_meanwhile() {
         let far = Token::at(ShardId::new(1 << 20), Epoch::new(1, 1), Lsn::new(1 << 40));
         assert!(space.snapshot(Read::AtLeast(far)).await.is_ok(), "it is of another namespace's shard");
         client.drop_namespace("shop").await.unwrap();
-        seen.refused("dropped", snapshot.get("k-07").await);
+        let dropped = snapshot.get("k-07").await;
+        assert_eq!(dropped.as_ref().map_err(ClientError::code), Err("TW-6106".to_owned()));
+        seen.refused("dropped", dropped);
         seen
     });
 }
