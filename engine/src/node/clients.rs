@@ -2,6 +2,7 @@
 //!
 //! A client's writes are taken in order; its reads wait for none of them, a few at a time.
 
+use super::access::{Access, Admitted};
 use super::calls::{Asked, ITEMS_BYTES_MAX, ITEMS_MAX};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
@@ -45,12 +46,12 @@ const LARGE_RECORD_BYTES: usize = 16 * 1024;
 
 impl Server {
     /// One client's connection, until it ends.
-    pub(super) async fn client(self, handle: ConnectionHandle, mut events: EventReceiver) {
+    pub(super) async fn client(self, access: Access, handle: ConnectionHandle, mut events: EventReceiver) {
         // Bounded by the connection's credit, which goes back with each answer.
         let (writes, writes_waiting) = unbounded_channel();
         tokio::spawn(self.clone().write_in_order(writes_waiting));
         let (reads, reads_waiting) = unbounded_channel();
-        let reading = tokio::spawn(self.clone().read_in_turns(reads_waiting));
+        let reading = tokio::spawn(self.clone().read_in_turns(access.clone(), reads_waiting));
         // What a client that is gone has asked is of no use to anybody.
         let _reading = AtWork(reading.abort_handle());
         let mut streams: BTreeMap<StreamId, Arc<Half>> = BTreeMap::new();
@@ -72,7 +73,7 @@ impl Server {
                     match feeds.get_mut(&stream) {
                         Some(feed @ None) => {
                             let subscriber = Subscriber { handle: handle.clone(), stream };
-                            let delivering = tokio::spawn(self.clone().deliver(subscriber, bytes));
+                            let delivering = tokio::spawn(self.clone().deliver(access.clone(), subscriber, bytes));
                             *feed = Some(AtWork(delivering.abort_handle()));
                         }
                         // One subscription a stream.
@@ -89,7 +90,13 @@ impl Server {
                     };
                     let reply = Reply { half, charge };
                     match codec::decode::<Request>(&bytes) {
-                        Ok(request) => self.request(request, reply, &writes, &reads),
+                        Ok(request) => {
+                            let id = request.id;
+                            match access.admit(request) {
+                                Ok(request) => self.request(request, reply, &writes, &reads),
+                                Err(denied) => reply.send(id, ResponseBody::Failed(denied)),
+                            }
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "a client's request can't be read: its connection is closed");
                             handle.close();
@@ -114,12 +121,12 @@ impl Server {
 
     fn request(
         &self,
-        request: Request,
+        request: Admitted<Request>,
         reply: Reply,
         writes: &UnboundedSender<WaitingWrite>,
         reads: &UnboundedSender<WaitingRead>,
     ) {
-        let Request { id, deadline_ms, namespace, body } = request;
+        let Request { id, deadline_ms, namespace, body } = request.into_inner();
         let within = Duration::from_millis(u64::from(deadline_ms));
         let (record, reach) = match body {
             RequestBody::Write { record } => (record, None),
@@ -193,7 +200,7 @@ impl Server {
     }
 
     /// Reads touch the disk: they are done away from the threads that move bytes, a few at a time.
-    async fn read_in_turns(self, mut waiting: UnboundedReceiver<WaitingRead>) {
+    async fn read_in_turns(self, access: Access, mut waiting: UnboundedReceiver<WaitingRead>) {
         // Of two kinds, so that those who wait for a position hold up nobody who does not.
         let turns = [READS_OF_A_CLIENT; 2].map(|turns| Arc::new(Semaphore::new(turns)));
         // Dropped with this, when the client is gone, and what they do with them.
@@ -217,15 +224,15 @@ impl Server {
                 continue;
             }
             let Ok(turn) = Arc::clone(&turns[kind]).acquire_owned().await else { return };
-            let server = self.clone();
+            let (server, access) = (self.clone(), access.clone());
             at_work.spawn(async move {
-                server.read(read).await;
+                server.read(&access, read).await;
                 drop(turn);
             });
         }
     }
 
-    async fn read(self, read: WaitingRead) {
+    async fn read(self, access: &Access, read: WaitingRead) {
         let WaitingRead { id, namespace, end, body, reply } = read;
         self.wait_until_shown(&namespace, &body, end).await;
         let within = end.saturating_duration_since(Instant::now());
@@ -251,6 +258,7 @@ impl Server {
                 }
             }
         };
+        let answered = answered.map(|answer| access.shown(answer));
         reply.send_in_turn(id, answered.unwrap_or_else(ResponseBody::Failed)).await;
     }
 

@@ -1,6 +1,7 @@
 //! Feeds of clients: each on a stream of its own, at the pace at which its client consumes it.
 
 use super::FeedError;
+use super::access::Access;
 use super::failure;
 use super::feed::Feed;
 use super::server::Server;
@@ -42,11 +43,11 @@ struct Deliveries {
 
 impl Server {
     /// Delivers until the feed fails, or nobody takes any more: then this future is dropped, and the feed with it.
-    pub(super) async fn deliver(self, subscriber: Subscriber, request: Bytes) {
+    pub(super) async fn deliver(self, access: Access, subscriber: Subscriber, request: Bytes) {
         let Ok(_place) = Arc::clone(&self.feeds).try_acquire_owned() else {
             return subscriber.fail(failure::too_many_feeds()).await;
         };
-        let mut deliveries = match tokio::task::block_in_place(|| self.subscribe(&request)) {
+        let mut deliveries = match tokio::task::block_in_place(|| self.subscribe(&access, &request)) {
             Ok(feed) => Deliveries { token: feed.token(), feed, held: None, failed: None },
             Err(failure) => return subscriber.fail(failure).await,
         };
@@ -65,9 +66,10 @@ impl Server {
         }
     }
 
-    fn subscribe(&self, request: &[u8]) -> Result<Feed, Failure> {
+    fn subscribe(&self, access: &Access, request: &[u8]) -> Result<Feed, Failure> {
         let bad = |error: &dyn std::error::Error| failure::bad_request(&error.to_string());
-        let Subscribe { namespace, since, filter } = codec::decode(request).map_err(|error| bad(&error))?;
+        let subscribe = codec::decode(request).map_err(|error| bad(&error))?;
+        let Subscribe { namespace, since, filter } = access.admit_feed(subscribe)?.into_inner();
         let since = Since::try_from(since).map_err(|error| bad(&error))?;
         let space = self.node.namespace(&namespace).map_err(|error| failure::of(&error.into()))?;
         space.subscribe(since, Filter::from(filter)).map_err(|error| failure::of(&error.into()))

@@ -8,11 +8,13 @@
 //! | TW-8004 | retry | the outcome of a write is unknown: it may or may not have taken effect |
 //! | TW-8005 | retry | the node is closing |
 //! | TW-8006 | retry | there are too many feeds |
+//! | TW-8007 | fix the request | the client is not allowed to do that |
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
 //! | TW-8202 | operator | the disk of the log or of the state is full: writes wait for room |
 
+use super::access::Action;
 use super::server::FEEDS_MAX;
 use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
 use crate::model::NodeId;
@@ -30,6 +32,11 @@ pub(super) fn unknown_namespace(name: &str) -> Failure {
 
 pub(super) fn bad_request(what: &str) -> Failure {
     failure(8101, FailureClass::FixRequest, what.to_owned())
+}
+
+/// Nothing of what there is: the sentence is the same for a namespace that does not exist.
+pub(super) fn not_allowed(action: &Action<'_>) -> Failure {
+    failure(8007, FailureClass::FixRequest, format!("this client is not allowed to {action}"))
 }
 
 pub(super) fn too_many_feeds() -> Failure {

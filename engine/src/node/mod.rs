@@ -57,13 +57,19 @@ mod unflushed;
 mod worker;
 
 #[cfg(feature = "cluster")]
+pub mod access;
+#[cfg(feature = "cluster")]
 pub mod config;
 #[cfg(feature = "cluster")]
 mod failure;
 #[cfg(feature = "cluster")]
+mod grants;
+#[cfg(feature = "cluster")]
 mod peers;
 #[cfg(feature = "cluster")]
 mod server;
+#[cfg(feature = "cluster")]
+mod server_stats;
 #[cfg(feature = "cluster")]
 mod transport;
 
@@ -101,7 +107,9 @@ pub use namespace::{Namespace, READ_WITHIN_DEFAULT, Snapshot};
 pub use open::OpenError;
 pub use pins::Budget;
 #[cfg(feature = "cluster")]
-pub use server::{ServeError, ServerHandle, serve};
+pub use server::{ServeError, ServerHandle, serve, serve_with};
+#[cfg(feature = "cluster")]
+pub use server_stats::ServerStats;
 pub use session::{Session, SessionError, SessionReceipt};
 pub use stages::{Distribution, LaneStats};
 pub use stats::{NodeStats, ShardStats};

@@ -1,8 +1,10 @@
 //! The server: the node, its listener, its peers, and its clients.
 
+use super::access::{Authorizer, Caller, Door, Grants};
 use super::config::Config;
 use super::hosting::ShardHandle;
 use super::peers::{EVENTS_WAITING, Greets, Network};
+use super::server_stats::ServerStats;
 use super::transport::{Transport, resolve};
 use super::{CloseError, Node, NodeOptions, OpenError};
 use crate::model::NodeId;
@@ -142,6 +144,7 @@ pub struct ServerHandle {
     node: Arc<Node>,
     runtime: Runtime,
     address: SocketAddr,
+    server: Server,
 }
 
 impl ServerHandle {
@@ -155,6 +158,12 @@ impl ServerHandle {
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The server in numbers.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.server.stats()
     }
 
     /// Waits until the node stops by itself, and says why. It serves nothing from then on: end the process, or shut
@@ -176,11 +185,21 @@ impl ServerHandle {
     }
 }
 
-/// Opens the node, listens, connects to the peers, and serves clients, on threads of its own.
+/// Opens the node, listens, connects to the peers, and serves clients, on threads of its own. What clients may do is what the
+/// configuration grants.
 ///
 /// # Errors
 /// See [`ServeError`]; nothing runs then.
 pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
+    serve_with(config, Grants::new(config.grants.clone()))
+}
+
+/// As [`serve`], with a rule of the program's own for what clients may do. It alone decides: what the configuration grants plays
+/// no part, unless it asks [`Grants`].
+///
+/// # Errors
+/// See [`ServeError`]; nothing runs then.
+pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Result<ServerHandle, ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("towline-net")
@@ -232,9 +251,11 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         reading: Arc::new(Semaphore::new(READS_MAX)),
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
+        clients_max: connections - PEERS_PLACES,
+        door: Door::new(authorizer),
     };
-    runtime.spawn(server.accept(listener));
-    Ok(ServerHandle { node, runtime, address })
+    runtime.spawn(server.clone().accept(listener));
+    Ok(ServerHandle { node, runtime, address, server })
 }
 
 /// How many connections are taken: what the limit on open files leaves beside the log and the state, which must not
@@ -258,9 +279,20 @@ pub(super) struct Server {
     pub(super) feeds: Arc<Semaphore>,
     /// Places for clients: fewer than there are connections, so that the other nodes always find one.
     clients: Arc<Semaphore>,
+    clients_max: usize,
+    /// What clients may do.
+    door: Door,
 }
 
 impl Server {
+    fn stats(&self) -> ServerStats {
+        ServerStats {
+            clients: self.clients_max.saturating_sub(self.clients.available_permits()),
+            feeds: FEEDS_MAX.saturating_sub(self.feeds.available_permits()),
+            denied: self.door.denied(),
+        }
+    }
+
     async fn accept(self, listener: Listener) {
         loop {
             match listener.accept().await {
@@ -278,8 +310,9 @@ impl Server {
 
     async fn greet(self, incoming: Incoming) {
         let (sink, events) = EventSink::channel(EVENTS_WAITING);
+        let address = incoming.peer_addr();
         let accepted = self.network.transport.accept(incoming, self.network.config(), sink).await;
-        let Some(handle) = accepted else { return };
+        let Some((handle, named)) = accepted else { return };
         let Ok(PeerHello { identity, .. }) = handle.ready().await else { return };
         let peer = NodeId::new(identity.node);
         match identity.role {
@@ -287,7 +320,10 @@ impl Server {
                 self.network.session(peer, handle, events, Greets::Back).await;
             }
             Role::Client => match Arc::clone(&self.clients).try_acquire_owned() {
-                Ok(_place) => self.client(handle, events).await,
+                Ok(_place) => {
+                    let access = self.door.of(Caller::new(named, address));
+                    self.client(access, handle, events).await;
+                }
                 Err(_) => {
                     tracing::warn!("a client was turned away: there are too many");
                     handle.go_away(GoAwayCode::SHUTDOWN);

@@ -3,6 +3,8 @@
 #![cfg(feature = "cluster")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
+#[cfg(feature = "cli")]
+mod access;
 mod backups;
 mod broken_state;
 mod cluster;
