@@ -2,8 +2,9 @@
 
 use super::connector;
 use super::error::{ClientError, WriteError};
-use super::link::{Answer, Link, SendFailure};
+use super::link::{Answer, Awaited, Link, SendFailure};
 use super::options::ClientOptions;
+use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, Written, outcome_of};
 use crate::model::codec::{self, CodecError};
 use crate::model::request::{Direction, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent};
@@ -12,11 +13,8 @@ use bytes::Bytes;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout_at};
-
-/// How long a read waits before it asks again, after a server that said 'not now'.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection to a cluster. Clones share it.
 ///
@@ -253,7 +251,7 @@ impl Client {
     /// these calls end, as long as the connection is the same. It waits for a place among the requests in flight,
     /// for a connection, and for room in the send buffer.
     ///
-    /// Cancellation: the write may or may not have been sent; take it for unknown.
+    /// Cancellation: it was not sent, and has no effect.
     ///
     /// # Errors
     /// It was not sent and has no effect.
@@ -358,11 +356,15 @@ impl Client {
         }
     }
 
-    /// A read: asked again after a lost connection or a 'not now', until its deadline.
     pub(super) fn request_timeout(&self) -> Duration {
         self.shared.options.request_timeout.min(connector::WAIT_MAX)
     }
 
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.shared.options.connect_timeout.min(connector::WAIT_MAX)
+    }
+
+    /// A read: asked again after a lost connection or a 'not now', until its deadline.
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
         self.ask_of(&self.shared.options.namespace, body, true).await
     }
@@ -376,6 +378,7 @@ impl Client {
     ) -> Result<ResponseBody, ClientError> {
         let waited = self.shared.options.request_timeout;
         let deadline = Instant::now() + waited.min(connector::WAIT_MAX);
+        let mut pauses = Pauses::new();
         loop {
             let error = match self.ask_once(namespace, body.clone(), deadline).await {
                 Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
@@ -392,10 +395,11 @@ impl Client {
                 }
                 _ => false,
             };
-            if !again || Instant::now() + RETRY_PAUSE >= deadline {
+            let pause = pauses.next();
+            if !again || Instant::now() + pause >= deadline {
                 return Err(error);
             }
-            sleep(RETRY_PAUSE).await;
+            sleep(pause).await;
         }
     }
 
@@ -409,8 +413,8 @@ impl Client {
         let link = self.link().await?;
         let answer = self.send(&link, place, namespace, body, deadline).await?;
         match timeout_at(deadline, answer).await {
-            Ok(Ok(Answer::Body(body))) => Ok(body),
-            Ok(Ok(Answer::ConnectionLost) | Err(_)) => Err(ClientError::ConnectionLost),
+            Ok(Answer::Body(body)) => Ok(body),
+            Ok(Answer::ConnectionLost) => Err(ClientError::ConnectionLost),
             Err(_) => Err(ClientError::Deadline { waited: self.shared.options.request_timeout }),
         }
     }
@@ -429,7 +433,7 @@ impl Client {
         namespace: &str,
         body: RequestBody,
         deadline: Instant,
-    ) -> Result<oneshot::Receiver<Answer>, ClientError> {
+    ) -> Result<Awaited, ClientError> {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
         let namespace = namespace.to_owned();
@@ -445,13 +449,16 @@ impl Client {
         })
     }
 
-    /// The connection in use, or a new one.
     /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
     pub(super) async fn own_link(&self) -> Result<Link, ClientError> {
         let Shared { addresses, options, bytes_received, .. } = &*self.shared;
-        connector::connect(addresses, options, bytes_received).await
+        let link = connector::connect(addresses, options, bytes_received).await?;
+        // What it was asked, if anything, was who leads.
+        link.end_requests();
+        Ok(link)
     }
 
+    /// The connection in use, or a new one.
     pub(super) async fn link(&self) -> Result<Arc<Link>, ClientError> {
         let asked = Instant::now();
         let mut current = self.shared.link.lock().await;

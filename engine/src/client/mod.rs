@@ -26,6 +26,7 @@ mod handle;
 mod link;
 mod namespace;
 mod options;
+mod pauses;
 mod receipt;
 mod session;
 mod transport;

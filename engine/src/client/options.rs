@@ -23,9 +23,11 @@ pub struct ClientOptions {
     pub connect_timeout: Duration,
     /// Requests in flight; more wait in the call. It bounds memory at both ends.
     pub in_flight_max: usize,
-    /// Credentials for TLS; none: plain TCP, which only servers on loopback take unless they were told otherwise.
+    /// Credentials for TLS; none: plain TCP, to servers on loopback only.
     #[cfg(feature = "tls")]
     pub tls: Option<ClientTls>,
+    /// Plain TCP also to servers that are not on loopback: whoever is between reads and changes everything.
+    pub insecure_plaintext: bool,
 }
 
 /// Whom requests go to.
@@ -73,6 +75,7 @@ impl Default for ClientOptions {
             in_flight_max: 1024,
             #[cfg(feature = "tls")]
             tls: None,
+            insecure_plaintext: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! [`WriteReceipt`]: the promise to answer of one write.
 
 use super::error::{UnknownCause, WriteError};
-use super::link::{Answer, Link};
+use super::link::{Answer, Awaited, Link};
 use crate::model::request::ResponseBody;
 use crate::model::{Epoch, Lsn, Outcome};
 use std::future::Future;
@@ -9,7 +9,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
-use tokio::sync::oneshot;
 use tokio::time::Sleep;
 
 /// A write that is committed, and applied on the server that answered.
@@ -51,7 +50,7 @@ pub struct Written {
 /// A write that was sent; a future of its outcome.
 ///
 /// Cancellation: dropping it changes nothing but who hears the answer. The write goes its way, and keeps its
-/// place among the requests in flight until it is answered or the connection ends.
+/// place among the requests in flight until it is answered or the connection ends. [`WriteReceipt::cancel`] asks for more.
 ///
 /// ```
 /// use towline::client::{Client, ClientOptions};
@@ -84,7 +83,7 @@ pub struct Written {
 #[derive(Debug)]
 #[must_use = "whether the write took effect is known from its receipt only"]
 pub struct WriteReceipt<T = Written> {
-    answer: oneshot::Receiver<Answer>,
+    answer: Awaited,
     deadline: Pin<Box<Sleep>>,
     timeout: Duration,
     read: fn(Answer) -> Result<T, WriteError>,
@@ -95,12 +94,50 @@ pub struct WriteReceipt<T = Written> {
 
 impl<T> WriteReceipt<T> {
     pub(super) fn new(
-        answer: oneshot::Receiver<Answer>,
+        answer: Awaited,
         timeout: Duration,
         link: Arc<Link>,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Self {
+        let answer = answer.left_when_dropped();
         Self { answer, deadline: Box::pin(tokio::time::sleep(timeout)), timeout, read, _link: link }
+    }
+}
+
+impl<T> WriteReceipt<T> {
+    /// Asks the server to take the write back if it has not begun it, say because it waits for room. Then it has no effect, and this
+    /// receipt says so: [`WriteError::Refused`], TW-8009. Otherwise, and by a server that knows no such thing, it says what came of it.
+    ///
+    /// ```
+    /// use towline::client::{Client, ClientOptions, WriteError};
+    /// # #[cfg(feature = "cluster")] {
+    /// # use towline::node::{Config, serve};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+    /// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+    /// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+    /// # let address = server.address().to_string();
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let client = Client::connect([address], ClientOptions::default()).await?;
+    /// let receipt = client.namespace("default").put("a", "1").await?;
+    /// receipt.cancel();
+    /// match receipt.await {
+    ///     Ok(written) => println!("it was too late: {:?}", written.outcome),
+    ///     Err(WriteError::Refused(failure)) => assert_eq!(failure.code, 8009),
+    ///     Err(unknown) => return Err(unknown.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # server.shutdown()?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn cancel(&self) {
+        self.answer.cancel();
+    }
+
+    /// What came of it, if that is known already.
+    pub(super) fn take(&mut self) -> Option<Result<T, WriteError>> {
+        self.answer.take().map(self.read)
     }
 }
 
@@ -109,8 +146,7 @@ impl<T> Future for WriteReceipt<T> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         if let Poll::Ready(answer) = Pin::new(&mut self.answer).poll(context) {
-            // A sender dropped without a word went with its connection.
-            return Poll::Ready(answer.map_or(Err(unknown(UnknownCause::ConnectionLost)), self.read));
+            return Poll::Ready((self.read)(answer));
         }
         if self.deadline.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(unknown(UnknownCause::Deadline(self.timeout))));

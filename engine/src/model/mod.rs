@@ -16,6 +16,7 @@ pub mod codec;
 pub mod control_record;
 #[cfg(test)]
 mod format_test;
+pub mod from_client;
 pub mod ids;
 pub mod limits;
 pub mod message;

@@ -5,7 +5,7 @@ use super::access::Access;
 use super::failure;
 use super::feed::Feed;
 use super::server::Server;
-use crate::model::codec;
+use crate::model::codec::{self, CodecError};
 use crate::model::request::Failure;
 use crate::model::subscription::{Delivery, Subscribe};
 use crate::model::{Change, Filter, Since, Token};
@@ -68,7 +68,10 @@ impl Server {
 
     fn subscribe(&self, access: &Access, request: &[u8]) -> Result<Feed, Failure> {
         let bad = |error: &dyn std::error::Error| failure::bad_request(&error.to_string());
-        let subscribe = codec::decode(request).map_err(|error| bad(&error))?;
+        let subscribe = codec::decode(request).map_err(|error| match error {
+            CodecError::Body { .. } => failure::not_understood(),
+            error => bad(&error),
+        })?;
         let Subscribe { namespace, since, filter } = access.admit_feed(subscribe)?.into_inner();
         let since = Since::try_from(since).map_err(|error| bad(&error))?;
         let space = self.node.namespace(&namespace).map_err(|error| failure::of(&error.into()))?;

@@ -103,6 +103,7 @@ impl ServerStats {
     pub fn publish(&self, node: &str) {
         let labels = [Label::new("node", node.to_owned())];
         set(&labels, "towline_server_clients", self.clients as u64);
+        set(&labels, "towline_server_requests", self.requests as u64);
         set(&labels, "towline_server_feeds", self.feeds as u64);
         count(&labels, "towline_server_denied_total", self.denied);
     }
@@ -187,14 +188,14 @@ mod tests {
     fn what_clients_do_reaches_the_recorder_of_the_program() {
         let recorder = DebuggingRecorder::new();
         let snapshotter = recorder.snapshotter();
-        let stats = crate::node::ServerStats { clients: 3, feeds: 2, denied: 7 };
+        let stats = crate::node::ServerStats { clients: 3, requests: 5, feeds: 2, denied: 7 };
         metrics::with_local_recorder(&recorder, || stats.publish("main"));
         let of = |(key, .., value): (metrics_util::CompositeKey, _, _, _)| (key.key().name().to_owned(), value);
         let mut told: Vec<_> = snapshotter.snapshot().into_vec().into_iter().map(of).collect();
         told.sort_by(|(a, _), (b, _)| a.cmp(b));
         let values: Vec<_> = told.into_iter().map(|(_, value)| value).collect();
         let gauge = |value: f64| DebugValue::Gauge(value.into());
-        assert_eq!(values, [gauge(3.0), DebugValue::Counter(7), gauge(2.0)]);
+        assert_eq!(values, [gauge(3.0), DebugValue::Counter(7), gauge(2.0), gauge(5.0)]);
     }
 
     #[test]

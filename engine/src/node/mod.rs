@@ -65,6 +65,8 @@ mod failure;
 #[cfg(feature = "cluster")]
 mod grants;
 #[cfg(feature = "cluster")]
+mod line;
+#[cfg(feature = "cluster")]
 mod peers;
 #[cfg(feature = "cluster")]
 mod server;

@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
@@ -252,6 +252,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
         clients_max: connections - PEERS_PLACES,
+        requests: Arc::default(),
         door: Door::new(authorizer),
     };
     runtime.spawn(server.clone().accept(listener));
@@ -280,6 +281,8 @@ pub(super) struct Server {
     /// Places for clients: fewer than there are connections, so that the other nodes always find one.
     clients: Arc<Semaphore>,
     clients_max: usize,
+    /// Requests of all clients that have no answer yet.
+    pub(super) requests: Arc<AtomicUsize>,
     /// What clients may do.
     door: Door,
 }
@@ -288,6 +291,8 @@ impl Server {
     fn stats(&self) -> ServerStats {
         ServerStats {
             clients: self.clients_max.saturating_sub(self.clients.available_permits()),
+            // A figure for people, which orders nothing.
+            requests: self.requests.load(Ordering::Relaxed),
             feeds: FEEDS_MAX.saturating_sub(self.feeds.available_permits()),
             denied: self.door.denied(),
         }

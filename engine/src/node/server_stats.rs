@@ -10,7 +10,7 @@
 /// # let config = Config::parse(&directory.path().join("node.toml"), text)?;
 /// let server = serve(&config)?;
 /// let stats = server.stats();
-/// assert_eq!((stats.clients, stats.feeds, stats.denied), (0, 0, 0), "nobody is there yet");
+/// assert_eq!((stats.clients, stats.requests, stats.feeds, stats.denied), (0, 0, 0, 0), "nobody is there yet");
 /// # server.shutdown()?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
@@ -19,6 +19,8 @@
 pub struct ServerStats {
     /// Clients' connections; each feed of a [`crate::client::Client`] has one of its own.
     pub clients: usize,
+    /// Requests without an answer: those that wait, and those that are worked on.
+    pub requests: usize,
     /// Feeds that are delivered.
     pub feeds: usize,
     /// Requests and feeds that their client was not allowed (TW-8007).

@@ -7,6 +7,7 @@
 mod access;
 mod backups;
 mod broken_state;
+mod cancel;
 mod cluster;
 mod crash;
 mod embedded;
@@ -23,10 +24,12 @@ mod memory;
 mod namespaces;
 mod noise;
 mod races;
+mod raw;
 mod receipts;
 mod remote;
 mod requests;
 mod sessions;
+mod skew;
 mod spans;
 mod stopped_follower;
 #[cfg(feature = "cli")]
