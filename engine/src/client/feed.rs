@@ -4,20 +4,16 @@ use super::error::ClientError;
 use super::handle::Client;
 use super::link::{Link, SendFailure};
 use super::namespace::Namespace;
+use super::pauses::Pauses;
 use crate::model::codec;
 use crate::model::request::FailureClass;
 use crate::model::subscription::{Delivery, Subscribe};
 use crate::model::{Change, Filter, Since, Token};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use towline_net::StreamId;
-
-/// Between two attempts to go on, at the least and at the most.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What took effect in a namespace, each write once, in the order of each shard: what [`crate::node::Feed`] is to the embedding
 /// program. If the connection ends, it goes on with another, where it was. The server sends no more than is taken: what lies between
@@ -64,7 +60,10 @@ pub struct Feed {
     /// Behind that delivery.
     behind: Option<Token>,
     subscription: Option<Subscription>,
-    pause: Duration,
+    /// When the last subscription was asked for.
+    opened: Option<Instant>,
+    /// Since when it does not go on, and the pauses between the attempts.
+    trying: Option<(Instant, Pauses)>,
 }
 
 /// A feed's stream, on a connection that nobody shares: it ends with this, and what still comes on it.
@@ -103,7 +102,8 @@ impl Namespace {
             ready: VecDeque::new(),
             behind: None,
             subscription: None,
-            pause: PAUSE_MIN,
+            opened: None,
+            trying: None,
         };
         let waited = feed.client.request_timeout();
         let beginning = async {
@@ -126,30 +126,24 @@ impl Feed {
     /// Cancellation: nothing is lost; the next call goes on.
     ///
     /// # Errors
-    /// The server's: what comes next is released, or lost; there is no such namespace any more. Or no server was found in
-    /// [`connect_timeout`](super::ClientOptions::connect_timeout): the next call looks again.
+    /// The server's: what comes next is released, or lost; there is no such namespace any more. Or what may pass did not pass in
+    /// [`connect_timeout`](super::ClientOptions::connect_timeout), or no server was found in it: the next call tries again.
     pub async fn next(&mut self) -> Result<Change, ClientError> {
         loop {
             if let Some(change) = self.take() {
                 return Ok(change);
             }
-            if self.subscription.is_none() {
-                let since = Since::Token(self.token.clone());
-                match self.open(&since).await {
-                    Err(ClientError::ConnectionLost) => {
-                        self.rest().await;
-                        continue;
-                    }
-                    opened => opened?,
-                }
-            }
-            match self.receive().await {
-                Ok(true) => self.pause = PAUSE_MIN,
-                Ok(false) => self.rest().await,
-                Err(ClientError::Refused(failure))
-                    if matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute) =>
+            let received = match &self.subscription {
+                None => self.open(&Since::Token(self.token.clone())).await.map(|()| true),
+                Some(_) => self.receive().await,
+            };
+            match received {
+                Ok(true) => {}
+                Ok(false) | Err(ClientError::ConnectionLost) => self.rest(ClientError::ConnectionLost).await?,
+                Err(error @ ClientError::Refused(_))
+                    if matches!(error.class(), FailureClass::Retry | FailureClass::ReRoute) =>
                 {
-                    self.rest().await;
+                    self.rest(error).await?;
                 }
                 Err(error) => return Err(error),
             }
@@ -166,6 +160,7 @@ impl Feed {
         let change = self.ready.pop_front();
         if let Some(change) = &change {
             self.token.extend(&change.token());
+            self.trying = None;
         }
         if self.ready.is_empty()
             && let Some(behind) = self.behind.take()
@@ -186,6 +181,7 @@ impl Feed {
             other => ClientError::TooLarge(format!("{other:?}")),
         })?;
         self.subscription = Some(Subscription { link, stream, deliveries, charge: 0 });
+        self.opened = Some(Instant::now());
         Ok(())
     }
 
@@ -226,8 +222,20 @@ impl Feed {
         ClientError::Answer(error.to_string())
     }
 
-    async fn rest(&mut self) {
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    /// Waits a moment after something that may pass; an error if it does not pass.
+    async fn rest(&mut self, error: ClientError) -> Result<(), ClientError> {
+        let (now, enough) = (Instant::now(), self.client.connect_timeout());
+        // A subscription that was taken, and fails again at once, is no end of the trouble.
+        if self.opened.take().is_some_and(|opened| now.saturating_duration_since(opened) >= enough) {
+            self.trying = None;
+        }
+        let (since, pauses) = self.trying.get_or_insert_with(|| (now, Pauses::new()));
+        let pause = pauses.next();
+        if now + pause >= *since + enough {
+            self.trying = None;
+            return Err(error);
+        }
+        sleep(pause).await;
+        Ok(())
     }
 }

@@ -32,7 +32,11 @@ mod session;
 mod transport;
 
 #[cfg(test)]
+mod cancel_test;
+#[cfg(test)]
 mod client_test;
+#[cfg(test)]
+mod retry_test;
 
 pub use error::{ClientError, UnknownCause, WriteError};
 pub use feed::Feed;

@@ -29,6 +29,8 @@ const FILES_OF_THE_NODE: usize = 1024 + 256;
 pub(super) const FEEDS_MAX: usize = 1024;
 /// Reads of all clients that are worked on at a time.
 const READS_MAX: usize = 16;
+/// Feeds that look at the log at a time: the others wait for their turn, which is short.
+const SCANNING_MAX: usize = 16;
 
 /// Why a server does not start.
 ///
@@ -250,6 +252,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         leader: config.leader,
         reading: Arc::new(Semaphore::new(READS_MAX)),
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
+        scanning: Arc::new(Semaphore::new(SCANNING_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
         clients_max: connections - PEERS_PLACES,
         requests: Arc::default(),
@@ -278,6 +281,8 @@ pub(super) struct Server {
     pub(super) reading: Arc<Semaphore>,
     /// Places for feeds of all clients.
     pub(super) feeds: Arc<Semaphore>,
+    /// Feeds that look at the log.
+    pub(super) scanning: Arc<Semaphore>,
     /// Places for clients: fewer than there are connections, so that the other nodes always find one.
     clients: Arc<Semaphore>,
     clients_max: usize,
@@ -342,3 +347,7 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "server_test.rs"]
+mod tests;

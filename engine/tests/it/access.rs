@@ -152,6 +152,15 @@ fn a_client_over_plain_tcp_may_do_what_everybody_may() {
         assert!(is_denied(&client.namespace("default").open_session().await.unwrap_err()));
         assert_eq!(client.get(b"a").await.unwrap().unwrap().value, "1");
         assert_eq!(server.stats().denied, 2);
+        // Whoever may not know what there is hears who leads, of whatever it asks that; and who may, what there is not.
+        let connect = async |namespace: &str| {
+            let options = ClientOptions { namespace: namespace.to_owned(), ..ClientOptions::default() };
+            Client::connect([server.address().to_string()], options).await.map(drop)
+        };
+        server.node().create_namespace("secret", &NamespaceOptions::default()).unwrap();
+        for name in ["default", "secret", "nowhere"] {
+            connect(name).await.unwrap();
+        }
     });
     server.shutdown().unwrap();
 }
