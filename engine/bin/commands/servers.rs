@@ -22,6 +22,9 @@ pub(crate) struct Servers {
     /// How long to wait for a server, in seconds
     #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub(crate) timeout: u64,
+    /// Speak plain TCP also to servers that are not on loopback: whoever is between reads and changes everything
+    #[arg(long, env = "TOWLINE_INSECURE_PLAINTEXT", conflicts_with_all = ["tls_dir", "tls_certificate"])]
+    insecure_plaintext: bool,
     #[command(flatten)]
     tls: Tls,
 }
@@ -71,6 +74,7 @@ impl Servers {
             request_timeout: timeout,
             connect_timeout: timeout,
             tls: self.tls.open()?,
+            insecure_plaintext: self.insecure_plaintext,
             ..ClientOptions::default()
         })
     }

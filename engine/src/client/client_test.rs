@@ -2,9 +2,11 @@
 
 use super::*;
 use crate::model::codec;
+use crate::model::from_client::FromClient;
 use crate::model::request::{
     Direction, Failure, FailureClass, Request, RequestBody, Response, ResponseBody, ServerStatus,
 };
+use crate::model::subscription::{Delivery, Subscribe};
 use crate::model::{NodeId, Operation, Outcome, Record};
 use parking_lot::Mutex;
 use std::future::Future;
@@ -13,23 +15,48 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use towline_net::driver::{EventSink, Listener, ListenerOptions};
-use towline_net::{ConnectionConfig, Event, Identity, Role, SendFlags};
+use towline_net::{ConnectionConfig, Event, Identity, Role, SendFlags, StreamKind};
 
-/// What a server does about a request.
-enum Reaction {
+/// What a server does about what it hears.
+pub(super) enum Reaction {
     Answer(Vec<(u64, ResponseBody)>),
+    Deliver(Vec<Delivery>),
     HangUp,
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+/// What a server hears.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Opened(StreamKind),
+    Finished,
+    Request(Request),
+    Cancel(u64),
+    Subscribe(Subscribe),
+}
 
-fn run(test: impl Future<Output = ()>) {
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+
+pub(super) fn run(test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async { tokio::time::timeout(PATIENCE, test).await.expect("the test ends") });
 }
 
 /// Node `node` at a port of its own, until the runtime ends.
-async fn server(node: u64, react: impl Fn(Request) -> Reaction + Send + Sync + 'static) -> String {
+pub(super) async fn server(node: u64, react: impl Fn(Request) -> Reaction + Send + Sync + 'static) -> String {
+    hearing(node, 0, move |heard| match heard {
+        Heard::Request(request) => react(request),
+        Heard::Opened(_) | Heard::Finished => Reaction::Answer(vec![]),
+        other => panic!("it offers nothing of the kind: {other:?}"),
+    })
+    .await
+}
+
+/// One that offers features, and reacts to all that it hears.
+pub(super) async fn hearing(
+    node: u64,
+    features: u64,
+    react: impl Fn(Heard) -> Reaction + Send + Sync + 'static,
+) -> String {
     let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
     let listener = Listener::bind(any, ListenerOptions::default()).await.unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -40,27 +67,46 @@ async fn server(node: u64, react: impl Fn(Request) -> Reaction + Send + Sync + '
             let incoming = listener.accept().await.unwrap();
             let react = Arc::clone(&react);
             let sink = EventSink::callback_with_handle(move |handle, event| {
-                let Event::Message { stream, bytes, charge, .. } = event else { return };
-                handle.consumed(stream, charge);
-                match react(codec::decode(&bytes).unwrap()) {
+                let (stream, heard) = match event {
+                    Event::Opened { stream, kind, .. } => (stream, Heard::Opened(kind)),
+                    Event::Finished { stream } => (stream, Heard::Finished),
+                    Event::Message { stream, bytes, charge, .. } => {
+                        handle.consumed(stream, charge);
+                        (stream, of_bytes(&bytes))
+                    }
+                    _ => return,
+                };
+                let say = |bytes| handle.try_send(stream, bytes, SendFlags::default()).unwrap();
+                match react(heard) {
                     Reaction::Answer(answers) => {
-                        for (id, body) in answers {
-                            let bytes = codec::encode(&Response { id, body }).unwrap();
-                            handle.try_send(stream, bytes, SendFlags::default()).unwrap();
-                        }
+                        answers.into_iter().for_each(|(id, body)| say(codec::encode(&Response { id, body }).unwrap()));
+                    }
+                    Reaction::Deliver(deliveries) => {
+                        deliveries.iter().for_each(|delivery| say(codec::encode(delivery).unwrap()));
                     }
                     Reaction::HangUp => handle.close(),
                 }
             });
             let identity =
                 Identity { cluster: [7; 16], node, directory: [node as u8; 16], incarnation: 1, role: Role::Node };
-            connections.push(incoming.spawn(ConnectionConfig::new(identity, [9; 16]), sink).unwrap());
+            let mut config = ConnectionConfig::new(identity, [9; 16]);
+            config.features.offered = features;
+            connections.push(incoming.spawn(config, sink).unwrap());
         }
     });
     address
 }
 
-fn status(node: u64, leader: u64, serving: bool) -> ResponseBody {
+fn of_bytes(bytes: &[u8]) -> Heard {
+    match FromClient::decode(bytes) {
+        Ok(FromClient::Request(request)) => Heard::Request(request),
+        Ok(FromClient::Cancel(cancel)) => Heard::Cancel(cancel.id),
+        Ok(FromClient::Newer(head)) => panic!("{head:?}"),
+        Err(_) => Heard::Subscribe(codec::decode(bytes).unwrap()),
+    }
+}
+
+pub(super) fn status(node: u64, leader: u64, serving: bool) -> ResponseBody {
     ResponseBody::Status(ServerStatus {
         node: NodeId::new(node),
         leader: Some(NodeId::new(leader)),
@@ -77,23 +123,23 @@ fn status(node: u64, leader: u64, serving: bool) -> ResponseBody {
     })
 }
 
-fn one(id: u64, body: ResponseBody) -> Reaction {
+pub(super) fn one(id: u64, body: ResponseBody) -> Reaction {
     Reaction::Answer(vec![(id, body)])
 }
 
-fn written(lsn: u64) -> ResponseBody {
+pub(super) fn written(lsn: u64) -> ResponseBody {
     ResponseBody::Written { epoch: (1024, 1), lsn, outcome: Outcome::Applied { version: lsn } }
 }
 
-fn failed(code: u16, class: FailureClass, no_side_effects: bool) -> ResponseBody {
+pub(super) fn failed(code: u16, class: FailureClass, no_side_effects: bool) -> ResponseBody {
     ResponseBody::Failed(Failure { code, class, no_side_effects, message: "no".into(), leader: None })
 }
 
-fn put() -> Record {
+pub(super) fn put() -> Record {
     Record::of(vec![Operation::Put { key: "k".into(), value: "v".into() }])
 }
 
-fn options() -> ClientOptions {
+pub(super) fn options() -> ClientOptions {
     ClientOptions {
         request_timeout: Duration::from_secs(5),
         connect_timeout: Duration::from_secs(5),
@@ -102,7 +148,7 @@ fn options() -> ClientOptions {
 }
 
 /// A leader that answers every write with its request's number as the LSN.
-fn leads(node: u64) -> impl Fn(Request) -> Reaction + Send + Sync + 'static {
+pub(super) fn leads(node: u64) -> impl Fn(Request) -> Reaction + Send + Sync + 'static {
     move |request| match request.body {
         RequestBody::Status => one(request.id, status(node, node, true)),
         RequestBody::Write { .. } => one(request.id, written(request.id)),

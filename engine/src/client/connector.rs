@@ -3,11 +3,11 @@
 use super::error::ClientError;
 use super::link::{Answer, Link};
 use super::options::{ClientOptions, Route};
+use super::pauses::Pauses;
 use super::transport::{Miss, renew};
 use crate::model::NodeId;
 use crate::model::codec;
-use crate::model::request::{Request, RequestBody, ResponseBody, ServerStatus};
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use crate::model::request::{FailureClass, Request, RequestBody, ResponseBody, ServerStatus};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -19,9 +19,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than anybody waits: a deadline must be a time that there is.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
-/// The pauses between two rounds over all addresses: jittered, and rising to this.
-const PAUSE_MAX: Duration = Duration::from_millis(500);
-const PAUSE_MIN: Duration = Duration::from_millis(20);
 
 /// Finds a server that can be used. What any server answers is added to `bytes_received`.
 pub(super) async fn connect(
@@ -33,23 +30,18 @@ pub(super) async fn connect(
         return Err(ClientError::NoAddress);
     }
     let deadline = Instant::now() + options.connect_timeout.min(WAIT_MAX);
-    let mut pauses = ExponentialBuilder::new()
-        .with_min_delay(PAUSE_MIN)
-        .with_max_delay(PAUSE_MAX)
-        .with_jitter()
-        .without_max_times()
-        .build();
+    let mut pauses = Pauses::new();
     let mut tried = Vec::new();
     loop {
         renew(options).await;
         match timeout_at(deadline, round(addresses, options, bytes_received)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Said::NotNow(said))) => tried = said,
-            Ok(Err(Said::Untrusted(tried))) => return Err(ClientError::Untrusted { tried }),
+            Ok(Err(Said::Never(error))) => return Err(error),
             Err(_) if tried.is_empty() => tried = vec![format!("{}: no answer", addresses.join(", "))],
             Err(_) => {} // Out of time in mid-round: what the round before was told stands.
         }
-        let pause = pauses.next().unwrap_or(PAUSE_MAX);
+        let pause = pauses.next();
         if Instant::now() + pause >= deadline {
             return Err(ClientError::Unreachable { waited: options.connect_timeout, tried });
         }
@@ -61,8 +53,9 @@ pub(super) async fn connect(
 enum Said {
     /// Nobody who can be used; there may be in the next one.
     NotNow(Vec<String>),
-    /// Certificates are in the way, and no server was reached: waiting mends nothing.
-    Untrusted(Vec<String>),
+    /// Waiting mends nothing: certificates are in the way and no server was reached, or an address may not be dialled, or a server
+    /// says that what is asked for is not there.
+    Never(ClientError),
 }
 
 /// One look at every address.
@@ -84,13 +77,16 @@ async fn round(addresses: &[String], options: &ClientOptions, bytes_received: &A
                 });
             }
             Err(Miss::NotNow(why)) => tried.push(format!("{address}: {why}")),
+            Err(Miss::Plaintext(address)) => return Err(Said::Never(ClientError::Plaintext { address })),
+            Err(Miss::Refused(failure)) => return Err(Said::Never(ClientError::Refused(failure))),
             Err(Miss::Untrusted(why)) => {
                 is_untrusted = true;
                 tried.push(format!("{address}: {why}"));
             }
         }
     }
-    Err(if is_untrusted && !is_reached { Said::Untrusted(tried) } else { Said::NotNow(tried) })
+    let is_never = is_untrusted && !is_reached;
+    Err(if is_never { Said::Never(ClientError::Untrusted { tried }) } else { Said::NotNow(tried) })
 }
 
 enum Seen {
@@ -121,16 +117,19 @@ async fn look(address: &str, options: &ClientOptions, bytes_received: &Arc<Atomi
 }
 
 /// How the server at the other end is. It waits as long as its caller does.
-async fn status(link: &Link, options: &ClientOptions) -> Result<ServerStatus, String> {
+async fn status(link: &Link, options: &ClientOptions) -> Result<ServerStatus, Miss> {
     let place = Arc::new(Semaphore::new(1)).acquire_owned().await.map_err(|error| error.to_string())?;
     let namespace = options.namespace.clone();
     let request = |id| codec::encode(&Request { id, deadline_ms: 0, namespace, body: RequestBody::Status });
     let answer =
         link.send(place, Instant::now() + ADDRESS_TIMEOUT, request).await.map_err(|failure| format!("{failure:?}"))?;
     match answer.await {
-        Ok(Answer::Body(ResponseBody::Status(status))) => Ok(status),
-        Ok(Answer::Body(ResponseBody::Failed(failure))) => Err(failure.message),
-        Ok(Answer::Body(_)) => Err("its answer is not understood".to_owned()),
-        Ok(Answer::ConnectionLost) | Err(_) => Err("the connection ended before it answered".to_owned()),
+        Answer::Body(ResponseBody::Status(status)) => Ok(status),
+        Answer::Body(ResponseBody::Failed(failure)) if failure.class == FailureClass::FixRequest => {
+            Err(Miss::Refused(failure))
+        }
+        Answer::Body(ResponseBody::Failed(failure)) => Err(failure.message.into()),
+        Answer::Body(_) => Err("its answer is not understood".to_owned().into()),
+        Answer::ConnectionLost => Err("the connection ended before it answered".to_owned().into()),
     }
 }

@@ -3,6 +3,7 @@
 use crate::model::codec::CodecError;
 use crate::model::request::{Failure, FailureClass};
 use crate::model::{NumberError, RecordError};
+use std::net::SocketAddr;
 use std::time::Duration;
 
 /// Why a call failed. Of a write it means that nothing was sent: it has no effect.
@@ -19,6 +20,7 @@ use std::time::Duration;
 /// | TW-6113, TW-6114, TW-6118 | | see [`NumberError`] |
 /// | TW-7008 | operator | a certificate is not accepted, the server's or the client's: the sentence says whose |
 /// | TW-7009 | fix the request | the client was closed: connect anew |
+/// | TW-6040 | fix the request | give credentials for TLS; or, where nobody is between, set `insecure_plaintext` |
 /// | the server's | the server's | see [`Failure`] |
 ///
 /// ```
@@ -57,6 +59,12 @@ pub enum ClientError {
     Untrusted {
         /// What became of each address.
         tried: Vec<String>,
+    },
+    /// Others could read and change what is said to this address over plain TCP: it was not dialled.
+    #[error("{address} is not loopback: dialling it takes credentials for TLS, or `insecure_plaintext`")]
+    Plaintext {
+        /// What an address that was given was found to be.
+        address: SocketAddr,
     },
     /// No answer in time.
     #[error("no answer in {}", seconds(.waited))]
@@ -102,6 +110,7 @@ impl ClientError {
             Self::Answer(_) => "TW-7007".into(),
             Self::Untrusted { .. } => "TW-7008".into(),
             Self::Closed => "TW-7009".into(),
+            Self::Plaintext { .. } => "TW-6040".into(),
             Self::Refused(failure) => format!("TW-{:04}", failure.code),
         }
     }
@@ -110,9 +119,8 @@ impl ClientError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::NoAddress | Self::Record(_) | Self::Number(_) | Self::TooLarge(_) | Self::Closed => {
-                FailureClass::FixRequest
-            }
+            Self::NoAddress | Self::Plaintext { .. } | Self::Closed => FailureClass::FixRequest,
+            Self::Record(_) | Self::Number(_) | Self::TooLarge(_) => FailureClass::FixRequest,
             Self::Unreachable { .. } | Self::Deadline { .. } | Self::ConnectionLost => FailureClass::Retry,
             Self::Answer(_) | Self::Untrusted { .. } => FailureClass::Operator,
             Self::Refused(failure) => failure.class,

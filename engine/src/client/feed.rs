@@ -6,20 +6,16 @@ use super::link::Link;
 #[cfg(feature = "node")]
 use super::local::LocalFeed;
 use super::namespace::{Namespace, token_of};
+use super::pauses::Pauses;
 use crate::model::codec::{self, CodecError};
 use crate::model::subscription::{Delivery, Follow, FollowAt, Subscribe};
 use crate::model::{Change, Filter, FollowerOptions, Since, Token};
 use bytes::Bytes;
 use std::collections::VecDeque;
-use std::time::Duration;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::sync::watch;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use towline_net::StreamId;
-
-/// Between two attempts to go on, at the least and at the most.
-const PAUSE_MIN: Duration = Duration::from_millis(20);
-const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// What took effect in a namespace, each write once, in the order of each shard: what [`crate::node::Feed`] is to the embedding
 /// program. If the connection ends, it goes on with another, where it was. The server sends no more than is taken: what lies between
@@ -68,7 +64,10 @@ pub struct Feed {
     source: Option<Source>,
     /// Whether the source said where it is.
     is_placed: bool,
-    pause: Duration,
+    /// When the last source was asked for.
+    opened: Option<Instant>,
+    /// Since when it does not go on, and the pauses between the attempts.
+    trying: Option<(Instant, Pauses)>,
 }
 
 /// What is asked for, each time that the feed begins.
@@ -194,7 +193,8 @@ impl Namespace {
             behind: None,
             source: None,
             is_placed: false,
-            pause: PAUSE_MIN,
+            opened: None,
+            trying: None,
         };
         feed.begin(&Start::First(since)).await?;
         Ok(feed)
@@ -207,8 +207,8 @@ impl Feed {
     /// Cancellation: nothing is lost; the next call goes on.
     ///
     /// # Errors
-    /// The server's: what comes next is released, or lost; there is no such namespace any more. Or no server was found in
-    /// [`connect_timeout`](super::ClientOptions::connect_timeout): the next call looks again.
+    /// The server's: what comes next is released, or lost; there is no such namespace any more. Or what may pass did not pass in
+    /// [`connect_timeout`](super::ClientOptions::connect_timeout), or no server was found in it: the next call tries again.
     pub async fn next(&mut self) -> Result<Change, ClientError> {
         loop {
             if let Some(change) = self.take() {
@@ -231,22 +231,18 @@ impl Feed {
 
     /// Takes a delivery in, or a step towards one.
     async fn go_on(&mut self) -> Result<(), ClientError> {
-        if self.source.is_none() {
-            match self.open(&Start::Again).await {
-                Err(ClientError::ConnectionLost) => {
-                    self.rest().await;
-                    return Ok(());
-                }
-                opened => opened?,
+        let gone_on = match &self.source {
+            None => self.open(&Start::Again).await.map(|()| true),
+            Some(_) => self.receive().await,
+        };
+        match gone_on {
+            Ok(true) => Ok(()),
+            Ok(false) | Err(ClientError::ConnectionLost) => self.rest(ClientError::ConnectionLost).await,
+            Err(ClientError::Refused(failure)) if self.client.is_worth_another(&failure) => {
+                self.rest(ClientError::Refused(failure)).await
             }
+            Err(error) => Err(error),
         }
-        match self.receive().await {
-            Ok(true) => self.pause = PAUSE_MIN,
-            Ok(false) => self.rest().await,
-            Err(ClientError::Refused(failure)) if self.client.is_worth_another(&failure) => self.rest().await,
-            Err(error) => return Err(error),
-        }
-        Ok(())
     }
 
     /// Until it is told where it begins; a lost connection is not tried again here.
@@ -290,15 +286,29 @@ impl Feed {
         self.token = token;
     }
 
-    pub(super) async fn rest(&mut self) {
-        sleep(self.pause).await;
-        self.pause = (self.pause * 2).min(PAUSE_MAX);
+    /// Waits a moment after something that may pass; an error if it does not pass.
+    async fn rest(&mut self, error: ClientError) -> Result<(), ClientError> {
+        let (now, enough) = (Instant::now(), self.client.connect_timeout());
+        // A subscription that was taken, and fails again at once, is no end of the trouble.
+        if self.opened.take().is_some_and(|opened| now.saturating_duration_since(opened) >= enough) {
+            self.trying = None;
+        }
+        let (since, pauses) = self.trying.get_or_insert_with(|| (now, Pauses::new()));
+        let pause = pauses.next();
+        if now + pause >= *since + enough {
+            self.trying = None;
+            return Err(error);
+        }
+        sleep(pause).await;
+        Ok(())
     }
 
     fn take(&mut self) -> Option<Change> {
         let change = self.ready.pop_front();
         if let Some(change) = &change {
+            self.trying = None;
             self.token.extend(&change.token());
+            self.trying = None;
         }
         if self.ready.is_empty()
             && let Some(behind) = self.behind.take()
@@ -329,6 +339,7 @@ impl Feed {
             self.is_placed = true;
         }
         self.source = Some(source);
+        self.opened = Some(Instant::now());
         Ok(())
     }
 

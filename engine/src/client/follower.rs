@@ -4,10 +4,11 @@ use super::error::ClientError;
 use super::feed::{Feed, Start};
 use super::handle::misunderstood;
 use super::namespace::{Again, Namespace, done};
+use super::pauses::Pauses;
 use crate::model::call::{Answer, Call};
 use crate::model::{Change, FollowerOptions, FollowerState, Lsn, Token};
 use std::time::Duration;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 /// Somebody follows by this name; whoever acknowledges does not follow any more: `FollowError` has the same.
 const IN_USE: u16 = 6211;
@@ -58,14 +59,13 @@ impl Namespace {
     /// for), what it needs is released.
     pub async fn follow(&self, name: &str, options: &FollowerOptions) -> Result<Follower, ClientError> {
         let end = Instant::now() + LEAVING_MAX.min(self.client().request_timeout());
-        let mut pause = Duration::from_millis(5);
+        let mut pauses = Pauses::new();
         loop {
             let follows = Some((name.to_owned(), options.clone()));
             match self.feed(options.filter.clone(), follows, options.first.clone()).await {
                 Ok(feed) => return Ok(Follower { namespace: self.clone(), name: name.to_owned(), feed }),
                 Err(ClientError::Refused(failure)) if failure.code == IN_USE && Instant::now() < end => {
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(200));
+                    sleep(pauses.next()).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -131,7 +131,7 @@ impl Follower {
     /// No answer in time, or the server's: the name was forgotten, and somebody else has it by now.
     pub async fn acknowledge(&mut self) -> Result<(), ClientError> {
         let token = self.feed.token().encode()?.to_vec();
-        let end = Instant::now() + self.namespace.client().request_timeout();
+        let (end, mut pauses) = (Instant::now() + self.namespace.client().request_timeout(), Pauses::new());
         loop {
             let told = match self.feed.seat().await {
                 Ok(seat) => {
@@ -144,11 +144,11 @@ impl Follower {
                 // The server has seen that the connection ended before this program did, or not yet.
                 Err(ClientError::Refused(failure)) if matches!(failure.code, LEFT | IN_USE) && Instant::now() < end => {
                     self.feed.forget();
-                    self.feed.rest().await;
                 }
-                Err(ClientError::ConnectionLost) if Instant::now() < end => self.feed.rest().await,
+                Err(ClientError::ConnectionLost) if Instant::now() < end => {}
                 told => return told,
             }
+            sleep(pauses.next()).await;
         }
     }
 
@@ -159,7 +159,7 @@ impl Follower {
     /// # Errors
     /// As [`Namespace::subscribe`], and then it is where it was.
     pub async fn seek(&mut self, token: &Token) -> Result<(), ClientError> {
-        let end = Instant::now() + self.namespace.client().request_timeout();
+        let (end, mut pauses) = (Instant::now() + self.namespace.client().request_timeout(), Pauses::new());
         loop {
             self.feed.forget();
             match self.feed.begin(&Start::Seek(token.clone())).await {
@@ -169,7 +169,7 @@ impl Follower {
                 }
                 // It is this one itself, on the connection before.
                 Err(ClientError::Refused(failure)) if failure.code == IN_USE && Instant::now() < end => {
-                    self.feed.rest().await;
+                    sleep(pauses.next()).await;
                 }
                 Err(error) => return Err(error),
             }

@@ -3,10 +3,11 @@
 use super::connector;
 use super::error::{ClientError, WriteError};
 use super::feed::{Begin, Source, Subscription};
-use super::link::{Answer, Link, SendFailure};
+use super::link::{Answer, Awaited, Link, SendFailure};
 #[cfg(feature = "node")]
 use super::local::Local;
 use super::options::ClientOptions;
+use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, Written, outcome_of};
 use super::servers::{Path, Servers, first_key};
 use crate::model::call::{Call, Reach};
@@ -20,11 +21,8 @@ use crate::node::{Node, NodeOptions, calls, failure};
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
-
-/// How long a read waits before it asks again, after a server that said 'not now'.
-const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// A connection to a cluster, or a node in this process: which of them, only the constructor says. Clones share it.
 ///
@@ -324,7 +322,7 @@ impl Client {
     /// these calls end, as long as the connection is the same. It waits for a place among the requests in flight,
     /// for a connection, and for room in the send buffer.
     ///
-    /// Cancellation: the write may or may not have been sent; take it for unknown.
+    /// Cancellation: it was not sent, and has no effect.
     ///
     /// # Errors
     /// It was not sent and has no effect.
@@ -472,6 +470,11 @@ impl Client {
         self.shared.options.request_timeout.min(connector::WAIT_MAX)
     }
 
+    pub(super) fn connect_timeout(&self) -> Duration {
+        self.shared.options.connect_timeout.min(connector::WAIT_MAX)
+    }
+
+    /// A read: asked again after a lost connection or a 'not now', until its deadline.
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
         self.ask_of(&self.shared.options.namespace, body, Path::ANY, true).await
     }
@@ -485,6 +488,7 @@ impl Client {
         again_when_lost: bool,
     ) -> Result<ResponseBody, ClientError> {
         let deadline = Instant::now() + self.request_timeout();
+        let mut pauses = Pauses::new();
         loop {
             let error = match self.ask_once(namespace, body.clone(), path, deadline).await {
                 Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
@@ -501,10 +505,11 @@ impl Client {
                 }
                 _ => false,
             };
-            if !again || Instant::now() + RETRY_PAUSE >= deadline {
+            let pause = pauses.next();
+            if !again || Instant::now() + pause >= deadline {
                 return Err(error);
             }
-            sleep(RETRY_PAUSE).await;
+            sleep(pause).await;
         }
     }
 
@@ -549,8 +554,8 @@ impl Client {
     ) -> Result<ResponseBody, ClientError> {
         let answer = self.send(link, place, namespace, body, deadline).await?;
         match timeout_at(deadline, answer).await {
-            Ok(Ok(Answer::Body(body))) => Ok(body),
-            Ok(Ok(Answer::ConnectionLost) | Err(_)) => Err(ClientError::ConnectionLost),
+            Ok(Answer::Body(body)) => Ok(body),
+            Ok(Answer::ConnectionLost) => Err(ClientError::ConnectionLost),
             Err(_) => Err(ClientError::Deadline { waited: self.shared.options.request_timeout }),
         }
     }
@@ -570,7 +575,7 @@ impl Client {
         namespace: &str,
         body: RequestBody,
         deadline: Instant,
-    ) -> Result<oneshot::Receiver<Answer>, ClientError> {
+    ) -> Result<Awaited, ClientError> {
         let left = deadline.saturating_duration_since(Instant::now()).as_millis();
         let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
         let namespace = namespace.to_owned();

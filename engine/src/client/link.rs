@@ -1,17 +1,21 @@
 //! [`Link`]: one connection with one request stream, and who waits for which answer.
 
 use super::options::ClientOptions;
-use super::transport::{Miss, connect, sentence};
+use super::transport::{Miss, connect};
 use crate::model::NodeId;
 use crate::model::codec;
+use crate::model::from_client::{CANCEL, Cancel};
 use crate::model::limits::MESSAGE_BYTES_MAX;
-use crate::model::request::{FailureClass, Response, ResponseBody, code};
+use crate::model::request::{Failure, FailureClass, Response, ResponseBody, code};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{Instant, timeout_at};
@@ -35,14 +39,16 @@ struct Waiter {
     _place: OwnedSemaphorePermit,
 }
 
-/// Lock order: `waiters` alone. None: the connection has ended, and nobody may begin to wait.
+/// Lock order: each alone. No waiters: the connection has ended, and nobody may begin to wait.
 #[derive(Debug)]
 struct Routes {
     waiters: Mutex<Option<BTreeMap<u64, Waiter>>>,
     /// Each feed's stream, and where its deliveries go; bounded by the stream's window, which the feed gives back.
     feeds: Mutex<BTreeMap<StreamId, UnboundedSender<(Bytes, usize)>>>,
-    /// The stream of requests.
-    requests: OnceLock<StreamId>,
+    /// The stream of requests; none: nothing was asked yet, or nothing more will be.
+    requests: Mutex<Option<StreamId>>,
+    /// The node at the other end.
+    node: OnceLock<NodeId>,
     /// The server says that another one is to be asked.
     is_stale: AtomicBool,
     /// Bytes of answers received, of all the client's connections, for people.
@@ -53,14 +59,15 @@ struct Routes {
 #[derive(Debug)]
 pub(super) struct Link {
     handle: ConnectionHandle,
-    stream: StreamId,
     node: NodeId,
+    /// Whether the server takes [`Cancel`]s.
+    takes_cancels: bool,
     routes: Arc<Routes>,
     next_id: AtomicU64,
 }
 
 impl Link {
-    /// Connects, shakes hands, and opens the stream. Bytes of answers are added to `bytes_received`.
+    /// Connects, and shakes hands. Bytes of answers are added to `bytes_received`.
     ///
     /// # Errors
     /// A sentence: it is collected for the caller who waits for any of several addresses.
@@ -73,20 +80,40 @@ impl Link {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
         let mut config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
         config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
+        config.features.offered = CANCEL;
         let routes = Arc::new(Routes {
             waiters: Mutex::new(Some(BTreeMap::new())),
             feeds: Mutex::default(),
-            requests: OnceLock::new(),
+            requests: Mutex::default(),
+            node: OnceLock::new(),
             is_stale: AtomicBool::new(false),
             bytes_received: Arc::clone(bytes_received),
         });
         let events = Arc::clone(&routes);
         let sink = EventSink::callback_with_handle(move |handle, event| events.on_event(handle, event));
         let (handle, peer) = connect(address, host, options, config, sink).await?;
-        let stream = handle.open(StreamKind::Request, Lane::Request).map_err(|error| sentence(&error))?;
-        // Nothing was sent on it yet, so nothing of it is waited for.
-        let stream = *routes.requests.get_or_init(|| stream);
-        Ok(Self { handle, stream, node: NodeId::new(peer.identity.node), routes, next_id: AtomicU64::new(1) })
+        let node = *routes.node.get_or_init(|| NodeId::new(peer.identity.node));
+        let takes_cancels = peer.features & CANCEL != 0;
+        Ok(Self { handle, node, takes_cancels, routes, next_id: AtomicU64::new(1) })
+    }
+
+    /// The stream of requests, opened for the first of them.
+    fn requests(&self) -> Result<StreamId, SendFailure> {
+        let mut requests = self.routes.requests.lock();
+        if let Some(stream) = *requests {
+            return Ok(stream);
+        }
+        let opened = self.handle.open(StreamKind::Request, Lane::Request);
+        let stream = opened.map_err(|_| SendFailure::ConnectionLost)?;
+        *requests = Some(stream);
+        Ok(stream)
+    }
+
+    /// Nothing more is asked here: what is under way is not answered any more.
+    pub(super) fn end_requests(&self) {
+        if let Some(stream) = self.routes.requests.lock().take() {
+            self.handle.finish(stream);
+        }
     }
 
     /// Ends it now; otherwise it ends when nobody has it any more.
@@ -107,7 +134,7 @@ impl Link {
 
     /// Sends a request made for the id that this hands to `encode`, and waits for room in the send buffer only.
     ///
-    /// Cancellation: the request was sent, or was not; the caller can't tell, and must take a write for unknown.
+    /// Cancellation: the request was not sent.
     ///
     /// # Errors
     /// It was certainly not sent; [`SendFailure::NoRoom`] if there was no room until `deadline`.
@@ -116,28 +143,109 @@ impl Link {
         place: OwnedSemaphorePermit,
         deadline: Instant,
         encode: impl FnOnce(u64) -> Result<Bytes, codec::CodecError>,
-    ) -> Result<oneshot::Receiver<Answer>, SendFailure> {
+    ) -> Result<Awaited, SendFailure> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let bytes = encode(id).map_err(SendFailure::Codec)?;
+        let stream = self.requests()?;
         let (answer, receiver) = oneshot::channel();
         // Enrolled before it is sent; otherwise an answer could come that nobody is known to wait for.
         match self.routes.waiters.lock().as_mut() {
             Some(waiters) => drop(waiters.insert(id, Waiter { answer, _place: place })),
             None => return Err(SendFailure::ConnectionLost),
         }
+        let enrolled = Enrolled { routes: &self.routes, id };
         // Out of time, the transport has queued nothing.
-        match timeout_at(deadline, self.handle.send(self.stream, bytes, SendFlags::default())).await {
-            Ok(Ok(())) => Ok(receiver),
-            failed => {
-                if let Some(waiters) = self.routes.waiters.lock().as_mut() {
-                    waiters.remove(&id);
-                }
-                Err(match failed {
-                    Ok(Err(error @ SendError::TooLong { .. })) => SendFailure::TooLong(error),
-                    Ok(_) => SendFailure::ConnectionLost,
-                    Err(_) => SendFailure::NoRoom,
+        match timeout_at(deadline, self.handle.send(stream, bytes, SendFlags::default())).await {
+            Ok(Ok(())) => {
+                std::mem::forget(enrolled);
+                let cancelling = Cancelling { handle: self.handle.clone(), stream, id };
+                Ok(Awaited {
+                    answer: receiver,
+                    cancelling: self.takes_cancels.then_some(cancelling),
+                    dropped: WhenDropped::Cancel,
                 })
             }
+            Ok(Err(error @ SendError::TooLong { .. })) => Err(SendFailure::TooLong(error)),
+            Ok(Err(_)) => Err(SendFailure::ConnectionLost),
+            Err(_) => Err(SendFailure::NoRoom),
+        }
+    }
+}
+
+/// Who waits for the answer of a request that is not sent yet. Dropped, nobody does: otherwise its place among the requests in flight
+/// would be taken for as long as the connection lives.
+struct Enrolled<'a> {
+    routes: &'a Routes,
+    id: u64,
+}
+
+impl Drop for Enrolled<'_> {
+    fn drop(&mut self) {
+        if let Some(waiters) = self.routes.waiters.lock().as_mut() {
+            waiters.remove(&self.id);
+        }
+    }
+}
+
+/// The answer to a request that was sent, to come.
+#[derive(Debug)]
+pub(super) struct Awaited {
+    answer: oneshot::Receiver<Answer>,
+    /// None: the server knows no such thing, or there is an answer.
+    cancelling: Option<Cancelling>,
+    dropped: WhenDropped,
+}
+
+/// What becomes of a request whose answer nobody waits for any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WhenDropped {
+    /// It need not be done, unless it has begun.
+    Cancel,
+    /// It goes its way.
+    Leave,
+}
+
+#[derive(Debug)]
+struct Cancelling {
+    handle: ConnectionHandle,
+    stream: StreamId,
+    id: u64,
+}
+
+impl Awaited {
+    /// It goes its way, whoever hears of it.
+    pub(super) fn left_when_dropped(mut self) -> Self {
+        self.dropped = WhenDropped::Leave;
+        self
+    }
+
+    /// Asks the server not to begin it. The answer says what came of it.
+    pub(super) fn cancel(&self) {
+        let Some(Cancelling { handle, stream, id }) = &self.cancelling else { return };
+        if let Ok(bytes) = codec::encode(&Cancel { id: *id }) {
+            // Without room, or a connection, the request ends in its own time.
+            let _unsent = handle.try_send(*stream, bytes, SendFlags::default());
+        }
+    }
+}
+
+impl Future for Awaited {
+    type Output = Answer;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Answer> {
+        let answer = Pin::new(&mut self.answer).poll(context);
+        if answer.is_ready() {
+            self.cancelling = None;
+        }
+        // A sender dropped without a word went with its connection.
+        answer.map(|answer| answer.unwrap_or(Answer::ConnectionLost))
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if self.dropped == WhenDropped::Cancel {
+            self.cancel();
         }
     }
 }
@@ -146,9 +254,9 @@ impl Link {
     /// Asks for something whose answer nobody waits for; if there is no room for it, it is not asked.
     pub(super) fn tell(&self, encode: impl FnOnce(u64) -> Result<Bytes, codec::CodecError>) {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
-        if let Ok(bytes) = encode(id) {
+        if let (Ok(stream), Ok(bytes)) = (self.requests(), encode(id)) {
             // It need not arrive.
-            let _sent = self.handle.try_send(self.stream, bytes, SendFlags::default());
+            let _sent = self.handle.try_send(stream, bytes, SendFlags::default());
         }
     }
 
@@ -198,7 +306,7 @@ pub(super) enum SendFailure {
 impl Routes {
     fn on_event(&self, handle: &ConnectionHandle, event: Event) {
         match event {
-            Event::Message { stream, bytes, charge, .. } if self.requests.get() != Some(&stream) => {
+            Event::Message { stream, bytes, charge, .. } if !self.is_of_requests(stream) => {
                 self.bytes_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 let feed = self.feeds.lock().get(&stream).cloned();
                 // Gone: what it left behind is taken by nobody.
@@ -216,7 +324,7 @@ impl Routes {
                 }
             }
             // The stream of requests is for ever: without it nothing is answered.
-            Event::Finished { stream } | Event::Reset { stream, .. } if self.requests.get() == Some(&stream) => {
+            Event::Finished { stream } | Event::Reset { stream, .. } if self.is_of_requests(stream) => {
                 handle.close();
             }
             Event::Finished { stream } | Event::Reset { stream, .. } => drop(self.feeds.lock().remove(&stream)),
@@ -226,9 +334,20 @@ impl Routes {
         }
     }
 
+    fn is_of_requests(&self, stream: StreamId) -> bool {
+        *self.requests.lock() == Some(stream)
+    }
+
+    /// Whether another server is to be asked from now on. A leader that sends on to itself can't do what was asked, and nobody else can.
+    fn sends_elsewhere(&self, failure: &Failure) -> bool {
+        let leads_itself = failure.leader.is_some() && failure.leader == self.node.get().copied();
+        let is_elsewhere = failure.class == FailureClass::ReRoute && !leads_itself;
+        is_elsewhere || matches!(failure.code, code::NOT_SERVING | code::CLOSING)
+    }
+
     fn answer(&self, response: Response) {
         if let ResponseBody::Failed(failure) = &response.body
-            && (failure.class == FailureClass::ReRoute || matches!(failure.code, code::NOT_SERVING | code::CLOSING))
+            && self.sends_elsewhere(failure)
         {
             self.is_stale.store(true, Ordering::Relaxed);
         }

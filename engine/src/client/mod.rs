@@ -31,6 +31,7 @@ mod link;
 mod local;
 mod namespace;
 mod options;
+mod pauses;
 mod receipt;
 mod servers;
 mod session;
@@ -38,7 +39,11 @@ mod snapshot;
 mod transport;
 
 #[cfg(test)]
+mod cancel_test;
+#[cfg(test)]
 mod client_test;
+#[cfg(test)]
+mod retry_test;
 
 pub use error::{ClientError, UnknownCause, WriteError};
 pub use feed::Feed;

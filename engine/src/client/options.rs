@@ -26,9 +26,11 @@ pub struct ClientOptions {
     /// Connections to the server, 64 at the most. Requests about one key (of a session: about one shard) take the same one: they
     /// arrive in the order in which they were sent, and with one connection all of them do.
     pub connections: usize,
-    /// Credentials for TLS; none: plain TCP, which only servers on loopback take unless they were told otherwise.
+    /// Credentials for TLS; none: plain TCP, to servers on loopback only.
     #[cfg(feature = "tls")]
     pub tls: Option<ClientTls>,
+    /// Plain TCP also to servers that are not on loopback: whoever is between reads and changes everything.
+    pub insecure_plaintext: bool,
 }
 
 /// Whom requests go to.
@@ -77,6 +79,7 @@ impl Default for ClientOptions {
             connections: 1,
             #[cfg(feature = "tls")]
             tls: None,
+            insecure_plaintext: false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! [`WriteReceipt`]: the promise to answer of one write.
 
 use super::error::{UnknownCause, WriteError};
-use super::link::{Answer, Link};
+use super::link::{Answer, Awaited, Link};
 #[cfg(feature = "node")]
 use crate::model::request::Failure;
 use crate::model::request::ResponseBody;
@@ -13,9 +13,9 @@ use crate::pipeline::Receipt;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
-use tokio::sync::{OwnedSemaphorePermit, oneshot};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 /// A write that is committed, and applied on the server that answered.
@@ -57,7 +57,7 @@ pub struct Written {
 /// A write that was sent; a future of its outcome.
 ///
 /// Cancellation: dropping it changes nothing but who hears the answer. The write goes its way, and keeps its
-/// place among the requests in flight until it is answered or the connection ends.
+/// place among the requests in flight until it is answered or the connection ends. [`WriteReceipt::cancel`] asks for more.
 ///
 /// ```
 /// use towline::client::{Client, ClientOptions};
@@ -98,14 +98,14 @@ pub struct WriteReceipt<T = Written> {
     /// that sends its clients elsewhere still answers what it took before.
     _link: Option<Arc<Link>>,
     /// Where no connection has it: the place among the requests in flight.
-    _place: Option<OwnedSemaphorePermit>,
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// Where an answer comes from.
 #[derive(Debug)]
 pub(super) enum Coming {
     /// A server.
-    Server(oneshot::Receiver<Answer>),
+    Server(Awaited),
     /// The node in this process: of a plain write, of one that is applied, of one that has its place.
     #[cfg(feature = "node")]
     Plain(Receipt<Applied>),
@@ -123,10 +123,7 @@ impl Coming {
         #[cfg(feature = "node")]
         use crate::node::calls::{answered, written};
         match self {
-            // A sender dropped without a word went with its connection.
-            Self::Server(answer) => {
-                Pin::new(answer).poll(context).map(|answer| answer.unwrap_or(Answer::ConnectionLost))
-            }
+            Self::Server(answer) => Pin::new(answer).poll(context),
             #[cfg(feature = "node")]
             Self::Plain(receipt) => Pin::new(receipt).poll(context).map(|result| Answer::Body(written(result))),
             #[cfg(feature = "node")]
@@ -144,12 +141,12 @@ impl Coming {
 impl<T> WriteReceipt<T> {
     /// Of a server, at the other end of this connection.
     pub(super) fn of_server(
-        answer: oneshot::Receiver<Answer>,
+        answer: Awaited,
         link: Arc<Link>,
         timeout: Duration,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Self {
-        Self { _link: Some(link), ..Self::new(Coming::Server(answer), timeout, read) }
+        Self { _link: Some(link), ..Self::new(Coming::Server(answer.left_when_dropped()), timeout, read) }
     }
 
     /// Of the node in this process.
@@ -160,12 +157,63 @@ impl<T> WriteReceipt<T> {
         timeout: Duration,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Self {
-        Self { _place: Some(place), ..Self::new(coming, timeout, read) }
+        Self { place: Some(place), ..Self::new(coming, timeout, read) }
     }
 
     fn new(coming: Coming, timeout: Duration, read: fn(Answer) -> Result<T, WriteError>) -> Self {
         let deadline = Box::pin(tokio::time::sleep(timeout));
-        Self { coming, deadline, timeout, read, _link: None, _place: None }
+        Self { coming, deadline, timeout, read, _link: None, place: None }
+    }
+}
+
+impl<T> WriteReceipt<T> {
+    /// Asks the server to take the write back if it has not begun it, say because it waits for room. Then it has no effect, and this
+    /// receipt says so: [`WriteError::Refused`], TW-8009. Otherwise, and by a server that knows no such thing, it says what came of it.
+    ///
+    /// ```
+    /// use towline::client::{Client, ClientOptions, WriteError};
+    /// # #[cfg(feature = "cluster")] {
+    /// # use towline::node::{Config, serve};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+    /// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+    /// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+    /// # let address = server.address().to_string();
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let client = Client::connect([address], ClientOptions::default()).await?;
+    /// let receipt = client.namespace("default").put("a", "1").await?;
+    /// receipt.cancel();
+    /// match receipt.await {
+    ///     Ok(written) => println!("it was too late: {:?}", written.outcome),
+    ///     Err(WriteError::Refused(failure)) => assert_eq!(failure.code, 8009),
+    ///     Err(unknown) => return Err(unknown.into()),
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # server.shutdown()?;
+    /// # }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn cancel(&self) {
+        match &self.coming {
+            Coming::Server(answer) => answer.cancel(),
+            // What the node in this process took is in its queue: it is too late.
+            #[cfg(feature = "node")]
+            _ => {}
+        }
+    }
+
+    /// Nobody waits for it now: its place is somebody else's.
+    pub(super) fn leave_place(&mut self) {
+        drop(self.place.take());
+    }
+
+    /// What came of it, if that is known already.
+    pub(super) fn take(&mut self) -> Option<Result<T, WriteError>> {
+        // Nobody is woken: it is looked at again.
+        match self.coming.poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some((self.read)(answer)),
+            Poll::Pending => None,
+        }
     }
 }
 

@@ -82,6 +82,13 @@ impl Servers {
 
     /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
     pub(super) async fn own_link(&self, options: &ClientOptions) -> Result<Link, ClientError> {
+        let link = self.connect(options).await?;
+        // What it was asked, if anything, was who leads.
+        link.end_requests();
+        Ok(link)
+    }
+
+    async fn connect(&self, options: &ClientOptions) -> Result<Link, ClientError> {
         connector::connect(&self.addresses, options, &self.bytes_received).await
     }
 
@@ -105,7 +112,7 @@ impl Servers {
         }
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
         drop(current.link.take());
-        let link = match self.own_link(options).await {
+        let link = match self.connect(options).await {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 current.failed = Some((Instant::now(), error.clone()));

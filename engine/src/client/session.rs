@@ -3,6 +3,7 @@
 use super::error::{ClientError, UnknownCause, WriteError};
 use super::handle::misunderstood;
 use super::namespace::{Again, Namespace, answer_of, done};
+use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, outcome_of};
 use super::servers::first_key;
 use crate::model::call::{Answer, Call};
@@ -10,15 +11,10 @@ use crate::model::request::FailureClass;
 use crate::model::{
     NamespaceDescriptor, Numbered, Numbers, Outcome, Record, Rejection, SessionState, ShardId, Written,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use std::time::Duration;
 use tokio::sync::Mutex;
 use tokio::time::{Instant, sleep, timeout_at};
-
-/// Between two attempts, at the least and at the most.
-const PAUSE_MIN: Duration = Duration::from_millis(10);
-const PAUSE_MAX: Duration = Duration::from_millis(500);
 
 /// Requests that take effect once, however often they are sent: what [`crate::node::Session`] is to the embedding program. A write whose
 /// answer was lost is sent again by itself, with its number. Clones are one session.
@@ -63,7 +59,59 @@ struct Shared {
     descriptor: NamespaceDescriptor,
     /// Held while a request is sent: requests go out in the order of their numbers.
     turn: Mutex<()>,
-    numbers: parking_lot::Mutex<Numbers>,
+    numbers: parking_lot::Mutex<Kept>,
+}
+
+/// The numbers, and the requests that were sent and for which no call waits any more: each is waited for until its answer is here.
+#[derive(Debug)]
+struct Kept {
+    numbers: Numbers,
+    orphans: VecDeque<(u64, WriteReceipt<Written>)>,
+}
+
+impl Kept {
+    /// Takes the answers that came to nobody.
+    fn settle(&mut self) {
+        while let Some((number, mut receipt)) = self.orphans.pop_front() {
+            match receipt.take() {
+                None => return self.orphans.push_front((number, receipt)),
+                Some(Ok(written)) => self.numbers.answered(number, &written.outcome),
+                // In doubt, or refused when it may have been executed before: it is waited for until a retry brings the answer.
+                Some(Err(_)) => {}
+            }
+        }
+    }
+}
+
+/// A request that was sent. Dropped before its answer, the session itself looks for that with its next request.
+struct Waiting<'a> {
+    shared: &'a Shared,
+    number: u64,
+    receipt: Option<WriteReceipt<Written>>,
+}
+
+impl Waiting<'_> {
+    async fn answer(mut self) -> Result<Written, WriteError> {
+        let unknown = WriteError::Unknown { cause: UnknownCause::ConnectionLost };
+        let answer = match &mut self.receipt {
+            Some(receipt) => receipt.await,
+            None => Err(unknown),
+        };
+        self.receipt = None;
+        answer
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let Some(mut receipt) = self.receipt.take() else { return };
+        receipt.leave_place();
+        let Kept { numbers, orphans } = &mut *self.shared.numbers.lock();
+        // One that was given up is not waited for.
+        if numbers.is_waiting(self.number) {
+            orphans.push_back((self.number, receipt));
+        }
+    }
 }
 
 /// A request that is not sent yet: if it fails, or its caller goes away, its number is as it was.
@@ -75,7 +123,7 @@ struct Sending<'a> {
 impl Drop for Sending<'_> {
     fn drop(&mut self) {
         if let Some(numbered) = self.numbered.take() {
-            self.shared.numbers.lock().take_back(numbered);
+            self.shared.numbers.lock().numbers.take_back(numbered);
         }
     }
 }
@@ -102,7 +150,8 @@ impl Namespace {
     /// # Errors
     /// No answer in time, or the server's: there is no such namespace.
     pub async fn resume_session(&self, state: SessionState) -> Result<Session, ClientError> {
-        let (descriptor, numbers) = (self.descriptor().await?, parking_lot::Mutex::new(Numbers::of(state)));
+        let kept = Kept { numbers: Numbers::of(state), orphans: VecDeque::new() };
+        let (descriptor, numbers) = (self.descriptor().await?, parking_lot::Mutex::new(kept));
         let shared = Shared { descriptor, turn: Mutex::new(()), numbers };
         Ok(Session { namespace: self.clone(), shared: Arc::new(shared) })
     }
@@ -112,7 +161,9 @@ impl Session {
     /// What to keep, to go on with it.
     #[must_use]
     pub fn state(&self) -> SessionState {
-        self.shared.numbers.lock().state()
+        let kept = &mut *self.shared.numbers.lock();
+        kept.settle();
+        kept.numbers.state()
     }
 
     /// A number for a request that is kept before it is sent: then [`Session::retry`] sends it.
@@ -120,14 +171,16 @@ impl Session {
     /// # Errors
     /// [`ClientError::Number`].
     pub fn next_number(&self) -> Result<u64, ClientError> {
-        Ok(self.shared.numbers.lock().take()?)
+        let kept = &mut *self.shared.numbers.lock();
+        kept.settle();
+        Ok(kept.numbers.take()?)
     }
 
     /// Writes, and is done when it is answered. It is sent again, by the same number, when an answer is lost, until the time of a
     /// request is over.
     ///
     /// Cancellation: before it is sent, nothing was asked, and no number is used. After that it may or may not be executed, once, and
-    /// its number is in [`Session::state`] until a [`Session::retry`] of it is answered, or it is given up.
+    /// its number is in [`Session::state`] until its answer comes, or that of a [`Session::retry`], or it is given up.
     ///
     /// # Errors
     /// The session gives no number, or the write is not legal: nothing was sent. [`WriteError::Unknown`]: it has no answer yet,
@@ -148,7 +201,7 @@ impl Session {
 
     /// Waits for this number no more: what came of its request may be forgotten.
     pub fn give_up(&self, number: u64) {
-        self.shared.numbers.lock().give_up(number);
+        self.shared.numbers.lock().numbers.give_up(number);
     }
 
     /// Ends it: the servers forget it, and what came of its requests.
@@ -156,7 +209,7 @@ impl Session {
     /// # Errors
     /// No answer in time, or the server's. A session that is not closed expires.
     pub async fn close(self) -> Result<(), ClientError> {
-        let ids = self.shared.numbers.lock().ids().iter().map(|(shard, id)| (*shard, *id)).collect();
+        let ids = self.shared.numbers.lock().numbers.ids().iter().map(|(shard, id)| (*shard, *id)).collect();
         done(self.namespace.ask(Call::CloseSession { ids }, Again::Yes).await?)
     }
 
@@ -166,7 +219,7 @@ impl Session {
         let end = Instant::now() + self.namespace.client().request_timeout();
         // An earlier try of this number may have been executed: here, or by whoever had the session before.
         let mut in_doubt = number.is_some();
-        let (mut number, mut sent, mut pause) = (number, None, PAUSE_MIN);
+        let (mut number, mut sent, mut pauses) = (number, None, Pauses::new());
         loop {
             let waited = self.namespace.client().request_timeout();
             let sending = timeout_at(end, self.send(number, shard, record)).await;
@@ -180,7 +233,8 @@ impl Session {
                 }
             };
             (number, sent) = (Some(used), Some(used));
-            let error = match receipt.await {
+            let waiting = Waiting { shared: &self.shared, number: used, receipt: Some(receipt) };
+            let error = match waiting.answer().await {
                 Ok(Written { outcome: Outcome::Rejected(Rejection::OutOfOrder { .. }), .. })
                     if Instant::now() < end =>
                 {
@@ -188,7 +242,7 @@ impl Session {
                     None
                 }
                 Ok(written) => {
-                    self.shared.numbers.lock().answered(used, &written.outcome);
+                    self.shared.numbers.lock().numbers.answered(used, &written.outcome);
                     return Ok(written);
                 }
                 Err(error) => Some(error),
@@ -196,7 +250,7 @@ impl Session {
             match error {
                 Some(error @ WriteError::Refused(_)) if !self.is_worth_another(&error) && !in_doubt => {
                     // It has no effect and never will: whatever comes behind it must not wait for it.
-                    self.shared.numbers.lock().give_up(used);
+                    self.shared.numbers.lock().numbers.give_up(used);
                     return Err(SessionError::Write { number: used, source: error });
                 }
                 Some(error) if !self.is_worth_another(&error) || Instant::now() >= end => {
@@ -205,8 +259,7 @@ impl Session {
                 Some(error) => in_doubt |= !error.has_no_effect(),
                 None => {}
             }
-            sleep(pause).await;
-            pause = (pause * 2).min(PAUSE_MAX);
+            sleep(pauses.next()).await;
         }
     }
 
@@ -218,14 +271,18 @@ impl Session {
         record: &Record,
     ) -> Result<(u64, WriteReceipt<Written>), ClientError> {
         let _turn = self.shared.turn.lock().await;
-        let numbered = self.shared.numbers.lock().submit(number, shard)?;
+        let numbered = {
+            let kept = &mut *self.shared.numbers.lock();
+            kept.settle();
+            kept.numbers.submit(number, shard)?
+        };
         let request = numbered.request;
         let mut sending = Sending { shared: &self.shared, numbered: Some(numbered) };
         let record = Record { request, ..record.clone() };
         let read = |answer| outcome_of(answer, |body| answer_of(body)?.written());
         let receipt = self.namespace.send_in_order(&record, shard, read).await?;
         if let Some(numbered) = sending.numbered.take() {
-            self.shared.numbers.lock().submitted(numbered);
+            self.shared.numbers.lock().numbers.submitted(numbered);
         }
         Ok((request.number, receipt))
     }

@@ -1,6 +1,7 @@
 //! What a client's connections run over: plain TCP, or TLS where [`ClientOptions::tls`](super::ClientOptions) says so.
 
 use super::options::ClientOptions;
+use crate::model::request::Failure;
 use std::net::SocketAddr;
 #[cfg(feature = "tls")]
 use std::sync::Arc;
@@ -19,6 +20,10 @@ pub(super) enum Miss {
     /// As long as nobody mends a certificate; a sentence.
     #[cfg_attr(not(feature = "tls"), expect(dead_code, reason = "without certificates, none is in the way"))]
     Untrusted(String),
+    /// As long as the client's options stay as they are: it was not dialled, since nothing would protect what is said.
+    Plaintext(SocketAddr),
+    /// The server says no, and would say so again.
+    Refused(Failure),
 }
 
 impl From<String> for Miss {
@@ -110,7 +115,10 @@ pub(super) async fn connect(
         return Ok((handle, hello));
     }
     #[cfg(not(feature = "tls"))]
-    let _no_names_without_certificates = (host, options);
+    let _no_names_without_certificates = host;
+    if !address.ip().is_loopback() && !options.insecure_plaintext {
+        return Err(Miss::Plaintext(address));
+    }
     let handle = driver::connect(address, config, sink).await.map_err(|error| sentence(&error))?;
     let hello = handle.ready().await.map_err(|error| sentence(&error))?;
     Ok((handle, hello))

@@ -116,12 +116,6 @@ pub enum CodecError {
     },
 }
 
-/// The kind that an envelope's first bytes say it is of, before anything of it is believed.
-#[must_use]
-pub fn kind_of(bytes: &[u8]) -> Option<u16> {
-    bytes.first_chunk().map(|kind| u16::from_le_bytes(*kind))
-}
-
 /// A structure's bytes in its envelope.
 ///
 /// # Errors
@@ -161,6 +155,30 @@ pub fn decode<T: Enveloped>(bytes: &[u8]) -> Result<T, CodecError> {
 /// # Errors
 /// As [`decode`], but for trailing bytes.
 pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecError> {
+    let (body, rest) = open::<T>(bytes)?;
+    match decode_body::<T, T>(body)? {
+        (value, used) if used == body.len() => Ok((value, rest)),
+        _ => Err(CodecError::Body { kind: T::KIND }),
+    }
+}
+
+/// The beginning of a structure, from an envelope that fills `bytes`, whatever comes behind it: of a newer release it may be what
+/// is not known here.
+///
+/// # Errors
+/// As [`decode`].
+pub(crate) fn decode_start<T: Enveloped, Start: Decode<()>>(bytes: &[u8]) -> Result<Start, CodecError> {
+    let (body, _) = open::<T>(bytes)?;
+    decode_body::<T, Start>(body).map(|(start, _)| start)
+}
+
+/// What an envelope says that it is; nothing else of it was looked at.
+pub(crate) fn kind_of(bytes: &[u8]) -> Option<u16> {
+    bytes.first_chunk().map(|kind| u16::from_le_bytes(*kind))
+}
+
+/// The body of the envelope at the front of `bytes`, checked but for what is in it, and what follows it.
+fn open<T: Enveloped>(bytes: &[u8]) -> Result<(&[u8], &[u8]), CodecError> {
     let short = CodecError::Length { expected: ENVELOPE_BYTES, found: bytes.len() };
     let Some((header, rest)) = bytes.split_first_chunk::<ENVELOPE_BYTES>() else {
         return Err(short);
@@ -186,17 +204,18 @@ pub fn decode_prefix<T: Enveloped>(bytes: &[u8]) -> Result<(T, &[u8]), CodecErro
     if version != T::VERSION {
         return Err(CodecError::Version { kind, known: T::VERSION, found: version });
     }
+    Ok((body, rest))
+}
+
+/// What a body begins with, within what decoding may allocate, and how many bytes that takes.
+fn decode_body<T: Enveloped, Start: Decode<()>>(body: &[u8]) -> Result<(Start, usize), CodecError> {
     let decoded = match body.len() {
-        0..=1024 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 64 << 10 }>()),
-        1025..=0x4000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 1 << 20 }>()),
-        0x4001..=0x4_0000 => bincode::decode_from_slice::<T, _>(body, encoding::<{ 16 << 20 }>()),
-        _ => bincode::decode_from_slice::<T, _>(body, encoding::<DECODE_BYTES_MAX>()),
+        0..=1024 => bincode::decode_from_slice::<Start, _>(body, encoding::<{ 64 << 10 }>()),
+        1025..=0x4000 => bincode::decode_from_slice::<Start, _>(body, encoding::<{ 1 << 20 }>()),
+        0x4001..=0x4_0000 => bincode::decode_from_slice::<Start, _>(body, encoding::<{ 16 << 20 }>()),
+        _ => bincode::decode_from_slice::<Start, _>(body, encoding::<DECODE_BYTES_MAX>()),
     };
-    let (value, used) = decoded.map_err(|_| CodecError::Body { kind })?;
-    if used != body.len() {
-        return Err(CodecError::Body { kind });
-    }
-    Ok((value, rest))
+    decoded.map_err(|_| CodecError::Body { kind: T::KIND })
 }
 
 /// Writes a structure in its envelope as text: a prefix that says what it is, and hexadecimal digits.

@@ -1,6 +1,7 @@
 //! The formats of this floor: golden vectors, round trips, and hostile bytes.
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
+use super::from_client::{Cancel, FromClient};
 use super::request::{
     Direction, Failure, FailureClass, FollowerStatus, Request, RequestBody, Response, ResponseBody, ServerStatus,
     StreamEvent, StreamHello,
@@ -178,6 +179,7 @@ fn every_request_and_response_is_written_and_read_as_its_golden_file_says() {
     }
     requests().iter().for_each(|(name, request)| both(name, request));
     responses().iter().for_each(|(name, response)| both(name, response));
+    both("cancel.bin", &Cancel { id: 77 });
     both("stream_hello.bin", &StreamHello { shard: ShardId::new(1024), log: 0xfeed });
 }
 
@@ -387,7 +389,37 @@ fn a_tokens_text_is_written_and_read_as_the_golden_file_says() {
     assert!(flipped.parse::<Token>().is_err(), "its checksum is in it");
 }
 
+/// A request whose envelope is sound, and whose body is whatever it is.
+fn in_an_envelope(kind: u16, body: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(body.len()).unwrap();
+    let head = [&kind.to_le_bytes()[..], &1_u16.to_le_bytes(), &length.to_le_bytes()].concat();
+    let crc = crc32fast::hash(&[&head[..], body].concat());
+    [&head[..], &crc.to_le_bytes(), body].concat()
+}
+
 proptest! {
+    /// N12: whatever a newer client asks, it hears that this is not understood, and by the right number.
+    #[test]
+    fn n12_the_beginning_of_a_request_is_read_whatever_comes_behind_it(
+        id in any::<u64>(), deadline_ms in any::<u32>(), namespace in ".{0,40}",
+        rest in prop::collection::vec(any::<u8>(), 0..200),
+    ) {
+        let mut body = [&id.to_le_bytes()[..], &deadline_ms.to_le_bytes(), &(namespace.len() as u64).to_le_bytes()].concat();
+        body.extend_from_slice(namespace.as_bytes());
+        let head_bytes = body.len();
+        body.extend_from_slice(&rest);
+        match FromClient::decode(&in_an_envelope(Request::KIND, &body)).unwrap() {
+            FromClient::Request(request) => prop_assert_eq!((request.id, request.namespace), (id, namespace)),
+            FromClient::Newer(head) => {
+                prop_assert_eq!((head.id, head.deadline_ms, head.namespace), (id, deadline_ms, namespace));
+            }
+            FromClient::Cancel(cancel) => prop_assert!(false, "{:?}", cancel),
+        }
+        for cut in 0..head_bytes {
+            prop_assert!(FromClient::decode(&in_an_envelope(Request::KIND, &body[..cut])).is_err());
+        }
+    }
+
     #[test]
     fn any_record_reads_back_as_it_was_written_and_leaves_what_follows(record in any_record()) {
         let mut bytes = record.encode().unwrap().to_vec();
@@ -419,6 +451,7 @@ proptest! {
         prop_assert!(Record::decode(&mut bytes.clone()).is_err());
         prop_assert!(Message::decode(&bytes).is_err());
         prop_assert!(codec::decode::<Request>(&bytes).is_err());
+        prop_assert!(FromClient::decode(&bytes).is_err());
         prop_assert!(codec::decode::<Response>(&bytes).is_err());
         prop_assert!(ControlRecord::decode(&bytes).is_err());
     }

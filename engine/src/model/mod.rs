@@ -17,6 +17,7 @@ pub mod control_record;
 pub mod follower;
 #[cfg(test)]
 mod format_test;
+pub mod from_client;
 pub mod ids;
 pub mod limits;
 pub mod message;

@@ -176,7 +176,6 @@ impl Numbers {
         self.waiting.remove(&number);
     }
 
-    #[cfg_attr(not(feature = "node"), expect(dead_code, reason = "a remote client waits in its calls"))]
     pub(crate) fn is_waiting(&self, number: u64) -> bool {
         self.waiting.contains_key(&number)
     }

@@ -113,10 +113,10 @@ impl Asked<'_> {
                 Ok(Answer::Done)
             }
             Call::OpenSnapshot { read } => {
-                let (snapshot, token) = self.snapshots.open(self.space()?, at(read)?)?;
+                let (snapshot, token) = self.snapshots.open(self.name, self.space()?, at(read)?)?;
                 Ok(Answer::Snapshot { snapshot, token: token_bytes(&token)? })
             }
-            Call::Look { snapshot, look } => self.snapshots.look(snapshot, look),
+            Call::Look { snapshot, look } => self.snapshots.look(self.name, snapshot, look),
             Call::CloseSnapshot { snapshot } => {
                 self.snapshots.close(snapshot);
                 Ok(Answer::Done)

@@ -2,28 +2,31 @@
 //!
 //! A client's writes are taken in order; its reads wait for none of them, a few at a time.
 
+use super::access::{Access, Admitted};
 use super::calls::{Asked, answered, token_of, written};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
 use super::failure;
 use super::held::{SNAPSHOT_IDLE_MAX, Snapshots};
 use super::hosting::ShardHandle;
+use super::line::{Key, Line, Turn};
 use super::namespace::check_unconditional;
 use super::server::Server;
 use super::stages::Arrived;
 use super::{Namespace, WriteRefused};
 use crate::model::call::{Call, Reach};
-use crate::model::codec;
+use crate::model::codec::{self, CodecError};
+use crate::model::from_client::{Cancel, FromClient};
 use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
 use crate::model::{Position, Record};
 use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy};
 use bytes::Bytes;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
-use tokio::sync::Semaphore;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::{AbortHandle, JoinHandle, JoinSet};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::Instant;
 use towline_net::driver::{ConnectionHandle, EventReceiver};
 use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, StreamKind};
@@ -43,39 +46,33 @@ const LARGE_RECORD_BYTES: usize = 16 * 1024;
 
 impl Server {
     /// One client's connection, until it ends.
-    pub(super) async fn client(self, handle: ConnectionHandle, mut events: EventReceiver) {
-        // Bounded by the connection's credit, which goes back with each answer.
-        let (writes, writes_waiting) = unbounded_channel();
-        tokio::spawn(self.clone().write_in_order(writes_waiting));
-        let (reads, reads_waiting) = unbounded_channel();
-        let reading = tokio::spawn(self.clone().read_in_turns(reads_waiting));
+    pub(super) async fn client(self, access: Access, handle: ConnectionHandle, mut events: EventReceiver) {
+        let lines = Lines::new();
+        let _closing = Closing(Arc::clone(&lines.writes));
+        tokio::spawn(self.clone().write_in_order(Arc::clone(&lines.writes)));
+        let reading = tokio::spawn(self.clone().read_in_turns(access.clone(), lines.reads.clone()));
         // What a client that is gone has asked is of no use to anybody.
         let _reading = AtWork(reading.abort_handle());
         let mut streams: BTreeMap<StreamId, Arc<Half>> = BTreeMap::new();
-        // None: its first message has not come. Dropped, it ends.
-        let mut feeds: BTreeMap<StreamId, Option<AtWork>> = BTreeMap::new();
+        let mut feeds = Feeds::default();
         while let Some(event) = events.recv().await {
             match event {
                 NetEvent::Opened { stream, kind: StreamKind::Request, .. } => {
                     streams.insert(stream, Arc::new(Half { handle: handle.clone(), stream }));
                 }
-                NetEvent::Opened { stream, kind: StreamKind::Feed, .. } => {
-                    // Of one that failed behind its client's END nothing more is heard.
-                    feeds.retain(|_, feed| feed.as_ref().is_none_or(|feed| !feed.0.is_finished()));
-                    feeds.insert(stream, None);
-                }
+                NetEvent::Opened { stream, kind: StreamKind::Feed, .. } => feeds.open(stream),
                 NetEvent::Opened { stream, .. } => handle.reset(stream, ResetCode::REFUSED),
-                NetEvent::Message { stream, bytes, charge, .. } if feeds.contains_key(&stream) => {
+                NetEvent::Message { stream, bytes, charge, .. } if feeds.0.contains_key(&stream) => {
                     handle.consumed(stream, charge);
-                    match feeds.get_mut(&stream) {
+                    match feeds.0.get_mut(&stream) {
                         Some(feed @ None) => {
                             let subscriber = Subscriber { handle: handle.clone(), stream };
-                            let delivering = tokio::spawn(self.clone().deliver(subscriber, bytes));
+                            let delivering = tokio::spawn(self.clone().deliver(access.clone(), subscriber, bytes));
                             *feed = Some(AtWork(delivering.abort_handle()));
                         }
                         // One subscription a stream.
                         _ => {
-                            feeds.remove(&stream);
+                            feeds.0.remove(&stream);
                             handle.reset(stream, ResetCode::REFUSED);
                         }
                     }
@@ -85,9 +82,14 @@ impl Server {
                         handle.consumed(stream, charge);
                         continue;
                     };
-                    let reply = Reply { half, charge };
-                    match codec::decode::<Request>(&bytes) {
-                        Ok(request) => self.request(request, reply, &writes, &reads),
+                    let reply = Reply::new(half, charge, &self.requests);
+                    match FromClient::decode(&bytes) {
+                        Ok(message) => self.message(&access, message, reply, &lines),
+                        Err(error @ CodecError::Kind { .. }) => {
+                            tracing::warn!(%error, "a message on a stream of requests is none: the stream is refused");
+                            drop((reply, streams.remove(&stream)));
+                            handle.reset(stream, ResetCode::REFUSED);
+                        }
                         Err(error) => {
                             tracing::warn!(%error, "a client's request can't be read: its connection is closed");
                             handle.close();
@@ -97,10 +99,10 @@ impl Server {
                 // Our half ends with the last answer that is still to come on it.
                 NetEvent::Finished { stream } if streams.contains_key(&stream) => drop(streams.remove(&stream)),
                 // Whoever subscribed has no more to say.
-                NetEvent::Finished { stream } if feeds.get(&stream).is_some_and(Option::is_some) => {}
+                NetEvent::Finished { stream } if feeds.0.get(&stream).is_some_and(Option::is_some) => {}
                 NetEvent::Finished { stream } | NetEvent::Reset { stream, .. } => {
                     streams.remove(&stream);
-                    if feeds.remove(&stream).is_some() {
+                    if feeds.0.remove(&stream).is_some() {
                         handle.finish(stream);
                     }
                 }
@@ -110,44 +112,52 @@ impl Server {
         }
     }
 
-    fn request(
-        &self,
-        request: Request,
-        reply: Reply,
-        writes: &UnboundedSender<WaitingWrite>,
-        reads: &UnboundedSender<WaitingRead>,
-    ) {
-        let Request { id, deadline_ms, namespace, body } = request;
+    fn message(&self, access: &Access, message: FromClient, reply: Reply, lines: &Lines) {
+        match message {
+            FromClient::Request(request) => {
+                let id = request.id;
+                match access.admit(request) {
+                    Ok(request) => self.request(request, reply, lines),
+                    Err(denied) => reply.fail(id, denied),
+                }
+            }
+            FromClient::Newer(head) => reply.fail(head.id, failure::not_understood()),
+            FromClient::Cancel(Cancel { id }) => lines.cancel((reply.half.stream, id)),
+        }
+    }
+
+    fn request(&self, request: Admitted<Request>, reply: Reply, lines: &Lines) {
+        let Request { id, deadline_ms, namespace, body } = request.into_inner();
         let within = Duration::from_millis(u64::from(deadline_ms));
+        let key = (reply.half.stream, id);
         let (record, reach) = match body {
             RequestBody::Write { record } => (record, None),
             RequestBody::Call(Call::Write { record, reach }) => (record, Some(reach)),
-            read => {
+            body => {
                 let within = if deadline_ms == 0 { READ_WITHIN_MAX } else { within.min(READ_WITHIN_MAX) };
-                // Closed only when this connection's task is ended, and the connection with it; as below.
-                let end = Instant::now() + within;
-                return drop(reads.send(WaitingRead { id, namespace, end, body: read, reply }));
+                let read = WaitingRead { id, namespace, end: Instant::now() + within, body, reply };
+                return lines.reads[read.kind()].push(key, read);
             }
         };
         let space = match self.node.namespace(&namespace) {
             Ok(space) => space,
             Err(error) => {
                 let unknown = || failure::unknown_namespace(&namespace);
-                let failure = reach.map_or_else(unknown, |_| failure::of(&error.into()));
-                return reply.send(id, ResponseBody::Failed(failure));
+                return reply.fail(id, reach.map_or_else(unknown, |_| failure::of(&error.into())));
             }
         };
         let deadline = (deadline_ms > 0).then(|| Instant::now() + within);
-        drop(writes.send(WaitingWrite { id, space, record, reach, deadline, reply }));
+        lines.writes.push(key, WaitingWrite { id, space, record, reach, deadline, reply });
     }
 
-    async fn write_in_order(self, mut waiting: UnboundedReceiver<WaitingWrite>) {
-        while let Some(write) = waiting.recv().await {
-            self.write(write).await;
+    async fn write_in_order(self, waiting: Arc<Line<WaitingWrite>>) {
+        while let Some((turn, write)) = waiting.next().await {
+            self.write(turn, write).await;
         }
     }
 
-    async fn write(&self, write: WaitingWrite) {
+    /// Submits a write; until it is submitted it can be cancelled.
+    async fn write(&self, turn: Turn<WaitingWrite>, write: WaitingWrite) {
         let WaitingWrite { id, space, record, reach, deadline, reply } = write;
         let is_large = record.len() >= LARGE_RECORD_BYTES;
         let prepare = move || prepare(&space, record, reach);
@@ -159,12 +169,15 @@ impl Server {
         };
         let (shard, prepared) = match prepared {
             Ok(prepared) => prepared,
-            Err(failure) => return reply.send(id, ResponseBody::Failed(failure)),
+            Err(failure) => return reply.fail(id, failure),
         };
         let reply = Arc::new(reply);
         let (completion, placed) = completion(&shard, id, reach, &reply);
         let mut submission = prepared.for_token(Arrived::now(completion));
         let failure = loop {
+            if turn.is_stopped() {
+                break failure::cancelled();
+            }
             if !self.node.is_serving() {
                 break failure::not_serving(&self.node, self.leader);
             }
@@ -187,85 +200,84 @@ impl Server {
             tokio::time::sleep(FULL_QUEUE_PAUSE).await;
         };
         submission.into_token().caller.forget();
-        reply.send(id, ResponseBody::Failed(failure));
+        reply.fail(id, failure);
     }
 
     /// Reads touch the disk: they are done away from the threads that move bytes, a few at a time.
-    async fn read_in_turns(self, mut waiting: UnboundedReceiver<WaitingRead>) {
+    async fn read_in_turns(self, access: Access, [at_once, behind_a_position]: [Arc<Line<WaitingRead>>; 2]) {
+        let snapshots = Snapshots::new(Arc::clone(&self.snapshots), SNAPSHOT_IDLE_MAX);
+        let guest = Guest { access, snapshots: Arc::new(snapshots) };
         // Of two kinds, so that those who wait for a position hold up nobody who does not.
-        let turns = [READS_OF_A_CLIENT; 2].map(|turns| Arc::new(Semaphore::new(turns)));
+        tokio::join!(self.read_each(&guest, at_once), self.read_each(&guest, behind_a_position));
+    }
+
+    async fn read_each(&self, guest: &Guest, waiting: Arc<Line<WaitingRead>>) {
+        let turns = Arc::new(Semaphore::new(READS_OF_A_CLIENT));
         // Dropped with this, when the client is gone, and what they do with them.
         let mut at_work = JoinSet::new();
-        let snapshots = Arc::new(Snapshots::new(Arc::clone(&self.snapshots), SNAPSHOT_IDLE_MAX));
-        let mut waiting_for_position: VecDeque<WaitingRead> = VecDeque::new();
-        loop {
-            let held = waiting_for_position.pop_front_if(|_| turns[1].available_permits() > 0);
-            let read = match held {
-                Some(read) => read,
-                None => tokio::select! {
-                    read = waiting.recv() => match read {
-                        Some(read) => read,
-                        None => return,
-                    },
-                    Some(_) = at_work.join_next() => continue,
-                },
-            };
-            let kind = usize::from(read.token().is_some());
-            if kind == 1 && turns[1].available_permits() == 0 {
-                waiting_for_position.push_back(read);
-                continue;
-            }
-            let Ok(turn) = Arc::clone(&turns[kind]).acquire_owned().await else { return };
-            let (server, snapshots) = (self.clone(), Arc::clone(&snapshots));
+        while let Ok(turn) = Arc::clone(&turns).acquire_owned().await
+            && let Some((stoppable, read)) = waiting.next().await
+        {
+            while at_work.try_join_next().is_some() {}
+            let (server, guest) = (self.clone(), guest.clone());
             at_work.spawn(async move {
-                server.read(read, snapshots).await;
+                server.read(guest, stoppable, read).await;
                 drop(turn);
             });
         }
     }
 
-    async fn read(self, read: WaitingRead, snapshots: Arc<Snapshots>) {
+    async fn read(self, guest: Guest, turn: Turn<WaitingRead>, read: WaitingRead) {
+        let Guest { access, snapshots } = guest;
         let WaitingRead { id, namespace, end, body, reply } = read;
-        let asked = Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots };
-        // Before it takes a place among those that are worked on.
-        asked.wait_until_shown(&body).await;
-        let answered = match &body {
-            // How the server is must be told also while nothing else goes on.
-            RequestBody::Status => asked.respond(body),
-            // They wait for the log, and not for one another's places.
-            RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => {
-                let asked = self.clone().respond(namespace, end, snapshots, body);
-                match tokio::time::timeout_at(end, asked).await {
-                    Ok(answered) => answered.unwrap_or_else(|_| Err(failure::unknown())),
-                    Err(_) => Err(failure::unknown()),
-                }
-            }
-            _ => {
-                let reading = Arc::clone(&self.reading);
-                match reading.acquire().await {
-                    Ok(_permit) => {
-                        let answered = self.clone().respond(namespace, end, snapshots, body).await;
-                        answered.unwrap_or_else(|_| Err(failure::unknown()))
-                    }
-                    Err(_) => Err(failure::closing()),
-                }
-            }
+        let begun = tokio::select! {
+            biased;
+            () = turn.stopped() => None,
+            place = self.place(Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }, &body) => Some(place),
         };
+        // What has begun ends by itself.
+        drop(turn);
+        let answered = match begun {
+            None => Err(failure::cancelled()),
+            Some(place) => self.read_now(namespace, body, end, snapshots, place).await,
+        };
+        let answered = answered.map(|answer| access.shown(answer));
         reply.send_in_turn(id, answered.unwrap_or_else(ResponseBody::Failed)).await;
     }
-}
 
-impl Server {
-    fn respond(
+    /// Waits until a read can begin, and for its place among those that are worked on, if it takes one.
+    async fn place(&self, asked: Asked<'_>, body: &RequestBody) -> Option<OwnedSemaphorePermit> {
+        asked.wait_until_shown(body).await;
+        match body {
+            // How the server is must be told also while nothing else goes on; and sessions wait for the log, not for one another.
+            RequestBody::Status | RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => None,
+            // Nobody closes it.
+            _ => Arc::clone(&self.reading).acquire_owned().await.ok(),
+        }
+    }
+
+    async fn read_now(
         self,
-        name: String,
+        namespace: String,
+        body: RequestBody,
         end: Instant,
         snapshots: Arc<Snapshots>,
-        body: RequestBody,
-    ) -> JoinHandle<Result<ResponseBody, Failure>> {
-        tokio::task::spawn_blocking(move || {
-            Asked { node: &self.node, name: &name, end, snapshots: &snapshots }.respond(body)
-        })
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Result<ResponseBody, Failure> {
+        let respond =
+            move |body| Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }.respond(body);
+        if matches!(body, RequestBody::Status) {
+            return respond(body);
+        }
+        let is_of_session = matches!(body, RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }));
+        let asked = tokio::task::spawn_blocking(move || {
+            let answered = respond(body);
+            drop(place);
+            answered
+        });
+        // Other reads end in their own time: what they could wait for is there.
+        let answered = if is_of_session { tokio::time::timeout_at(end, asked).await.ok() } else { Some(asked.await) };
+        answered.and_then(Result::ok).unwrap_or_else(|| Err(failure::unknown()))
     }
 }
 
@@ -324,6 +336,58 @@ impl Drop for AtWork {
     }
 }
 
+/// The feeds of one client. None: its first message has not come. Dropped, it ends.
+#[derive(Default)]
+struct Feeds(BTreeMap<StreamId, Option<AtWork>>);
+
+impl Feeds {
+    fn open(&mut self, stream: StreamId) {
+        // Of one that failed behind its client's END nothing more is heard.
+        self.0.retain(|_, feed| feed.as_ref().is_none_or(|feed| !feed.0.is_finished()));
+        self.0.insert(stream, None);
+    }
+}
+
+/// One client: what it may do, and what is held for it.
+#[derive(Clone)]
+struct Guest {
+    access: Access,
+    snapshots: Arc<Snapshots>,
+}
+
+/// What one client has asked, and waits for its turn: bounded by the connection's credit, which goes back with each answer.
+struct Lines {
+    writes: Arc<Line<WaitingWrite>>,
+    /// Those that can be done at once, and those that wait for a position.
+    reads: [Arc<Line<WaitingRead>>; 2],
+}
+
+impl Lines {
+    fn new() -> Self {
+        Self { writes: Line::new(), reads: [Line::new(), Line::new()] }
+    }
+
+    /// Answers what has not begun. A number that nobody knows is of a request that is answered.
+    fn cancel(&self, key: Key) {
+        let (_, id) = key;
+        if let Some(write) = self.writes.cancel(key) {
+            write.reply.fail(id, failure::cancelled());
+        }
+        for read in self.reads.iter().filter_map(|line| line.cancel(key)) {
+            read.reply.fail(id, failure::cancelled());
+        }
+    }
+}
+
+/// No more writes come: those that came before still go their way.
+struct Closing(Arc<Line<WaitingWrite>>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// A write that waits for its turn in the queue.
 struct WaitingWrite {
     id: u64,
@@ -347,8 +411,9 @@ struct WaitingRead {
 }
 
 impl WaitingRead {
-    fn token(&self) -> Option<&[u8]> {
-        token_of(&self.body)
+    /// Which line it stands in.
+    fn kind(&self) -> usize {
+        usize::from(token_of(&self.body).is_some())
     }
 }
 
@@ -368,10 +433,29 @@ impl Drop for Half {
 struct Reply {
     half: Arc<Half>,
     charge: usize,
+    /// Requests of all clients that have no answer yet, this one among them.
+    unanswered: Arc<AtomicUsize>,
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        // A figure for people, which orders nothing.
+        self.unanswered.fetch_sub(1, Ordering::Relaxed);
+        self.half.handle.consumed(self.half.stream, self.charge);
+    }
 }
 
 impl Reply {
-    /// Sends the answer of a write; the request's credit goes back with it. These are small: a client whose buffer
+    fn new(half: Arc<Half>, charge: usize, unanswered: &Arc<AtomicUsize>) -> Self {
+        unanswered.fetch_add(1, Ordering::Relaxed);
+        Self { half, charge, unanswered: Arc::clone(unanswered) }
+    }
+
+    fn fail(&self, id: u64, failure: Failure) {
+        self.send(id, ResponseBody::Failed(failure));
+    }
+
+    /// Sends the answer of a write; the request's credit goes back with this. These are small: a client whose buffer
     /// they fill reads none of them, and loses its connection rather than cost memory.
     fn send(&self, id: u64, body: ResponseBody) {
         let half = &self.half;
@@ -400,6 +484,31 @@ impl Reply {
             tracing::warn!(id, "an answer could not be sent: the client's connection is closed");
             self.half.handle.close();
         }
-        self.half.handle.consumed(self.half.stream, self.charge);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A client whose subscriptions all fail would fill the server's memory with them.
+    #[test]
+    fn feeds_that_have_ended_are_forgotten_when_another_is_opened() {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let mut feeds = Feeds::default();
+            let running = tokio::spawn(std::future::pending::<()>());
+            feeds.0.insert(StreamId::new(1), Some(AtWork(running.abort_handle())));
+            for number in 2..10 {
+                feeds.open(StreamId::new(number));
+                let ended = tokio::spawn(std::future::ready(()));
+                feeds.0.insert(StreamId::new(number), Some(AtWork(ended.abort_handle())));
+                ended.await.unwrap();
+            }
+            feeds.open(StreamId::new(10));
+            feeds.open(StreamId::new(11));
+            let left: Vec<_> = feeds.0.keys().map(|stream| stream.get()).collect();
+            assert_eq!(left, [1, 10, 11], "what delivers, and what has not begun");
+        });
     }
 }

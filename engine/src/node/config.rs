@@ -26,6 +26,11 @@
 //! authorities    = "tls/authority.pem"
 //! revoked        = "tls/revoked.txt"                  # may be left out: nobody
 //! reload_seconds = 10                                 # may be left out
+//!
+//! [[grant]]                                           # may be left out: whoever is let in may do everything
+//! identity   = "towline://0193aabb-ccdd-7eff-8000-010203040506/client/shop"
+//! namespaces = ["shop", "shop-*"]
+//! actions    = ["read", "write"]
 //! ```
 //!
 //! Without `[tls]`, addresses that are not loopback are refused, unless `insecure_plaintext = true` stands at the top:
@@ -36,6 +41,7 @@
 //! is started.
 
 use super::NAMESPACE_NAME;
+use super::grants::{Certificates, Grant, GrantText};
 use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
 use crate::model::{ClusterId, NodeId};
@@ -106,6 +112,8 @@ pub struct Config {
     pub tls: Option<TlsConfig>,
     /// Plain TCP also where others can reach it.
     pub insecure_plaintext: bool,
+    /// What clients may do; none: whoever is let in may do everything.
+    pub grants: Vec<Grant>,
 }
 
 /// Where a node's credentials lie, and how often it looks whether they have changed.
@@ -344,6 +352,8 @@ struct ConfigText {
     #[serde(default)]
     limits: LimitsText,
     tls: Option<Spanned<TlsText>>,
+    #[serde(default)]
+    grant: Vec<GrantText>,
 }
 
 #[derive(Deserialize)]
@@ -382,7 +392,7 @@ struct LimitsText {
     queue_bytes: Option<Spanned<u64>>,
 }
 
-struct Checker<'a> {
+pub(super) struct Checker<'a> {
     path: &'a Path,
     text: &'a str,
 }
@@ -429,6 +439,9 @@ impl Checker<'_> {
             let expected = format!("a multiple of {}", towline_wal::limits::BLOCK_BYTES);
             return Err(self.wrong(span, "log.segment_bytes", expected, segment_bytes));
         }
+        let certificates = if tls.is_some() { Certificates::Shown } else { Certificates::Unknown };
+        let grants = raw.grant.iter().map(|grant| self.grant(grant, cluster, certificates));
+        let grants = grants.collect::<Result<_, _>>()?;
         let queue = (QUEUE_BYTES_MIN, QUEUE_BYTES_MAX, QUEUE_BYTES_DEFAULT as u64);
         let queue_bytes = self.bytes("limits.queue_bytes", raw.limits.queue_bytes.as_ref(), queue)?;
         Ok(Config {
@@ -443,6 +456,7 @@ impl Checker<'_> {
             queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
             tls,
             insecure_plaintext: raw.insecure_plaintext,
+            grants,
         })
     }
 
@@ -565,7 +579,7 @@ impl Checker<'_> {
         Err(self.wrong(value.span(), field, format!("{least} to {most} bytes"), bytes))
     }
 
-    fn wrong(
+    pub(super) fn wrong(
         &self,
         span: Range<usize>,
         field: &'static str,
@@ -583,7 +597,7 @@ enum PortZero {
     Refused,
 }
 
-struct Quoted<'a>(&'a str);
+pub(super) struct Quoted<'a>(pub(super) &'a str);
 
 impl fmt::Display for Quoted<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -188,3 +188,82 @@ fn a_program_without_tls_refuses_the_section() {
     let said = parse(&format!("{GOOD}{TLS}")).unwrap_err();
     assert!(said.contains("tls: expected a program built with the feature `tls`"), "{said}");
 }
+
+const GRANTS: &str = r#"
+[[grant]]
+identity = "towline://0193aabb-ccdd-7eff-8000-010203040506/client/shop"
+namespaces = ["shop", "shop-*"]
+actions = ["read", "write"]
+
+[[grant]]
+identity = "*"
+actions = ["observe"]
+"#;
+
+#[cfg(feature = "tls")]
+#[test]
+fn grants_say_who_may_do_what_and_where() {
+    use crate::node::access::{Action, Authorizer as _, Caller, Decision, Grants, Verb};
+    let config = parse(&format!("{GOOD}{TLS}{GRANTS}")).unwrap();
+    let grants = Grants::new(config.grants);
+    let caller = |name: Option<&str>| {
+        let identity = name.map(|name| format!("towline://0193aabb-ccdd-7eff-8000-010203040506/client/{name}"));
+        Caller::new(identity, "127.0.0.1:1".parse().unwrap())
+    };
+    let may = |name, verb, namespace| grants.decide(&caller(name), &Action::new(verb, namespace)) == Decision::Allow;
+    for namespace in ["shop", "shop-", "shop-2"] {
+        assert!(may(Some("shop"), Verb::Read, Some(namespace)) && may(Some("shop"), Verb::Write, Some(namespace)));
+        for verb in [Verb::Subscribe, Verb::Manage, Verb::Observe] {
+            assert!(!may(Some("shop"), verb, Some(namespace)), "{verb} in {namespace}");
+        }
+        assert!(!may(Some("shop2"), Verb::Read, Some(namespace)) && !may(None, Verb::Read, Some(namespace)));
+    }
+    for namespace in ["sho", "shops", "Shop", "default", ""] {
+        assert!(!may(Some("shop"), Verb::Read, Some(namespace)), "{namespace}");
+    }
+    for who in [Some("shop"), Some("other"), None] {
+        assert!(may(who, Verb::Observe, None) && !may(who, Verb::Read, None), "{who:?}");
+    }
+}
+
+#[cfg(feature = "tls")]
+#[test]
+fn a_grant_that_does_not_hold_is_refused_at_its_place() {
+    let good = format!("{GOOD}{TLS}{GRANTS}");
+    let refused = |from: &str, to: &str| {
+        assert!(good.contains(from), "{from}");
+        let error = Config::parse(Path::new("n.toml"), &good.replacen(from, to, 1)).unwrap_err();
+        assert_eq!((error.code(), error.class()), ("TW-6003", FailureClass::FixRequest), "{error}");
+        error.to_string()
+    };
+    let said = refused("\"read\", \"write\"", "\"read\", \"delete\"");
+    assert!(said.starts_with("n.toml:33:20: grant.actions: expected one or more of read, write, subscribe"), "{said}");
+    assert!(said.ends_with("found \"delete\""), "{said}");
+    assert!(refused("\"read\", \"write\"", "").contains("grant.actions: "));
+    for wrong in [
+        "",
+        "shop",
+        "towline://0193aabb-ccdd-7eff-8000-010203040506/client/",
+        "towline://0193aabb-ccdd-7eff-8000-010203040506/client/a b",
+        "towline://0193aabb-ccdd-7eff-8000-010203040506/client/*",
+        "towline://0193aabb-ccdd-7eff-8000-010203040506/node/1",
+        "towline://0193aabb-ccdd-7eff-8000-0102030405ff/client/shop",
+        "towline://0193AABB-ccdd-7eff-8000-010203040506/client/shop",
+    ] {
+        let said = refused("towline://0193aabb-ccdd-7eff-8000-010203040506/client/shop", wrong);
+        assert!(said.starts_with("n.toml:31:12: grant.identity: expected \"*\", or towline://0193aabb-"), "{said}");
+    }
+    for wrong in ["", "*shop", "shop*x", "a/b", "**", "sh?p"] {
+        let said = refused("\"shop-*\"", &format!("{wrong:?}"));
+        assert!(said.starts_with("n.toml:32:23: grant.namespaces: expected the name of a namespace"), "{said}");
+    }
+    assert!(refused("\"observe\"", "\"read\"").contains("grant.namespaces: expected namespaces"));
+}
+
+#[test]
+fn a_grant_to_an_identity_is_refused_where_nobody_has_one() {
+    let said = parse(&format!("{GOOD}{GRANTS}")).unwrap_err();
+    assert!(said.contains("grant.identity: expected \"*\": without [tls] no client has an identity"), "{said}");
+    let plain = GRANTS.replace("towline://0193aabb-ccdd-7eff-8000-010203040506/client/shop", "*");
+    assert_eq!(parse(&format!("{GOOD}{plain}")).unwrap().grants.len(), 2);
+}

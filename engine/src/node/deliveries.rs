@@ -1,18 +1,22 @@
 //! Feeds of clients: each on a stream of its own, at the pace at which its client consumes it.
 
+use super::access::Access;
 use super::calls::{self, bad, of};
 use super::failure;
 use super::feed::Feed;
 use super::follower::Seat;
 use super::server::Server;
-use crate::model::codec::{self, Enveloped};
+use crate::model::codec::{self, CodecError, Enveloped};
 use crate::model::request::Failure;
-use crate::model::subscription::{Delivery, Follow};
+use crate::model::subscription::{Delivery, Follow, Subscribe};
 use crate::model::{Change, Token};
 use bytes::Bytes;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+use tokio::sync::{Notify, Semaphore};
+use tokio::task::{JoinError, spawn_blocking};
+use tokio::time::{Instant, timeout_at};
 use towline_net::driver::ConnectionHandle;
 use towline_net::{ResetCode, SendError, SendFlags, StreamId};
 
@@ -45,13 +49,21 @@ struct Deliveries {
 
 impl Server {
     /// Delivers until the feed fails, or nobody takes any more: then this future is dropped, and the feed with it.
-    pub(super) async fn deliver(self, subscriber: Subscriber, request: Bytes) {
+    pub(super) async fn deliver(self, access: Access, subscriber: Subscriber, request: Bytes) {
         let Ok(_place) = Arc::clone(&self.feeds).try_acquire_owned() else {
             return subscriber.fail(failure::too_many_feeds()).await;
         };
-        let mut deliveries = match tokio::task::block_in_place(|| self.subscribe(&request)) {
-            Ok((feed, seat)) => Deliveries { token: feed.token(), feed, seat, held: None, failed: None },
-            Err(failure) => return subscriber.fail(failure).await,
+        let Ok(place) = Arc::clone(&self.scanning).acquire_owned().await else { return };
+        let scanning = Arc::clone(&self.scanning);
+        let subscribing = spawn_blocking(move || {
+            let subscribed = self.subscribe(&access, &request);
+            drop(place);
+            subscribed
+        });
+        let mut deliveries = match subscribing.await {
+            Ok(Ok((feed, seat))) => Deliveries { token: feed.token(), feed, seat, held: None, failed: None },
+            Ok(Err(failure)) => return subscriber.fail(failure).await,
+            Err(_) => return subscriber.handle.reset(subscriber.stream, ResetCode::INTERNAL),
         };
         if let Some(seat) = &deliveries.seat
             && !subscriber.send(&Delivery::Seated { seat: seat.who() }).await
@@ -60,39 +72,65 @@ impl Server {
         }
         // The first says where it begins.
         let (mut changes, mut told) = (Vec::new(), None);
+        let bell = Arc::new(Bell::default());
         loop {
             let is_news = !changes.is_empty() || told.as_ref() != Some(&deliveries.token);
             if is_news && !subscriber.tell(&changes, &deliveries.token).await {
                 return;
             }
             told = Some(deliveries.token.clone());
-            changes = match deliveries.next().await {
-                Ok(changes) => changes,
-                Err(failure) => return subscriber.fail(failure).await,
+            (deliveries, changes) = match deliveries.next(&scanning, &bell).await {
+                Ok((deliveries, Ok(changes))) => (deliveries, changes),
+                Ok((_, Err(failure))) => return subscriber.fail(failure).await,
+                Err(_) => return subscriber.handle.reset(subscriber.stream, ResetCode::INTERNAL),
             };
         }
     }
 
-    fn subscribe(&self, request: &[u8]) -> Result<(Feed, Option<Seat>), Failure> {
+    fn subscribe(&self, access: &Access, request: &[u8]) -> Result<(Feed, Option<Seat>), Failure> {
         if codec::kind_of(request) == Some(Follow::KIND) {
-            let (feed, seat) = calls::follow(&self.node, codec::decode(request).map_err(bad)?)?.into_parts();
+            let wanted = access.admit_feed(understood::<Follow>(request)?, |wanted| &wanted.namespace)?;
+            let (feed, seat) = calls::follow(&self.node, wanted.into_inner())?.into_parts();
             return Ok((feed, Some(seat)));
         }
-        Ok((calls::subscribe(&self.node, codec::decode(request).map_err(bad)?)?, None))
+        let wanted = access.admit_feed(understood::<Subscribe>(request)?, |wanted| &wanted.namespace)?;
+        Ok((calls::subscribe(&self.node, wanted.into_inner())?, None))
     }
 }
 
 impl Deliveries {
     /// What is there next, or nothing after a while. A feed reads the log, which may wait for the disk: not on a thread that others
-    /// wait for.
-    async fn next(&mut self) -> Result<Vec<Change>, Failure> {
-        let some = std::future::poll_fn(|context| tokio::task::block_in_place(|| self.poll(context)));
-        let found = tokio::time::timeout(TOLD_EVERY, some).await;
-        found.unwrap_or_else(|_| {
-            // Nothing is held then: what was passed over counts as delivered.
+    /// wait for, and a few feeds at a time: each takes a thread from those that reads need.
+    ///
+    /// # Errors
+    /// It panicked.
+    async fn next(
+        mut self,
+        scanning: &Arc<Semaphore>,
+        bell: &Arc<Bell>,
+    ) -> Result<(Self, Result<Vec<Change>, Failure>), JoinError> {
+        let end = Instant::now() + TOLD_EVERY;
+        while let Ok(Ok(place)) = timeout_at(end, Arc::clone(scanning).acquire_owned()).await {
+            let waker = Waker::from(Arc::clone(bell));
+            let looking = spawn_blocking(move || {
+                let polled = self.poll(&mut Context::from_waker(&waker));
+                drop(place);
+                (self, polled)
+            });
+            let (back, polled) = looking.await?;
+            self = back;
+            if let Poll::Ready(found) = polled {
+                return Ok((self, found));
+            }
+            if timeout_at(end, bell.rung.notified()).await.is_err() {
+                break;
+            }
+        }
+        // What was passed over counts as delivered; what is held was taken, and was not.
+        if self.held.is_none() && self.failed.is_none() {
             self.token = self.feed.token();
-            Ok(Vec::new())
-        })
+        }
+        Ok((self, Ok(Vec::new())))
     }
 
     fn poll(&mut self, context: &mut Context<'_>) -> Poll<Result<Vec<Change>, Failure>> {
@@ -135,6 +173,26 @@ impl Deliveries {
     }
 }
 
+/// Called when there may be more; it remembers one call that came while nobody waited.
+#[derive(Default)]
+struct Bell {
+    rung: Notify,
+}
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.rung.notify_one();
+    }
+}
+
+/// What begins a feed, if this release knows it.
+fn understood<T: Enveloped>(request: &[u8]) -> Result<T, Failure> {
+    codec::decode(request).map_err(|error| match error {
+        CodecError::Body { .. } => failure::not_understood(),
+        error => bad(error),
+    })
+}
+
 impl Subscriber {
     /// False: nobody hears it.
     async fn tell(&self, changes: &[Change], token: &Token) -> bool {
@@ -167,3 +225,7 @@ impl Subscriber {
         sent.is_ok()
     }
 }
+
+#[cfg(test)]
+#[path = "deliveries_test.rs"]
+mod tests;

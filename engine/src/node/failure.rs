@@ -8,6 +8,9 @@
 //! | TW-8004 | retry | the outcome of a write is unknown: it may or may not have taken effect |
 //! | TW-8005 | retry | the node is closing |
 //! | TW-8006 | retry | there are too many feeds |
+//! | TW-8007 | fix the request | the client is not allowed to do that |
+//! | TW-8008 | fix the request | the request is of a newer release: it is not understood here |
+//! | TW-8009 | retry | the request was cancelled before it began |
 //! | TW-8020 | retry | too many snapshots are held |
 //! | TW-8021 | fix the request | the snapshot is not held, or not any more: open another one |
 //! | TW-8101 | fix the request | the request is not legal |
@@ -15,6 +18,8 @@
 //! | TW-8201 | operator | the state can't be read |
 //! | TW-8202 | operator | the disk of the log or of the state is full: writes wait for room |
 
+#[cfg(feature = "cluster")]
+use super::access::Action;
 use super::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX};
 use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
 use crate::model::NodeId;
@@ -36,6 +41,21 @@ pub(crate) fn unknown_namespace(name: &str) -> Failure {
 
 pub(super) fn bad_request(what: &str) -> Failure {
     failure(8101, FailureClass::FixRequest, what.to_owned())
+}
+
+/// Nothing of what there is: the sentence is the same for a namespace that does not exist.
+pub(super) fn not_allowed(action: &Action<'_>) -> Failure {
+    failure(8007, FailureClass::FixRequest, format!("this client is not allowed to {action}"))
+}
+
+pub(super) fn not_understood() -> Failure {
+    let message =
+        format!("release {} does not understand this request: it is of a newer one", env!("CARGO_PKG_VERSION"));
+    failure(8008, FailureClass::FixRequest, message)
+}
+
+pub(super) fn cancelled() -> Failure {
+    failure(8009, FailureClass::Retry, "the request was cancelled before it began".into())
 }
 
 pub(super) fn too_many_feeds() -> Failure {
@@ -93,6 +113,9 @@ pub(super) fn of(error: &Error) -> Failure {
     }
     let leader = match error {
         Error::Refused(WriteRefused::NotLeader(leader)) => Some(*leader),
+        Error::Read(ReadError::NotLeader(leader)) | Error::Feed(FeedError::Read(ReadError::NotLeader(leader))) => {
+            Some(*leader)
+        }
         _ => None,
     };
     let no_side_effects = error.has_no_side_effects();
@@ -142,5 +165,17 @@ mod tests {
         let queue = SubmissionQueue::<()>::new(1, 1, Ready::new().bell(ShardId::new(1)));
         assert_eq!(refused(&SubmitError::from(queue.busy(7)).into()).code, 8003);
         assert_eq!(refused(&WriteRefused::NeedsOutcome).class, FailureClass::FixRequest);
+    }
+
+    /// Without the name a client would ask the same node until its time is over.
+    #[test]
+    fn whoever_is_sent_on_hears_to_whom() {
+        let leader = NodeId::new(2);
+        let read = || ReadError::NotLeader(leader);
+        let errors = [Error::Refused(WriteRefused::NotLeader(leader)), read().into(), FeedError::Read(read()).into()];
+        for error in errors {
+            let failure = of(&error);
+            assert_eq!((failure.class, failure.leader), (FailureClass::ReRoute, Some(leader)), "{error}");
+        }
     }
 }

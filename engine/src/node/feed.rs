@@ -365,18 +365,7 @@ impl Feed {
     /// # Errors
     /// As [`Feed::wait`].
     pub fn poll_next(&mut self, context: &mut Context<'_>) -> Poll<Result<Change, FeedError>> {
-        match self.advance() {
-            Ok(Some(change)) => return Poll::Ready(Ok(change)),
-            Ok(None) => {}
-            Err(error) => return Poll::Ready(Err(error)),
-        }
-        self.cursors.iter().for_each(|cursor| cursor.shard.positions.call(self.key, context.waker()));
-        // Once more: what moved before the calls were asked for calls nobody.
-        match self.advance() {
-            Ok(Some(change)) => Poll::Ready(Ok(change)),
-            Ok(None) => Poll::Pending,
-            Err(error) => Poll::Ready(Err(error)),
-        }
+        self.poll_within(context, &mut usize::MAX.clone())
     }
 
     /// Everything up to here was delivered, or is of no interest: a feed that begins here goes on exactly behind it.
@@ -426,29 +415,29 @@ impl Feed {
         }
     }
 
-    /// The next change that is there already.
-    fn advance(&mut self) -> Result<Option<Change>, FeedError> {
-        let mut batches = usize::MAX;
-        self.advance_within(&mut batches)
-    }
-
     /// As [`Feed::poll_next`], looking at so many batches at the most: whoever polls for others must come to an end, however much
     /// there is that its filter does not admit. Then it asks to be polled again.
-    #[cfg(feature = "cluster")]
     pub(super) fn poll_within(
         &mut self,
         context: &mut Context<'_>,
         batches: &mut usize,
     ) -> Poll<Result<Change, FeedError>> {
-        match self.advance_within(batches) {
-            Ok(Some(change)) => Poll::Ready(Ok(change)),
-            Err(error) => Poll::Ready(Err(error)),
-            Ok(None) if *batches == 0 => {
-                context.waker().wake_by_ref();
-                Poll::Pending
+        // Twice: what moved before the calls were asked for calls nobody.
+        for is_last in [false, true] {
+            match self.advance_within(batches) {
+                Ok(Some(change)) => return Poll::Ready(Ok(change)),
+                Err(error) => return Poll::Ready(Err(error)),
+                Ok(None) if *batches == 0 => {
+                    context.waker().wake_by_ref();
+                    break;
+                }
+                Ok(None) if is_last => {}
+                Ok(None) => {
+                    self.cursors.iter().for_each(|cursor| cursor.shard.positions.call(self.key, context.waker()));
+                }
             }
-            Ok(None) => self.poll_next(context),
         }
+        Poll::Pending
     }
 
     /// Whether there is something to look at, or an end; nothing is read. Otherwise the waker is called when there is.
@@ -611,3 +600,7 @@ impl Drop for Feed {
         self.cursors.iter().for_each(|cursor| cursor.shard.positions.forget(self.key));
     }
 }
+
+#[cfg(test)]
+#[path = "feed_test.rs"]
+mod tests;

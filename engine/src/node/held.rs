@@ -37,6 +37,8 @@ struct Table {
 /// The way to one moment.
 #[derive(Debug)]
 struct Held {
+    /// The namespace, by the name by which it was asked for: whoever looks asks for the same, and may.
+    name: String,
     looks: Sender<Asked>,
     thread: JoinHandle<()>,
 }
@@ -51,9 +53,9 @@ impl Snapshots {
     }
 
     /// Holds a moment; its number, and which it is.
-    pub(super) fn open(&self, space: Namespace, read: Read) -> Result<(u64, Token), Failure> {
+    pub(super) fn open(&self, name: &str, space: Namespace, read: Read) -> Result<(u64, Token), Failure> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| failure::too_many_snapshots())?;
-        let (held, token) = Held::begin(space, read, place, self.idle_max)?;
+        let (held, token) = Held::begin(name, space, read, place, self.idle_max)?;
         let mut table = self.held.lock();
         // Those that ended by themselves, and that nobody has closed.
         table.held.retain(|_, held| !held.thread.is_finished());
@@ -63,8 +65,8 @@ impl Snapshots {
         Ok((number, token))
     }
 
-    pub(super) fn look(&self, number: u64, look: Look) -> Result<Answer, Failure> {
-        let held = self.held.lock().held.get(&number).map(Arc::clone);
+    pub(super) fn look(&self, name: &str, number: u64, look: Look) -> Result<Answer, Failure> {
+        let held = self.held.lock().held.get(&number).filter(|held| held.name == name).map(Arc::clone);
         let (tell, told) = bounded(1);
         let asked = held.and_then(|held| held.looks.send((look, tell)).ok());
         asked.and_then(|()| told.recv().ok()).unwrap_or_else(|| Err(failure::no_such_snapshot()))
@@ -78,6 +80,7 @@ impl Snapshots {
 impl Held {
     /// A snapshot lives as long as the closure that looks at it: a thread stays in there.
     fn begin(
+        name: &str,
         space: Namespace,
         read: Read,
         place: OwnedSemaphorePermit,
@@ -100,7 +103,7 @@ impl Held {
         let thread = Builder::new().name("towline-snapshot".to_owned()).spawn(hold);
         let thread = thread.map_err(|_| failure::too_many_snapshots())?;
         let token = told.recv().unwrap_or_else(|_| Err(failure::closing()))?;
-        Ok((Self { looks, thread }, token))
+        Ok((Self { name: name.to_owned(), looks, thread }, token))
     }
 }
 
@@ -128,7 +131,7 @@ mod tests {
     use crate::node::{Node, NodeOptions};
 
     fn get(snapshots: &Snapshots, number: u64) -> Result<Answer, u16> {
-        snapshots.look(number, Look::MultiGet { keys: vec![b"k".to_vec()] }).map_err(|failure| failure.code)
+        snapshots.look("default", number, Look::MultiGet { keys: vec![b"k".to_vec()] }).map_err(|failure| failure.code)
     }
 
     #[test]
@@ -138,7 +141,8 @@ mod tests {
         node.default_namespace().put("k", "v").unwrap().wait().unwrap();
         let places = Arc::new(Semaphore::new(1));
         let snapshots = Snapshots::new(Arc::clone(&places), Duration::from_millis(30));
-        let open = || snapshots.open(node.default_namespace(), Read::Linearizable).map_err(|failure| failure.code);
+        let open =
+            || snapshots.open("default", node.default_namespace(), Read::Linearizable).map_err(|failure| failure.code);
         let (number, _) = open().unwrap();
         assert_eq!(open().unwrap_err(), 8020);
         get(&snapshots, number).unwrap();
@@ -161,13 +165,15 @@ mod tests {
         let hour = Duration::from_secs(3600);
         let (gone, stays) = (Snapshots::new(Arc::clone(&places), hour), Snapshots::new(Arc::clone(&places), hour));
         for snapshots in [&gone, &gone, &stays] {
-            snapshots.open(node.default_namespace(), Read::Eventual).unwrap();
+            snapshots.open("default", node.default_namespace(), Read::Eventual).unwrap();
         }
         drop(gone);
         while places.available_permits() < 2 {
             std::thread::sleep(Duration::from_millis(5));
         }
         get(&stays, 1).unwrap();
+        let elsewhere = stays.look("other", 1, Look::MultiGet { keys: vec![b"k".to_vec()] }).unwrap_err();
+        assert_eq!(elsewhere.code, 8021, "who may read one namespace looks at no other by it");
         node.close().unwrap();
         assert_eq!(get(&stays, 1), Err(8021));
     }

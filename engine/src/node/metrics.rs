@@ -3,6 +3,8 @@
 //! Nothing here exports anything, and nothing on the path of a write knows of it: whoever scrapes calls [`NodeStats::publish`]
 //! before. Names begin with `towline_`; times are in seconds, sizes in bytes.
 
+#[cfg(feature = "cluster")]
+use super::server_stats::ServerStats;
 use super::stages::{Distribution, LaneStats};
 use super::stats::{NodeStats, ShardStats};
 use crate::state::RocksTimes;
@@ -84,6 +86,29 @@ impl NodeStats {
     }
 }
 
+#[cfg(feature = "cluster")]
+impl ServerStats {
+    /// As [`NodeStats::publish`], of what clients do.
+    ///
+    /// ```
+    /// # use towline::node::{Config, serve};
+    /// # let directory = tempfile::tempdir()?;
+    /// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+    /// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+    /// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+    /// server.stats().publish("main");
+    /// # server.shutdown()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn publish(&self, node: &str) {
+        let labels = [Label::new("node", node.to_owned())];
+        set(&labels, "towline_server_clients", self.clients as u64);
+        set(&labels, "towline_server_requests", self.requests as u64);
+        set(&labels, "towline_server_feeds", self.feeds as u64);
+        count(&labels, "towline_server_denied_total", self.denied);
+    }
+}
+
 fn publish_lane(labels: &[Label], lane: &LaneStats) {
     let stages = [
         ("queue", &lane.queue),
@@ -157,6 +182,21 @@ fn with(labels: &[Label], name: &'static str, value: String) -> Vec<Label> {
 mod tests {
     use crate::node::{Node, NodeOptions};
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn what_clients_do_reaches_the_recorder_of_the_program() {
+        let recorder = DebuggingRecorder::new();
+        let snapshotter = recorder.snapshotter();
+        let stats = crate::node::ServerStats { clients: 3, requests: 5, feeds: 2, denied: 7 };
+        metrics::with_local_recorder(&recorder, || stats.publish("main"));
+        let of = |(key, .., value): (metrics_util::CompositeKey, _, _, _)| (key.key().name().to_owned(), value);
+        let mut told: Vec<_> = snapshotter.snapshot().into_vec().into_iter().map(of).collect();
+        told.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let values: Vec<_> = told.into_iter().map(|(_, value)| value).collect();
+        let gauge = |value: f64| DebugValue::Gauge(value.into());
+        assert_eq!(values, [gauge(3.0), DebugValue::Counter(7), gauge(2.0), gauge(5.0)]);
+    }
 
     #[test]
     fn every_number_reaches_the_recorder_of_the_program() {

@@ -59,13 +59,21 @@ mod unflushed;
 mod worker;
 
 #[cfg(feature = "cluster")]
+pub mod access;
+#[cfg(feature = "cluster")]
 pub mod config;
 #[cfg(any(feature = "cluster", feature = "client"))]
 pub(crate) mod failure;
 #[cfg(feature = "cluster")]
+mod grants;
+#[cfg(feature = "cluster")]
+mod line;
+#[cfg(feature = "cluster")]
 mod peers;
 #[cfg(feature = "cluster")]
 mod server;
+#[cfg(feature = "cluster")]
+mod server_stats;
 #[cfg(feature = "cluster")]
 mod transport;
 
@@ -103,7 +111,9 @@ pub use identity::{Identity, IdentityError};
 pub use namespace::{Namespace, READ_WITHIN_DEFAULT, Snapshot};
 pub use open::OpenError;
 #[cfg(feature = "cluster")]
-pub use server::{ServeError, ServerHandle, serve};
+pub use server::{ServeError, ServerHandle, serve, serve_with};
+#[cfg(feature = "cluster")]
+pub use server_stats::ServerStats;
 pub use session::{Session, SessionError, SessionReceipt};
 pub use stages::{Distribution, LaneStats};
 pub use stats::{NodeStats, ShardStats};

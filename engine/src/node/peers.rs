@@ -6,6 +6,7 @@
 use super::shard::{Event, PeerLink};
 use super::transport::{Transport, TransportError, resolve};
 use super::{Identity, Inbox, SHARD};
+use crate::model::from_client::CANCEL;
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::{Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream};
 use crate::state::check_batch;
@@ -48,6 +49,7 @@ impl Network {
         let mut config = ConnectionConfig::new(identity, nonce);
         config.expect_cluster = Some(*self.identity.cluster.as_bytes());
         config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
+        config.features.offered = CANCEL;
         config
     }
 

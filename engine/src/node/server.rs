@@ -1,9 +1,11 @@
 //! The server: the node, its listener, its peers, and its clients.
 
+use super::access::{Authorizer, Caller, Door, Grants};
 use super::config::Config;
 use super::failure::FEEDS_MAX;
 use super::held::SNAPSHOTS_MAX;
 use super::peers::{EVENTS_WAITING, Greets, Network};
+use super::server_stats::ServerStats;
 use super::transport::{Transport, resolve};
 use super::{CloseError, Node, NodeOptions, OpenError};
 use crate::model::NodeId;
@@ -12,7 +14,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
@@ -26,6 +28,8 @@ const PEERS_PLACES: usize = 64;
 const FILES_OF_THE_NODE: usize = 1024 + 256;
 /// Reads of all clients that are worked on at a time.
 const READS_MAX: usize = 16;
+/// Feeds that look at the log at a time: the others wait for their turn, which is short.
+const SCANNING_MAX: usize = 16;
 
 /// Why a server does not start.
 ///
@@ -141,6 +145,7 @@ pub struct ServerHandle {
     node: Arc<Node>,
     runtime: Runtime,
     address: SocketAddr,
+    server: Server,
 }
 
 impl ServerHandle {
@@ -154,6 +159,12 @@ impl ServerHandle {
     #[must_use]
     pub fn node(&self) -> &Node {
         &self.node
+    }
+
+    /// The server in numbers.
+    #[must_use]
+    pub fn stats(&self) -> ServerStats {
+        self.server.stats()
     }
 
     /// Waits until the node stops by itself, and says why. It serves nothing from then on: end the process, or shut
@@ -175,11 +186,21 @@ impl ServerHandle {
     }
 }
 
-/// Opens the node, listens, connects to the peers, and serves clients, on threads of its own.
+/// Opens the node, listens, connects to the peers, and serves clients, on threads of its own. What clients may do is what the
+/// configuration grants.
 ///
 /// # Errors
 /// See [`ServeError`]; nothing runs then.
 pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
+    serve_with(config, Grants::new(config.grants.clone()))
+}
+
+/// As [`serve`], with a rule of the program's own for what clients may do. It alone decides: what the configuration grants plays
+/// no part, unless it asks [`Grants`].
+///
+/// # Errors
+/// See [`ServeError`]; nothing runs then.
+pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Result<ServerHandle, ServeError> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("towline-net")
@@ -230,10 +251,14 @@ pub fn serve(config: &Config) -> Result<ServerHandle, ServeError> {
         reading: Arc::new(Semaphore::new(READS_MAX)),
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+        scanning: Arc::new(Semaphore::new(SCANNING_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
+        clients_max: connections - PEERS_PLACES,
+        requests: Arc::default(),
+        door: Door::new(authorizer),
     };
-    runtime.spawn(server.accept(listener));
-    Ok(ServerHandle { node, runtime, address })
+    runtime.spawn(server.clone().accept(listener));
+    Ok(ServerHandle { node, runtime, address, server })
 }
 
 /// How many connections are taken: what the limit on open files leaves beside the log and the state, which must not
@@ -256,11 +281,28 @@ pub(super) struct Server {
     pub(super) snapshots: Arc<Semaphore>,
     /// Places for feeds of all clients.
     pub(super) feeds: Arc<Semaphore>,
+    /// Feeds that look at the log.
+    pub(super) scanning: Arc<Semaphore>,
     /// Places for clients: fewer than there are connections, so that the other nodes always find one.
     clients: Arc<Semaphore>,
+    clients_max: usize,
+    /// Requests of all clients that have no answer yet.
+    pub(super) requests: Arc<AtomicUsize>,
+    /// What clients may do.
+    door: Door,
 }
 
 impl Server {
+    fn stats(&self) -> ServerStats {
+        ServerStats {
+            clients: self.clients_max.saturating_sub(self.clients.available_permits()),
+            // A figure for people, which orders nothing.
+            requests: self.requests.load(Ordering::Relaxed),
+            feeds: FEEDS_MAX.saturating_sub(self.feeds.available_permits()),
+            denied: self.door.denied(),
+        }
+    }
+
     async fn accept(self, listener: Listener) {
         loop {
             match listener.accept().await {
@@ -278,8 +320,9 @@ impl Server {
 
     async fn greet(self, incoming: Incoming) {
         let (sink, events) = EventSink::channel(EVENTS_WAITING);
+        let address = incoming.peer_addr();
         let accepted = self.network.transport.accept(incoming, self.network.config(), sink).await;
-        let Some(handle) = accepted else { return };
+        let Some((handle, named)) = accepted else { return };
         let Ok(PeerHello { identity, .. }) = handle.ready().await else { return };
         let peer = NodeId::new(identity.node);
         match identity.role {
@@ -287,7 +330,10 @@ impl Server {
                 self.network.session(peer, handle, events, Greets::Back).await;
             }
             Role::Client => match Arc::clone(&self.clients).try_acquire_owned() {
-                Ok(_place) => self.client(handle, events).await,
+                Ok(_place) => {
+                    let access = self.door.of(Caller::new(named, address));
+                    self.client(access, handle, events).await;
+                }
                 Err(_) => {
                     tracing::warn!("a client was turned away: there are too many");
                     handle.go_away(GoAwayCode::SHUTDOWN);
@@ -301,3 +347,7 @@ impl Server {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "server_test.rs"]
+mod tests;

@@ -60,18 +60,19 @@ impl Transport {
         let _nothing_to_watch = (runtime, config);
     }
 
-    /// Runs a connection that came in, once its peer is known. None: it was refused, and that was told.
+    /// Runs a connection that came in, once its peer is known; with TLS, whom its certificate names. None: it was
+    /// refused, and that was told.
     pub(super) async fn accept(
         &self,
         incoming: Incoming,
         config: ConnectionConfig,
         sink: EventSink,
-    ) -> Option<ConnectionHandle> {
+    ) -> Option<(ConnectionHandle, Option<String>)> {
         let address = incoming.peer_addr();
         #[cfg(feature = "tls")]
         if let Some(endpoint) = &self.tls {
-            return match endpoint.accept(incoming, config, sink).await {
-                Ok(handle) => Some(handle),
+            return match endpoint.accept_named(incoming, config, sink).await {
+                Ok((handle, named)) => Some((handle, Some(named.to_string()))),
                 Err(error) => {
                     let (code, reason) = (error.code(), error.sentence());
                     // Probes and scans come all day, and end without a word.
@@ -92,7 +93,7 @@ impl Transport {
             }
         };
         match handle.ready().await {
-            Ok(_) => Some(handle),
+            Ok(_) => Some((handle, None)),
             Err(error @ (ConnectionError::TransportEnded | ConnectionError::HelloTimeout)) => {
                 tracing::debug!(%address, "nobody came: {error}");
                 None

@@ -3,8 +3,11 @@
 #![cfg(feature = "cluster")]
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that can't go on fails")]
 
+#[cfg(feature = "cli")]
+mod access;
 mod backups;
 mod broken_state;
+mod cancel;
 mod cluster;
 mod crash;
 mod embedded;
@@ -18,14 +21,18 @@ mod limits;
 #[cfg(feature = "cli")]
 mod log_tools;
 #[cfg(target_os = "linux")]
+mod many_feeds;
+#[cfg(target_os = "linux")]
 mod memory;
 mod namespaces;
 mod noise;
 mod races;
+mod raw;
 mod receipts;
 mod remote;
 mod requests;
 mod sessions;
+mod skew;
 mod spans;
 mod stopped_follower;
 mod switch;

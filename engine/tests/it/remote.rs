@@ -123,6 +123,17 @@ fn namespaces_are_made_renamed_and_dropped_by_a_client_and_errors_have_the_codes
     });
 }
 
+/// It was waited for all of `connect_timeout`, and said that no server was found.
+#[test]
+fn to_connect_for_a_namespace_that_does_not_exist_says_so_at_once() {
+    with_client(|_, server| async move {
+        let long = Duration::from_secs(3600);
+        let options = ClientOptions { namespace: "nobody".into(), connect_timeout: long, ..ClientOptions::default() };
+        let error = Client::connect([server.address().to_string()], options).await.unwrap_err();
+        assert_eq!((error.code().as_str(), error.class()), ("TW-8102", FailureClass::FixRequest));
+    });
+}
+
 /// Otherwise four readers that wait for a position would stop everything else of their client.
 #[test]
 fn reads_that_wait_for_a_position_hold_up_no_write_and_end_at_their_deadline() {

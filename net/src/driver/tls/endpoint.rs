@@ -88,10 +88,11 @@ impl Peer {
 /// let (dialer, acceptor) = (Endpoint::new(&one)?, Endpoint::new(&two)?);
 /// let listener = Listener::bind("127.0.0.1:0".parse()?, ListenerOptions::default()).await?;
 /// let address = listener.local_addr()?;
-/// let accepting = async { acceptor.accept(incoming(&listener).await, config(2, Role::Node), silent()).await };
+/// let accepting = async { acceptor.accept_named(incoming(&listener).await, config(2, Role::Node), silent()).await };
 /// let dialling = dialer.connect(address, Peer::Node(2), config(1, Role::Node), silent());
 /// let (client, server) = tokio::join!(dialling, accepting);
-/// let (client, server) = (client?, server?);
+/// let (client, (server, named)) = (client?, server?);
+/// assert_eq!(named.to_string(), "towline://07070707-0707-0707-0707-070707070707/node/1");
 /// assert_eq!(server.peer().map(|peer| peer.identity.node), Some(1), "as its certificate says");
 ///
 /// // Node 1 is revoked: its connection ends, and no other is made.
@@ -278,6 +279,21 @@ impl Endpoint {
         config: ConnectionConfig,
         sink: EventSink,
     ) -> Result<ConnectionHandle, TlsError> {
+        self.accept_named(incoming, config, sink).await.map(|(handle, _)| handle)
+    }
+
+    /// As [`Self::accept`], and whom the peer's certificate names.
+    ///
+    /// Cancellation: the socket is closed.
+    ///
+    /// # Errors
+    /// As [`Self::accept`].
+    pub async fn accept_named(
+        &self,
+        incoming: Incoming,
+        config: ConnectionConfig,
+        sink: EventSink,
+    ) -> Result<(ConnectionHandle, CertifiedIdentity), TlsError> {
         let begun = Instant::now();
         let in_force = Arc::clone(&self.in_force.read());
         let (socket, address, ticket) = incoming.into_parts();
@@ -320,7 +336,7 @@ impl Endpoint {
         let connected = self.introduce(stream, hands, Side::Dialer, config, sink, None).await;
         match (connected, alert.get()) {
             (Err(TlsError::Connection { .. }), Some(alert)) => Err(TlsError::RefusedByPeer { alert: *alert }),
-            (connected, _) => connected,
+            (connected, _) => connected.map(|(handle, _)| handle),
         }
     }
 
@@ -333,7 +349,7 @@ impl Endpoint {
         mut config: ConnectionConfig,
         sink: EventSink,
         ticket: Option<Ticket>,
-    ) -> Result<ConnectionHandle, TlsError>
+    ) -> Result<(ConnectionHandle, CertifiedIdentity), TlsError>
     where
         T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Send + 'static,
     {
@@ -355,7 +371,7 @@ impl Endpoint {
         let live = Live { chain, dialled, ends, who: who.clone(), address, connection: handle.downgrade() };
         self.enter(live, &in_force);
         match handle.ready().await {
-            Ok(_) => Ok(handle),
+            Ok(_) => Ok((handle, who)),
             Err(source) => Err(TlsError::Connection { who, source }),
         }
     }

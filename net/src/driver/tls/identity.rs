@@ -55,7 +55,7 @@ pub struct CertifiedIdentity {
 pub enum Subject {
     /// A node, by its number.
     Node(u64),
-    /// A client, by its name. Names are for logs and for revocation: all clients may do the same.
+    /// A client, by its name: for logs, for revocation, and for whatever decides what it may do.
     Client(String),
 }
 
