@@ -1,7 +1,7 @@
 //! Who may do what: what a client asks is put to an [`Authorizer`] here, before anything is done for it.
 //!
-//! A request is what an [`Action`] is of, and which one it is stands in one place, [`needs`]. What was let in is
-//! [`Admitted`], and nothing else is served: a new request that nobody thought of here does not compile.
+//! Which [`Action`] a request is stands in one place, and only what was let in there is served: a new request that nobody
+//! thought of does not compile.
 
 use super::failure;
 use super::shard::now;
@@ -28,10 +28,10 @@ const TOLD_EVERY: Duration = Duration::from_secs(1);
 /// A closure is one:
 ///
 /// ```
+/// # #[cfg(feature = "client")] {
 /// use towline::client::{Client, ClientOptions};
 /// use towline::model::{NamespaceOptions, Read};
 /// use towline::node::access::{Action, Caller, Decision, Verb};
-/// # #[cfg(feature = "client")] {
 /// # use towline::node::{Config, serve_with};
 /// # let directory = tempfile::tempdir()?;
 /// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\

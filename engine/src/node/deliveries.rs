@@ -57,10 +57,10 @@ impl Server {
         let scanning = Arc::clone(&self.scanning);
         let subscribing = spawn_blocking(move || {
             let subscribed = self.subscribe(&access, &request);
-            drop(place);
-            subscribed
+            (subscribed, place)
         });
-        let mut deliveries = match subscribing.await {
+        let subscribed = subscribing.await.map(|(subscribed, _place)| subscribed);
+        let mut deliveries = match subscribed {
             Ok(Ok((feed, seat))) => Deliveries { token: feed.token(), feed, seat, held: None, failed: None },
             Ok(Err(failure)) => return subscriber.fail(failure).await,
             Err(_) => return subscriber.handle.reset(subscriber.stream, ResetCode::INTERNAL),
@@ -114,10 +114,11 @@ impl Deliveries {
             let waker = Waker::from(Arc::clone(bell));
             let looking = spawn_blocking(move || {
                 let polled = self.poll(&mut Context::from_waker(&waker));
-                drop(place);
-                (self, polled)
+                (self, polled, place)
             });
-            let (back, polled) = looking.await?;
+            // The place comes back with what was found, also where nobody waits for that any more: until then a thread is busy.
+            let (back, polled, place) = looking.await?;
+            drop(place);
             self = back;
             if let Poll::Ready(found) = polled {
                 return Ok((self, found));

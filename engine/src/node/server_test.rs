@@ -1,66 +1,134 @@
-#![cfg(feature = "client")]
-
 use super::*;
-use crate::client::{Client, ClientError, ClientOptions};
-use crate::model::{Filter, Read, Since};
+use crate::model::call::{Answer, Call};
+use crate::model::codec;
+use crate::model::request::{Request, RequestBody, Response, ResponseBody};
+use crate::model::subscription::{Delivery, Subscribe};
+use crate::model::{Filter, Since};
+use bytes::Bytes;
+use tokio::time::timeout;
+use towline_net::driver::{ConnectionHandle, EventReceiver};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, SendFlags, StreamId, StreamKind};
 
-fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Client, Server) -> F) {
+/// Long enough for an answer to come, if one comes; nothing is measured by it.
+const MOMENT: Duration = Duration::from_millis(200);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A client by hand: floors above this one have a better one.
+struct Asker {
+    handle: ConnectionHandle,
+    events: EventReceiver,
+}
+
+impl Asker {
+    async fn connect(address: SocketAddr) -> Self {
+        let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
+        let (sink, events) = EventSink::channel(16);
+        let config = ConnectionConfig::new(identity, [9; 16]);
+        let handle = towline_net::driver::connect(address, config, sink).await.unwrap();
+        handle.ready().await.unwrap();
+        Self { handle, events }
+    }
+
+    fn open(&self, kind: StreamKind) -> StreamId {
+        self.handle.open(kind, Lane::Request).unwrap()
+    }
+
+    async fn send(&self, stream: StreamId, bytes: Bytes) {
+        self.handle.send(stream, bytes, SendFlags::default()).await.unwrap();
+    }
+
+    async fn ask(&self, stream: StreamId, id: u64, body: RequestBody) {
+        let request = Request { id, deadline_ms: 0, namespace: "default".into(), body };
+        self.send(stream, codec::encode(&request).unwrap()).await;
+    }
+
+    async fn message(&mut self) -> Bytes {
+        loop {
+            match self.events.recv().await.unwrap() {
+                Event::Message { stream, bytes, charge, .. } => {
+                    self.handle.consumed(stream, charge);
+                    return bytes;
+                }
+                Event::Closed { reason } => panic!("{reason}"),
+                _ => {}
+            }
+        }
+    }
+
+    async fn response(&mut self) -> (u64, ResponseBody) {
+        let bytes = timeout(PATIENCE, self.message()).await.unwrap();
+        let Response { id, body } = codec::decode(&bytes).unwrap();
+        (id, body)
+    }
+
+    async fn delivery(&mut self) -> Delivery {
+        codec::decode(&timeout(PATIENCE, self.message()).await.unwrap()).unwrap()
+    }
+}
+
+fn with_server<F: Future<Output = ()>>(test: impl FnOnce(Asker, Server) -> F) {
     let directory = tempfile::tempdir().unwrap();
     let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
                 shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
     let handle = serve(&Config::parse(&directory.path().join("node.toml"), text).unwrap()).unwrap();
+    while !handle.node().is_serving() {
+        std::thread::yield_now();
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let client = Client::connect([handle.address().to_string()], ClientOptions::default()).await.unwrap();
-        let ended = tokio::time::timeout(Duration::from_secs(60), test(client, handle.server.clone())).await;
-        ended.expect("the test ends");
+        let asker = Asker::connect(handle.address()).await;
+        test(asker, handle.server.clone()).await;
     });
     drop(runtime);
     handle.shutdown().unwrap();
 }
 
-async fn times_out<T: std::fmt::Debug>(asked: impl Future<Output = Result<T, ClientError>>) {
-    tokio::time::timeout(Duration::from_millis(200), asked).await.expect_err("there is no place for it");
+async fn all_of(places: &Arc<Semaphore>, count: usize) -> tokio::sync::OwnedSemaphorePermit {
+    Arc::clone(places).acquire_many_owned(u32::try_from(count).unwrap()).await.unwrap()
 }
+
+const GET: fn() -> RequestBody = || RequestBody::Get { key: b"k".to_vec() };
 
 /// Opening waits for the log, and would wait for reads that wait for the disk.
 #[test]
 fn sessions_begin_and_the_status_is_told_while_all_places_for_reads_are_taken() {
-    with_server(|client, server| async move {
-        let space = client.namespace("default");
-        let all = Arc::clone(&server.reading).acquire_many_owned(u32::try_from(READS_MAX).unwrap()).await.unwrap();
-        times_out(space.get("k", Read::Eventual)).await;
-        let opened = client.clone().namespace("default");
-        let opening = tokio::spawn(async move { opened.open_session().await.map(drop) });
-        let before = server.node.stats().unwrap().shards[0].records;
-        // It takes effect; what it asks behind that is a read, and waits.
-        while server.node.stats().unwrap().shards[0].records == before {
-            tokio::task::yield_now().await;
-        }
-        client.status().await.unwrap();
+    with_server(|mut asker, server| async move {
+        let stream = asker.open(StreamKind::Request);
+        let all = all_of(&server.reading, READS_MAX).await;
+        asker.ask(stream, 1, GET()).await;
+        timeout(MOMENT, asker.message()).await.expect_err("there is no place for it");
+        asker.ask(stream, 2, RequestBody::Call(Call::OpenSession)).await;
+        assert!(matches!(asker.response().await, (2, ResponseBody::Answer(Answer::Session(_)))));
+        asker.ask(stream, 3, RequestBody::Status).await;
+        assert!(matches!(asker.response().await, (3, ResponseBody::Status(_))));
         drop(all);
-        opening.await.unwrap().unwrap();
-        space.get("k", Read::Eventual).await.unwrap();
+        assert!(matches!(asker.response().await, (1, ResponseBody::Value { .. })));
     });
 }
 
 #[test]
 fn feeds_wait_for_their_turn_to_look_at_the_log_and_hold_up_nothing_else() {
-    with_server(|client, server| async move {
-        let space = client.namespace("default");
-        let all = Arc::clone(&server.scanning).acquire_many_owned(u32::try_from(SCANNING_MAX).unwrap()).await.unwrap();
-        times_out(space.subscribe(Since::Now, Filter::All)).await;
-        space.put("k", "1").await.unwrap().await.unwrap();
-        assert!(space.get("k", Read::Linearizable).await.unwrap().is_some());
-        client.status().await.unwrap();
+    with_server(|mut asker, server| async move {
+        let (stream, feed) = (asker.open(StreamKind::Request), asker.open(StreamKind::Feed));
+        let all = all_of(&server.scanning, SCANNING_MAX).await;
+        let subscribe = Subscribe::new("default", &Since::Now, &Filter::All).unwrap();
+        asker.send(feed, codec::encode(&subscribe).unwrap()).await;
+        timeout(MOMENT, asker.message()).await.expect_err("it is not its turn");
+        asker.ask(stream, 1, GET()).await;
+        assert!(matches!(asker.response().await, (1, ResponseBody::Value { .. })));
         drop(all);
-        let mut feed = space.subscribe(Since::Beginning, Filter::All).await.unwrap();
-        feed.next().await.unwrap();
-        // Between two looks nobody has a turn.
-        space.put("k", "2").await.unwrap().await.unwrap();
-        feed.next().await.unwrap();
-        while server.scanning.available_permits() < SCANNING_MAX {
-            tokio::task::yield_now().await;
+        let changes = |delivery| match delivery {
+            Delivery::Changes { changes, .. } => changes.len(),
+            Delivery::Failed(failure) => panic!("{failure:?}"),
+        };
+        assert_eq!(changes(asker.delivery().await), 0, "where it begins");
+        for _ in 0..3 {
+            // Between two looks it has no turn.
+            let all = timeout(PATIENCE, all_of(&server.scanning, SCANNING_MAX)).await.unwrap();
+            server.node.default_namespace().put("k", "1").unwrap().await.unwrap();
+            timeout(MOMENT, asker.message()).await.expect_err("it is not its turn");
+            drop(all);
+            assert_eq!(changes(asker.delivery().await), 1);
         }
     });
 }

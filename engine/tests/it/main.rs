@@ -21,8 +21,6 @@ mod limits;
 #[cfg(feature = "cli")]
 mod log_tools;
 #[cfg(target_os = "linux")]
-mod many_feeds;
-#[cfg(target_os = "linux")]
 mod memory;
 mod namespaces;
 mod noise;
