@@ -9,6 +9,7 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use towline::model::call::{Answer, Call};
 use towline::model::codec::{self, ENVELOPE_BYTES, Enveloped};
+use towline::model::from_client::{Cancel, FromClient};
 use towline::model::request::{Request, RequestBody, Response, ResponseBody, StreamHello};
 use towline::model::subscription::{Delivery, Follow, FollowAt, Subscribe};
 use towline::model::{
@@ -65,6 +66,9 @@ fuzz_target!(|data: &[u8]| {
                 assert_eq!(token.to_string().parse::<Token>().expect("it was read"), token);
             }
         }
+        19 => drop(same::<Cancel>(&mended(Cancel::KIND))),
+        // As the server takes what comes on a stream of requests, of newer clients as well.
+        20 => drop(FromClient::decode(&mended(Request::KIND))),
         _ => {}
     }
 });

@@ -13,8 +13,8 @@ use crate::model::{
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
-use tokio::sync::Mutex;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 /// Requests that take effect once, however often they are sent: what [`crate::node::Session`] is to the embedding program. A write whose
 /// answer was lost is sent again by itself, with its number. Clones are one session.
@@ -60,6 +60,8 @@ struct Shared {
     /// Held while a request is sent: requests go out in the order of their numbers.
     turn: Mutex<()>,
     numbers: parking_lot::Mutex<Kept>,
+    /// Told of each answer: whoever came before one that it must follow comes again then.
+    answers: watch::Sender<()>,
 }
 
 /// The numbers, and the requests that were sent and for which no call waits any more: each is waited for until its answer is here.
@@ -152,7 +154,7 @@ impl Namespace {
     pub async fn resume_session(&self, state: SessionState) -> Result<Session, ClientError> {
         let kept = Kept { numbers: Numbers::of(state), orphans: VecDeque::new() };
         let (descriptor, numbers) = (self.descriptor().await?, parking_lot::Mutex::new(kept));
-        let shared = Shared { descriptor, turn: Mutex::new(()), numbers };
+        let shared = Shared { descriptor, turn: Mutex::new(()), numbers, answers: watch::Sender::new(()) };
         Ok(Session { namespace: self.clone(), shared: Arc::new(shared) })
     }
 }
@@ -222,6 +224,8 @@ impl Session {
         let (mut number, mut sent, mut pauses) = (number, None, Pauses::new());
         loop {
             let waited = self.namespace.client().request_timeout();
+            // From here on: the answer that is waited for may come before this one.
+            let mut answers = self.shared.answers.subscribe();
             let sending = timeout_at(end, self.send(number, shard, record)).await;
             let (used, receipt) = match (sending.unwrap_or(Err(ClientError::Deadline { waited })), sent) {
                 (Ok(sent), _) => sent,
@@ -243,6 +247,7 @@ impl Session {
                 }
                 Ok(written) => {
                     self.shared.numbers.lock().numbers.answered(used, &written.outcome);
+                    self.shared.answers.send_replace(());
                     return Ok(written);
                 }
                 Err(error) => Some(error),
@@ -256,10 +261,13 @@ impl Session {
                 Some(error) if !self.is_worth_another(&error) || Instant::now() >= end => {
                     return Err(SessionError::Write { number: used, source: error });
                 }
-                Some(error) => in_doubt |= !error.has_no_effect(),
-                None => {}
+                Some(error) => {
+                    in_doubt |= !error.has_no_effect();
+                    sleep(pauses.next()).await;
+                }
+                // Not for longer than that: otherwise whoever pauses would always have others before it that pause.
+                None => drop(timeout(pauses.next(), answers.changed()).await),
             }
-            sleep(pauses.next()).await;
         }
     }
 
