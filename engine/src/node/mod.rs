@@ -63,6 +63,8 @@ mod failure;
 #[cfg(feature = "cluster")]
 mod peers;
 #[cfg(feature = "cluster")]
+mod refusals;
+#[cfg(feature = "cluster")]
 mod server;
 #[cfg(feature = "cluster")]
 mod transport;
