@@ -8,6 +8,10 @@
 #![expect(clippy::disallowed_methods, reason = "real sockets, in real time")]
 
 mod attacks;
+#[cfg(feature = "tls")]
+#[expect(unreachable_pub, reason = "what examples of the documentation include has names of its own there")]
+#[path = "doc/authority.rs"]
+mod authority;
 
 use std::alloc::System;
 use std::io::{Read, Write};
@@ -456,4 +460,137 @@ fn what_a_burst_made_a_connection_grow_to_is_given_back_when_it_is_idle() {
         assert!(most >= 128 << 10, "{most} bytes: it was no burst");
         assert!(left <= PIPE_BYTES as u64 + (16 << 10), "{left} bytes are still there, those of the pipe among them");
     });
+}
+
+/// What a stranger costs within TLS, before anybody is known: rustls' own, and what the driver's Hello costs comes after it.
+#[cfg(feature = "tls")]
+mod over_tls {
+    use super::*;
+
+    use std::sync::Arc;
+
+    use rustls::{ClientConfig, ClientConnection, RootCertStore};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+    use towline_net::driver::tls::{self, Credentials};
+
+    use crate::authority::Authority;
+
+    const STRANGERS: usize = 300;
+    const PIPE_BYTES: usize = 1 << 17;
+    /// The bar of the project: 64 KiB for each.
+    const TLS_STRANGER_BYTES_MAX: u64 = 64 << 10;
+
+    fn credentials(authority: &Authority, name: &str) -> Credentials {
+        let (certificate, key) = authority.issue(name);
+        Credentials { chain: vec![certificate], key, roots: vec![authority.root()] }
+    }
+
+    fn records(message: &[u8]) -> Vec<u8> {
+        let record = |piece: &[u8]| {
+            let [high, low] = [(piece.len() >> 8) as u8, piece.len() as u8];
+            [&[0x16, 3, 1, high, low][..], piece].concat()
+        };
+        message.chunks(1 << 14).flat_map(record).collect()
+    }
+
+    /// A ClientHello of so many bytes, but the last of them.
+    fn unfinished_client_hello(length: u16) -> Vec<u8> {
+        let [high, low] = [(length >> 8) as u8, length as u8];
+        let mut message = vec![1, 0, high, low];
+        message.resize(4 + usize::from(length) - 1, 0x5a);
+        records(&message)
+    }
+
+    /// A pipe through which as much has gone as ever will, so that its memory does not count.
+    async fn used_pipe() -> (DuplexStream, DuplexStream) {
+        let (mut one, mut other) = tokio::io::duplex(PIPE_BYTES);
+        let mut all = vec![0; PIPE_BYTES];
+        for _ in 0..2 {
+            one.write_all(&all).await.unwrap();
+            other.read_exact(&mut all).await.unwrap();
+            (one, other) = (other, one);
+        }
+        (one, other)
+    }
+
+    /// Bytes that each of the strangers costs the accepting side who do that with their end of the pipe.
+    async fn each_costs(authority: &Authority, stranger: impl AsyncFn(&mut DuplexStream)) -> u64 {
+        let server = credentials(authority, "server.test").server_config().unwrap();
+        let mut pipes = Vec::with_capacity(STRANGERS);
+        for _ in 0..STRANGERS {
+            pipes.push(used_pipe().await);
+        }
+        let (mut theirs, mut accepting) = (Vec::with_capacity(STRANGERS), Vec::with_capacity(STRANGERS));
+        let before = held();
+        for (ours, other) in pipes {
+            accepting.push(tokio::spawn(tls::accept(ours, Arc::clone(&server), HELLO_TIMEOUT)));
+            theirs.push(other);
+        }
+        for other in &mut theirs {
+            stranger(other).await;
+        }
+        all_are_idle().await;
+        let each = held().saturating_sub(before) / STRANGERS as u64;
+        assert!(accepting.iter().all(|task| !task.is_finished()), "none was refused so far: all of it is held");
+        for accepted in accepting {
+            assert!(matches!(accepted.await.unwrap(), Err(tls::TlsError::Timeout)), "cut at the bound");
+        }
+        each
+    }
+
+    /// N15. Silent ones, those that stop after a ClientHello, with the longest of all messages, and with a certificate as
+    /// long as may be, once both sides have keys.
+    #[test]
+    fn a_stranger_within_tls_costs_what_is_stated() {
+        alone(Builder::new_current_thread().start_paused(true), async {
+            let authority = Authority::new();
+            let silent = each_costs(&authority, async |_| ()).await;
+            let longest = unfinished_client_hello(65_500);
+            let first = each_costs(&authority, async |pipe| pipe.write_all(&longest).await.unwrap()).await;
+
+            let mut many = credentials(&authority, "client.test");
+            let certificate = many.chain[0].clone();
+            many.chain.resize(60_000 / certificate.len(), certificate);
+            let many = many.client_config().unwrap();
+            let late = each_costs(&authority, async |pipe| {
+                let mut client = ClientConnection::new(Arc::clone(&many), "server.test".try_into().unwrap()).unwrap();
+                let mut said = Vec::new();
+                client.write_tls(&mut said).unwrap();
+                pipe.write_all(&said).await.unwrap();
+                while client.is_handshaking() {
+                    let mut answer = [0; 4096];
+                    let count = pipe.read(&mut answer).await.unwrap();
+                    client.read_tls(&mut &answer[..count]).unwrap();
+                    client.process_new_packets().unwrap();
+                }
+                said.clear();
+                while client.wants_write() {
+                    client.write_tls(&mut said).unwrap();
+                }
+                // All of the certificates but the end of their last record.
+                let most = said.len().min(60_000) - 1000;
+                pipe.write_all(&said[..most]).await.unwrap();
+            });
+            let late = late.await;
+
+            let nobody = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_protocol_versions(&[&rustls::version::TLS13])
+                .unwrap()
+                .with_root_certificates(RootCertStore::empty())
+                .with_no_client_auth();
+            let nobody = Arc::new(nobody);
+            let hello = each_costs(&authority, async |pipe| {
+                let mut client = ClientConnection::new(Arc::clone(&nobody), "server.test".try_into().unwrap()).unwrap();
+                let mut said = Vec::new();
+                client.write_tls(&mut said).unwrap();
+                pipe.write_all(&said).await.unwrap();
+            });
+            let hello = hello.await;
+            println!("within TLS a stranger costs: {silent} bytes silent, {hello} after a ClientHello,");
+            println!("{first} with the longest ClientHello, {late} with the longest certificates");
+            for each in [silent, hello, first, late] {
+                assert!(each <= TLS_STRANGER_BYTES_MAX + STRANGER_BYTES_MAX, "{each} bytes");
+            }
+        });
+    }
 }
