@@ -20,8 +20,9 @@ use super::{ConnectionHandle, EventSink, ListenerStats, task, tune};
 /// How many connections a listener takes.
 ///
 /// A stranger, whose handshake is not over, costs some 9 KiB, and 19 KiB if it sends the longest Hello there is
-/// ([`Connection`](crate::Connection) says of what), beside what TLS below it holds, and for as long as `hello_timeout` lets
-/// it: by default all strangers together 19 MiB (N15). What one address may take leaves room for others, so that one that is
+/// ([`Connection`](crate::Connection) says of what), for as long as `hello_timeout` lets it: by default all strangers together
+/// 17 MiB (N15). Within TLS, which comes before, it costs 6 KiB, and 70 KiB if it sends the longest certificates there may
+/// be: together 62 MiB. What one address may take leaves room for others, so that one that is
 /// full of silent strangers does not shut out the rest. Addresses of one IPv6 /64 count as one.
 ///
 /// ```
@@ -62,7 +63,7 @@ pub struct ListenerOptions {
 }
 
 impl ListenerOptions {
-    /// Of so many connections in all a quarter may be strangers, 1,024 at most, and a quarter may come from one address; of
+    /// Of so many connections in all a quarter may be strangers, 896 at most, and a quarter may come from one address; of
     /// the strangers a quarter. So no bound is out of reach, however few connections there may be: a limit on open files may
     /// leave few.
     ///
@@ -74,15 +75,19 @@ impl ListenerOptions {
     /// ```
     #[must_use]
     pub const fn for_connections(connections_max: usize) -> Self {
-        let pending_max = at_least_one(if connections_max / 4 < 1024 { connections_max / 4 } else { 1024 });
+        let quarter = connections_max / 4;
+        let pending_max = at_least_one(if quarter < STRANGERS_MAX { quarter } else { STRANGERS_MAX });
         Self {
             connections_max,
             pending_max,
-            address_connections_max: at_least_one(connections_max / 4),
+            address_connections_max: at_least_one(quarter),
             address_pending_max: at_least_one(pending_max / 4),
         }
     }
 }
+
+/// Within TLS one may cost 70 KiB: all of them together stay below 64 MiB.
+const STRANGERS_MAX: usize = 896;
 
 const fn at_least_one(places: usize) -> usize {
     if places == 0 { 1 } else { places }

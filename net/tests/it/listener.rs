@@ -53,9 +53,9 @@ fn assert_balanced(stats: &ListenerStats) {
 
 /// N15.
 #[tokio::test]
-async fn by_default_a_thousand_strangers_are_held_and_no_address_holds_all_places() {
+async fn by_default_nine_hundred_strangers_are_held_and_no_address_holds_all_places() {
     let options = ListenerOptions::default();
-    assert_eq!(options.pending_max, 1024);
+    assert_eq!(options.pending_max, 896);
     assert!(options.address_pending_max < options.pending_max);
     assert!(options.address_connections_max < options.connections_max);
 }
@@ -65,7 +65,7 @@ async fn by_default_a_thousand_strangers_are_held_and_no_address_holds_all_place
 async fn one_address_takes_a_quarter_of_the_places_however_few_there_are() {
     for connections in [1, 2, 7, 128, 512, 4096, 1 << 20] {
         let options = ListenerOptions::for_connections(connections);
-        assert!(options.pending_max <= connections.div_ceil(4) && options.pending_max <= 1024, "{options:?}");
+        assert!(options.pending_max <= connections.div_ceil(4) && options.pending_max <= 896, "{options:?}");
         assert!(options.address_connections_max <= connections.div_ceil(4), "{options:?}");
         assert!(options.address_pending_max <= options.pending_max.div_ceil(4), "{options:?}");
         assert!(options.address_pending_max >= 1 && options.address_connections_max >= 1, "{options:?}");

@@ -112,6 +112,7 @@ impl End {
 fn feed(connection: &mut Connection, mut piece: &[u8], least: usize) -> Result<(), ConnectionError> {
     while let Some(mut landing) = connection.landing(least) {
         let room = landing.room();
+        assert_eq!(landing.buffer().remaining_mut(), room, "not a byte of the next frame goes into a message");
         let landed = piece.split_off(..room.min(piece.len())).unwrap();
         landing.buffer().put_slice(landed);
         assert_eq!(landing.room(), room - landed.len());
