@@ -1,5 +1,5 @@
-//! [`Refusals`]: what the log says of those who were not let in, a line a second for each reason. A flood of strangers
-//! would fill the disk by way of the log otherwise; how many there were stands in the listener's counters.
+//! [`Refusals`]: what the log says of those who were not let in: each reason once a second. A flood of strangers would fill the
+//! disk by way of the log otherwise; how many there were stands in the listener's counters.
 
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
@@ -7,44 +7,53 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-/// Between two lines of one reason.
+/// Before the same sentence is said again.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The reasons that were told of, by their codes, of which there are as many as this program knows.
+/// Sentences of one code within that: they name identities and sizes, which strangers choose.
+const SENTENCES_MAX: usize = 8;
+
+/// What was told of each code, of which there are as many as this program knows.
 #[derive(Debug, Default)]
 pub(super) struct Refusals(Mutex<BTreeMap<u16, Told>>);
 
 #[derive(Debug)]
 struct Told {
-    last: Instant,
-    /// Since then, and not told.
+    since: Instant,
+    /// Since then.
+    sentences: Vec<String>,
+    /// Refusals of this code that were not told.
     unsaid: u64,
 }
 
 impl Refusals {
-    /// Tells of a refusal, or counts it for the next line of its reason.
+    /// Tells of a refusal, or counts it for the next line of its code.
     pub(super) fn tell(&self, now: Instant, address: SocketAddr, code: u16, reason: &dyn fmt::Display) {
-        match self.unsaid_before(now, code) {
+        let reason = reason.to_string();
+        match self.unsaid_before(now, code, &reason) {
             Some(0) => tracing::warn!(%address, "a connection was refused: TW-{code}: {reason}"),
-            Some(unsaid) => {
-                tracing::warn!(%address, unsaid, "a connection was refused: TW-{code}: {reason} (and {unsaid} before it)");
-            }
+            Some(unsaid) => tracing::warn!(
+                %address,
+                unsaid,
+                "a connection was refused: TW-{code}: {reason} (and {unsaid} before it of which nothing was said)"
+            ),
             None => {}
         }
     }
 
-    /// How many of its reason were not told before this one; none: neither is this one.
-    fn unsaid_before(&self, now: Instant, code: u16) -> Option<u64> {
-        let mut reasons = self.0.lock();
-        let Some(told) = reasons.get_mut(&code) else {
-            reasons.insert(code, Told { last: now, unsaid: 0 });
-            return Some(0);
-        };
-        if now.saturating_duration_since(told.last) < PAUSE {
+    /// How many of its code were not told before this one; none: neither is this one.
+    fn unsaid_before(&self, now: Instant, code: u16, reason: &str) -> Option<u64> {
+        let mut codes = self.0.lock();
+        let told = codes.entry(code).or_insert_with(|| Told { since: now, sentences: Vec::new(), unsaid: 0 });
+        if now.saturating_duration_since(told.since) >= PAUSE {
+            told.since = now;
+            told.sentences.clear();
+        }
+        if told.sentences.len() >= SENTENCES_MAX || told.sentences.iter().any(|sentence| sentence == reason) {
             told.unsaid += 1;
             return None;
         }
-        told.last = now;
+        told.sentences.push(reason.to_owned());
         Some(std::mem::take(&mut told.unsaid))
     }
 }
@@ -87,6 +96,8 @@ mod tests {
         fn exit(&self, _: &Id) {}
     }
 
+    const CLUSTER: &str = "a connection was refused: TW-3013: of another cluster";
+
     #[test]
     fn a_thousand_refusals_in_a_second_are_a_line_for_each_reason_and_the_next_says_how_many_there_were() {
         let (lines, refusals, begin) = (Lines::default(), Refusals::default(), Instant::now());
@@ -99,14 +110,27 @@ mod tests {
             refusals.tell(begin + PAUSE, address, 3013, &"of another cluster");
             refusals.tell(begin + 3 * PAUSE, address, 3013, &"of another cluster");
         });
-        assert_eq!(
-            *lines.0.lock(),
-            [
-                "a connection was refused: TW-3013: of another cluster",
-                "a connection was refused: TW-3001: no such protocol",
-                "a connection was refused: TW-3013: of another cluster (and 999 before it)",
-                "a connection was refused: TW-3013: of another cluster",
-            ]
-        );
+        let expected = [
+            CLUSTER.to_owned(),
+            "a connection was refused: TW-3001: no such protocol".to_owned(),
+            format!("{CLUSTER} (and 999 before it of which nothing was said)"),
+            CLUSTER.to_owned(),
+        ];
+        assert_eq!(*lines.0.lock(), expected);
+    }
+
+    /// One code stands for all that may be wrong with a certificate: the second reason must not hide behind the first, nor may
+    /// a stranger who makes up names have a line for each.
+    #[test]
+    fn reasons_of_one_code_are_told_apart_up_to_a_bound() {
+        let (lines, refusals, now) = (Lines::default(), Refusals::default(), Instant::now());
+        let address = SocketAddr::from(([10, 0, 0, 1], 7));
+        tracing::subscriber::with_default(lines.clone(), || {
+            for number in 0..100 {
+                refusals.tell(now, address, 3203, &format_args!("client/{number} is revoked"));
+            }
+        });
+        assert_eq!(lines.0.lock().len(), SENTENCES_MAX);
+        assert!(lines.0.lock()[1].ends_with("client/1 is revoked"));
     }
 }
