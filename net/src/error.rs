@@ -216,17 +216,15 @@ pub enum ConnectionError {
     /// This side drained, and nothing is left.
     #[error("the connection has drained")]
     Drained,
+    /// The peer's first bytes are a record of TLS, and this side speaks plain text. Never sent: the peer could not read it.
+    #[error("the peer speaks TLS, and this side plain text: one of the two lacks its credentials")]
+    SpeaksTls,
+    /// What the peer proved who it is by has ended while the connection ran. It may come back with what holds.
+    #[error("the peer's certificate has ended")]
+    CertificateEnded,
 }
 
 impl ConnectionError {
-    /// The codes go from here
-    #[cfg(feature = "tokio")]
-    pub(crate) const FIRST: u16 = 3001;
-
-    /// without a hole: so many.
-    #[cfg(feature = "tokio")]
-    pub(crate) const CODES: usize = 25;
-
     /// The stable number: on the wire, in logs, in the documentation.
     #[must_use]
     pub const fn code(&self) -> u16 {
@@ -257,6 +255,8 @@ impl ConnectionError {
             Self::ClosedByPeer { .. } => 3022,
             Self::ClosedHere => 3023,
             Self::Drained => 3024,
+            Self::SpeaksTls => 3140,
+            Self::CertificateEnded => 3143,
         }
     }
 
@@ -287,7 +287,7 @@ const fn class_of_code(code: u32) -> FaultClass {
     match code {
         3001 | 3002 | 3005 => FaultClass::Damage,
         3013 | 3014 => FaultClass::Reroute,
-        0..=2999 | 3011 | 3012 | 3020..=3025 => FaultClass::Retry,
+        0..=2999 | 3011 | 3012 | 3020..=3025 | 3143 => FaultClass::Retry,
         _ => FaultClass::Operator,
     }
 }
@@ -461,10 +461,13 @@ pub enum OpenError {
     /// The handshake is not over. Wait for [`Event::Ready`](crate::Event::Ready).
     #[error("the handshake is not over")]
     NotReady,
-    /// As many streams are open as the peer takes: finish some. Or this side has opened as many as there are numbers
-    /// for (2^31, less one) since the connection began: connect anew.
+    /// As many streams are open as the peer takes: finish some.
     #[error("the peer takes no more streams for now")]
     StreamsExhausted,
+    /// This side has opened as many streams since the connection began as there are numbers for (2^31, less one).
+    /// Connect anew.
+    #[error("the connection has no numbers left for streams")]
+    NumbersUsedUp,
     /// One side said GoAway. Connect anew.
     #[error("the connection drains")]
     Draining,
@@ -480,6 +483,7 @@ impl OpenError {
         match self {
             Self::NotReady => 3121,
             Self::StreamsExhausted => 3122,
+            Self::NumbersUsedUp => 3141,
             Self::Draining => 3123,
             Self::ConnectionClosed => 3124,
         }
@@ -490,7 +494,7 @@ impl OpenError {
     pub const fn class(&self) -> FaultClass {
         match self {
             Self::Draining => FaultClass::Reroute,
-            Self::NotReady | Self::StreamsExhausted | Self::ConnectionClosed => FaultClass::Retry,
+            Self::NotReady | Self::StreamsExhausted | Self::NumbersUsedUp | Self::ConnectionClosed => FaultClass::Retry,
         }
     }
 }

@@ -61,7 +61,7 @@ mod stream;
 #[cfg(feature = "tokio")]
 pub mod driver;
 
-pub use connection::{Connection, ConnectionConfig, Side};
+pub use connection::{Connection, ConnectionConfig, Landing, Side};
 pub use error::{ConfigError, ConnectionError, FaultClass, GoAwayCode, OpenError, ResetCode, SendError};
 pub use event::Event;
 pub use frame::{StreamId, StreamKind};

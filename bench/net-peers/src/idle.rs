@@ -2,11 +2,10 @@
 
 use crate::Run;
 use crate::clock::{self, Usage};
+use crate::heap;
 use crate::table::{Cell, Table, progress};
 use crate::wire::{Ends, Security};
 use anyhow::{Result, ensure};
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::Duration;
 use towline_net::driver::EventSink;
 
@@ -14,51 +13,6 @@ use towline_net::driver::EventSink;
 const SETTLE: Duration = Duration::from_secs(3);
 /// In which the processor time is taken.
 const WATCH: Duration = Duration::from_secs(5);
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
-
-/// Whether bytes are counted: other modes pay one load for it.
-static COUNTING: AtomicBool = AtomicBool::new(false);
-/// Bytes given and not taken back while counting.
-static LIVE: AtomicI64 = AtomicI64::new(0);
-
-/// The system's allocator; what it gives and takes back is counted.
-struct Counting;
-
-fn count(from: usize, to: usize) {
-    // Relaxed: a sum that is read when the threads are at rest.
-    if COUNTING.load(Ordering::Relaxed) {
-        LIVE.fetch_add(to as i64 - from as i64, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: each call is passed to the system's allocator as it is; counting touches no memory of the heap.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count(0, layout.size());
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count(0, layout.size());
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, at: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count(layout.size(), new_size);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.realloc(at, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        count(layout.size(), 0);
-        // SAFETY: the caller keeps the contract, which is the same.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
 
 /// What so many connections hold.
 #[derive(Debug, Clone, Copy)]
@@ -102,8 +56,7 @@ fn hold(run: &Run, security: Security, with_transport: bool) -> Result<Held> {
     let mut bare = vec![ends.connect(security)?];
     let mut handles = Vec::with_capacity(run.connections);
     bare.reserve(run.connections);
-    LIVE.store(0, Ordering::Relaxed);
-    COUNTING.store(true, Ordering::Relaxed);
+    heap::begin();
     for _ in 0..run.connections {
         let wire = ends.connect(security)?;
         if with_transport {
@@ -114,11 +67,11 @@ fn hold(run: &Run, security: Security, with_transport: bool) -> Result<Held> {
     }
     clock::pass(SETTLE);
     let each = 1.0 / (2.0 * run.connections as f64);
-    let heap = LIVE.load(Ordering::Relaxed) as f64 * each;
+    let heap = heap::live() as f64 * each;
     let before = Usage::until_now()?;
     clock::pass(WATCH);
     let (cores, _) = Usage::until_now()?.cores_since(&before);
-    COUNTING.store(false, Ordering::Relaxed);
+    heap::stop();
     ensure!(
         handles.iter().all(|(client, server)| !client.is_closed() && !server.is_closed()),
         "a connection ended by itself"

@@ -5,11 +5,15 @@
 
 #![deny(unsafe_op_in_unsafe_fn)]
 
+#[path = "../../../net/tests/attacks/mod.rs"]
+mod attacks;
 mod bulk;
 mod calls;
 #[path = "../../peers/src/clock.rs"]
 mod clock;
 mod control;
+mod flood;
+mod heap;
 mod idle;
 mod line;
 mod peers;
@@ -40,6 +44,9 @@ struct Args {
     /// Memory and processor time of connections that do nothing.
     #[arg(long)]
     idle: bool,
+    /// What an honest client keeps beside strangers by the thousands, for each thing that they may do, and what they cost.
+    #[arg(long)]
+    flood: bool,
     /// Seconds for each cell of a round.
     #[arg(long, default_value_t = 1.0)]
     seconds: f64,
@@ -52,6 +59,19 @@ struct Args {
     /// Connections for `--idle`: each takes two descriptors.
     #[arg(long, default_value_t = 4000)]
     connections: usize,
+    /// Strangers for each row of `--flood`: as many, at most, as the limit on open files leaves.
+    #[arg(long, default_value_t = 10_000)]
+    strangers: usize,
+    /// Strangers that come in a second.
+    #[arg(long, default_value_t = 2000)]
+    arrivals: u32,
+    /// Be the strangers of a row: `--flood` starts this program once more for it, so that its server's memory is counted
+    /// alone.
+    #[arg(long, hide = true, value_name = "ROW")]
+    stranger: Option<String>,
+    /// Where to.
+    #[arg(long, hide = true, requires = "stranger")]
+    at: Option<std::net::SocketAddr>,
     /// Megabits a second of the slow line of `--control`.
     #[arg(long, default_value_t = 1000)]
     line: u32,
@@ -73,6 +93,8 @@ struct Run {
     rounds: usize,
     connections: usize,
     line: u32,
+    strangers: usize,
+    arrivals: u32,
     nats: PathBuf,
     only: Option<String>,
     json: bool,
@@ -86,8 +108,11 @@ impl Run {
 
 fn main() -> Result<()> {
     let args = Args::parse();
+    if let (Some(row), Some(at)) = (&args.stranger, args.at) {
+        return flood::come(row, at, args.strangers, args.arrivals);
+    }
     ensure!(args.rounds % 2 == 1, "an odd number of rounds has a median");
-    let all = ![args.bulk, args.calls, args.control, args.idle].contains(&true);
+    let all = ![args.bulk, args.calls, args.control, args.idle, args.flood].contains(&true);
     let run = Run {
         pace: Pace {
             time: Duration::try_from_secs_f64(args.seconds)?,
@@ -96,16 +121,19 @@ fn main() -> Result<()> {
         rounds: args.rounds,
         connections: args.connections,
         line: args.line,
+        strangers: args.strangers,
+        arrivals: args.arrivals,
         nats: args.nats,
         only: args.only,
         json: args.json,
     };
     type Mode = fn(&Run) -> Result<()>;
-    let modes: [(bool, Mode); 4] = [
+    let modes: [(bool, Mode); 5] = [
         (args.bulk, bulk::measure),
         (args.calls, calls::measure),
         (args.control, control::measure),
         (args.idle, idle::measure),
+        (args.flood, flood::measure),
     ];
     for (wanted, mode) in modes {
         if wanted || all {

@@ -1,7 +1,7 @@
 //! Two ends of a connection over loopback, each in a runtime of its own with one thread; and what is needed for TLS.
 
 use anyhow::{Context as _, Result};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair, SanType};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::{ClientConfig, ServerConfig};
 use socket2::SockRef;
@@ -129,18 +129,30 @@ pub(crate) fn config(node: u8) -> ConnectionConfig {
 }
 
 /// Issues the certificates of both ends.
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         let mut params = CertificateParams::new([])?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Ok(Self(CertifiedIssuer::self_signed(params, KeyPair::generate()?)?))
     }
 
     fn issue(&self, name: &str) -> Result<tls::Credentials> {
+        self.sign(CertificateParams::new([name.to_owned()])?)
+    }
+
+    /// Of the cluster that [`crate::attacks::config`] names.
+    pub(crate) fn node(&self, number: u64) -> Result<tls::Credentials> {
+        let mut params = CertificateParams::new([])?;
+        let uri = format!("towline://07070707-0707-0707-0707-070707070707/node/{number}");
+        params.subject_alt_names.push(SanType::URI(uri.as_str().try_into()?));
+        self.sign(params)
+    }
+
+    fn sign(&self, params: CertificateParams) -> Result<tls::Credentials> {
         let key = KeyPair::generate()?;
-        let certificate = CertificateParams::new([name.to_owned()])?.signed_by(&key, &self.0)?;
+        let certificate = params.signed_by(&key, &self.0)?;
         Ok(tls::Credentials {
             chain: vec![certificate.der().clone()],
             key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),

@@ -71,6 +71,8 @@ mod line;
 #[cfg(feature = "cluster")]
 mod peers;
 #[cfg(feature = "cluster")]
+mod refusals;
+#[cfg(feature = "cluster")]
 mod server;
 #[cfg(feature = "cluster")]
 mod server_stats;

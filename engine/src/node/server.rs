@@ -214,7 +214,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
     let connections = connections_max();
     // Listen first: a port in use must not cost a recovery, and creates nothing.
     let listening = runtime.block_on(async {
-        let options = ListenerOptions { connections_max: connections, ..ListenerOptions::default() };
+        let options = ListenerOptions::for_connections(connections);
         Listener::bind(address, options).await
     });
     let listener = listening.map_err(failed)?;

@@ -2,10 +2,11 @@
 //! is refused here, and told in one sentence.
 
 use super::config::Config;
+use super::refusals::Refusals;
 use std::io;
 use std::net::SocketAddr;
-#[cfg(feature = "tls")]
 use std::sync::Arc;
+use std::time::Instant;
 use tokio::runtime::Runtime;
 #[cfg(feature = "tls")]
 use towline_net::driver::tls::{CertifiedIdentity, CredentialFiles, Endpoint, Peer, Subject, TlsError};
@@ -15,6 +16,7 @@ use towline_net::{ConnectionConfig, ConnectionError};
 /// Makes the connections of a node. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Transport {
+    refusals: Arc<Refusals>,
     #[cfg(feature = "tls")]
     tls: Option<Arc<Endpoint>>,
 }
@@ -33,10 +35,13 @@ impl Transport {
     /// Of a configuration whose address was found to be `address`.
     pub(super) fn open(config: &Config) -> Result<Self, super::ServeError> {
         #[cfg(feature = "tls")]
-        return Ok(Self { tls: config.tls.as_ref().map(|tls| open(config, tls)).transpose()? });
+        return Ok(Self {
+            refusals: Arc::default(),
+            tls: config.tls.as_ref().map(|tls| open(config, tls)).transpose()?,
+        });
         #[cfg(not(feature = "tls"))]
         match &config.tls {
-            None => Ok(Self {}),
+            None => Ok(Self { refusals: Arc::default() }),
             Some(_) => Err(super::ServeError::NoTls),
         }
     }
@@ -74,12 +79,12 @@ impl Transport {
             return match endpoint.accept_named(incoming, config, sink).await {
                 Ok((handle, named)) => Some((handle, Some(named.to_string()))),
                 Err(error) => {
-                    let (code, reason) = (error.code(), error.sentence());
+                    let reason = error.sentence();
                     // Probes and scans come all day, and end without a word.
                     if is_silent_end(&error) {
                         tracing::debug!(%address, "nobody came: {reason}");
                     } else {
-                        tracing::warn!(%address, "a connection was refused: TW-{code}: {reason}");
+                        self.refused(address, error.code(), &reason);
                     }
                     None
                 }
@@ -99,11 +104,15 @@ impl Transport {
                 None
             }
             Err(error) => {
-                let code = error.code();
-                tracing::warn!(%address, "a connection was refused: TW-{code}: {error}");
+                self.refused(address, error.code(), &error);
                 None
             }
         }
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
+    fn refused(&self, address: SocketAddr, code: u16, reason: &dyn std::fmt::Display) {
+        self.refusals.tell(Instant::now(), address, code, reason);
     }
 
     /// Dials a node. With TLS the connection is ready, and its peer is that node.

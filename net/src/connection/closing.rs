@@ -28,7 +28,14 @@ impl Connection {
 
     /// The byte stream has ended or failed; no farewell can go. Harmless after the end.
     pub fn transport_ended(&mut self) {
-        self.fail(ConnectionError::TransportEnded);
+        let spoke_tls = self.heard_tls();
+        self.fail(if spoke_tls { ConnectionError::SpeaksTls } else { ConnectionError::TransportEnded });
+    }
+
+    /// What the peer proved who it is by has ended ([`ConnectionError::CertificateEnded`]): as [`Self::close`], and the peer
+    /// hears why. Whoever drives the connection knows when.
+    pub fn certificate_ended(&mut self) {
+        self.fail(ConnectionError::CertificateEnded);
     }
 
     pub(super) fn on_go_away(&mut self, code: GoAwayCode) -> Result<(), ConnectionError> {

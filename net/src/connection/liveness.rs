@@ -95,6 +95,10 @@ impl Connection {
     /// Lets time pass. Harmless when called too often.
     pub fn tick(&mut self, now: Duration) {
         self.look_for_a_stall(now);
+        if self.events.is_empty() {
+            // What a burst of events made it grow to is given back.
+            self.events.shrink_to_fit();
+        }
         match self.phase {
             Phase::Greeting if now >= self.liveness.hello_deadline => self.fail(ConnectionError::HelloTimeout),
             Phase::Ready if now >= self.silence_deadline() => self.fail(ConnectionError::IdleTimeout),

@@ -1,6 +1,7 @@
 //! [`Connection`]: the protocol as a state machine. Bytes and time in, events and bytes out.
 //!
-//! In the order a reader wants it: `handshake` (Hello to Ready), `receive` (bytes to frames), `dispatch` (a frame's
+//! In the order a reader wants it: `handshake` (Hello to Ready), `receive` (bytes to frames), `landing` (the same
+//! without a copy), `dispatch` (a frame's
 //! effect), `streams` (open, send, finish, reset, consumed), `transmit` (what goes next), `liveness` (time),
 //! `closing` (drain and end), `check` (what must be true).
 
@@ -22,12 +23,14 @@ mod closing;
 mod config;
 mod dispatch;
 mod handshake;
+mod landing;
 mod liveness;
 mod receive;
 mod streams;
 mod transmit;
 
 pub use config::ConnectionConfig;
+pub use landing::Landing;
 
 use liveness::Liveness;
 use receive::Inbound;

@@ -18,11 +18,13 @@ use super::{Connection, Phase};
 #[derive(Debug, Default)]
 pub(super) struct Inbound {
     sequence: u32,
-    reading: Reading,
+    pub(super) reading: Reading,
+    /// The bytes of a message are with whoever drives the connection; see [`Connection::landing`].
+    pub(super) is_lent: bool,
 }
 
 #[derive(Debug)]
-enum Reading {
+pub(super) enum Reading {
     Header { bytes: [u8; HEADER_BYTES], filled: usize },
     Payload { header: FrameHeader, missing: usize, crc: Hasher, sink: Sink },
 }
@@ -50,7 +52,11 @@ impl Connection {
     /// # Errors
     /// Why the connection ended; it stays so. Events that were complete before remain to be taken, and
     /// [`Self::poll_transmit`] may hold a last word to the peer.
+    ///
+    /// # Panics
+    /// While a [`Landing`](super::Landing) is lent: its bytes come first.
     pub fn receive(&mut self, now: Duration, mut input: &[u8]) -> Result<(), ConnectionError> {
+        assert!(!self.inbound.is_lent, "what was lent is given back before more is received");
         if !input.is_empty() {
             self.liveness.heard(now);
         }
@@ -110,6 +116,17 @@ impl Connection {
         Ok(())
     }
 
+    /// Whether the peer's last words, too few for a header, are of TLS: the alert with which a server of TLS answers a Hello
+    /// has seven bytes.
+    pub(super) fn heard_tls(&self) -> bool {
+        match &self.inbound.reading {
+            Reading::Header { bytes, filled } => {
+                self.phase == Phase::Greeting && begins_like_tls(bytes.get(..*filled).unwrap_or_default())
+            }
+            Reading::Payload { .. } => false,
+        }
+    }
+
     /// A header is complete: may this frame be, here and now?
     fn begin_frame(&mut self, bytes: &[u8; HEADER_BYTES]) -> Result<(), ConnectionError> {
         let expected = self.inbound.sequence;
@@ -117,8 +134,12 @@ impl Connection {
             Phase::Greeting => 0,
             _ => self.session_seed.unwrap_or(0),
         };
-        let header =
-            FrameHeader::decode(bytes, seed).map_err(|_| ConnectionError::HeaderChecksum { sequence: expected })?;
+        let header = FrameHeader::decode(bytes, seed).map_err(|_| {
+            if self.phase == Phase::Greeting && begins_like_tls(bytes) {
+                return ConnectionError::SpeaksTls;
+            }
+            ConnectionError::HeaderChecksum { sequence: expected }
+        })?;
         if header.sequence != expected {
             return Err(ConnectionError::Sequence { expected, found: header.sequence });
         }
@@ -190,7 +211,7 @@ impl Connection {
     }
 
     /// A payload is complete.
-    fn end_frame(&mut self, now: Duration) -> Result<(), ConnectionError> {
+    pub(super) fn end_frame(&mut self, now: Duration) -> Result<(), ConnectionError> {
         let reading = std::mem::take(&mut self.inbound.reading);
         let Reading::Payload { header, crc, sink, .. } = reading else {
             return Ok(());
@@ -217,3 +238,18 @@ impl Connection {
         }
     }
 }
+
+/// Whether these bytes begin as a record of TLS does (RFC 8446, 5.1): a type, a version 3.x, a length within its bound. Asked
+/// only of bytes that are no frame of ours.
+fn begins_like_tls(bytes: &[u8]) -> bool {
+    match bytes {
+        [0x14..=0x17, 3, 0..=4, high, low, ..] => {
+            // The network's order, not ours.
+            (1..=RECORD_BYTES_MAX).contains(&u16::from_le_bytes([*low, *high]))
+        }
+        _ => false,
+    }
+}
+
+/// A record's payload, with what encryption may add.
+const RECORD_BYTES_MAX: u16 = (1 << 14) + 256;

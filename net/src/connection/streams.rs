@@ -14,7 +14,8 @@ impl Connection {
     /// Opens a stream. The peer hears of it before its first message.
     ///
     /// # Errors
-    /// [`OpenError`]: before Ready, while draining, after the end, or with as many streams open as the peer takes.
+    /// [`OpenError`]: before Ready, while draining, after the end, with as many streams open as the peer takes, or with no
+    /// number left for one.
     pub fn open(&mut self, kind: StreamKind, lane: Lane) -> Result<StreamId, OpenError> {
         let peer = match (&self.phase, &self.peer) {
             (Phase::Closed(_), _) => return Err(OpenError::ConnectionClosed),
@@ -24,7 +25,7 @@ impl Connection {
         if self.drains_there || self.drains_here.is_some() {
             return Err(OpenError::Draining);
         }
-        let next = self.next_local.checked_add(2).ok_or(OpenError::StreamsExhausted)?;
+        let next = self.next_local.checked_add(2).ok_or(OpenError::NumbersUsedUp)?;
         if self.open_credit.available() == 0 {
             return Err(OpenError::StreamsExhausted);
         }
@@ -223,5 +224,33 @@ impl Connection {
         if self.is_drain_heard() && self.is_ready() && self.streams.is_empty() {
             self.fail(ConnectionError::Drained);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::connection::{ConnectionConfig, Side};
+    use crate::error::FaultClass;
+    use crate::identity::{Identity, Role};
+
+    /// It was told as a peer that takes no more for now: wait, and it would be so for ever.
+    #[test]
+    fn a_connection_without_numbers_for_streams_says_another_thing_than_one_whose_peer_takes_no_more() {
+        let now = Duration::ZERO;
+        let side = |side, node| {
+            let who = Identity { cluster: [7; 16], node, directory: [1; 16], incarnation: 1, role: Role::Node };
+            Connection::new(side, ConnectionConfig::new(who, [node as u8; 16]), now).unwrap()
+        };
+        let (mut dialer, mut acceptor) = (side(Side::Dialer, 1), side(Side::Acceptor, 2));
+        let hello = dialer.poll_transmit(now, 1 << 12).unwrap().concat();
+        acceptor.receive(now, &hello).unwrap();
+        dialer.receive(now, &acceptor.poll_transmit(now, 1 << 12).unwrap().concat()).unwrap();
+        dialer.next_local = u32::MAX - 2;
+        assert_eq!(dialer.open(StreamKind::Request, Lane::Request).map(StreamId::get), Ok(u32::MAX - 2));
+        let refused = dialer.open(StreamKind::Request, Lane::Request).unwrap_err();
+        assert_eq!((refused, refused.code(), refused.class()), (OpenError::NumbersUsedUp, 3141, FaultClass::Retry));
     }
 }

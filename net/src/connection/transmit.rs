@@ -1,5 +1,6 @@
 //! What goes next: control frames, then the lanes.
 
+use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -259,6 +260,9 @@ impl Connection {
         send.deficit -= i64::try_from(HEADER_BYTES + payload.len()).unwrap_or(i64::MAX);
         if is_last {
             send.queue.pop_front();
+            if send.queue.is_empty() && send.queue.capacity() > QUEUE_KEPT_MAX {
+                send.queue = VecDeque::new();
+            }
             send.offset = 0;
             send.is_started = false;
             self.stats.messages_sent += 1;
@@ -323,6 +327,9 @@ impl Batch {
         (!self.out.is_empty()).then_some(self.out)
     }
 }
+
+/// Places for messages that a stream keeps when none is queued: 8 KiB. What a burst made of more is given back.
+const QUEUE_KEPT_MAX: usize = 200;
 
 /// Below this, a copy costs less than one more element of a vectored write.
 const JOINED_PAYLOAD_MAX: usize = 512;

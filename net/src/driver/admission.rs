@@ -116,7 +116,8 @@ pub(super) struct Ticket {
     admission: Arc<Admission>,
     source: Source,
     stage: Stage,
-    reason: Option<ConnectionError>,
+    /// The code of the reason for its end.
+    reason: Option<u16>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -142,16 +143,23 @@ impl Ticket {
         }
     }
 
-    /// Why the connection ended, for the books. Without it, it counts as the end of its byte stream.
-    pub(super) fn ended(&mut self, reason: ConnectionError) {
-        self.reason = Some(reason);
+    /// Why the connection ended, by its code, for the books. Without it, it counts as the end of its byte stream.
+    pub(super) const fn ended(&mut self, code: u16) {
+        self.reason = Some(code);
+    }
+
+    /// What was to lie below the connection failed, and is counted as a handshake that did.
+    #[cfg(feature = "tls")]
+    pub(super) const fn failed_below(&mut self, code: u16) {
+        self.stage = Stage::Handshake;
+        self.reason = Some(code);
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
         let counters = &self.admission.counters;
-        let reason = self.reason.as_ref().unwrap_or(&ConnectionError::TransportEnded);
+        let reason = self.reason.unwrap_or(ConnectionError::TransportEnded.code());
         match self.stage {
             Stage::Idle => counters.abandoned(),
             Stage::Handshake => counters.handshake_failed(reason),

@@ -222,6 +222,11 @@ impl ConnectionHandle {
         self.ask(Connection::is_closed)
     }
 
+    #[cfg(feature = "tls")]
+    pub(super) fn has_lost_its_certificate(&self) -> bool {
+        self.ask(|core| core.closed_reason() == Some(&ConnectionError::CertificateEnded))
+    }
+
     /// Waits for the end of the handshake, which `hello_timeout` bounds.
     ///
     /// Cancellation: without effect.

@@ -19,9 +19,10 @@ use super::{ConnectionHandle, EventSink, ListenerStats, task, tune};
 
 /// How many connections a listener takes.
 ///
-/// A stranger, whose handshake is not over, costs some 9 KiB, and 25 KiB if it sends the longest Hello there is
-/// ([`Connection`](crate::Connection) says of what), beside what TLS below it holds, and for as long as `hello_timeout` lets
-/// it: by default all strangers together 25 MiB (N15). What one address may take leaves room for others, so that one that is
+/// A stranger, whose handshake is not over, costs some 9 KiB, and 19 KiB if it sends the longest Hello there is
+/// ([`Connection`](crate::Connection) says of what), for as long as `hello_timeout` lets it: by default all strangers together
+/// 17 MiB (N15). Within TLS, which comes before, it costs 6 KiB, and 70 KiB if it sends the longest certificates there may
+/// be: together 62 MiB. What one address may take leaves room for others, so that one that is
 /// full of silent strangers does not shut out the rest. Addresses of one IPv6 /64 count as one.
 ///
 /// ```
@@ -61,9 +62,41 @@ pub struct ListenerOptions {
     pub address_pending_max: usize,
 }
 
+impl ListenerOptions {
+    /// Of so many connections in all a quarter may be strangers, 896 at most, and a quarter may come from one address; of
+    /// the strangers a quarter. So no bound is out of reach, however few connections there may be: a limit on open files may
+    /// leave few.
+    ///
+    /// ```
+    /// use towline_net::driver::ListenerOptions;
+    /// let few = ListenerOptions::for_connections(128);
+    /// assert_eq!((few.connections_max, few.pending_max), (128, 32));
+    /// assert_eq!((few.address_connections_max, few.address_pending_max), (32, 8));
+    /// ```
+    #[must_use]
+    pub const fn for_connections(connections_max: usize) -> Self {
+        let quarter = connections_max / 4;
+        let pending_max = at_least_one(if quarter < STRANGERS_MAX { quarter } else { STRANGERS_MAX });
+        Self {
+            connections_max,
+            pending_max,
+            address_connections_max: at_least_one(quarter),
+            address_pending_max: at_least_one(pending_max / 4),
+        }
+    }
+}
+
+/// Within TLS one may cost 70 KiB: all of them together stay below 64 MiB.
+const STRANGERS_MAX: usize = 896;
+
+const fn at_least_one(places: usize) -> usize {
+    if places == 0 { 1 } else { places }
+}
+
 impl Default for ListenerOptions {
+    /// Of 4,096 connections.
     fn default() -> Self {
-        Self { connections_max: 4096, pending_max: 1024, address_connections_max: 2048, address_pending_max: 256 }
+        Self::for_connections(4096)
     }
 }
 
@@ -189,7 +222,7 @@ impl Incoming {
     /// # Errors
     /// [`ConfigError`]: the configuration can't work; the socket is closed.
     pub fn spawn(self, config: ConnectionConfig, sink: EventSink) -> Result<ConnectionHandle, ConfigError> {
-        task::spawn(self.socket, Side::Acceptor, config, sink, Some(self.ticket))
+        task::spawn(self.socket, Side::Acceptor, config, sink, Some(self.ticket), None)
     }
 
     #[cfg(feature = "tls")]
@@ -216,7 +249,7 @@ impl Incoming {
         F: Future<Output = Result<T, E>>,
     {
         let io = wrap(self.socket).await?;
-        Ok(task::spawn(io, Side::Acceptor, config, sink, Some(self.ticket))?)
+        Ok(task::spawn(io, Side::Acceptor, config, sink, Some(self.ticket), None)?)
     }
 }
 

@@ -3,8 +3,6 @@
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::error::ConnectionError;
-
 use super::admission::Held;
 
 /// What a listener did so far. All but the gauges `pending` and `connections` only rises.
@@ -50,11 +48,11 @@ pub struct ListenerStats {
     pub refused_address_pending: u64,
     /// Times the system failed to accept (out of descriptors, aborted by the peer).
     pub failed: u64,
-    /// Given up before a connection ran: not wanted, reset by now, or what was to lie below it (TLS) failed.
+    /// Given up before a connection ran: not wanted, reset by now, or what `spawn_over` was to put below it failed.
     pub abandoned: u64,
     /// Handshakes that came to their end.
     pub greeted: u64,
-    /// Connections that ended before: strangers, by what was wrong with them.
+    /// Connections that ended before: strangers, by what was wrong with them. TLS is part of their handshake.
     pub handshakes_failed: ReasonCounts,
     /// Connections that ended after their handshake, by the reason.
     pub ended: ReasonCounts,
@@ -64,7 +62,8 @@ pub struct ListenerStats {
     pub pending: u64,
 }
 
-/// How often what happened, by the [code](ConnectionError::code) of the reason.
+/// How often what happened, by the [code](crate::ConnectionError::code) of the reason; of a handshake of TLS that failed, by the
+/// code that `tls::TlsError` has.
 ///
 /// ```
 /// use towline_net::ConnectionError;
@@ -85,7 +84,7 @@ pub struct ListenerStats {
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Clone, Copy, PartialEq, Eq, Default)]
-pub struct ReasonCounts([u64; ConnectionError::CODES]);
+pub struct ReasonCounts([u64; CODES.len()]);
 
 impl ReasonCounts {
     /// How often it was this code.
@@ -102,7 +101,7 @@ impl ReasonCounts {
 
     /// The codes that happened, in their order, each with how often.
     pub fn iter(&self) -> impl Iterator<Item = (u16, u64)> + '_ {
-        (ConnectionError::FIRST..).zip(self.0).filter(|(_, count)| *count > 0)
+        CODES.into_iter().zip(self.0).filter(|(_, count)| *count > 0)
     }
 }
 
@@ -111,6 +110,13 @@ impl fmt::Debug for ReasonCounts {
         f.debug_map().entries(self.iter()).finish()
     }
 }
+
+/// What a connection that a listener took can end by, in order: the codes of [`ConnectionError`](crate::ConnectionError), and those of a handshake of
+/// TLS that failed.
+const CODES: [u16; 32] = [
+    3001, 3002, 3003, 3004, 3005, 3006, 3007, 3008, 3009, 3010, 3011, 3012, 3013, 3014, 3015, 3016, 3017, 3018, 3019,
+    3020, 3021, 3022, 3023, 3024, 3025, 3026, 3140, 3142, 3143, 3203, 3204, 3205,
+];
 
 /// Why one that connected got no place.
 #[derive(Clone, Copy, Debug)]
@@ -129,8 +135,8 @@ pub(super) struct Counters {
     abandoned: AtomicU64,
     greeted: AtomicU64,
     turned: [AtomicU64; 4],
-    handshakes_failed: [AtomicU64; ConnectionError::CODES],
-    ended: [AtomicU64; ConnectionError::CODES],
+    handshakes_failed: [AtomicU64; CODES.len()],
+    ended: [AtomicU64; CODES.len()],
 }
 
 impl Counters {
@@ -154,12 +160,12 @@ impl Counters {
         self.turned[reason as usize].fetch_add(1, Ordering::Relaxed);
     }
 
-    pub(super) fn handshake_failed(&self, reason: &ConnectionError) {
-        count(&self.handshakes_failed, reason);
+    pub(super) fn handshake_failed(&self, code: u16) {
+        count(&self.handshakes_failed, code);
     }
 
-    pub(super) fn ended(&self, reason: &ConnectionError) {
-        count(&self.ended, reason);
+    pub(super) fn ended(&self, code: u16) {
+        count(&self.ended, code);
     }
 
     pub(super) fn read(&self, held: Held) -> ListenerStats {
@@ -182,8 +188,10 @@ impl Counters {
     }
 }
 
-fn count(counts: &[AtomicU64; ConnectionError::CODES], reason: &ConnectionError) {
-    if let Some(count) = counts.get(usize::from(reason.code() - ConnectionError::FIRST)) {
+fn count(counts: &[AtomicU64; CODES.len()], code: u16) {
+    let place = CODES.binary_search(&code);
+    debug_assert!(place.is_ok(), "TW-{code} is counted nowhere");
+    if let Some(count) = place.ok().and_then(|place| counts.get(place)) {
         count.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -60,5 +60,5 @@ pub fn spawn<T>(io: T, side: Side, config: ConnectionConfig, sink: EventSink) ->
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
 {
-    task::spawn(io, side, config, sink, None)
+    task::spawn(io, side, config, sink, None, None)
 }

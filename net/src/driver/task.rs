@@ -9,14 +9,14 @@ use std::future::Future;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Buf, Bytes};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
-use crate::connection::{Connection, ConnectionConfig, Side};
+use crate::connection::{Connection, ConnectionConfig, Landing, Side};
 use crate::error::{ConfigError, ConnectionError};
 
 use super::admission::Ticket;
@@ -34,6 +34,13 @@ const SLICES: usize = 64;
 const READ_BYTES_MIN: usize = 4 << 10;
 const READ_BYTES_MAX: usize = 256 << 10;
 
+/// The rest of a payload of at least so many bytes is read straight into its message: below it, a copy costs less than one
+/// more read.
+const LANDING_BYTES_MIN: usize = 16 << 10;
+
+/// Read for the next frame's header, where the last one landed: what stands behind the header is copied.
+const HEAD_BYTES: usize = 4 << 10;
+
 /// How long a farewell may take.
 const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -46,6 +53,7 @@ pub(super) fn spawn<T>(
     config: ConnectionConfig,
     sink: EventSink,
     mut ticket: Option<Ticket>,
+    ends: Option<SystemTime>,
 ) -> Result<ConnectionHandle, ConfigError>
 where
     T: AsyncRead + AsyncWrite + Send + 'static,
@@ -65,6 +73,10 @@ where
         sink,
         ticket,
         read_buffer: vec![0; READ_BYTES_MIN],
+        read_most: 0,
+        landing: None,
+        has_landed: false,
+        ends,
         writing: VecDeque::new(),
         needs_flush: false,
         is_ready: false,
@@ -98,6 +110,14 @@ struct Task<T> {
     sink: EventSink,
     handle: WeakHandle,
     read_buffer: Vec<u8>,
+    /// Bytes of the largest read since the alarm rang last.
+    read_most: usize,
+    /// The message that the next bytes belong to.
+    landing: Option<Landing>,
+    /// The last bytes went there: the next frame is as large, it seems.
+    has_landed: bool,
+    /// When what the peer proved who it is by ends, by the clock on the wall.
+    ends: Option<SystemTime>,
     writing: VecDeque<Bytes>,
     needs_flush: bool,
     is_ready: bool,
@@ -127,10 +147,12 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
             }
             reset_alarm(&mut alarm, deadline.map(|deadline| shared.instant(deadline)));
             let is_blocked = matches!(delivered, Delivered::Blocked);
-            let Self { reader, writer, read_buffer, writing, needs_flush, sink, is_write_broken, .. } = &mut self;
+            let head_bytes = if self.has_landed { HEAD_BYTES } else { READ_BYTES_MAX };
+            let Self { reader, writer, read_buffer, landing, writing, needs_flush, sink, is_write_broken, .. } =
+                &mut self;
             let has_output = !writing.is_empty() || *needs_flush;
             tokio::select! {
-                read = reader.read(read_buffer) => self.on_read(&shared, read),
+                read = read_some(reader, landing, read_buffer, head_bytes) => self.on_read(&shared, read),
                 written = write_some(writer, writing, needs_flush), if has_output => {
                     if written.is_err() {
                         *is_write_broken = true;
@@ -141,7 +163,7 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
                 // Whoever else is about to send goes first: what all of them have goes by one write. Otherwise the task would
                 // run between any two of them, since tokio runs next whom the last task woke, and write for each.
                 () = shared.wake.notified() => tokio::task::yield_now().await,
-                () = alarm.as_mut(), if deadline.is_some() => shared.core.lock().tick(shared.now()),
+                () = alarm.as_mut(), if deadline.is_some() => self.on_alarm(&shared),
                 () = room_in(sink), if is_blocked => {}
                 () = std::future::ready(()), if matches!(delivered, Delivered::Some) => {}
             }
@@ -163,6 +185,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
             self.writing.extend(bytes);
             self.needs_flush = true;
             gives_room = true;
+        }
+        if self.landing.is_none() {
+            self.landing = core.landing(LANDING_BYTES_MIN);
         }
         let (deadline, is_closed) = (core.next_deadline(), core.is_closed());
         let peer = core.peer().copied();
@@ -186,13 +211,38 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         let mut core = shared.core.lock();
         match read {
             Ok(0) | Err(_) => core.transport_ended(),
+            // The reason stays in the connection, which the loop looks at next.
             Ok(count) => {
-                // The reason stays in the connection, which the loop looks at next.
+                self.has_landed = self.landing.is_some();
+                if let Some(landing) = self.landing.take() {
+                    return drop(core.landed(shared.now(), landing));
+                }
                 drop(core.receive(shared.now(), &self.read_buffer[..count]));
+                self.read_most = self.read_most.max(count);
                 if count == self.read_buffer.len() && count < READ_BYTES_MAX {
                     self.read_buffer = vec![0; count * 2];
                 }
             }
+        }
+    }
+
+    /// Rings at each ping at the least, and once more where one is not answered.
+    #[expect(clippy::disallowed_methods, reason = "a certificate ends by the clock on the wall")]
+    fn on_alarm(&mut self, shared: &Shared) {
+        let mut core = shared.core.lock();
+        core.tick(shared.now());
+        if self.ends.is_some_and(|ends| ends < SystemTime::now()) {
+            core.certificate_ended();
+        }
+        drop(core);
+        // What a burst made it grow to is given back. Reads that would fill it double it again.
+        let enough = self.read_most.next_power_of_two().max(READ_BYTES_MIN);
+        if enough < self.read_buffer.len() {
+            self.read_buffer = vec![0; enough];
+        }
+        self.read_most = 0;
+        if self.writing.is_empty() {
+            self.writing = VecDeque::new();
         }
     }
 
@@ -247,7 +297,7 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         let _outcome = timeout(FAREWELL, farewell).await;
         let Self { reader, writer, mut ticket, mut sink, handle, ending, .. } = self;
         if let (Some(ticket), Some(reason)) = (&mut ticket, shared.core.lock().closed_reason()) {
-            ticket.ended(reason.clone());
+            ticket.ended(reason.code());
         }
         drop((reader, writer, ticket));
         // The end is announced before the last events are: whoever waits for it may be the one who takes them.
@@ -292,6 +342,22 @@ fn room_in(sink: &mut EventSink) -> impl Future<Output = ()> + Send {
         if let Some(sender) = sender {
             // The reservation itself is not kept: the next delivery makes its own.
             drop(sender.reserve().await);
+        }
+    }
+}
+
+/// One read, into a message or into the buffer. Cancellation-safe: what was read is there, or nothing was.
+async fn read_some<R: AsyncRead + Unpin>(
+    reader: &mut R,
+    landing: &mut Option<Landing>,
+    buffer: &mut [u8],
+    bytes_max: usize,
+) -> io::Result<usize> {
+    match landing {
+        Some(landing) => reader.read_buf(&mut landing.buffer()).await,
+        None => {
+            let bytes_max = buffer.len().min(bytes_max);
+            reader.read(&mut buffer[..bytes_max]).await
         }
     }
 }

@@ -58,6 +58,8 @@ fn of_connections() -> Vec<ConnectionError> {
         E::ClosedHere,
         E::Drained,
         E::StallTimeout,
+        E::SpeaksTls,
+        E::CertificateEnded,
     ]
 }
 
@@ -112,7 +114,13 @@ fn the_book_has_each_code_with_the_class_that_the_error_has() {
         SendError::StreamClosed,
         SendError::ConnectionClosed,
     ];
-    let open = [OpenError::NotReady, OpenError::StreamsExhausted, OpenError::Draining, OpenError::ConnectionClosed];
+    let open = [
+        OpenError::NotReady,
+        OpenError::StreamsExhausted,
+        OpenError::NumbersUsedUp,
+        OpenError::Draining,
+        OpenError::ConnectionClosed,
+    ];
     let calls: Vec<(u16, FaultClass)> = config
         .map(|error| (error.code(), error.class()))
         .into_iter()

@@ -146,3 +146,23 @@ fn a_resetting_peer_gets_one_event_for_a_stream_however_often_it_resets() {
     let end = world.acceptor.receive(world.now, &frame(session_seed(), 3, 6, 0, 0, 1, &[1, 0, 0, 0]));
     assert!(matches!(end, Err(ConnectionError::StreamState { .. })), "{end:?}");
 }
+
+/// A client without credentials at a port of TLS heard that the byte stream had ended, and nothing else.
+#[test]
+fn a_server_of_tls_that_answers_a_hello_by_an_alert_is_known_by_it_however_its_bytes_come() {
+    let alert = [0x15, 3, 3, 0, 2, 2, 50];
+    for cut in 0..=alert.len() {
+        let mut dialer = Connection::new(Side::Dialer, config(Side::Dialer), Duration::ZERO).unwrap();
+        let (first, second) = alert.split_at(cut);
+        dialer.receive(Duration::ZERO, first).unwrap();
+        dialer.receive(Duration::ZERO, second).unwrap();
+        dialer.transport_ended();
+        assert_eq!(dialer.closed_reason(), Some(&ConnectionError::SpeaksTls), "cut at {cut}");
+    }
+    for other in [&alert[..4], &[0x15, 3, 3, 0xff, 2, 2, 50], &[0x15, 2, 3, 0, 2, 2, 50], &[0x48, 3, 3, 0, 2, 2, 50]] {
+        let mut dialer = Connection::new(Side::Dialer, config(Side::Dialer), Duration::ZERO).unwrap();
+        dialer.receive(Duration::ZERO, other).unwrap();
+        dialer.transport_ended();
+        assert_eq!(dialer.closed_reason(), Some(&ConnectionError::TransportEnded), "{other:?}");
+    }
+}

@@ -290,10 +290,11 @@ async fn plain_text_on_a_port_of_tls_and_tls_on_a_port_of_plain_text_end_within_
         handle.ready().await
     };
     let (heard, accepted) = timeout(WITHIN, async { tokio::join!(plain, accepting) }).await.expect("in time");
-    assert!(heard.is_err());
+    assert_eq!(heard, Err(ConnectionError::SpeaksTls), "not only that the byte stream ended");
     let error = accepted.unwrap_err();
-    assert_eq!((error.code(), error.class()), (3203, FaultClass::Retry), "a busy listener speaks plain text, too");
+    assert_eq!((error.code(), error.class()), (3142, FaultClass::Retry), "a busy listener speaks plain text, too");
     assert!(error.sentence().contains("what came is no TLS"), "{}", error.sentence());
+    assert_eq!(listener.stats().handshakes_failed.iter().collect::<Vec<_>>(), [(3142, 1)]);
 
     let accepting = async {
         let handle = listener.accept().await.unwrap().spawn(hello(2, Role::Node), silent()).unwrap();
@@ -303,7 +304,10 @@ async fn plain_text_on_a_port_of_tls_and_tls_on_a_port_of_plain_text_end_within_
     let (dialled, heard) =
         timeout(WITHIN, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("in time");
     assert!(matches!(dialled, Err(TlsError::Handshake(_))), "{dialled:?}");
-    assert!(heard.is_err(), "{heard:?}");
+    assert_eq!(heard, Err(ConnectionError::SpeaksTls));
+    let failed = listener.stats().handshakes_failed;
+    assert_eq!(failed.iter().collect::<Vec<_>>(), [(3140, 1), (3142, 1)]);
+    assert_eq!(listener.stats().abandoned, 0, "each has its reason");
 }
 
 /// N15: TLS and Hello together take no longer than one of them may.
@@ -492,4 +496,35 @@ async fn a_connection_whose_certificate_ends_while_it_runs_is_cut() {
     });
     assert_eq!(cut.await.expect("it ends").who.to_string(), format!("{OURS}/client/short"));
     timeout(PATIENCE, client.closed()).await.expect("and its other side hears of it");
+}
+
+/// A node looks at its files every few seconds, and cut whose certificate had ended. A client looks before it connects: a
+/// connection that went on and on had a server whose certificate had ended long ago.
+#[tokio::test]
+async fn a_client_that_never_looks_leaves_a_server_whose_certificate_ends() {
+    let authority = Authority::new("ours");
+    let short = authority.issue_with(&node(2), |params| {
+        params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(UnixTime::now().as_secs() + 2);
+    });
+    let acceptor = Endpoint::new(&short).unwrap();
+    let dialer = Endpoint::new(&authority.issue(&client("loader"))).unwrap();
+    let says = ConnectionConfig { ping_interval: Duration::from_millis(100), ..hello(0, Role::Client) };
+    let (client, server) = meet(&dialer, &acceptor, Peer::host("server.test").unwrap(), says).await;
+    let (client, server) = (client.unwrap(), server.unwrap());
+    let reason = timeout(PATIENCE, client.closed()).await.expect("it ends");
+    assert_eq!((reason.code(), reason.class()), (3143, FaultClass::Retry), "{reason}");
+    let heard = timeout(PATIENCE, server.closed()).await.expect("and the other side hears why");
+    assert_eq!(heard, ConnectionError::ClosedByPeer { code: GoAwayCode(3143) });
+    assert_eq!(heard.class(), FaultClass::Retry);
+    let cut = timeout(PATIENCE, async {
+        loop {
+            if let Some(cut) = dialer.look().unwrap().cut.pop() {
+                return cut;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let cut = cut.await.expect("who looks is told of it");
+    assert_eq!(cut.who.to_string(), node(2));
+    assert!(dialer.look().unwrap().cut.is_empty(), "once");
 }

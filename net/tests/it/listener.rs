@@ -8,7 +8,7 @@ use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use towline_net::driver::{self, ConnectionHandle, EventSink, Listener, ListenerOptions, ListenerStats};
 use towline_net::hello::HelloAck;
-use towline_net::{ConnectionError, Side};
+use towline_net::{ConnectionConfig, ConnectionError, Role, Side};
 
 use crate::world::config;
 
@@ -53,11 +53,37 @@ fn assert_balanced(stats: &ListenerStats) {
 
 /// N15.
 #[tokio::test]
-async fn by_default_a_thousand_strangers_are_held_and_no_address_holds_all_places() {
+async fn by_default_nine_hundred_strangers_are_held_and_no_address_holds_all_places() {
     let options = ListenerOptions::default();
-    assert_eq!(options.pending_max, 1024);
+    assert_eq!(options.pending_max, 896);
     assert!(options.address_pending_max < options.pending_max);
     assert!(options.address_connections_max < options.connections_max);
+}
+
+/// With 1,024 open files a node took some hundred connections, and one address 2,048 of them.
+#[tokio::test]
+async fn one_address_takes_a_quarter_of_the_places_however_few_there_are() {
+    for connections in [1, 2, 7, 128, 512, 4096, 1 << 20] {
+        let options = ListenerOptions::for_connections(connections);
+        assert!(options.pending_max <= connections.div_ceil(4) && options.pending_max <= 896, "{options:?}");
+        assert!(options.address_connections_max <= connections.div_ceil(4), "{options:?}");
+        assert!(options.address_pending_max <= options.pending_max.div_ceil(4), "{options:?}");
+        assert!(options.address_pending_max >= 1 && options.address_connections_max >= 1, "{options:?}");
+    }
+    let (listener, address) = listen(ListenerOptions::for_connections(8)).await;
+    let (mut clients, mut servers) = (Vec::new(), Vec::new());
+    for _ in 0..2 {
+        let client = driver::connect(address, config(Side::Dialer), EventSink::callback(|_| ())).await.unwrap();
+        let server = listener.accept().await.unwrap().spawn(config(Side::Acceptor), EventSink::callback(|_| ()));
+        let server = server.unwrap();
+        server.ready().await.unwrap();
+        clients.push(client);
+        servers.push(server);
+    }
+    assert_eq!(turned_away(&listener, TcpStream::connect(address).await.unwrap()).await, 3020);
+    assert_eq!(listener.stats().refused_address_connections, 1, "six places are left, for others");
+    let _neighbour = connect_from(3, address).await;
+    listener.accept().await.unwrap();
 }
 
 /// A stranger that opened one connection after the other, and said nothing, had every place: nobody else came in.
@@ -152,6 +178,18 @@ async fn how_each_connection_ended_is_counted_by_its_code_and_nothing_is_lost() 
     assert_eq!(end(accept().await).await, ConnectionError::WrongCluster);
     assert!(stranger.ready().await.is_err());
 
+    let tls = [&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3][..], &[0x5a; 194]].concat();
+    let mut lacks_our_credentials = TcpStream::connect(address).await.unwrap();
+    lacks_our_credentials.write_all(&tls).await.unwrap();
+    assert_eq!(end(accept().await).await, ConnectionError::SpeaksTls);
+
+    // The code with the highest number of those without a hole: it was in nobody's books.
+    let part = ConnectionConfig { expect_role: Some(Role::Client), ..server };
+    let node = driver::connect(address, config(Side::Dialer), EventSink::callback(|_| ())).await.unwrap();
+    let handle = listener.accept().await.unwrap().spawn(part, EventSink::callback(|_| ())).unwrap();
+    assert_eq!(end(handle).await.code(), 3026);
+    assert!(node.ready().await.is_err());
+
     drop(TcpStream::connect(address).await.unwrap());
     drop(listener.accept().await.unwrap());
 
@@ -165,9 +203,12 @@ async fn how_each_connection_ended_is_counted_by_its_code_and_nothing_is_lost() 
     assert!(end(handle).await.is_orderly());
 
     let stats = listener.stats();
-    assert_eq!(stats.handshakes_failed.iter().collect::<Vec<_>>(), [(3001, 1), (3011, 1), (3013, 1)]);
+    assert_eq!(
+        stats.handshakes_failed.iter().collect::<Vec<_>>(),
+        [(3001, 1), (3011, 1), (3013, 1), (3026, 1), (3140, 1)]
+    );
     assert_eq!(stats.ended.iter().collect::<Vec<_>>(), [(3022, 1)], "closed by the peer");
-    assert_eq!((stats.accepted, stats.abandoned, stats.greeted, stats.connections), (5, 1, 1, 0));
+    assert_eq!((stats.accepted, stats.abandoned, stats.greeted, stats.connections), (7, 1, 1, 0));
     assert_balanced(&stats);
 }
 

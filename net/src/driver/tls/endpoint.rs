@@ -1,13 +1,14 @@
 //! [`Endpoint`]: one side's credentials in force, the connections made with them, and how both are renewed.
 //!
-//! Lock order: `live`, for the time of a look at each connection (a renewal judges each chain anew meanwhile, some
-//! 100 microseconds each); within it `in_force`, for the time of a clone, and a connection's own. What is in force
-//! changes first and the connections are looked at after; a connection that comes about between the two is judged once
-//! more when it is entered in the list. Otherwise it would live on by what was believed before.
+//! Lock order: `live`, for the time of a copy of its list or of a look at each connection in it; within it `in_force`, for
+//! the time of a clone, and a connection's own. A chain takes some 100 microseconds to judge: that is done while no lock is
+//! held. What is in force changes first and the list is copied after; a connection enters it only by what is in force
+//! then, and is judged once more where that has changed. Otherwise it would live on by what was believed before.
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use parking_lot::{Mutex, RwLock};
@@ -110,7 +111,7 @@ impl Peer {
 pub struct Endpoint {
     own: CertifiedIdentity,
     in_force: RwLock<Arc<InForce>>,
-    live: Mutex<Vec<Live>>,
+    live: Mutex<Vec<Arc<Live>>>,
     /// Where it was opened from, and what was found there the last time.
     files: Option<(CredentialFiles, Mutex<Result<Contents, String>>)>,
 }
@@ -130,6 +131,8 @@ struct Live {
     who: CertifiedIdentity,
     address: SocketAddr,
     connection: WeakHandle,
+    /// A look found that it has ended, or cut it. Relaxed: the lock of the list orders it.
+    is_done: AtomicBool,
 }
 
 /// A connection that was cut.
@@ -296,8 +299,9 @@ impl Endpoint {
     ) -> Result<(ConnectionHandle, CertifiedIdentity), TlsError> {
         let begun = Instant::now();
         let in_force = Arc::clone(&self.in_force.read());
-        let (socket, address, ticket) = incoming.into_parts();
-        let stream = accept(socket, Arc::clone(&in_force.server), config.hello_timeout).await?;
+        let (socket, address, mut ticket) = incoming.into_parts();
+        let accepted = accept(socket, Arc::clone(&in_force.server), config.hello_timeout).await;
+        let stream = accepted.inspect_err(|error| ticket.failed_below(error.code()))?;
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
         let hands = Hands { chain, dialled: None, address, in_force, begun };
         self.introduce(stream, hands, Side::Acceptor, config, sink, Some(ticket)).await
@@ -366,43 +370,60 @@ impl Endpoint {
         }
         // One bound for both handshakes; a moment is left where TLS took all of it.
         config.hello_timeout = config.hello_timeout.saturating_sub(begun.elapsed()).max(Duration::from_millis(1));
-        let handle = task::spawn(stream, side, config, sink, ticket)?;
         let ends = earliest_end(&chain);
-        let live = Live { chain, dialled, ends, who: who.clone(), address, connection: handle.downgrade() };
-        self.enter(live, &in_force);
+        let handle = task::spawn(stream, side, config, sink, ticket, Some(ends))?;
+        let live = Live {
+            chain,
+            dialled,
+            ends,
+            who: who.clone(),
+            address,
+            connection: handle.downgrade(),
+            is_done: AtomicBool::new(false),
+        };
+        self.enter(Arc::new(live), in_force);
         match handle.ready().await {
             Ok(_) => Ok((handle, who)),
             Err(source) => Err(TlsError::Connection { who, source }),
         }
     }
 
-    fn enter(&self, entry: Live, judged_by: &Arc<InForce>) {
-        let mut live = self.live.lock();
-        let in_force = Arc::clone(&self.in_force.read());
-        if !Arc::ptr_eq(&in_force, judged_by) && in_force.judge(&entry).is_err() {
-            entry.connection.lend().close();
-            return;
+    fn enter(&self, entry: Arc<Live>, mut judged_by: Arc<InForce>) {
+        loop {
+            let mut live = self.live.lock();
+            let in_force = Arc::clone(&self.in_force.read());
+            if Arc::ptr_eq(&in_force, &judged_by) {
+                // Those that have ended leave when the list would grow: on average no connection costs more than one look.
+                if live.len() == live.capacity() {
+                    live.retain(|live| !live.connection.lend().is_closed());
+                }
+                live.push(entry);
+                return;
+            }
+            drop(live);
+            if in_force.judge(&entry).is_err() {
+                entry.connection.lend().close();
+                return;
+            }
+            judged_by = in_force;
         }
-        // Those that have ended leave when the list would grow: on average no connection costs more than one look.
-        if live.len() == live.capacity() {
-            live.retain(|live| !live.connection.lend().is_closed());
-        }
-        live.push(entry);
     }
 
-    /// Ends the connections that do not pass.
+    /// Ends the connections that do not pass, and tells of those whose own tasks ended them for the same reason.
     fn sweep(&self, passes: impl Fn(&Live) -> Result<(), rustls::Error>) -> Vec<Cut> {
         let mut cut = Vec::new();
-        self.live.lock().retain(|live| {
+        let now = self.live.lock().clone();
+        for live in &now {
             let connection = live.connection.lend();
-            if connection.is_closed() {
-                return false;
+            if connection.is_closed() && !connection.has_lost_its_certificate() {
+                live.is_done.store(true, Ordering::Relaxed);
+            } else if let Err(why) = passes(live) {
+                connection.close();
+                cut.push(Cut { who: live.who.clone(), address: live.address, why: reason(&why) });
+                live.is_done.store(true, Ordering::Relaxed);
             }
-            let Err(why) = passes(live) else { return true };
-            connection.close();
-            cut.push(Cut { who: live.who.clone(), address: live.address, why: reason(&why) });
-            false
-        });
+        }
+        self.live.lock().retain(|live| !live.is_done.load(Ordering::Relaxed));
         cut
     }
 }
@@ -460,5 +481,53 @@ fn refusal(error: TlsError) -> TlsError {
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Endpoint").field("own", &self.own.to_string()).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{CertificateParams, CertifiedIssuer, KeyPair, SanType};
+    use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+
+    use super::*;
+    use crate::identity::Identity;
+
+    /// A renewal judges each chain anew, a tenth of a millisecond for each: ten thousand of them were a second in which no
+    /// connection could be made.
+    #[tokio::test]
+    async fn the_list_of_connections_is_free_while_they_are_judged() {
+        let name = "towline://07070707-0707-0707-0707-070707070707/node/1";
+        let mut params = CertificateParams::default();
+        params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let (key, mut params) = (KeyPair::generate().unwrap(), CertificateParams::default());
+        params.subject_alt_names.push(SanType::URI(name.try_into().unwrap()));
+        let credentials = Credentials {
+            chain: vec![params.signed_by(&key, &authority).unwrap().der().clone()],
+            key: PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der())),
+            roots: vec![authority.der().clone()],
+        };
+        let endpoint = Endpoint::new(&credentials).unwrap();
+        let who = Identity { cluster: [7; 16], node: 1, directory: [1; 16], incarnation: 1, role: Role::Node };
+        let (one, _other) = tokio::io::duplex(1 << 12);
+        let config = ConnectionConfig::new(who, [1; 16]);
+        let handle = task::spawn(one, Side::Dialer, config, EventSink::callback(|_| ()), None, None).unwrap();
+        endpoint.live.lock().push(Arc::new(Live {
+            chain: credentials.chain.clone(),
+            dialled: None,
+            ends: SystemTime::UNIX_EPOCH,
+            who: endpoint.identity().clone(),
+            address: SocketAddr::from(([127, 0, 0, 1], 1)),
+            connection: handle.downgrade(),
+            is_done: AtomicBool::new(false),
+        }));
+        let judged = std::cell::Cell::new(0);
+        let cut = endpoint.sweep(|_| {
+            judged.set(judged.get() + 1);
+            assert!(endpoint.live.try_lock().is_some(), "another connection may be entered meanwhile");
+            Err(rustls::Error::InvalidCertificate(rustls::CertificateError::Expired))
+        });
+        assert_eq!((judged.get(), cut.len(), endpoint.live.lock().len()), (1, 1, 0));
+        assert!(handle.is_closed());
     }
 }

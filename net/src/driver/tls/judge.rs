@@ -10,10 +10,7 @@ use rustls::crypto::CryptoProvider;
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, InvalidMessage, OtherError, RootCertStore,
-    SignatureScheme,
-};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
 use super::TlsError;
 use super::credentials::{Credentials, provider};
@@ -60,9 +57,6 @@ pub(super) fn reason(error: &rustls::Error) -> String {
         rustls::Error::InvalidCertificate(CertificateError::Other(OtherError(ours))) => ours.to_string(),
         rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
             "the certificate is of no authority that is believed here (UnknownIssuer)".to_owned()
-        }
-        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            "what came is no TLS: plain text, it seems".to_owned()
         }
         other => other.to_string(),
     }

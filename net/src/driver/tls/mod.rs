@@ -36,6 +36,7 @@ pub use revoked::{Revoked, RevokedError};
 ///
 /// | code | class | what to do |
 /// |---|---|---|
+/// | TW-3142 | retry | plain text where TLS was awaited: give the peer credentials; or it is a busy server, which says so in plain text |
 /// | TW-3201 | operator | certificate and key must be a pair, PEM or DER, of a kind that ring knows |
 /// | TW-3202 | operator | name one authority or more |
 /// | TW-3203 | operator, or retry | the peer's certificate is not believed: the sentence says why; without one the path failed |
@@ -87,6 +88,10 @@ pub enum TlsError {
     /// The handshake failed: the peer, its certificate, or the path.
     #[error("TLS handshake failed")]
     Handshake(#[source] io::Error),
+    /// What came is no TLS. Of a peer that dials: it has no credentials. Of one that was dialled: neither has it; or it is busy,
+    /// which it says in plain text, so try again.
+    #[error("what came is no TLS: plain text, it seems")]
+    PlainText,
     /// The handshake did not end in time.
     #[error("TLS handshake did not end in time")]
     Timeout,
@@ -143,6 +148,7 @@ impl TlsError {
             Self::Credentials(_) => 3201,
             Self::Roots(_) => 3202,
             Self::Handshake(_) => 3203,
+            Self::PlainText => 3142,
             Self::Timeout => 3204,
             Self::Identity(_) => 3205,
             Self::HostName { .. } => 3206,
@@ -159,9 +165,8 @@ impl TlsError {
     #[must_use]
     pub fn class(&self) -> FaultClass {
         match self {
-            // What is no TLS at all may come of a listener that is busy, and says so in plain text.
             Self::Handshake(source) if is_about_trust(source) => FaultClass::Operator,
-            Self::Handshake(_) | Self::Timeout | Self::Dial(_) => FaultClass::Retry,
+            Self::Handshake(_) | Self::PlainText | Self::Timeout | Self::Dial(_) => FaultClass::Retry,
             Self::Connection { source, .. } => source.class(),
             Self::File(file) => file.class(),
             _ => FaultClass::Operator,
@@ -200,20 +205,30 @@ fn is_about_trust(error: &io::Error) -> bool {
     matches!(error, Some(AlertReceived(_) | InvalidCertificate(_) | NoCertificatesPresented | PeerIncompatible(_)))
 }
 
+fn handshake(error: io::Error) -> TlsError {
+    use rustls::Error::InvalidMessage;
+    use rustls::InvalidMessage::{InvalidContentType, UnknownProtocolVersion};
+    let of_tls = error.get_ref().and_then(|error| error.downcast_ref());
+    match of_tls {
+        Some(InvalidMessage(InvalidContentType | UnknownProtocolVersion)) => TlsError::PlainText,
+        _ => TlsError::Handshake(error),
+    }
+}
+
 /// The accepting side's handshake, within a bound. Give what it returns to [`spawn`](super::spawn), or call it in
 /// [`Incoming::spawn_over`](super::Incoming::spawn_over).
 ///
 /// Cancellation: the byte stream is closed.
 ///
 /// # Errors
-/// [`TlsError::Handshake`], [`TlsError::Timeout`].
+/// [`TlsError::Handshake`], [`TlsError::PlainText`], [`TlsError::Timeout`].
 pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
     io: T,
     config: Arc<ServerConfig>,
     within: Duration,
 ) -> Result<tokio_rustls::server::TlsStream<T>, TlsError> {
-    let handshake = TlsAcceptor::from(config).accept(io);
-    timeout(within, handshake).await.map_err(|_| TlsError::Timeout)?.map_err(TlsError::Handshake)
+    let shaking = TlsAcceptor::from(config).accept(io);
+    timeout(within, shaking).await.map_err(|_| TlsError::Timeout)?.map_err(handshake)
 }
 
 /// The dialling side's handshake with the server of that name, within a bound.
@@ -221,13 +236,13 @@ pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
 /// Cancellation: the byte stream is closed.
 ///
 /// # Errors
-/// [`TlsError::Handshake`], [`TlsError::Timeout`].
+/// [`TlsError::Handshake`], [`TlsError::PlainText`], [`TlsError::Timeout`].
 pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
     io: T,
     config: Arc<ClientConfig>,
     name: ServerName<'static>,
     within: Duration,
 ) -> Result<tokio_rustls::client::TlsStream<T>, TlsError> {
-    let handshake = TlsConnector::from(config).connect(name, io);
-    timeout(within, handshake).await.map_err(|_| TlsError::Timeout)?.map_err(TlsError::Handshake)
+    let shaking = TlsConnector::from(config).connect(name, io);
+    timeout(within, shaking).await.map_err(|_| TlsError::Timeout)?.map_err(handshake)
 }
