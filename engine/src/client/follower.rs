@@ -92,7 +92,8 @@ impl Namespace {
         }
     }
 
-    /// Forgets a follower: nothing is kept for it any more. One that is here goes on as a feed that nobody knows.
+    /// Forgets a follower: nothing is kept for it any more. Let it end before: one that still follows from elsewhere begins anew by
+    /// that name when it acknowledges, or comes back after a lost connection.
     ///
     /// # Errors
     /// No answer in time, or the server's.

@@ -291,7 +291,8 @@ impl Client {
     }
 
     /// Ends it, also for its clones and its feeds: closes the connections, or the node ([`Node::close`](crate::node::Node::close)) that was opened
-    /// here. Writes without an answer are unknown from then on. To drop the last clone does the same, and tells nobody how it went.
+    /// here. Writes without an answer are unknown from then on. To drop the last clone does the same, tells nobody how it went, and holds the thread until a
+    /// node is closed.
     ///
     /// # Errors
     /// The node was not closed cleanly: the code of [`CloseError`](crate::node::CloseError).

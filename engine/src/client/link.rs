@@ -104,7 +104,11 @@ impl Link {
             return Ok(stream);
         }
         let opened = self.handle.open(StreamKind::Request, Lane::Request);
-        let stream = opened.map_err(|_| SendFailure::ConnectionLost)?;
+        let stream = opened.map_err(|_| {
+            // Nothing can be asked here: another connection is made, and not this one tried for ever.
+            self.routes.is_stale.store(true, Ordering::Relaxed);
+            SendFailure::ConnectionLost
+        })?;
         *requests = Some(stream);
         Ok(stream)
     }

@@ -9,8 +9,9 @@ use crate::model::{Change, Token};
 use crate::node::calls::{self, Asked};
 use crate::node::follower::Seat;
 use crate::node::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX, Snapshots};
-use crate::node::{Error, Feed, FeedError, Namespace, Node, WriteRefused, failure};
-use crate::pipeline::{SubmitError, SubmitPolicy};
+use crate::node::namespace::Taken;
+use crate::node::{Error, Feed, FeedError, Node, WriteRefused, failure};
+use crate::pipeline::SubmitError;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
@@ -63,23 +64,34 @@ impl Local {
             Err(error) if reach.is_some() => return refused(calls::of(error)),
             Err(_) => return refused(failure::unknown_namespace(name)),
         };
+        let refused_by = |error| refused(if reach.is_some() { calls::of(error) } else { failure::refused(&error) });
+        let prepared = if record.encoded_len() < LARGE_RECORD_BYTES {
+            space.prepare_for(record, reach)
+        } else {
+            let record = record.clone();
+            // Only that: whoever goes away meanwhile must not find it queued afterwards.
+            match spawn_blocking(move || space.prepare_for(&record, reach)).await {
+                Ok(prepared) => prepared,
+                Err(_) => return refused(failure::unknown()),
+            }
+        };
+        let mut prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return refused_by(error),
+        };
         loop {
-            let submitted = if record.encoded_len() < LARGE_RECORD_BYTES {
-                submit(&space, record, reach)
-            } else {
-                let (space, record) = (space.clone(), record.clone());
-                match spawn_blocking(move || submit(&space, &record, reach)).await {
-                    Ok(submitted) => submitted,
-                    Err(_) => return refused(failure::unknown()),
-                }
-            };
-            match submitted {
-                Ok(coming) => return coming,
-                Err(WriteRefused::Submit(SubmitError::Busy(busy))) if Instant::now() < deadline => {
-                    sleep(busy.after.clamp(FULL_QUEUE_PAUSE_MIN, FULL_QUEUE_PAUSE_MAX)).await;
-                }
-                Err(error) if reach.is_some() => return refused(calls::of(error)),
-                Err(error) => return refused(failure::refused(&error)),
+            // Queued, or not: there is nothing to wait for behind it.
+            match prepared.submit() {
+                Ok(Taken::Applied(receipt)) if reach.is_none() => return Coming::Plain(receipt),
+                Ok(Taken::Applied(receipt)) => return Coming::Written(receipt),
+                Ok(Taken::Placed(receipt)) => return Coming::Placed(receipt),
+                Err(refused) => match *refused {
+                    (WriteRefused::Submit(SubmitError::Busy(busy)), back) if Instant::now() < deadline => {
+                        prepared = back;
+                        sleep(busy.after.clamp(FULL_QUEUE_PAUSE_MIN, FULL_QUEUE_PAUSE_MAX)).await;
+                    }
+                    (error, _) => return refused_by(error),
+                },
             }
         }
     }
@@ -108,15 +120,6 @@ impl Local {
         let closed = spawn_blocking(move || node.stop()).await;
         closed.map_or_else(|_| Err(failure::unknown()), |closed| closed.map_err(|error| calls::of(Error::from(error))))
     }
-}
-
-fn submit(space: &Namespace, record: &Record, reach: Option<Reach>) -> Result<Coming, WriteRefused> {
-    Ok(match reach {
-        None => Coming::Plain(space.write_when(record, SubmitPolicy::Fail)?),
-        Some(Reach::Applied) => Coming::Written(space.write_when(record, SubmitPolicy::Fail)?),
-        Some(Reach::Durable) => Coming::Placed(space.write_durable(record, SubmitPolicy::Fail)?),
-        Some(Reach::Buffered) => Coming::Placed(space.write_buffered(record, SubmitPolicy::Fail)?),
-    })
 }
 
 /// The node's feed. It reads the log, which may wait for the disk: on a thread where that holds up nobody.

@@ -142,7 +142,7 @@ impl Namespace {
     /// and applied on the server. Writes reach the server in the order in which these calls end, as long as the connection is
     /// the same.
     ///
-    /// Cancellation: the write may or may not have been sent; take it for unknown.
+    /// Cancellation: it was not sent, and has no effect.
     ///
     /// # Errors
     /// It was not sent and has no effect.

@@ -6,7 +6,7 @@ use super::link::Link;
 use super::options::ClientOptions;
 use crate::model::{NodeId, Record, ShardId};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
@@ -20,6 +20,7 @@ pub(super) struct Servers {
     addresses: Vec<String>,
     /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
     links: Vec<Mutex<Current>>,
+    is_closed: AtomicBool,
     /// Connections made beyond the first of each.
     connects: AtomicU64,
     /// Each connection adds to it, also one that is let go and still waits for answers.
@@ -57,11 +58,13 @@ impl Path {
 impl Servers {
     pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
         let links = (0..options.connections.clamp(1, CONNECTIONS_MAX)).map(|_| Mutex::default()).collect();
-        Self { addresses, links, connects: AtomicU64::new(0), bytes_received: Arc::default() }
+        let (is_closed, connects) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { addresses, links, is_closed, connects, bytes_received: Arc::default() }
     }
 
     /// Ends all connections.
     pub(super) async fn close(&self) {
+        self.is_closed.store(true, Ordering::SeqCst);
         for link in &self.links {
             if let Some(link) = link.lock().await.link.take() {
                 link.close();
@@ -113,6 +116,8 @@ impl Servers {
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
         drop(current.link.take());
         let link = match self.connect(options).await {
+            // Whoever asked before it was closed.
+            Ok(_) if self.is_closed.load(Ordering::SeqCst) => return Err(ClientError::Closed),
             Ok(link) => Arc::new(link),
             Err(error) => {
                 current.failed = Some((Instant::now(), error.clone()));

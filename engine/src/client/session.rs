@@ -179,7 +179,7 @@ impl Session {
     }
 
     /// Writes, and is done when it is answered. It is sent again, by the same number, when an answer is lost, until the time of a
-    /// request is over.
+    /// request is over; what is sent last is waited for as long again.
     ///
     /// Cancellation: before it is sent, nothing was asked, and no number is used. After that it may or may not be executed, once, and
     /// its number is in [`Session::state`] until its answer comes, or that of a [`Session::retry`], or it is given up.
@@ -259,7 +259,14 @@ impl Session {
                     return Err(SessionError::Write { number: used, source: error });
                 }
                 Some(error) if !self.is_worth_another(&error) || Instant::now() >= end => {
-                    return Err(SessionError::Write { number: used, source: error });
+                    let source = match error {
+                        // This attempt has no effect; one before it may have.
+                        WriteError::Refused(failure) if in_doubt => {
+                            WriteError::Unknown { cause: UnknownCause::Server(failure) }
+                        }
+                        error => error,
+                    };
+                    return Err(SessionError::Write { number: used, source });
                 }
                 Some(error) => {
                     in_doubt |= !error.has_no_effect();

@@ -8,7 +8,7 @@ use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::{Failure, RequestBody, ResponseBody};
 use crate::model::subscription::{Follow, FollowAt, Subscribe};
 use crate::model::{
-    Change, Filter, NamespaceOptions, Page, Read, SessionState, Since, StreamRead, Token, Value, Written,
+    Budget, Change, Filter, NamespaceOptions, Page, Read, SessionState, Since, StreamRead, Token, Value, Written,
 };
 use crate::pipeline::WriteError;
 use std::collections::BTreeMap;
@@ -164,7 +164,11 @@ pub(crate) fn subscribe(node: &Node, wanted: Subscribe) -> Result<Feed, Failure>
 
 /// A follower, as it is asked for.
 pub(crate) fn follow(node: &Node, wanted: Follow) -> Result<Follower, Failure> {
-    let options = wanted.options().map_err(bad)?;
+    let mut options = wanted.options().map_err(bad)?;
+    // What is kept for one who asks from elsewhere fills a disk that is not its own.
+    let most = Budget::default();
+    let budget = Budget { bytes: options.budget.bytes.min(most.bytes), age: options.budget.age.min(most.age) };
+    options = options.budget(budget);
     let space = node.namespace(&wanted.namespace).map_err(of)?;
     let name = &wanted.follower;
     match wanted.at {

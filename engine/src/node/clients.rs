@@ -86,7 +86,8 @@ impl Server {
                     match FromClient::decode(&bytes) {
                         Ok(message) => self.message(&access, message, reply, &lines),
                         Err(error @ CodecError::Kind { .. }) => {
-                            tracing::warn!(%error, "a message on a stream of requests is none: the stream is refused");
+                            // Not louder: a client can have it said as often as it likes.
+                            tracing::debug!(%error, "a message on a stream of requests is none: the stream is refused");
                             drop((reply, streams.remove(&stream)));
                             handle.reset(stream, ResetCode::REFUSED);
                         }
@@ -249,8 +250,13 @@ impl Server {
     async fn place(&self, asked: Asked<'_>, body: &RequestBody) -> Option<OwnedSemaphorePermit> {
         asked.wait_until_shown(body).await;
         match body {
-            // How the server is must be told also while nothing else goes on; and sessions wait for the log, not for one another.
-            RequestBody::Status | RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => None,
+            // How the server is must be told also while nothing else goes on.
+            RequestBody::Status => None,
+            // They wait for the log, and hold up no read; while it stands still, few of them may hold threads.
+            RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => {
+                let place = Arc::clone(&self.opening).acquire_owned();
+                tokio::time::timeout_at(asked.end, place).await.ok().and_then(Result::ok)
+            }
             // Nobody closes it.
             _ => Arc::clone(&self.reading).acquire_owned().await.ok(),
         }
@@ -264,12 +270,17 @@ impl Server {
         snapshots: Arc<Snapshots>,
         place: Option<OwnedSemaphorePermit>,
     ) -> Result<ResponseBody, Failure> {
+        if matches!(body, RequestBody::Status) {
+            // On no thread: it must be told also while all of them are busy.
+            self.node.namespace(&namespace).map_err(|_| failure::unknown_namespace(&namespace))?;
+            return self.node.status_soon().await.map(ResponseBody::Status).ok_or_else(failure::closing);
+        }
         let respond =
             move |body| Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }.respond(body);
-        if matches!(body, RequestBody::Status) {
-            return respond(body);
-        }
         let is_of_session = matches!(body, RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }));
+        if is_of_session && place.is_none() {
+            return Err(Failure { no_side_effects: true, ..failure::unknown() });
+        }
         let asked = tokio::task::spawn_blocking(move || {
             let answered = respond(body);
             drop(place);

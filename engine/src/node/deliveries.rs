@@ -28,6 +28,11 @@ const BATCHES_LOOKED_AT: usize = 256;
 /// Where the feed is, is told so often though nothing came: whoever waits for something seldom must not fall behind what is kept.
 const TOLD_EVERY: Duration = Duration::from_secs(5);
 
+/// Bytes that wait to be sent to a subscriber before the log is looked at again, and how often that is looked at.
+const QUEUED_BYTES_MAX: u64 = 2 << 20;
+const TAKEN_PAUSE_MIN: Duration = Duration::from_millis(1);
+const TAKEN_PAUSE_MAX: Duration = Duration::from_millis(100);
+
 /// Where the deliveries go.
 #[derive(Debug)]
 pub(super) struct Subscriber {
@@ -79,6 +84,7 @@ impl Server {
                 return;
             }
             told = Some(deliveries.token.clone());
+            subscriber.until_taken().await;
             (deliveries, changes) = match deliveries.next(&scanning, &bell).await {
                 Ok((deliveries, Ok(changes))) => (deliveries, changes),
                 Ok((_, Err(failure))) => return subscriber.fail(failure).await,
@@ -195,6 +201,16 @@ fn understood<T: Enveloped>(request: &[u8]) -> Result<T, Failure> {
 }
 
 impl Subscriber {
+    /// Waits until little is on its way. The send buffer has room for the largest message, which is more than a feed that nobody
+    /// takes may hold.
+    async fn until_taken(&self) {
+        let mut pause = TAKEN_PAUSE_MIN;
+        while self.handle.queued_bytes() > QUEUED_BYTES_MAX && !self.handle.is_closed() {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(TAKEN_PAUSE_MAX);
+        }
+    }
+
     /// False: nobody hears it.
     async fn tell(&self, changes: &[Change], token: &Token) -> bool {
         match Delivery::of(changes, token) {

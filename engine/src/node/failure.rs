@@ -20,7 +20,7 @@
 
 #[cfg(feature = "cluster")]
 use super::access::Action;
-use super::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX};
+use super::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX, SNAPSHOTS_OF_A_CLIENT};
 use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
 use crate::model::NodeId;
 use crate::model::request::{Failure, FailureClass, code};
@@ -64,7 +64,9 @@ pub(super) fn too_many_feeds() -> Failure {
 }
 
 pub(super) fn too_many_snapshots() -> Failure {
-    let message = format!("{SNAPSHOTS_MAX} snapshots are held already: close some, or try again later");
+    let message = format!(
+        "{SNAPSHOTS_MAX} snapshots are held already, or {SNAPSHOTS_OF_A_CLIENT} by this client: close some, or try again later"
+    );
     failure(8020, FailureClass::Retry, message)
 }
 

@@ -15,6 +15,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+/// Followers of one shard at the most: each is remembered for ever, and may keep log.
+const FOLLOWERS_MAX: usize = if cfg!(test) { 8 } else { 1000 };
+
 /// The followers of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Followers(Mutex<BTreeMap<String, Known>>);
@@ -39,6 +42,7 @@ struct Known {
 /// |---|---|---|
 /// | TW-5511 | fix the request | see [`BadName`] |
 /// | TW-6211 | retry | somebody follows by this name: when that one is gone, this one may |
+/// | TW-6213 | operator | as many followers are known as may be: forget those that never come back |
 /// | TW-6212 | fix the request | it does not follow any more, its connection was lost: follow again |
 /// | TW-620x, TW-610x, TW-52xx | | see [`FeedError`] |
 ///
@@ -69,6 +73,9 @@ pub enum FollowError {
     /// Somebody follows by this name already.
     #[error("somebody follows as {0:?} already")]
     InUse(String),
+    /// As many are known as may be.
+    #[error("{FOLLOWERS_MAX} followers are known already: forget those that never come back")]
+    TooMany,
     /// Whoever says so does not follow by this name any more.
     #[error("who says that it is done does not follow as {0:?} any more")]
     Left(String),
@@ -91,6 +98,7 @@ impl FollowError {
             Self::Name(_) => BadName::CODE,
             Self::InUse(_) => 6211,
             Self::Left(_) => 6212,
+            Self::TooMany => 6213,
             Self::Feed(feed) => feed.code(),
         }
     }
@@ -101,6 +109,7 @@ impl FollowError {
         match self {
             Self::Name(_) | Self::Left(_) => FailureClass::FixRequest,
             Self::InUse(_) => FailureClass::Retry,
+            Self::TooMany => FailureClass::Operator,
             Self::Feed(feed) => feed.class(),
         }
     }
@@ -304,6 +313,10 @@ impl Namespace {
             }
         };
         let is_new = came.len() < shards.len();
+        if is_new && shards.iter().any(|shard| shard.followers.0.lock().len() >= FOLLOWERS_MAX) {
+            came.iter().for_each(|shard| shard.followers.leave(name, who));
+            return Err(FollowError::TooMany);
+        }
         let (namespace, budget) = (self.clone(), options.budget);
         let seat = Seat { name: name.to_owned(), who, namespace, budget, shards };
         seat.note(&feed.token(), is_new, &one_after_another)?;
@@ -520,6 +533,22 @@ mod tests {
         assert_eq!(space.acknowledge("f", who, &at(epoch, last)).unwrap_err().code(), 6212, "it has left");
         let again = space.follow("f", &FollowerOptions::since(Since::Beginning)).unwrap();
         assert_ne!(again.into_parts().1.who(), who);
+        node.close().unwrap();
+    }
+
+    /// Each is a row for ever, and may keep log: names that are made up must come to an end.
+    #[test]
+    fn there_are_as_many_followers_as_may_be_and_those_who_are_known_come_back_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let (space, options) = (node.default_namespace(), FollowerOptions::since(Since::Now));
+        for number in 0..FOLLOWERS_MAX {
+            drop(space.follow(&format!("f{number}"), &options).unwrap());
+        }
+        assert_eq!(space.follow("one too many", &options).map(drop).unwrap_err().code(), 6213);
+        drop(space.follow("f0", &options).unwrap());
+        space.forget_follower("f0").unwrap();
+        drop(space.follow("one too many", &options).unwrap());
         node.close().unwrap();
     }
 

@@ -17,6 +17,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Moments of all clients that are held at a time: each keeps a thread, and old versions on the disk.
 pub(crate) const SNAPSHOTS_MAX: usize = 64;
+/// And of one client, so that it does not take all of them.
+pub(crate) const SNAPSHOTS_OF_A_CLIENT: usize = 16;
 /// How long one is held after the last look.
 pub(crate) const SNAPSHOT_IDLE_MAX: Duration = Duration::from_secs(60);
 
@@ -24,6 +26,8 @@ pub(crate) const SNAPSHOT_IDLE_MAX: Duration = Duration::from_secs(60);
 #[derive(Debug)]
 pub(crate) struct Snapshots {
     held: Mutex<Table>,
+    own: Arc<Semaphore>,
+    /// Shared with other clients.
     places: Arc<Semaphore>,
     idle_max: Duration,
 }
@@ -49,13 +53,15 @@ type Asked = (Look, Sender<Result<Answer, Failure>>);
 impl Snapshots {
     /// With so many places, shared with others.
     pub(crate) fn new(places: Arc<Semaphore>, idle_max: Duration) -> Self {
-        Self { held: Mutex::default(), places, idle_max }
+        Self { held: Mutex::default(), own: Arc::new(Semaphore::new(SNAPSHOTS_OF_A_CLIENT)), places, idle_max }
     }
 
     /// Holds a moment; its number, and which it is.
     pub(super) fn open(&self, name: &str, space: Namespace, read: Read) -> Result<(u64, Token), Failure> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| failure::too_many_snapshots())?;
-        let (held, token) = Held::begin(name, space, read, place, self.idle_max)?;
+        let too_many = |_| failure::too_many_snapshots();
+        let own = Arc::clone(&self.own).try_acquire_owned().map_err(too_many)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(too_many)?;
+        let (held, token) = Held::begin(name, space, read, [own, place], self.idle_max)?;
         let mut table = self.held.lock();
         // Those that ended by themselves, and that nobody has closed.
         table.held.retain(|_, held| !held.thread.is_finished());
@@ -83,12 +89,12 @@ impl Held {
         name: &str,
         space: Namespace,
         read: Read,
-        place: OwnedSemaphorePermit,
+        places: [OwnedSemaphorePermit; 2],
         idle_max: Duration,
     ) -> Result<(Self, Token), Failure> {
         let ((looks, asked), (tell, told)) = (unbounded(), bounded(1));
         let hold = move || {
-            let _place = place;
+            let _places = places;
             let held = space.snapshot(read, |snapshot| {
                 // Nobody may wait for it any more.
                 drop(tell.send(Ok(snapshot.token()?)));
@@ -134,6 +140,12 @@ mod tests {
         snapshots.look("default", number, Look::MultiGet { keys: vec![b"k".to_vec()] }).map_err(|failure| failure.code)
     }
 
+    /// Waits until so many places are free.
+    fn come_back(places: &Semaphore, count: u32) {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        drop(runtime.block_on(places.acquire_many(count)).unwrap());
+    }
+
     #[test]
     fn a_moment_that_nobody_looks_at_is_let_go_and_its_place_comes_back() {
         let directory = tempfile::tempdir().unwrap();
@@ -147,9 +159,7 @@ mod tests {
         assert_eq!(open().unwrap_err(), 8020);
         get(&snapshots, number).unwrap();
         assert_eq!(get(&snapshots, number + 1), Err(8021));
-        while places.available_permits() == 0 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        come_back(&places, 1);
         assert_eq!(get(&snapshots, number), Err(8021));
         let (second, _) = open().unwrap();
         assert!(second > number && snapshots.held.lock().held.len() == 1, "the first is forgotten");
@@ -168,9 +178,7 @@ mod tests {
             snapshots.open("default", node.default_namespace(), Read::Eventual).unwrap();
         }
         drop(gone);
-        while places.available_permits() < 2 {
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        come_back(&places, 2);
         get(&stays, 1).unwrap();
         let elsewhere = stays.look("other", 1, Look::MultiGet { keys: vec![b"k".to_vec()] }).unwrap_err();
         assert_eq!(elsewhere.code, 8021, "who may read one namespace looks at no other by it");

@@ -41,7 +41,7 @@ mod keeper;
 mod log_budget;
 #[cfg(feature = "metrics")]
 mod metrics;
-mod namespace;
+pub(crate) mod namespace;
 mod namespaces;
 mod open;
 mod outputs;
@@ -369,9 +369,30 @@ impl Node {
     /// How the default namespace's shard is; none if it has ended, or its thread is too busy to say within two seconds.
     #[must_use]
     pub fn status(&self) -> Option<ServerStatus> {
+        self.ask_status().recv_timeout(STATUS_WITHIN).ok()
+    }
+
+    /// Where the answer comes, soon.
+    fn ask_status(&self) -> Receiver<ServerStatus> {
         let (reply, answer) = crossbeam::channel::bounded(1);
         self.default_shard().events.send(Event::Status(reply));
-        answer.recv_timeout(Duration::from_secs(2)).ok()
+        answer
+    }
+
+    /// As [`Node::status`], for whoever must not hold a thread.
+    #[cfg(feature = "cluster")]
+    async fn status_soon(&self) -> Option<ServerStatus> {
+        let (answer, end) = (self.ask_status(), tokio::time::Instant::now() + STATUS_WITHIN);
+        let mut pause = Duration::from_micros(100);
+        loop {
+            match answer.try_recv() {
+                Ok(status) => return Some(status),
+                Err(crossbeam::channel::TryRecvError::Empty) if tokio::time::Instant::now() < end => {}
+                Err(_) => return None,
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(20));
+        }
     }
 
     /// Why a shard of the node has stopped by itself (its disk failed, say), if one has: it takes no more writes, and
@@ -433,6 +454,9 @@ impl Node {
         if is_closed { Ok(()) } else { Err(CloseError::InUse) }
     }
 }
+
+/// How long a shard's thread may take to say how it is.
+const STATUS_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long closing waits for reads that are under way, at the least.
 const CLOSE_STATE_WITHIN: Duration = Duration::from_secs(1);

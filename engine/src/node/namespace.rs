@@ -8,6 +8,8 @@ use super::namespaces::Served;
 use super::positions::Waited;
 use super::shard::after;
 use super::stages::Arrived;
+#[cfg(feature = "client")]
+use crate::model::call::Reach;
 use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::request::Direction;
 use crate::model::{
@@ -232,6 +234,27 @@ impl Namespace {
         let mut buffer = self.shared.host.buffers.take();
         record.encode_into(&mut buffer)?;
         Ok((shard, Submission::encoded(buffer, ())))
+    }
+
+    /// As [`Namespace::prepare`], with who will hear of it.
+    #[cfg(feature = "client")]
+    pub(crate) fn prepare_for(&self, record: &Record, reach: Option<Reach>) -> Result<Prepared, WriteRefused> {
+        let is_awaited = !matches!(reach, Some(Reach::Buffered | Reach::Durable));
+        if !is_awaited {
+            check_unconditional(record)?;
+        }
+        let (shard, submission) = self.prepare(record)?;
+        let (taken, completion) = if is_awaited {
+            let (receipt, completer) = shard.queue.gathering().pair();
+            (Taken::Applied(receipt), Completion::Receipt(completer))
+        } else {
+            let (receipt, completer) = shard.queue.gathering().pair();
+            let is_durable = reach == Some(Reach::Durable);
+            let completion = if is_durable { Completion::Durable(completer) } else { Completion::Buffered(completer) };
+            (Taken::Placed(receipt), completion)
+        };
+        let submission = submission.for_token(Arrived::now(completion));
+        Ok(Prepared { space: self.clone(), shard: Arc::clone(shard), taken, submission })
     }
 
     pub(super) fn check_writable(&self) -> Result<(), WriteRefused> {
@@ -509,6 +532,38 @@ impl Namespace {
             Waited::TimedOut => {
                 let applied = shard.positions.applied();
                 Err(ReadError::NotYet { shard: id, wanted: host.end(shard.log), applied })
+            }
+        }
+    }
+}
+
+/// A write that only wants room in its queue. Dropped, it has no effect.
+#[cfg(feature = "client")]
+pub(crate) struct Prepared {
+    space: Namespace,
+    shard: Arc<ShardHandle>,
+    taken: Taken,
+    submission: Submission<Arrived<Completion>>,
+}
+
+/// The receipt of a write that was queued.
+#[cfg(feature = "client")]
+#[derive(Debug)]
+pub(crate) enum Taken {
+    Applied(Receipt),
+    Placed(Receipt<Position>),
+}
+
+#[cfg(feature = "client")]
+impl Prepared {
+    /// Queues it, without waiting; gives it back where there is no room, or never will be.
+    pub(crate) fn submit(self) -> Result<Taken, Box<(WriteRefused, Self)>> {
+        let Self { space, shard, taken, submission } = self;
+        match shard.queue.submit(submission, SubmitPolicy::Fail) {
+            Ok(()) => Ok(taken),
+            Err((error, submission)) => {
+                let refused = space.refused(&shard, error.into());
+                Err(Box::new((refused, Self { space, shard, taken, submission })))
             }
         }
     }

@@ -26,6 +26,8 @@ const CONNECTIONS_MAX: usize = 4096;
 const PEERS_PLACES: usize = 64;
 /// Open files of the state (its bound is 1,024), the log, and the process itself, with room to spare.
 const FILES_OF_THE_NODE: usize = 1024 + 256;
+/// Sessions of all clients that are opened or closed at a time: each holds a thread until the log has it.
+const OPENING_MAX: usize = 32;
 /// Reads of all clients that are worked on at a time.
 const READS_MAX: usize = 16;
 /// Feeds that look at the log at a time: the others wait for their turn, which is short.
@@ -251,6 +253,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         reading: Arc::new(Semaphore::new(READS_MAX)),
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
+        opening: Arc::new(Semaphore::new(OPENING_MAX)),
         scanning: Arc::new(Semaphore::new(SCANNING_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
         clients_max: connections - PEERS_PLACES,
@@ -277,6 +280,8 @@ pub(super) struct Server {
     pub(super) leader: NodeId,
     /// Reads that touch the disk at a time.
     pub(super) reading: Arc<Semaphore>,
+    /// Sessions that are opened or closed at a time.
+    pub(super) opening: Arc<Semaphore>,
     /// Places for moments that clients hold.
     pub(super) snapshots: Arc<Semaphore>,
     /// Places for feeds of all clients.

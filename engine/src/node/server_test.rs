@@ -119,7 +119,7 @@ fn feeds_wait_for_their_turn_to_look_at_the_log_and_hold_up_nothing_else() {
         drop(all);
         let changes = |delivery| match delivery {
             Delivery::Changes { changes, .. } => changes.len(),
-            Delivery::Failed(failure) => panic!("{failure:?}"),
+            other => panic!("{other:?}"),
         };
         assert_eq!(changes(asker.delivery().await), 0, "where it begins");
         for _ in 0..3 {

@@ -123,16 +123,23 @@ fn the_places_of_a_client_that_is_gone_are_given_to_others() {
     let address = server.address().to_string();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(async {
-        let first = Client::connect([address.clone()], ClientOptions::default()).await.unwrap();
-        let second = Client::connect([address], ClientOptions::default()).await.unwrap();
-        let mut held = Vec::new();
-        for _ in 0..64 {
-            held.push(first.namespace("default").snapshot(Read::Eventual).await.unwrap());
+        let second = Client::connect([address.clone()], ClientOptions::default()).await.unwrap();
+        let (mut first, mut held) = (Vec::new(), Vec::new());
+        for _ in 0..4 {
+            let client = Client::connect([address.clone()], ClientOptions::default()).await.unwrap();
+            for _ in 0..16 {
+                held.push(client.namespace("default").snapshot(Read::Eventual).await.unwrap());
+            }
+            let refused = client.namespace("default").snapshot(Read::Eventual).await.unwrap_err();
+            assert_eq!(refused.code(), "TW-8020", "one client does not take all of them");
+            first.push(client);
         }
         let space = second.namespace("default");
         let patience = Duration::from_millis(100);
         assert!(tokio::time::timeout(patience, space.snapshot(Read::Eventual)).await.is_ok_and(|found| found.is_err()));
-        first.close().await.unwrap();
+        for client in first {
+            client.close().await.unwrap();
+        }
         // What it holds tells nobody any more.
         std::mem::forget(held);
         let mut tries = 0;
