@@ -545,10 +545,10 @@ mod tests {
         for number in 0..FOLLOWERS_MAX {
             drop(space.follow(&format!("f{number}"), &options).unwrap());
         }
-        assert_eq!(space.follow("one too many", &options).map(drop).unwrap_err().code(), 6213);
+        assert_eq!(space.follow("one-too-many", &options).map(drop).unwrap_err().code(), 6213);
         drop(space.follow("f0", &options).unwrap());
         space.forget_follower("f0").unwrap();
-        drop(space.follow("one too many", &options).unwrap());
+        drop(space.follow("one-too-many", &options).unwrap());
         node.close().unwrap();
     }
 

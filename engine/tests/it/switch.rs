@@ -604,8 +604,9 @@ fn a_large_write_whose_caller_goes_away_before_it_is_queued_is_not_written() {
         let client = Client::open(NodeOptions::alone(directory.path()), ClientOptions::default()).await.unwrap();
         let space = client.namespace("default");
         let session = space.open_session().await.unwrap();
-        for number in 0..20_u64 {
-            let large = Write::new().append("large", Expect::Any, noise(number, 64 << 10));
+        for number in 0..5_u64 {
+            // Encoding it takes longer than to look whether it is encoded.
+            let large = Write::new().append("large", Expect::Any, noise(number, 12 << 20));
             {
                 let mut writing = std::pin::pin!(session.write(large));
                 // So far that the other thread has it.
@@ -615,7 +616,7 @@ fn a_large_write_whose_caller_goes_away_before_it_is_queued_is_not_written() {
                         .is_pending()
                 );
             }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
             assert_eq!(session.state().waiting.len(), 0, "its number is given to the next one");
             let small = session.write(Write::new().append("small", Expect::Any, "x")).await.unwrap();
             assert_eq!(small.outcome.applied().unwrap(), number + 1);
