@@ -34,11 +34,16 @@ use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, 
 /// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until its client took the
-/// answer.
+/// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until there is room for it in the
+/// connection's send buffer, which its client empties.
 const READS_OF_A_CLIENT: usize = 4;
 /// How long a read waits for the position that it must show, whatever its client says.
 const READ_WITHIN_MAX: Duration = Duration::from_secs(60);
+/// Bytes of the send buffer that the answers of reads leave to those of writes; and how often that is looked at.
+const ROOM_FOR_WRITES: usize = 4 << 20;
+const LITTLE_QUEUED: u64 = 64 << 10;
+const ROOM_PAUSE_MIN: Duration = Duration::from_millis(1);
+const ROOM_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// How long a client may take to make room for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
 /// Records from this size on are prepared away from the threads that move bytes.
@@ -434,6 +439,20 @@ struct Half {
     stream: StreamId,
 }
 
+impl Half {
+    /// Waits until an answer of this length leaves room for those of writes, which wait for none; or there is little before it.
+    async fn leaves_room(&self, length: usize) {
+        let mut pause = ROOM_PAUSE_MIN;
+        while self.handle.send_capacity(self.stream) < length.saturating_add(ROOM_FOR_WRITES)
+            && self.handle.queued_bytes() > LITTLE_QUEUED
+            && !self.handle.is_closed()
+        {
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(ROOM_PAUSE_MAX);
+        }
+    }
+}
+
 impl Drop for Half {
     fn drop(&mut self) {
         self.handle.finish(self.stream);
@@ -466,8 +485,8 @@ impl Reply {
         self.send(id, ResponseBody::Failed(failure));
     }
 
-    /// Sends the answer of a write; the request's credit goes back with this. These are small: a client whose buffer
-    /// they fill reads none of them, and loses its connection rather than cost memory.
+    /// Sends the answer of a write; the request's credit goes back with this. These are small, and reads leave room for them: a
+    /// client that has not even taken so many loses its connection rather than cost memory.
     fn send(&self, id: u64, body: ResponseBody) {
         let half = &self.half;
         let sent = codec::encode(&Response { id, body })
@@ -480,7 +499,10 @@ impl Reply {
         let half = &self.half;
         let sent = match codec::encode(&Response { id, body }) {
             Ok(bytes) => {
-                let sending = half.handle.send(half.stream, bytes, SendFlags::default());
+                let sending = async {
+                    half.leaves_room(bytes.len()).await;
+                    half.handle.send(half.stream, bytes, SendFlags::default()).await
+                };
                 matches!(tokio::time::timeout(ANSWER_TIMEOUT, sending).await, Ok(Ok(()) | Err(SendError::StreamClosed)))
             }
             Err(_) => false,

@@ -1,13 +1,14 @@
 use super::*;
 use crate::model::call::{Answer, Call};
 use crate::model::codec;
+use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::{Request, RequestBody, Response, ResponseBody};
 use crate::model::subscription::{Delivery, Subscribe};
-use crate::model::{Filter, Since};
+use crate::model::{Filter, Since, Write};
 use bytes::Bytes;
 use tokio::time::timeout;
 use towline_net::driver::{ConnectionHandle, EventReceiver};
-use towline_net::{ConnectionConfig, Event, Identity, Lane, SendFlags, StreamId, StreamKind};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, SendFlags, StreamId, StreamKind};
 
 /// Long enough for an answer to come, if one comes; nothing is measured by it.
 const MOMENT: Duration = Duration::from_millis(200);
@@ -23,7 +24,8 @@ impl Asker {
     async fn connect(address: SocketAddr) -> Self {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
         let (sink, events) = EventSink::channel(16);
-        let config = ConnectionConfig::new(identity, [9; 16]);
+        let mut config = ConnectionConfig::new(identity, [9; 16]);
+        config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
         let handle = towline_net::driver::connect(address, config, sink).await.unwrap();
         handle.ready().await.unwrap();
         Self { handle, events }
@@ -130,5 +132,31 @@ fn feeds_wait_for_their_turn_to_look_at_the_log_and_hold_up_nothing_else() {
             drop(all);
             assert_eq!(changes(asker.delivery().await), 1);
         }
+    });
+}
+
+/// The answers of its reads filled the buffer, and its connection was closed for want of room for the answer of a write.
+#[test]
+fn a_client_that_takes_its_answers_late_hears_of_its_writes_as_well() {
+    const READS: u64 = 40;
+    const WRITES: u64 = 20;
+    with_server(|mut asker, server| async move {
+        server.node.default_namespace().put("k", vec![7; 4 << 20]).unwrap().await.unwrap();
+        let stream = asker.open(StreamKind::Request);
+        for id in 0..READS {
+            asker.ask(stream, id, GET()).await;
+        }
+        // Until the buffers are full; if they are not yet, less is tried.
+        tokio::time::sleep(MOMENT * 5).await;
+        let record = Write::new().put("w", "1").record().encode().unwrap().to_vec();
+        for id in READS..READS + WRITES {
+            asker.ask(stream, id, RequestBody::Write { record: record.clone() }).await;
+        }
+        tokio::time::sleep(MOMENT).await;
+        let mut heard = std::collections::BTreeSet::new();
+        for _ in 0..READS + WRITES {
+            heard.insert(asker.response().await.0);
+        }
+        assert_eq!(heard.len() as u64, READS + WRITES);
     });
 }
