@@ -138,10 +138,11 @@ fn feeds_wait_for_their_turn_to_look_at_the_log_and_hold_up_nothing_else() {
 /// The answers of its reads filled the buffer, and its connection was closed for want of room for the answer of a write.
 #[test]
 fn a_client_that_takes_its_answers_late_hears_of_its_writes_as_well() {
-    const READS: u64 = 40;
-    const WRITES: u64 = 20;
+    // Together more than the windows and the buffers of both ends hold; and more answers than fit behind the last read's.
+    const READS: u64 = 3000;
+    const WRITES: u64 = 3000;
     with_server(|mut asker, server| async move {
-        server.node.default_namespace().put("k", vec![7; 4 << 20]).unwrap().await.unwrap();
+        server.node.default_namespace().put("k", vec![7; 64 << 10]).unwrap().await.unwrap();
         let stream = asker.open(StreamKind::Request);
         for id in 0..READS {
             asker.ask(stream, id, GET()).await;
