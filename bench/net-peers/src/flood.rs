@@ -236,7 +236,10 @@ struct Strangers(Child);
 
 impl Strangers {
     fn start(run: &Run, row: Stranger, at: SocketAddr, strangers: usize) -> Result<Self> {
-        let child = Command::new(std::env::current_exe()?)
+        // At the lowest priority: strangers have processors of their own. What the server spends on them counts, what they spend does not.
+        let child = Command::new("nice")
+            .args(["-n", "19"])
+            .arg(std::env::current_exe()?)
             .args(["--stranger", row.name(), "--at", &at.to_string()])
             .args(["--strangers", &strangers.to_string(), "--arrivals", &run.arrivals.to_string()])
             .stdin(Stdio::piped())
