@@ -247,7 +247,7 @@ impl Client {
     /// Opens a node in this process, and asks that: everything is as with [`Client::connect`], and nothing goes over a network.
     ///
     /// ```
-    /// use towline::client::{Client, ClientError, ClientOptions};
+    /// use towline::client::{Client, ClientOptions};
     /// use towline::model::Read;
     /// use towline::node::NodeOptions;
     /// async fn program(client: &Client) -> Result<(), Box<dyn std::error::Error>> {
@@ -276,8 +276,7 @@ impl Client {
         Ok(Self::embedded(node, options))
     }
 
-    /// Asks a node in this process, which is open: also one that [`serve`](crate::node)s others. When nobody has the node any more,
-    /// it is closed.
+    /// Asks a node in this process, which is open. When nobody has the node any more, it is closed.
     #[cfg(feature = "node")]
     #[must_use]
     pub fn embedded(node: impl Into<Arc<Node>>, options: ClientOptions) -> Self {
@@ -290,8 +289,10 @@ impl Client {
         Self { shared: Arc::new(Shared { way, options, places, closed }) }
     }
 
-    /// Ends it, also for its clones and its feeds: closes the connections, or the node ([`Node::close`](crate::node::Node::close)) that was opened
-    /// here. Writes without an answer are unknown from then on. To drop the last clone does the same, tells nobody how it went, and holds the thread until a
+    /// Ends it, also for its clones and its feeds: closes the connections, or the node in this process
+    /// ([`Node::close`](crate::node::Node::close)), whoever else has that. Writes without an answer are unknown from then on.
+    ///
+    /// To drop the last clone does the same if nobody else has the node; it tells nobody how it went, and holds the thread until the
     /// node is closed.
     ///
     /// # Errors

@@ -6,7 +6,7 @@ use crate::model::call::Reach;
 use crate::model::request::{Failure, RequestBody, ResponseBody};
 use crate::model::subscription::{Follow, Subscribe};
 use crate::model::{Change, Token};
-use crate::node::calls::{self, Asked};
+use crate::node::calls::{self, Asked, LARGE_RECORD_BYTES};
 use crate::node::follower::Seat;
 use crate::node::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX, Snapshots};
 use crate::node::namespace::Taken;
@@ -22,8 +22,6 @@ use tokio::time::{Instant, sleep};
 /// Between two attempts of a write that finds no room in the queue, whatever the queue advises.
 const FULL_QUEUE_PAUSE_MIN: Duration = Duration::from_millis(1);
 const FULL_QUEUE_PAUSE_MAX: Duration = Duration::from_millis(50);
-/// Records from this size on, which may be compressed, are prepared away from the executor's threads.
-const LARGE_RECORD_BYTES: usize = 16 * 1024;
 /// What is read of a feed at a time: changes, about so many bytes, and batches that are looked at.
 const CHANGES_MAX: usize = 1000;
 const CHANGES_BYTES: usize = 1 << 20;

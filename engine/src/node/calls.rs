@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep_until};
 pub(super) const ITEMS_MAX: usize = 10_000;
 /// Bytes of events or entries of one answer at the most (one is always sent whole).
 pub(super) const ITEMS_BYTES_MAX: usize = MESSAGE_BYTES_MAX / 2;
+/// Records from this size on, which may be compressed, are prepared away from the threads that others wait for.
+pub(crate) const LARGE_RECORD_BYTES: usize = 16 * 1024;
 /// Between two looks whether a position is applied.
 const SHOWN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const SHOWN_PAUSE_MAX: Duration = Duration::from_millis(16);

@@ -3,7 +3,7 @@
 //! A client's writes are taken in order; its reads wait for none of them, a few at a time.
 
 use super::access::{Access, Admitted};
-use super::calls::{Asked, answered, token_of, written};
+use super::calls::{Asked, LARGE_RECORD_BYTES, answered, token_of, written};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
 use super::failure;
@@ -46,8 +46,6 @@ const ROOM_PAUSE_MIN: Duration = Duration::from_millis(1);
 const ROOM_PAUSE_MAX: Duration = Duration::from_millis(50);
 /// How long a client may take to make room for an answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(30);
-/// Records from this size on are prepared away from the threads that move bytes.
-const LARGE_RECORD_BYTES: usize = 16 * 1024;
 
 impl Server {
     /// One client's connection, until it ends.

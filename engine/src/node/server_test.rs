@@ -153,6 +153,7 @@ fn a_client_that_takes_its_answers_late_hears_of_its_writes_as_well() {
         for id in READS..READS + WRITES {
             asker.ask(stream, id, RequestBody::Write { record: record.clone() }).await;
         }
+        // Until the writes are answered: each by an answer that has to find room now.
         tokio::time::sleep(MOMENT).await;
         let mut heard = std::collections::BTreeSet::new();
         for _ in 0..READS + WRITES {

@@ -114,7 +114,6 @@ pub struct Session {
 
 #[derive(Debug)]
 struct Shared {
-    /// What each shard calls it.
     /// Held while a request is submitted, which may have to wait for room: requests reach a shard in the order of their
     /// numbers. Nobody who is waked takes it.
     turn: Mutex<()>,
