@@ -222,6 +222,9 @@ pub enum ConnectionError {
     /// What the peer proved who it is by has ended while the connection ran. It may come back with what holds.
     #[error("the peer's certificate has ended")]
     CertificateEnded,
+    /// What this side holds for all its peers is more than it may, and for this one it held most. It may come back, and take what it asks for.
+    #[error("the peer takes too little of what it asked for, and sends more than is done: memory is needed for others")]
+    MemoryExceeded,
 }
 
 impl ConnectionError {
@@ -257,6 +260,7 @@ impl ConnectionError {
             Self::Drained => 3024,
             Self::SpeaksTls => 3140,
             Self::CertificateEnded => 3143,
+            Self::MemoryExceeded => 3027,
         }
     }
 
@@ -287,7 +291,7 @@ const fn class_of_code(code: u32) -> FaultClass {
     match code {
         3001 | 3002 | 3005 => FaultClass::Damage,
         3013 | 3014 => FaultClass::Reroute,
-        0..=2999 | 3011 | 3012 | 3020..=3025 | 3143 => FaultClass::Retry,
+        0..=2999 | 3011 | 3012 | 3020..=3025 | 3027 | 3143 => FaultClass::Retry,
         _ => FaultClass::Operator,
     }
 }

@@ -15,6 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
+use towline_net::driver::network_of;
 
 pub use super::grants::{Grant, Grants};
 
@@ -87,6 +88,11 @@ impl Caller {
     #[must_use]
     pub const fn new(identity: Option<String>, address: SocketAddr) -> Self {
         Self { identity, address }
+    }
+
+    /// Whoever shares this name shares what a server holds for its clients: nobody can choose many of them.
+    pub(super) fn owner(&self) -> String {
+        self.identity.clone().unwrap_or_else(|| network_of(self.address.ip()).to_string())
     }
 }
 

@@ -35,7 +35,7 @@ use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, 
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
 /// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until there is room for it in the
-/// connection's send buffer, which its client empties.
+/// connection's send buffer, which its client empties. The server's memory budget counts them.
 const READS_OF_A_CLIENT: usize = 4;
 /// How long a read waits for the position that it must show, whatever its client says.
 const READ_WITHIN_MAX: Duration = Duration::from_secs(60);
@@ -241,12 +241,16 @@ impl Server {
         };
         // What has begun ends by itself.
         drop(turn);
-        let answered = match begun {
-            None => Err(failure::cancelled()),
+        let (answered, place) = match begun {
+            None => (Err(failure::cancelled()), None),
             Some(place) => self.read_now(namespace, body, end, snapshots, place).await,
         };
         let answered = answered.map(|answer| access.shown(answer));
-        reply.send_in_turn(id, answered.unwrap_or_else(ResponseBody::Failed)).await;
+        let bytes = codec::encode(&Response { id, body: answered.unwrap_or_else(ResponseBody::Failed) }).ok();
+        let _held = reply.half.handle.hold(bytes.as_ref().map_or(0, Bytes::len));
+        // Not before: an answer that nobody counts takes the place of one that is worked on.
+        drop(place);
+        reply.send_in_turn(id, bytes).await;
     }
 
     /// Waits until a read can begin, and for its place among those that are worked on, if it takes one.
@@ -265,6 +269,7 @@ impl Server {
         }
     }
 
+    /// An answer, and the place that it holds until it is counted elsewhere.
     async fn read_now(
         self,
         namespace: String,
@@ -272,26 +277,27 @@ impl Server {
         end: Instant,
         snapshots: Arc<Snapshots>,
         place: Option<OwnedSemaphorePermit>,
-    ) -> Result<ResponseBody, Failure> {
+    ) -> (Result<ResponseBody, Failure>, Option<OwnedSemaphorePermit>) {
         if matches!(body, RequestBody::Status) {
-            // On no thread: it must be told also while all of them are busy.
-            self.node.namespace(&namespace).map_err(|_| failure::unknown_namespace(&namespace))?;
-            return self.node.status_soon().await.map(ResponseBody::Status).ok_or_else(failure::closing);
+            return (self.status(&namespace).await, place);
         }
         let respond =
             move |body| Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }.respond(body);
         let is_of_session = matches!(body, RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }));
         if is_of_session && place.is_none() {
-            return Err(Failure { no_side_effects: true, ..failure::unknown() });
+            return (Err(Failure { no_side_effects: true, ..failure::unknown() }), None);
         }
-        let asked = tokio::task::spawn_blocking(move || {
-            let answered = respond(body);
-            drop(place);
-            answered
-        });
+        // The place goes along: where nobody waits for the answer any more, both end with it.
+        let asked = tokio::task::spawn_blocking(move || (respond(body), place));
         // Other reads end in their own time: what they could wait for is there.
         let answered = if is_of_session { tokio::time::timeout_at(end, asked).await.ok() } else { Some(asked.await) };
-        answered.and_then(Result::ok).unwrap_or_else(|| Err(failure::unknown()))
+        answered.and_then(Result::ok).unwrap_or_else(|| (Err(failure::unknown()), None))
+    }
+
+    /// On no thread: it must be told also while all of them are busy.
+    async fn status(&self, namespace: &str) -> Result<ResponseBody, Failure> {
+        self.node.namespace(namespace).map_err(|_| failure::unknown_namespace(namespace))?;
+        self.node.status_soon().await.map(ResponseBody::Status).ok_or_else(failure::closing)
     }
 }
 
@@ -492,18 +498,18 @@ impl Reply {
         self.done(id, matches!(sent, Ok(Ok(()) | Err(SendError::StreamClosed))));
     }
 
-    /// Sends the answer of a read, which may have to wait for room; the request's credit goes back with it.
-    async fn send_in_turn(&self, id: u64, body: ResponseBody) {
+    /// Sends the answer of a read, which may have to wait for room; the request's credit goes back with it. None: it can't be said.
+    async fn send_in_turn(&self, id: u64, bytes: Option<Bytes>) {
         let half = &self.half;
-        let sent = match codec::encode(&Response { id, body }) {
-            Ok(bytes) => {
+        let sent = match bytes {
+            Some(bytes) => {
                 let sending = async {
                     half.leaves_room(bytes.len()).await;
                     half.handle.send(half.stream, bytes, SendFlags::default()).await
                 };
                 matches!(tokio::time::timeout(ANSWER_TIMEOUT, sending).await, Ok(Ok(()) | Err(SendError::StreamClosed)))
             }
-            Err(_) => false,
+            None => false,
         };
         self.done(id, sent);
     }

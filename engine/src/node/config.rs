@@ -18,7 +18,8 @@
 //! segment_bytes = 67_108_864
 //!
 //! [limits]                                            # may be left out
-//! queue_bytes = 16_777_216
+//! queue_bytes   = 16_777_216
+//! clients_bytes = 536_870_912
 //!
 //! [tls]                                               # for all but loopback
 //! certificate    = "tls/certificate.pem"
@@ -58,6 +59,13 @@ use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 const QUEUE_BYTES_MIN: u64 = 1024 * 1024;
 /// Bytes of the submission queue above which it is memory that waits, not a queue.
 const QUEUE_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Bytes that a server holds for its clients together: ten of them may take none of the largest answers.
+const CLIENTS_BYTES_DEFAULT: u64 = 512 << 20;
+/// Below this a client that reads a page of the largest values beside another might be taken for one that takes nothing.
+const CLIENTS_BYTES_MIN: u64 = 64 << 20;
+/// Above this it bounds nothing.
+const CLIENTS_BYTES_MAX: u64 = 1 << 40;
 
 /// How often credentials in files are looked at, unless the configuration says otherwise. Whoever is revoked has this
 /// long, and the bound is a minute (N13).
@@ -108,6 +116,9 @@ pub struct Config {
     pub segment_bytes: u64,
     /// Bytes of submissions that wait to be sequenced.
     pub queue_bytes: usize,
+    /// Bytes that clients, all of them together, may have the server hold: what they asked for and do not take, and what they sent
+    /// and is not done. When it is more, connections end (TW-3027): of the client that has most, the largest.
+    pub clients_bytes: u64,
     /// Credentials, for the connections of clients and of nodes alike; none: plain TCP.
     pub tls: Option<TlsConfig>,
     /// Plain TCP also where others can reach it.
@@ -390,6 +401,7 @@ struct LogText {
 #[serde(deny_unknown_fields)]
 struct LimitsText {
     queue_bytes: Option<Spanned<u64>>,
+    clients_bytes: Option<Spanned<u64>>,
 }
 
 pub(super) struct Checker<'a> {
@@ -444,6 +456,8 @@ impl Checker<'_> {
         let grants = grants.collect::<Result<_, _>>()?;
         let queue = (QUEUE_BYTES_MIN, QUEUE_BYTES_MAX, QUEUE_BYTES_DEFAULT as u64);
         let queue_bytes = self.bytes("limits.queue_bytes", raw.limits.queue_bytes.as_ref(), queue)?;
+        let clients = (CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX, CLIENTS_BYTES_DEFAULT);
+        let clients_bytes = self.bytes("limits.clients_bytes", raw.limits.clients_bytes.as_ref(), clients)?;
         Ok(Config {
             cluster,
             node,
@@ -454,6 +468,7 @@ impl Checker<'_> {
             nodes,
             segment_bytes,
             queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
+            clients_bytes,
             tls,
             insecure_plaintext: raw.insecure_plaintext,
             grants,

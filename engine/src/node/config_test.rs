@@ -50,7 +50,7 @@ fn what_may_be_left_out_has_the_default_of_the_limits() {
     let (short, _) = GOOD.split_once("[log]").unwrap();
     let config = parse(&short.replace("namespace = \"default\"\n", "")).unwrap();
     assert_eq!(config.segment_bytes, SEGMENT_BYTES_DEFAULT);
-    assert_eq!(config.queue_bytes, QUEUE_BYTES_DEFAULT);
+    assert_eq!((config.queue_bytes, config.clients_bytes), (QUEUE_BYTES_DEFAULT, 512 << 20));
     assert_eq!(config.namespace, "default");
 }
 
@@ -137,6 +137,8 @@ fn sizes_out_of_bounds_are_refused_with_the_bounds() {
     assert!(said.contains("a multiple of 4096"), "{said}");
     let said = refused("4_194_304", "-1");
     assert!(said.starts_with("etc/node.toml:22:15: "), "{said}");
+    let said = refused("queue_bytes = 4_194_304", "clients_bytes = 1_000_000");
+    assert!(said.contains("limits.clients_bytes: expected 67108864 to 1099511627776 bytes, found 1000000"), "{said}");
 }
 
 #[test]

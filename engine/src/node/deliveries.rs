@@ -71,7 +71,7 @@ impl Server {
             Err(_) => return subscriber.handle.reset(subscriber.stream, ResetCode::INTERNAL),
         };
         if let Some(seat) = &deliveries.seat
-            && !subscriber.send(&Delivery::Seated { seat: seat.who() }).await
+            && !subscriber.send(Delivery::Seated { seat: seat.who() }).await
         {
             return;
         }
@@ -80,7 +80,7 @@ impl Server {
         let bell = Arc::new(Bell::default());
         loop {
             let is_news = !changes.is_empty() || told.as_ref() != Some(&deliveries.token);
-            if is_news && !subscriber.tell(&changes, &deliveries.token).await {
+            if is_news && !subscriber.tell(std::mem::take(&mut changes), &deliveries.token).await {
                 return;
             }
             told = Some(deliveries.token.clone());
@@ -212,9 +212,11 @@ impl Subscriber {
     }
 
     /// False: nobody hears it.
-    async fn tell(&self, changes: &[Change], token: &Token) -> bool {
-        match Delivery::of(changes, token) {
-            Ok(delivery) => self.send(&delivery).await,
+    async fn tell(&self, changes: Vec<Change>, token: &Token) -> bool {
+        let delivery = Delivery::of(&changes, token);
+        drop(changes);
+        match delivery {
+            Ok(delivery) => self.send(delivery).await,
             Err(error) => {
                 tracing::error!(%error, "a change can't be delivered: its feed ends");
                 self.handle.reset(self.stream, ResetCode::INTERNAL);
@@ -224,16 +226,19 @@ impl Subscriber {
     }
 
     async fn fail(&self, failure: Failure) {
-        if self.send(&Delivery::Failed(failure)).await {
+        if self.send(Delivery::Failed(failure)).await {
             self.handle.finish(self.stream);
         }
     }
 
-    async fn send(&self, delivery: &Delivery) -> bool {
-        let Ok(bytes) = codec::encode(delivery) else {
+    async fn send(&self, delivery: Delivery) -> bool {
+        let Ok(bytes) = codec::encode(&delivery) else {
             self.handle.reset(self.stream, ResetCode::INTERNAL);
             return false;
         };
+        // While it waits for room, once and counted.
+        drop(delivery);
+        let _held = self.handle.hold(bytes.len());
         let sent = self.handle.send(self.stream, bytes, SendFlags::default()).await;
         if matches!(sent, Err(SendError::TooLong { .. })) {
             // Its client takes no message of this length, and would wait for ever.

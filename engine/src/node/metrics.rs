@@ -106,6 +106,8 @@ impl ServerStats {
         set(&labels, "towline_server_requests", self.requests as u64);
         set(&labels, "towline_server_feeds", self.feeds as u64);
         count(&labels, "towline_server_denied_total", self.denied);
+        set(&labels, "towline_server_held_bytes", self.held_bytes);
+        count(&labels, "towline_server_ended_for_memory_total", self.ended_for_memory);
     }
 }
 
@@ -188,14 +190,22 @@ mod tests {
     fn what_clients_do_reaches_the_recorder_of_the_program() {
         let recorder = DebuggingRecorder::new();
         let snapshotter = recorder.snapshotter();
-        let stats = crate::node::ServerStats { clients: 3, requests: 5, feeds: 2, denied: 7 };
+        let stats = crate::node::ServerStats {
+            clients: 3,
+            requests: 5,
+            feeds: 2,
+            denied: 7,
+            held_bytes: 11,
+            ended_for_memory: 13,
+        };
         metrics::with_local_recorder(&recorder, || stats.publish("main"));
         let of = |(key, .., value): (metrics_util::CompositeKey, _, _, _)| (key.key().name().to_owned(), value);
         let mut told: Vec<_> = snapshotter.snapshot().into_vec().into_iter().map(of).collect();
         told.sort_by(|(a, _), (b, _)| a.cmp(b));
         let values: Vec<_> = told.into_iter().map(|(_, value)| value).collect();
         let gauge = |value: f64| DebugValue::Gauge(value.into());
-        assert_eq!(values, [gauge(3.0), DebugValue::Counter(7), gauge(2.0), gauge(5.0)]);
+        let counter = DebugValue::Counter;
+        assert_eq!(values, [gauge(3.0), counter(7), counter(13), gauge(2.0), gauge(11.0), gauge(5.0)]);
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use tokio::sync::Semaphore;
-use towline_net::driver::{EventSink, Incoming, Listener, ListenerOptions};
+use towline_net::driver::{EventSink, Incoming, Listener, ListenerOptions, MemoryBudget};
 use towline_net::{GoAwayCode, PeerHello, Role};
 
 /// Connections at the most, and of these the places that clients can't take.
@@ -257,6 +257,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         scanning: Arc::new(Semaphore::new(SCANNING_MAX)),
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
         clients_max: connections - PEERS_PLACES,
+        memory: MemoryBudget::new(config.clients_bytes),
         requests: Arc::default(),
         door: Door::new(authorizer),
     };
@@ -291,6 +292,8 @@ pub(super) struct Server {
     /// Places for clients: fewer than there are connections, so that the other nodes always find one.
     clients: Arc<Semaphore>,
     clients_max: usize,
+    /// For what clients ask and do not take, and send faster than it is done.
+    memory: MemoryBudget,
     /// Requests of all clients that have no answer yet.
     pub(super) requests: Arc<AtomicUsize>,
     /// What clients may do.
@@ -305,6 +308,8 @@ impl Server {
             requests: self.requests.load(Ordering::Relaxed),
             feeds: FEEDS_MAX.saturating_sub(self.feeds.available_permits()),
             denied: self.door.denied(),
+            held_bytes: self.memory.held(),
+            ended_for_memory: self.memory.ended(),
         }
     }
 
@@ -336,7 +341,9 @@ impl Server {
             }
             Role::Client => match Arc::clone(&self.clients).try_acquire_owned() {
                 Ok(_place) => {
-                    let access = self.door.of(Caller::new(named, address));
+                    let caller = Caller::new(named, address);
+                    self.memory.enroll(&handle, &caller.owner());
+                    let access = self.door.of(caller);
                     self.client(access, handle, events).await;
                 }
                 Err(_) => {

@@ -25,4 +25,9 @@ pub struct ServerStats {
     pub feeds: usize,
     /// Requests and feeds that their client was not allowed (TW-8007).
     pub denied: u64,
+    /// Bytes held for clients: what they asked for and have not taken, and what they sent and is not done. Up to 64 KiB of each
+    /// connection are not counted.
+    pub held_bytes: u64,
+    /// Connections that ended because that was more than [`Config::clients_bytes`](super::Config::clients_bytes) (TW-3027).
+    pub ended_for_memory: u64,
 }

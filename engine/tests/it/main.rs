@@ -36,3 +36,4 @@ mod stopped_follower;
 mod switch;
 #[cfg(feature = "cli")]
 mod tls;
+mod untaken;

@@ -1,13 +1,14 @@
 //! A client made by hand: what it sends is what a test says, byte by byte.
 
 use bytes::Bytes;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
+use tokio::net::TcpSocket;
 use towline::model::codec;
 use towline::model::limits::MESSAGE_BYTES_MAX;
 use towline::model::request::{Request, RequestBody, Response, ResponseBody};
 use towline_net::driver::{self, ConnectionHandle, EventReceiver, EventSink};
-use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendFlags, StreamId, StreamKind};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendFlags, Side, StreamId, StreamKind};
 
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -26,11 +27,19 @@ pub(crate) enum Came {
 
 impl Raw {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
+        Self::connect_from(1, address, Limits::for_messages(MESSAGE_BYTES_MAX as u64)).await
+    }
+
+    /// From an address of its own: the whole of 127.0.0.0/8 is this machine.
+    pub(crate) async fn connect_from(last: u8, address: SocketAddr, limits: Limits) -> Self {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
         let mut config = ConnectionConfig::new(identity, [9; 16]);
-        config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
+        config.limits = limits;
         let (sink, events) = EventSink::channel(64);
-        let handle = driver::connect(address, config, sink).await.unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into()).unwrap();
+        let socket = socket.connect(address).await.unwrap();
+        let handle = driver::spawn(socket, Side::Dialer, config, sink).unwrap();
         handle.ready().await.unwrap();
         Self { handle, events }
     }

@@ -38,6 +38,12 @@ impl Connection {
         self.fail(ConnectionError::CertificateEnded);
     }
 
+    /// What this side holds for all its peers is more than it may, and for this one it holds most
+    /// ([`ConnectionError::MemoryExceeded`]): as [`Self::close`], and the peer hears why. Whoever drives the connections knows when.
+    pub fn memory_exceeded(&mut self) {
+        self.fail(ConnectionError::MemoryExceeded);
+    }
+
     pub(super) fn on_go_away(&mut self, code: GoAwayCode) -> Result<(), ConnectionError> {
         if !code.drains() {
             return Err(ConnectionError::ClosedByPeer { code });

@@ -87,6 +87,12 @@ impl Connection {
         self.lanes.iter().map(|lane| lane.queued).sum()
     }
 
+    /// Bytes that this side holds for the peer: those queued for sending, and those that came and are not consumed.
+    #[must_use]
+    pub fn held_bytes(&self) -> u64 {
+        self.queued_bytes().saturating_add(self.receive_credit.unconsumed())
+    }
+
     /// No more messages on this stream from this side; what is queued still goes. The other half stays open.
     pub fn finish(&mut self, id: StreamId) {
         if let Some(stream) = self.streams.get_mut(&id)

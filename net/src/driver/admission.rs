@@ -40,13 +40,26 @@ struct Source(IpAddr);
 
 impl Source {
     fn of(address: IpAddr) -> Self {
-        Self(match address.to_canonical() {
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-            }
-            v4 @ IpAddr::V4(_) => v4,
-        })
+        Self(network_of(address))
+    }
+}
+
+/// Who can choose among addresses, by one of them: of IPv4 the address itself, of IPv6 its /64.
+///
+/// ```
+/// use towline_net::driver::network_of;
+/// assert_eq!(network_of("2001:db8:1:2::7".parse()?), network_of("2001:db8:1:2:ffff::1".parse()?));
+/// assert_ne!(network_of("10.0.0.1".parse()?), network_of("10.0.0.2".parse()?));
+/// # Ok::<(), std::net::AddrParseError>(())
+/// ```
+#[must_use]
+pub fn network_of(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+        v4 @ IpAddr::V4(_) => v4,
     }
 }
 

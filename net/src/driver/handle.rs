@@ -1,7 +1,7 @@
 //! [`ConnectionHandle`]: a connection as the rest of the program holds it.
 
 use std::fmt;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -17,6 +17,8 @@ use crate::lane::Lane;
 use crate::stats::Stats;
 use crate::stream::SendFlags;
 
+use super::budget::{Account, Held};
+
 /// What handle and task share. Lock order: `core` alone; nothing else is locked, awaited or called back while it is
 /// held. It is held for the time of copying a read into the connection (a fraction of a millisecond) at most.
 pub(super) struct Shared {
@@ -26,6 +28,8 @@ pub(super) struct Shared {
     /// Room in the send buffer, or the end.
     pub(super) room: Notify,
     pub(super) stage: watch::Sender<Stage>,
+    /// The budget that it is enrolled in.
+    pub(super) account: OnceLock<Account>,
     origin: Instant,
 }
 
@@ -40,7 +44,18 @@ pub(super) enum Stage {
 impl Shared {
     pub(super) fn new(core: Connection, origin: Instant) -> Self {
         let (stage, _) = watch::channel(Stage::Handshake);
-        Self { core: Mutex::new(core), wake: Notify::new(), room: Notify::new(), stage, origin }
+        Self {
+            core: Mutex::new(core),
+            wake: Notify::new(),
+            room: Notify::new(),
+            stage,
+            account: OnceLock::new(),
+            origin,
+        }
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        matches!(*self.stage.borrow(), Stage::Ended(_))
     }
 
     pub(super) fn now(&self) -> Duration {
@@ -110,6 +125,10 @@ impl ConnectionHandle {
     /// For the task, which must not keep the connection open.
     pub(super) fn downgrade(&self) -> WeakHandle {
         WeakHandle { owner: Arc::downgrade(&self.owner), shared: Arc::clone(&self.owner.shared) }
+    }
+
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.owner.shared
     }
 
     fn act<R>(&self, action: impl FnOnce(&mut Connection) -> R) -> R {
@@ -202,6 +221,32 @@ impl ConnectionHandle {
     #[must_use]
     pub fn queued_bytes(&self) -> u64 {
         self.ask(Connection::queued_bytes)
+    }
+
+    /// Counts bytes that the program holds for this connection (an answer that waits for room) in the
+    /// [budget](super::MemoryBudget) that it is enrolled in, as long as what is returned lives. Without a budget, and for less than
+    /// 64 KiB, it does nothing.
+    ///
+    /// ```
+    /// use towline_net::driver::{self, EventSink, MemoryBudget};
+    /// use towline_net::Side;
+    /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/connection.rs")); }
+    /// # use set_up::*;
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+    /// # let (io, _peer) = tokio::io::duplex(1 << 16);
+    /// let connection = driver::spawn(io, Side::Dialer, config(1), EventSink::callback(|_| ()))?;
+    /// let budget = MemoryBudget::new(64 << 20);
+    /// budget.enroll(&connection, "10.0.0.7");
+    /// let answer = vec![0; 1 << 20];
+    /// let held = connection.hold(answer.len());
+    /// assert_eq!(budget.held(), 1 << 20);
+    /// drop((answer, held));
+    /// assert_eq!(budget.held(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn hold(&self, bytes: usize) -> Held {
+        self.owner.shared.account.get().map_or_else(Held::nothing, |account| account.hold(bytes))
     }
 
     /// Counters and gauges.

@@ -83,8 +83,14 @@ pub struct ListenerStats {
 /// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
-#[derive(Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ReasonCounts([u64; CODES.len()]);
+
+impl Default for ReasonCounts {
+    fn default() -> Self {
+        Self([0; CODES.len()])
+    }
+}
 
 impl ReasonCounts {
     /// How often it was this code.
@@ -113,9 +119,9 @@ impl fmt::Debug for ReasonCounts {
 
 /// What a connection that a listener took can end by, in order: the codes of [`ConnectionError`](crate::ConnectionError), and those of a handshake of
 /// TLS that failed.
-const CODES: [u16; 32] = [
+const CODES: [u16; 33] = [
     3001, 3002, 3003, 3004, 3005, 3006, 3007, 3008, 3009, 3010, 3011, 3012, 3013, 3014, 3015, 3016, 3017, 3018, 3019,
-    3020, 3021, 3022, 3023, 3024, 3025, 3026, 3140, 3142, 3143, 3203, 3204, 3205,
+    3020, 3021, 3022, 3023, 3024, 3025, 3026, 3027, 3140, 3142, 3143, 3203, 3204, 3205,
 ];
 
 /// Why one that connected got no place.
@@ -135,8 +141,31 @@ pub(super) struct Counters {
     abandoned: AtomicU64,
     greeted: AtomicU64,
     turned: [AtomicU64; 4],
-    handshakes_failed: [AtomicU64; CODES.len()],
-    ended: [AtomicU64; CODES.len()],
+    handshakes_failed: PerCode,
+    ended: PerCode,
+}
+
+#[derive(Debug)]
+struct PerCode([AtomicU64; CODES.len()]);
+
+impl Default for PerCode {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; CODES.len()])
+    }
+}
+
+impl PerCode {
+    fn count(&self, code: u16) {
+        let place = CODES.binary_search(&code);
+        debug_assert!(place.is_ok(), "TW-{code} is counted nowhere");
+        if let Some(count) = place.ok().and_then(|place| self.0.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) -> ReasonCounts {
+        ReasonCounts(self.0.each_ref().map(value))
+    }
 }
 
 impl Counters {
@@ -161,11 +190,11 @@ impl Counters {
     }
 
     pub(super) fn handshake_failed(&self, code: u16) {
-        count(&self.handshakes_failed, code);
+        self.handshakes_failed.count(code);
     }
 
     pub(super) fn ended(&self, code: u16) {
-        count(&self.ended, code);
+        self.ended.count(code);
     }
 
     pub(super) fn read(&self, held: Held) -> ListenerStats {
@@ -180,19 +209,11 @@ impl Counters {
             failed: value(&self.failed),
             abandoned: value(&self.abandoned),
             greeted: value(&self.greeted),
-            handshakes_failed: ReasonCounts(self.handshakes_failed.each_ref().map(value)),
-            ended: ReasonCounts(self.ended.each_ref().map(value)),
+            handshakes_failed: self.handshakes_failed.read(),
+            ended: self.ended.read(),
             connections: held.connections as u64,
             pending: held.pending as u64,
         }
-    }
-}
-
-fn count(counts: &[AtomicU64; CODES.len()], code: u16) {
-    let place = CODES.binary_search(&code);
-    debug_assert!(place.is_ok(), "TW-{code} is counted nowhere");
-    if let Some(count) = place.ok().and_then(|place| counts.get(place)) {
-        count.fetch_add(1, Ordering::Relaxed);
     }
 }
 

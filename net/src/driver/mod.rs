@@ -29,6 +29,7 @@
 //! ```
 
 mod admission;
+mod budget;
 mod handle;
 mod listener;
 mod listener_stats;
@@ -38,6 +39,8 @@ mod task;
 #[cfg(feature = "tls")]
 pub mod tls;
 
+pub use admission::network_of;
+pub use budget::{Held, MemoryBudget};
 pub use handle::ConnectionHandle;
 pub use listener::{Incoming, Listener, ListenerOptions};
 pub use listener_stats::{ListenerStats, ReasonCounts};

@@ -98,6 +98,9 @@ impl Drop for Ending {
             core.closed_reason().cloned().unwrap_or(ConnectionError::TransportEnded)
         };
         self.0.stage.send_replace(Stage::Ended(reason));
+        if let Some(account) = self.0.account.get() {
+            account.close();
+        }
         self.0.room.notify_waiters();
     }
 }
@@ -191,7 +194,11 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         }
         let (deadline, is_closed) = (core.next_deadline(), core.is_closed());
         let peer = core.peer().copied();
+        let account = shared.account.get().map(|account| (account, core.held_bytes()));
         drop(core);
+        if let Some((account, held)) = account {
+            account.tell(held);
+        }
         if gives_room || is_closed {
             shared.room.notify_waiters();
         }

@@ -60,6 +60,7 @@ fn of_connections() -> Vec<ConnectionError> {
         E::StallTimeout,
         E::SpeaksTls,
         E::CertificateEnded,
+        E::MemoryExceeded,
     ]
 }
 

@@ -14,6 +14,8 @@ mod streams;
 mod world;
 
 #[cfg(feature = "tokio")]
+mod budget;
+#[cfg(feature = "tokio")]
 mod chaos;
 #[cfg(feature = "tokio")]
 mod driver;
