@@ -151,7 +151,48 @@ impl Server {
             }
         };
         let deadline = (deadline_ms > 0).then(|| Instant::now() + within);
-        lines.writes.push(key, WaitingWrite { id, space, record, reach, deadline, reply });
+        let write = WaitingWrite { id, space, work: Work::Record(record), reach, deadline, reply: Arc::new(reply) };
+        let write = if lines.writes.is_idle() { self.submit_now(write) } else { Some(write) };
+        if let Some(write) = write {
+            lines.writes.push(key, write);
+        }
+    }
+
+    /// Submits a write where it came: nobody has to be woken for it. It comes back if that takes a while.
+    fn submit_now(&self, write: WaitingWrite) -> Option<WaitingWrite> {
+        let WaitingWrite { id, space, work, reach, deadline, reply } = write;
+        let record = match work {
+            Work::Record(record) if record.len() < LARGE_RECORD_BYTES => record,
+            work => return Some(WaitingWrite { id, space, work, reach, deadline, reply }),
+        };
+        let (shard, prepared) = match prepare(&space, record, reach) {
+            Ok(prepared) => prepared,
+            Err(failure) => {
+                reply.fail(id, failure);
+                return None;
+            }
+        };
+        if !self.node.is_serving() {
+            reply.fail(id, failure::not_serving(&self.node, self.leader));
+            return None;
+        }
+        let (completion, placed) = completion(&shard, id, reach, &reply);
+        match shard.queue.submit(prepared.for_token(Arrived::now(completion)), SubmitPolicy::Fail) {
+            Ok(()) => {
+                answer_when_placed(placed, id, reply);
+                None
+            }
+            Err((refused, back)) => {
+                let (token, submission) = back.without_token();
+                token.caller.forget();
+                if matches!(refused, SubmitError::Busy(_)) {
+                    let work = Work::Prepared(shard, submission);
+                    return Some(WaitingWrite { id, space, work, reach, deadline, reply });
+                }
+                reply.fail(id, refusal(reach, refused.into()));
+                None
+            }
+        }
     }
 
     async fn write_in_order(self, waiting: Arc<Line<WaitingWrite>>) {
@@ -162,20 +203,19 @@ impl Server {
 
     /// Submits a write; until it is submitted it can be cancelled.
     async fn write(&self, turn: Turn<WaitingWrite>, write: WaitingWrite) {
-        let WaitingWrite { id, space, record, reach, deadline, reply } = write;
-        let is_large = record.len() >= LARGE_RECORD_BYTES;
-        let prepare = move || prepare(&space, record, reach);
-        let prepared = if is_large {
+        let WaitingWrite { id, space, work, reach, deadline, reply } = write;
+        let prepared = match work {
+            Work::Prepared(shard, submission) => Ok((shard, submission)),
+            Work::Record(record) if record.len() < LARGE_RECORD_BYTES => prepare(&space, record, reach),
             // It is compressed on its way: not on a thread that moves bytes.
-            tokio::task::spawn_blocking(prepare).await.unwrap_or_else(|_| Err(failure::closing()))
-        } else {
-            prepare()
+            Work::Record(record) => tokio::task::spawn_blocking(move || prepare(&space, record, reach))
+                .await
+                .unwrap_or_else(|_| Err(failure::closing())),
         };
         let (shard, prepared) = match prepared {
             Ok(prepared) => prepared,
             Err(failure) => return reply.fail(id, failure),
         };
-        let reply = Arc::new(reply);
         let (completion, placed) = completion(&shard, id, reach, &reply);
         let mut submission = prepared.for_token(Arrived::now(completion));
         let failure = loop {
@@ -187,10 +227,7 @@ impl Server {
             }
             let refused = match shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => {
-                    if let Some(receipt) = placed {
-                        tokio::spawn(async move { reply.send(id, answered(receipt.await)) });
-                    }
-                    return;
+                    return answer_when_placed(placed, id, reply);
                 }
                 Err((refused, back)) => {
                     submission = back;
@@ -336,6 +373,13 @@ fn completion(
     (completion(completer), Some(receipt))
 }
 
+/// Answers a write that is answered before it is applied.
+fn answer_when_placed(placed: Option<Receipt<Position>>, id: u64, reply: Arc<Reply>) {
+    if let Some(receipt) = placed {
+        tokio::spawn(async move { reply.send(id, answered(receipt.await)) });
+    }
+}
+
 /// To a call as the embedding program hears it; to a plain write by the server's own codes.
 fn refusal(reach: Option<Reach>, refused: WriteRefused) -> Failure {
     if reach.is_some() { failure::of(&refused.into()) } else { failure::refused(&refused) }
@@ -412,12 +456,20 @@ impl Drop for Closing {
 struct WaitingWrite {
     id: u64,
     space: Namespace,
-    record: Vec<u8>,
+    work: Work,
     /// None: a plain write, which is answered as such.
     reach: Option<Reach>,
     /// The client gives up then: not submitted by that time, it has no effect.
     deadline: Option<Instant>,
-    reply: Reply,
+    reply: Arc<Reply>,
+}
+
+/// What is to be submitted.
+enum Work {
+    /// As it came.
+    Record(Vec<u8>),
+    /// There was no room for it in this queue.
+    Prepared(Arc<ShardHandle>, Submission<()>),
 }
 
 /// A read that waits for its turn; and whatever else waits and is no write.

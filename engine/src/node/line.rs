@@ -63,6 +63,12 @@ impl<T> Line<T> {
         self.news.notify_one();
     }
 
+    /// Whether nothing waits, nor is begun and not over: what comes now overtakes nobody.
+    pub(super) fn is_idle(&self) -> bool {
+        let places = self.places.lock();
+        places.waiting.is_empty() && places.begun.is_empty()
+    }
+
     /// Nothing more comes.
     pub(super) fn close(&self) {
         self.places.lock().is_closed = true;

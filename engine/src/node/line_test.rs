@@ -25,6 +25,7 @@ fn next(line: &Arc<Line<u64>>) -> Option<(Turn<u64>, u64)> {
 #[test]
 fn what_waits_is_taken_out_and_what_has_begun_is_told_and_the_rest_stays_in_order() {
     let line = Line::new();
+    assert!(line.is_idle());
     (1..=5).for_each(|id| line.push(key(id), id));
     let (first, one) = next(&line).unwrap();
     assert_eq!((one, first.is_stopped()), (1, false));
@@ -35,7 +36,9 @@ fn what_waits_is_taken_out_and_what_has_begun_is_told_and_the_rest_stays_in_orde
     assert!(first.is_stopped() && now(first.stopped()).is_some() && now(first.stopped()).is_some());
     let rest: Vec<_> = std::iter::from_fn(|| next(&line).map(|(_, id)| id)).collect();
     assert_eq!(rest, [2, 4, 5]);
+    assert!(!line.is_idle(), "one is not over");
     drop(first);
+    assert!(line.is_idle());
     assert_eq!((line.cancel(key(1)), line.cancel(key(9))), (None, None));
     assert!(line.places.lock().of.is_empty());
 }

@@ -64,6 +64,12 @@ impl<T> Submission<T> {
         Submission { content: self.content, token }
     }
 
+    /// Who waits for it, and the same submission for nobody yet.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn without_token(self) -> (T, Submission<()>) {
+        (self.token, Submission { content: self.content, token: () })
+    }
+
     /// Bytes that it holds: what the queue's budget counts.
     #[must_use]
     pub fn bytes(&self) -> usize {

@@ -1,9 +1,13 @@
 //! A client's streams, as the transport sees them: each half ends by itself, and takes nobody else's answer with it.
 
 use crate::cluster::{Cluster, until};
+use crate::raw::Raw;
 use std::time::Duration;
+use towline::model::Write;
+use towline::model::call::{Answer, Call, Reach};
 use towline::model::codec;
 use towline::model::request::{Request, RequestBody, Response, ResponseBody};
+use towline::node::{Config, serve};
 use towline_net::driver::{self, EventReceiver, EventSink};
 use towline_net::{ConnectionConfig, Event, Identity, Lane, ResetCode, Role, SendFlags, StreamId, StreamKind};
 
@@ -62,4 +66,34 @@ fn a_stream_that_ends_or_is_reset_costs_no_answer_of_itself_or_of_another() {
         handle.close();
     });
     (0..2).for_each(|index| cluster.stop(index));
+}
+
+/// A large write is prepared on another thread, and a small one where it came.
+#[test]
+fn a_small_write_does_not_overtake_the_large_one_before_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+                shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+    let server = serve(&Config::parse(&directory.path().join("node.toml"), text).unwrap()).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut client = Raw::connect(server.address()).await;
+        let stream = client.open(StreamKind::Request);
+        let put = |value: Vec<u8>| {
+            let record = Write::new().put("k", value).record().encode().unwrap().to_vec();
+            RequestBody::Call(Call::Write { record, reach: Reach::Applied })
+        };
+        for round in 0..50 {
+            client.ask(stream, 2 * round, put(vec![7; 1 << 20])).await;
+            client.ask(stream, 2 * round + 1, put(b"small".to_vec())).await;
+            let answers = [client.response().await, client.response().await];
+            let positions = answers.map(|(id, body)| match body {
+                ResponseBody::Answer(Answer::Written { lsn, .. }) => (id, lsn),
+                other => panic!("{other:?}"),
+            });
+            let [(first, before), (second, behind)] = positions;
+            assert!(before < behind && (first, second) == (2 * round, 2 * round + 1), "{positions:?}");
+        }
+    });
+    server.shutdown().unwrap();
 }
