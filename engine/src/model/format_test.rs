@@ -90,6 +90,8 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("message_mismatch.bin", Message::Mismatch { epoch, prev: Lsn::new(90), log }),
         ("message_fetch.bin", Message::Fetch { epoch, after, bytes_max: 65_536 }),
         ("message_fetched.bin", Message::Fetched { epoch, after, batches: batches() }),
+        ("message_confirm.bin", Message::Confirm { epoch, round: 300 }),
+        ("message_confirmed.bin", Message::Confirmed { epoch, round: 300 }),
     ]
 }
 

@@ -126,6 +126,20 @@ pub enum Message {
         /// The batches behind it.
         batches: Vec<Batch>,
     },
+    /// A leader asks whether the promise to it still stands, before it serves reads.
+    Confirm {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Which time it asks; the answer names it.
+        round: u64,
+    },
+    /// It does: nothing newer was promised when this was said.
+    Confirmed {
+        /// The leader's epoch.
+        epoch: Epoch,
+        /// What it answers.
+        round: u64,
+    },
 }
 
 /// Why bytes are not a message.
@@ -204,6 +218,8 @@ enum MessageV1 {
     Mismatch { epoch: EpochV1, prev: u64, log: SummaryV1 },
     Fetch { epoch: EpochV1, after: PositionV1, bytes_max: u32 },
     Fetched { epoch: EpochV1, after: PositionV1, batches: u32 },
+    Confirm { epoch: EpochV1, round: u64 },
+    Confirmed { epoch: EpochV1, round: u64 },
 }
 
 impl Enveloped for MessageV1 {
@@ -310,6 +326,8 @@ impl Message {
                 MessageV1::Fetched { epoch: (*epoch).into(), after: (*after).into(), batches: count(batches) },
                 batches,
             ),
+            Self::Confirm { epoch, round } => (MessageV1::Confirm { epoch: (*epoch).into(), round: *round }, &[]),
+            Self::Confirmed { epoch, round } => (MessageV1::Confirmed { epoch: (*epoch).into(), round: *round }, &[]),
         };
         if batches.len() > APPEND_BATCHES_MAX {
             return Err(MessageError::Batches { stated: APPEND_BATCHES_MAX, found: batches.len() });
@@ -366,6 +384,8 @@ impl Message {
             MessageV1::Fetched { epoch, after, batches } => {
                 Self::Fetched { epoch: epoch.into(), after: after.into(), batches: take(batches)? }
             }
+            MessageV1::Confirm { epoch, round } => Self::Confirm { epoch: epoch.into(), round },
+            MessageV1::Confirmed { epoch, round } => Self::Confirmed { epoch: epoch.into(), round },
         };
         if !rest.is_empty() {
             return Err(MessageError::Batches { stated: 0, found: 1 });

@@ -32,11 +32,13 @@ pub enum Mutant {
     ExecuteAgain,
     /// I6: a request is executed before the one of its session that comes before it.
     Overtake,
+    /// I7: a leader serves a read before a majority has confirmed that it promised nothing newer.
+    ReadUnconfirmed,
 }
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -46,6 +48,7 @@ impl Mutant {
         Self::CommitBeforeActivation,
         Self::ExecuteAgain,
         Self::Overtake,
+        Self::ReadUnconfirmed,
     ];
 
     /// Its name on the command line.
@@ -61,6 +64,7 @@ impl Mutant {
             Self::CommitBeforeActivation => "commit-before-activation",
             Self::ExecuteAgain => "execute-again",
             Self::Overtake => "overtake",
+            Self::ReadUnconfirmed => "read-unconfirmed",
         }
     }
 }

@@ -30,6 +30,8 @@ impl Replica {
             Message::Fetched { epoch, after, batches } => {
                 self.fetched(from, epoch, after, batches, now_micros, log, out);
             }
+            Message::Confirm { epoch, round } => self.confirm(from, epoch, round, out),
+            Message::Confirmed { epoch, round } => self.confirmed(from, epoch, round, out),
         }
     }
 
@@ -60,7 +62,7 @@ impl Replica {
     /// though the promise is said only when it is durable.
     pub(super) fn make_promise(&mut self, promise: Promise, out: &mut Vec<Output>) {
         assert!(promise.epoch > self.promise.epoch, "I3: promises only rise");
-        let led = self.leadership.take().is_some();
+        let led = self.end_leadership(out);
         self.promise = promise;
         self.matched = Lsn::ZERO;
         self.told_since_doubt = None;
@@ -197,6 +199,7 @@ impl Replica {
             leadership.connect(peer);
             let message = Message::Fence { epoch: leadership.epoch(), leader: self.id };
             out.push(Output::Send { to: peer, message });
+            self.ask_again(peer, out);
         }
     }
 

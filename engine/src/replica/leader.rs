@@ -3,6 +3,7 @@
 use super::adopt::{self, PromisedLog};
 use super::commit::majority_durable;
 use super::progress::Progress;
+use super::reads::Reads;
 use super::{DisconnectReason, LogView, Output, Promise, Replica};
 use crate::model::limits::CATCH_UP_READ_BYTES;
 use crate::model::mutant::{Mutant, planted};
@@ -70,10 +71,11 @@ pub(super) struct Leadership {
     promises: BTreeMap<NodeId, PromisedLog>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
-    start: Option<Lsn>,
+    pub(super) start: Option<Lsn>,
     /// Recent batches: all that are not durable here, and as many more as fit.
     pub(super) tail: VecDeque<Batch>,
     pub(super) tail_bytes: usize,
+    pub(super) reads: Reads,
 }
 
 impl Leadership {
@@ -116,7 +118,7 @@ impl Replica {
             return;
         }
         // Who led before and leads again was not superseded: what it sealed stays in its log.
-        self.leadership = None;
+        self.end_leadership(out);
         self.make_promise(Promise { epoch, leader: Some(self.id) }, out);
         let others: std::collections::BTreeSet<NodeId> =
             [&assignment.fence, &assignment.voters, &assignment.learners].into_iter().flatten().copied().collect();
@@ -136,6 +138,7 @@ impl Replica {
             start: None,
             tail: VecDeque::new(),
             tail_bytes: 0,
+            reads: Reads::default(),
         }));
     }
 
@@ -324,6 +327,7 @@ impl Replica {
         let activated = leadership.phase == Phase::Serving || planted(Mutant::CommitBeforeActivation);
         if activated && secured >= start {
             self.learn_commit(secured.min(self.end.lsn), out);
+            self.begin_round(out);
         }
         self.feed_all(log, out);
     }
@@ -378,7 +382,7 @@ impl Replica {
     /// that may be its own.
     pub(super) fn refused(&mut self, epoch: Epoch, promised: Epoch, out: &mut Vec<Output>) {
         if self.leadership.as_ref().is_some_and(|leadership| leadership.epoch() == epoch) {
-            self.leadership = None;
+            self.end_leadership(out);
             out.push(Output::Superseded { promised });
         }
     }

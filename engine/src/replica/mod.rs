@@ -11,7 +11,8 @@
 //! commit at a majority.
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
-//! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent).
+//! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
+//! linearizable read waits for).
 
 mod adopt;
 #[cfg(test)]
@@ -22,6 +23,9 @@ mod follower;
 mod leader;
 mod progress;
 mod promise;
+mod reads;
+#[cfg(test)]
+mod reads_test;
 #[cfg(test)]
 mod replica_test;
 mod step;
@@ -33,6 +37,7 @@ use std::collections::VecDeque;
 
 pub use leader::Phase;
 pub use promise::{Promise, Verdict};
+pub use reads::ReadTicket;
 pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, Ticket};
 
 /// One shard's replica on one node.
@@ -146,6 +151,7 @@ impl Replica {
             Input::LogRead { peer, purpose, after, batches } => {
                 self.log_read(peer, purpose, after, batches, log, &mut out);
             }
+            Input::Read(ticket) => self.read(ticket, &mut out),
             Input::PeerUp(peer) => self.peer_up(peer, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
         }

@@ -12,10 +12,10 @@ use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 
 /// A log in memory: batches, and how many of them are durable.
 #[derive(Debug, Clone)]
-struct TestLog {
+pub(super) struct TestLog {
     id: LogId,
-    batches: Vec<Batch>,
-    durable: usize,
+    pub(super) batches: Vec<Batch>,
+    pub(super) durable: usize,
     suspect: Option<Lsn>,
 }
 
@@ -53,14 +53,14 @@ impl LogView for TestLog {
 }
 
 /// One node: a replica, its log, and what it has not synced.
-struct Node {
-    replica: Replica,
-    log: TestLog,
+pub(super) struct Node {
+    pub(super) replica: Replica,
+    pub(super) log: TestLog,
     promise: Promise,
     unsynced: Vec<Ticket>,
-    sent: Vec<(NodeId, Message)>,
+    pub(super) sent: Vec<(NodeId, Message)>,
     reads: Vec<(NodeId, LogPosition, super::ReadPurpose)>,
-    said: Vec<String>,
+    pub(super) said: Vec<String>,
 }
 
 impl Node {
@@ -79,7 +79,7 @@ impl Node {
     }
 
     /// Loses what was not synced, and opens again.
-    fn crash(&mut self, id: NodeId) {
+    pub(super) fn crash(&mut self, id: NodeId) {
         self.log.batches.truncate(self.log.durable);
         self.unsynced.clear();
         self.sent.clear();
@@ -87,7 +87,7 @@ impl Node {
         self.replica = Replica::open(id, self.log.id, self.promise, Lsn::ZERO, &self.log);
     }
 
-    fn step(&mut self, input: Input) {
+    pub(super) fn step(&mut self, input: Input) {
         let outputs = self.replica.step(1, input, &self.log);
         for output in outputs {
             match output {
@@ -129,17 +129,17 @@ impl Node {
     }
 }
 
-struct World {
+pub(super) struct World {
     nodes: BTreeMap<NodeId, Node>,
     master: ConfigMaster,
 }
 
-const A: NodeId = NodeId::new(1);
-const B: NodeId = NodeId::new(2);
-const C: NodeId = NodeId::new(3);
+pub(super) const A: NodeId = NodeId::new(1);
+pub(super) const B: NodeId = NodeId::new(2);
+pub(super) const C: NodeId = NodeId::new(3);
 
 impl World {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let shard = ShardDescriptor {
             shard: ShardId::new(1),
             namespace: NamespaceId::new(1),
@@ -155,23 +155,23 @@ impl World {
         world
     }
 
-    fn node(&mut self, id: NodeId) -> &mut Node {
+    pub(super) fn node(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).unwrap()
     }
 
-    fn connect(&mut self, x: NodeId, y: NodeId) {
+    pub(super) fn connect(&mut self, x: NodeId, y: NodeId) {
         self.node(x).step(Input::PeerUp(y));
         self.node(y).step(Input::PeerUp(x));
     }
 
-    fn cut(&mut self, x: NodeId, y: NodeId) {
+    pub(super) fn cut(&mut self, x: NodeId, y: NodeId) {
         for (one, other) in [(x, y), (y, x)] {
             self.node(one).sent.retain(|(to, _)| *to != other);
             self.node(one).step(Input::PeerDown(other));
         }
     }
 
-    fn assign(&mut self, leader: NodeId) -> Assignment {
+    pub(super) fn assign(&mut self, leader: NodeId) -> Assignment {
         let promised = self.nodes.values().map(|node| node.replica.promise().epoch).max().unwrap();
         let assignment = self.master.assign(leader, promised).unwrap();
         self.node(leader).step(Input::Assign(assignment.clone()));
@@ -179,7 +179,7 @@ impl World {
     }
 
     /// Delivers every message and answers every read, without any sync.
-    fn deliver(&mut self) {
+    pub(super) fn deliver(&mut self) {
         loop {
             let mut moved = false;
             for id in [A, B, C] {
@@ -196,7 +196,7 @@ impl World {
     }
 
     /// Delivers and syncs until nothing moves.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         for _ in 0..20 {
             self.deliver();
             for id in [A, B, C] {
@@ -205,7 +205,7 @@ impl World {
         }
     }
 
-    fn elect(&mut self, leader: NodeId) -> Epoch {
+    pub(super) fn elect(&mut self, leader: NodeId) -> Epoch {
         let epoch = self.assign(leader).epoch;
         self.settle();
         assert_eq!(self.node(leader).replica.phase(), Some(Phase::Activating));
@@ -214,7 +214,7 @@ impl World {
         epoch
     }
 
-    fn propose(&mut self, leader: NodeId, text: &'static str) {
+    pub(super) fn propose(&mut self, leader: NodeId, text: &'static str) {
         let node = self.node(leader);
         let (epoch, prev) = node.replica.proposal_position().expect("the leader serves");
         let block = Block::encode(Bytes::from_static(text.as_bytes()), 1, Compression::Never);
@@ -222,7 +222,7 @@ impl World {
         node.step(Input::Propose(batch));
     }
 
-    fn committed(&mut self, id: NodeId) -> u64 {
+    pub(super) fn committed(&mut self, id: NodeId) -> u64 {
         self.node(id).replica.committed().get()
     }
 }

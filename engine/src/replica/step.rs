@@ -1,5 +1,6 @@
 //! What goes into a replica and what comes out: its whole contract with the world.
 
+use super::ReadTicket;
 use crate::model::{Assignment, Epoch, LogPosition, Lsn, Message, NodeId};
 use bytes::Bytes;
 use towline_wal::Batch;
@@ -105,6 +106,8 @@ pub enum Input {
         /// The batches, in order; none if they can't be read now.
         batches: Vec<Batch>,
     },
+    /// Somebody wants to read what is committed now, or newer. Tickets rise.
+    Read(ReadTicket),
     /// A connection to a peer stands, both ways; messages in flight on an older one are gone.
     PeerUp(NodeId),
     /// The connection to a peer is gone.
@@ -175,6 +178,19 @@ pub enum Output {
     Superseded {
         /// The epoch promised, here or at a peer.
         promised: Epoch,
+    },
+    /// The reads up to this one, of those that were taken, may be served once this is applied: nothing newer was committed
+    /// anywhere when they came.
+    ReadsConfirmed {
+        /// The newest of them.
+        up_to: ReadTicket,
+        /// What they must show.
+        index: Lsn,
+    },
+    /// The reads up to this one that have no answer can't be served here: this replica does not lead, or leads no more.
+    ReadsRefused {
+        /// The newest of them.
+        up_to: ReadTicket,
     },
     /// The peer broke the protocol, or stands where it can't be helped: close the connection, begin anew.
     Disconnect {
