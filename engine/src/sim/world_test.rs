@@ -4,6 +4,7 @@ use super::event::Event;
 use super::mischief::Death;
 use super::world::World;
 use crate::model::{Lsn, NodeId};
+use crate::replica::Input;
 use std::time::Duration;
 
 /// A world without faults, in which the first leader serves.
@@ -98,6 +99,34 @@ fn without_faults_the_shard_gets_another_leader_when_its_leader_stays_away() {
     }
     assert!(world.master.newest().unwrap().epoch > epoch && world.master.is_settled());
     assert!(world.serving().is_some_and(|next| next != leader));
+}
+
+/// Found by a seed: a leader was cut off, another led and wrote, then the first led again without having heard of it.
+/// Its suffix was truncated, and those who waited for it were answered with what stood at their LSNs since.
+#[test]
+fn who_waits_for_a_batch_that_is_truncated_is_not_told_of_the_one_in_its_place() {
+    let (mut world, leader) = serving();
+    let waiting = |world: &World| world.nodes[&leader].running.as_ref().unwrap().unanswered.len();
+    let until = world.agenda.now() + Duration::from_secs(60);
+    for id in world.ids.clone().into_iter().filter(|id| *id != leader) {
+        world.cuts.extend([((leader, id), until), ((id, leader), until)]);
+    }
+    run_for(&mut world, Duration::from_secs(10));
+    assert!(waiting(&world) > 0, "it still takes writes");
+    let voters = world.master.fence().to_vec();
+    let again = world.master.assign(leader, voters, Vec::new());
+    world.step(leader, Input::Assign(again)).unwrap();
+    assert!(waiting(&world) > 0, "it leads again, and knows of nobody between");
+    world.cuts.clear();
+    for (low, high) in world.pairs() {
+        world.agenda.schedule(Duration::from_millis(1), Event::Dial { low, high });
+    }
+    let truncated = world.totals.truncations;
+    run_for(&mut world, Duration::from_secs(1));
+    assert_eq!(world.serving(), Some(leader));
+    assert!(world.totals.truncations > truncated);
+    world.heal().unwrap();
+    world.judge().unwrap();
 }
 
 #[test]
