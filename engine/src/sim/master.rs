@@ -138,6 +138,8 @@ mod tests {
         assert_eq!(first.fence, nodes([1, 2, 3]), "before the first, the founders");
         let second = master.assign(NodeId::new(4), nodes([4, 5]), vec![]);
         assert_eq!(second.fence, nodes([1, 2, 3]), "the first was never activated");
+        let second = master.assign(NodeId::new(5), nodes([4, 5]), vec![]);
+        assert_eq!(second.fence, nodes([1, 2, 3]), "and neither was the second");
         assert_eq!(master.hear_activated(second.epoch), Answer::Accepted);
         assert!(master.is_settled());
         let third = master.assign(NodeId::new(1), nodes([1, 4, 5]), nodes([2, 4]));
