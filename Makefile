@@ -42,7 +42,12 @@ sim: ## [SEEDS=n SEED=n] Simulates whole clusters from seeds, faults and all; SE
 	@.make/setup rust
 	@$(IN) .make/with-progress - "building the simulator (no C++ in it)" \
 	  cargo build --profile sim -p towline --no-default-features --features sim --bin towline-sim
-	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" "$$@"' sim $(if $(SEED),--seed $(SEED),--seeds $(SEEDS))
+ifndef SEED
+	@$(IN) .make/with-progress - "building it for a comparison of traces" \
+	  cargo build -p towline --no-default-features --features sim --bin towline-sim
+	@$(IN) .make/same-trace 1 2
+endif
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" "$$@"' sim $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS))
 
 models: ## The log's threads, and the engine's queue, bells and receipts: each test in 10,000 orders of steps or more
 	@.make/setup rust

@@ -418,11 +418,13 @@ impl VirtualFile {
         while !rest.is_empty() {
             let within = at % SECTOR;
             let (now, later) = rest.split_at(rest.len().min(SECTOR - within));
-            let mut sector = self.sector(at / SECTOR);
+            // What is overwritten whole need not be read.
+            let mut sector = if now.len() == SECTOR { [0; SECTOR] } else { self.sector(at / SECTOR) };
             if let Some(to) = sector.get_mut(within..within + now.len()) {
                 to.copy_from_slice(now);
             }
-            self.pending.entry(at / SECTOR).or_default().push(sector);
+            // Most sectors are written once between two syncs: an empty Vec would make room for four at the first.
+            self.pending.entry(at / SECTOR).or_insert_with(|| Vec::with_capacity(1)).push(sector);
             at += now.len();
             rest = later;
         }

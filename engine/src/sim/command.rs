@@ -23,6 +23,9 @@ pub struct Args {
     /// Run this one seed only, and tell its story.
     #[arg(long)]
     pub seed: Option<u64>,
+    /// Tell the story (of one seed: `--seed` tells it anyway).
+    #[arg(long, requires = "seed")]
+    pub trace: bool,
     /// Plant a bug (needs the feature `mutants`), and stop at the first seed that notices.
     #[arg(long)]
     pub mutant: Option<String>,
@@ -62,6 +65,7 @@ fn execute(args: &Args) -> Result<bool, String> {
         let run = caught(seed, true);
         let story = run.story.join("\n");
         say(&mut std::io::stdout(), &story);
+        say(&mut std::io::stdout(), &format!("trace hash {:016x}", run.trace_hash));
         let failed = run.violation.is_some();
         report(args, &run.totals, &[(seed, run.violation.map(|v| v.to_string()))]);
         return Ok(failed == args.mutant.is_some());
@@ -142,7 +146,9 @@ fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     row("writes acknowledged", totals.acknowledged);
     row("writes in doubt", totals.in_doubt);
     row("batches committed", totals.batches);
+    row("assignments", totals.assignments);
     row("epochs activated", totals.epochs);
+    row("changes of voters", totals.voter_changes);
     row("crashes", totals.crashes);
     row("crashes that lost bytes", totals.crashes_with_loss);
     row("leader restarts", totals.leader_restarts);
@@ -172,7 +178,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         .collect();
     format!(
         "{{\"seeds\":{},\"simulated_ms\":{},\"events\":{},\"submitted\":{},\"acknowledged\":{},\"in_doubt\":{},\
-         \"batches\":{},\"epochs\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
+         \"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
          \"truncations\":{},\"adoptions\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
         totals.seeds,
         totals.simulated_ms,
@@ -181,7 +187,9 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         totals.acknowledged,
         totals.in_doubt,
         totals.batches,
+        totals.assignments,
         totals.epochs,
+        totals.voter_changes,
         totals.crashes,
         totals.crashes_with_loss,
         totals.leader_restarts,

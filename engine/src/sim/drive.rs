@@ -10,9 +10,13 @@ use crate::model::{Epoch, Lsn, NodeId};
 use crate::pipeline::Submission;
 use crate::replica::{Input, LogWrite, Output};
 use crate::state::check_batch;
+use std::collections::VecDeque;
 use std::time::Duration;
 use towline_wal::io::{IoFailure, IoOp, IoRequest, execute};
 use towline_wal::{Entry, HardStateKind};
+
+/// What clients may leave in a node's queue. Small: a batch must fit the small segments of this world.
+const QUEUED_BYTES_MAX: usize = 32 * 1024;
 
 impl World {
     /// Feeds one input to a node's replica and does what it says: all of it, in order, before what follows from it
@@ -24,6 +28,7 @@ impl World {
             return Ok(());
         }
         while let Some((id, life, input)) = self.inputs.pop_front() {
+            self.touched.insert(id);
             let micros = u64::try_from(self.agenda.now().as_micros()).unwrap_or(u64::MAX);
             let log = self.log;
             if !self.is_alive(id, life) {
@@ -48,6 +53,7 @@ impl World {
                     LogWrite::Truncate(to) => {
                         self.totals.truncations += 1;
                         self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
+                        self.forget_behind(id, to.lsn)?;
                         Entry::Truncate { log, to }
                     }
                     LogWrite::Settle => Entry::Settle { log },
@@ -74,13 +80,14 @@ impl World {
                 self.step(id, Input::LogRead { peer, purpose, after, batches })
             }
             Output::Commit(_) => {
+                self.witness_commit(id)?;
                 self.schedule_apply(id);
                 Ok(())
             }
             Output::Activated(epoch) => {
                 let life = self.node(id).life;
                 let delay = Duration::from_micros(self.chance.latency(1_000));
-                self.agenda.schedule(delay, Event::Accept { node: id, life, epoch });
+                self.agenda.schedule(delay, Event::Report { node: id, life, epoch });
                 Ok(())
             }
             Output::Serving(epoch) => {
@@ -88,14 +95,10 @@ impl World {
                 Ok(())
             }
             Output::Superseded { promised } => {
+                self.tell(|| format!("node {id} leads no more: epoch {promised} is promised"));
                 self.forget_unanswered(id, true)?;
-                if self.leader == id && self.chance.per_mille(300) {
-                    // As a control plane that answers at once: in the step right behind this one.
-                    return self.assign_now(id, promised);
-                }
-                let life = self.node(id).life;
                 let delay = Duration::from_micros(self.chance.latency(5_000));
-                self.agenda.schedule(delay, Event::Assign { node: id, life, promised });
+                self.agenda.schedule(delay, Event::Superseded { node: id, promised });
                 Ok(())
             }
             Output::Disconnect { peer, reason } => {
@@ -115,14 +118,26 @@ impl World {
         lost.into_iter().try_for_each(|write| self.answered(write, (Epoch::ZERO, Lsn::ZERO), None))
     }
 
+    /// The log ends at `to` now: who waits for what was behind it can't know what becomes of that. Otherwise
+    /// they would hear what others wrote at the same LSNs since.
+    fn forget_behind(&mut self, id: NodeId, to: Lsn) -> Result<(), Violation> {
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let stays =
+            |first: Lsn, writes: &[u64]| first.distance_to(to).is_some_and(|held| held >= writes.len() as u64 - 1);
+        let (kept, lost): (VecDeque<_>, VecDeque<_>) =
+            running.unanswered.drain(..).partition(|(_, first, writes)| stays(*first, writes));
+        running.unanswered = kept;
+        let mut lost = lost.into_iter().flat_map(|(_, _, writes)| writes);
+        lost.try_for_each(|write| self.answered(write, (Epoch::ZERO, Lsn::ZERO), None))
+    }
+
     /// Everything that a node can do at this moment.
     pub(super) fn pump(&mut self, id: NodeId) -> Result<(), Violation> {
-        loop {
-            let worked = self.pump_log(id)? | self.seal(id)?;
-            if !worked {
-                break;
-            }
+        if self.nodes[&id].paused {
+            return Ok(());
         }
+        while self.pump_log(id)? | self.seal(id)? {}
+        self.touched.remove(&id);
         self.schedule_apply(id);
         self.settle_credit(id);
         self.transmit(id)?;
@@ -161,14 +176,15 @@ impl World {
     /// happens when it is known.
     fn start_io(&mut self, id: NodeId, request: IoRequest) {
         let slowness = self.node(id).slowness;
-        let micros = if is_durable(&request) { self.chance.latency(400) * slowness } else { self.chance.latency(20) };
+        let sync = self.swarm.sync_micros;
+        let micros = if is_durable(&request) { self.chance.latency(sync) * slowness } else { self.chance.latency(20) };
         self.node(id).writes += 1;
         let life = self.node(id).life;
         let result = if is_durable(&request) { None } else { Some(self.perform(id, &request)) };
         self.agenda.schedule(Duration::from_micros(micros), Event::Io { node: id, life, request, result });
     }
 
-    fn perform(&mut self, id: NodeId, request: &IoRequest) -> Result<(), IoFailure> {
+    pub(super) fn perform(&mut self, id: NodeId, request: &IoRequest) -> Result<(), IoFailure> {
         execute(&mut self.node(id).disk, request)
     }
 
@@ -205,16 +221,22 @@ impl World {
     }
 
     pub(super) fn write(&mut self, client: u64) {
-        let pause = Duration::from_micros(self.chance.latency(40_000));
         if self.healed {
             return;
         }
+        let pause = Duration::from_micros(self.chance.latency(self.swarm.pause_micros));
         self.agenda.schedule(pause, Event::Write { client });
         let Some(id) = self.serving() else { return };
-        for _ in 0..self.chance.between(1, 6) {
+        self.touched.insert(id);
+        let value_max = self.swarm.value_max;
+        for _ in 0..self.chance.between(1, self.swarm.burst_max) {
+            let queued = self.nodes[&id].running.as_ref().map_or(0, |running| running.sequencer.queued_bytes());
+            if queued > QUEUED_BYTES_MAX {
+                return; // As a node that says it is busy.
+            }
             if self.chance.per_mille(300) {
                 self.totals.submitted += 1;
-                let submission = self.sessions.submit(&mut self.chance, &mut self.next_write);
+                let submission = self.sessions.submit(&mut self.chance, &mut self.next_write, value_max);
                 if let (Some(submission), Some(running)) = (submission, &mut self.node(id).running) {
                     running.sequencer.push(submission);
                 }
@@ -223,7 +245,7 @@ impl World {
             let write = self.next_write;
             self.next_write += 1;
             self.totals.submitted += 1;
-            let record = workload::record(&mut self.chance, write);
+            let record = workload::record(&mut self.chance, write, value_max);
             let bytes = match record.encode() {
                 Ok(bytes) => bytes,
                 Err(error) => unreachable!("the workload stays within the limits: {error}"),

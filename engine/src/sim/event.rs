@@ -1,7 +1,7 @@
 //! What is still to happen, in order of virtual time.
 
 use super::fault::FaultKind;
-use crate::model::{Epoch, NodeId};
+use crate::model::{Assignment, Epoch, NodeId};
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -18,14 +18,24 @@ pub(super) enum Event {
     Tick { node: NodeId, life: u64 },
     /// The two nodes try to connect.
     Dial { low: NodeId, high: NodeId },
+    /// A node learns that a link is gone.
+    Broken { node: NodeId, peer: NodeId, link: u64 },
     /// The applier of a node takes what may be applied.
     Apply { node: NodeId, life: u64 },
     /// A node's state reaches its disk.
     Flush { node: NodeId, life: u64 },
-    /// The control plane answers a report of activation.
-    Accept { node: NodeId, life: u64, epoch: Epoch },
-    /// The control plane assigns the shard.
-    Assign { node: NodeId, life: u64, promised: Epoch },
+    /// An assignment reaches its leader.
+    Assign { node: NodeId, assignment: Box<Assignment> },
+    /// A leader reports (again) that its epoch is ready to be activated.
+    Report { node: NodeId, life: u64, epoch: Epoch },
+    /// The control plane's consent reaches the leader.
+    Accepted { node: NodeId, life: u64, epoch: Epoch },
+    /// The control plane hears that a leader was superseded.
+    Superseded { node: NodeId, promised: Epoch },
+    /// The control plane looks at the shard, and goes on with what it plans.
+    Look,
+    /// The script assigns again, at once.
+    Hasten,
     /// A client writes.
     Write { client: u64 },
     /// Something breaks.
@@ -34,10 +44,71 @@ pub(super) enum Event {
     PowerCut { kind: FaultKind, victims: Vec<NodeId>, tries: u32 },
     /// A node starts.
     Start { node: NodeId },
-    /// A cut between two nodes heals.
-    Heal { low: NodeId, high: NodeId },
+    /// A paused process goes on.
+    Resume { node: NodeId, life: u64 },
     /// A slow disk is quick again.
     Recover { node: NodeId },
+}
+
+impl Event {
+    /// Whose process handles it: while that is paused, it waits.
+    pub(super) const fn handled_by(&self) -> Option<NodeId> {
+        match self {
+            Self::Deliver { to: node, .. }
+            | Self::Io { node, .. }
+            | Self::Tick { node, .. }
+            | Self::Broken { node, .. }
+            | Self::Apply { node, .. }
+            | Self::Flush { node, .. }
+            | Self::Assign { node, .. }
+            | Self::Report { node, .. }
+            | Self::Accepted { node, .. } => Some(*node),
+            _ => None,
+        }
+    }
+
+    /// What the trace knows it by, and what it knows of it. None of it depends on the build or the machine.
+    pub(super) fn fingerprint(&self) -> [u64; 5] {
+        match self {
+            Self::Deliver { link, from, to, bytes } => {
+                let total: usize = bytes.iter().map(Bytes::len).sum();
+                [1, *link, from.get(), to.get(), total as u64]
+            }
+            Self::Io { node, life, result, .. } => [2, node.get(), *life, u64::from(result.is_some()), 0],
+            Self::Tick { node, life } => [3, node.get(), *life, 0, 0],
+            Self::Dial { low, high } => [4, low.get(), high.get(), 0, 0],
+            Self::Broken { node, peer, link } => [5, node.get(), peer.get(), *link, 0],
+            Self::Apply { node, life } => [6, node.get(), *life, 0, 0],
+            Self::Flush { node, life } => [7, node.get(), *life, 0, 0],
+            Self::Assign { node, assignment } => [8, node.get(), assignment.epoch.term.into(), 0, 0],
+            Self::Report { node, life, epoch } => [9, node.get(), *life, epoch.term.into(), 0],
+            Self::Accepted { node, life, epoch } => [10, node.get(), *life, epoch.term.into(), 0],
+            Self::Superseded { node, promised } => [11, node.get(), promised.term.into(), 0, 0],
+            Self::Look => [12, 0, 0, 0, 0],
+            Self::Hasten => [13, 0, 0, 0, 0],
+            Self::Write { client } => [14, *client, 0, 0, 0],
+            Self::Fault => [15, 0, 0, 0, 0],
+            Self::PowerCut { kind, victims, tries } => [16, *kind as u64, victims.len() as u64, u64::from(*tries), 0],
+            Self::Start { node } => [17, node.get(), 0, 0, 0],
+            Self::Resume { node, life } => [18, node.get(), *life, 0, 0],
+            Self::Recover { node } => [19, node.get(), 0, 0, 0],
+        }
+    }
+
+    /// Its line in a story.
+    pub(super) fn line(&self) -> String {
+        match self {
+            Self::Deliver { link, from, to, bytes } => {
+                let total: usize = bytes.iter().map(Bytes::len).sum();
+                format!("link {link}: {total} bytes from node {from} reach node {to}")
+            }
+            Self::Io { node, life, request, .. } => format!("node {node}.{life}: disk finished {:?}", request.id),
+            Self::Assign { node, assignment } => {
+                format!("the assignment of epoch {} reaches node {node}", assignment.epoch)
+            }
+            other => format!("{other:?}"),
+        }
+    }
 }
 
 /// Events by time; those of one moment in the order in which they were scheduled.

@@ -26,31 +26,70 @@ pub enum FaultKind {
     Kill,
     /// A connection breaks: what is in flight is lost (N1).
     ConnectionReset,
-    /// Two nodes can't reach one another for a while (N4).
+    /// Two nodes can't reach one another for a while (N4); half the time they are not told, and find out (N5).
     Partition,
+    /// What one node says does not reach the other for a while, though it hears it (N3).
+    OneWayCut,
+    /// A connection stands, and nothing moves on it for a while.
+    Stall,
     /// One byte changes in flight (N8).
     Corruption,
     /// A disk's syncs take very long for a while (D25).
     SlowDisk,
     /// A sync fails (D6): the log is poisoned, and the process reopens from disk.
     SyncError,
-    /// The control plane moves the leadership to another node.
+    /// A process handles nothing for a while, then goes on as if nothing had been (P4).
+    Pause,
+    /// The control plane moves the leadership to another voter.
     LeaderMove,
+    /// The control plane adds a learner.
+    LearnerAdded,
+    /// The control plane makes a node a voter: one that learnt first, mostly.
+    VoterAdded,
+    /// The control plane takes a voter away.
+    VoterRemoved,
+    /// The control plane puts one node in the place of a voter: over a fourth, over two, or at once.
+    VoterReplaced,
+    /// The control plane replaces all voters, one after the other.
+    AllReplaced,
+    /// Two assignments in quick succession: the first is superseded before it is activated.
+    Hasty,
+    /// An assignment to a node that is dead or paused.
+    AssignedToDead,
+    /// An assignment at the very moment at which the leader dies.
+    AssignedAtDeath,
+    /// The answer to a report of activation is lost, or comes late; the leader asks again.
+    AcceptanceLost,
+    /// Nobody reaches the control plane for a while.
+    MasterAway,
 }
 
 impl FaultKind {
     /// All kinds, in the order of the enumeration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 23] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
         Self::PowerCutAll,
         Self::Kill,
         Self::ConnectionReset,
         Self::Partition,
+        Self::OneWayCut,
+        Self::Stall,
         Self::Corruption,
         Self::SlowDisk,
         Self::SyncError,
+        Self::Pause,
         Self::LeaderMove,
+        Self::LearnerAdded,
+        Self::VoterAdded,
+        Self::VoterRemoved,
+        Self::VoterReplaced,
+        Self::AllReplaced,
+        Self::Hasty,
+        Self::AssignedToDead,
+        Self::AssignedAtDeath,
+        Self::AcceptanceLost,
+        Self::MasterAway,
     ];
 
     /// How it is printed.
@@ -63,10 +102,23 @@ impl FaultKind {
             Self::Kill => "kill",
             Self::ConnectionReset => "connection reset",
             Self::Partition => "partition",
+            Self::OneWayCut => "one-way cut",
+            Self::Stall => "stalled connection",
             Self::Corruption => "corruption in flight",
             Self::SlowDisk => "slow disk",
             Self::SyncError => "sync error",
+            Self::Pause => "process pause",
             Self::LeaderMove => "leader move",
+            Self::LearnerAdded => "learner added",
+            Self::VoterAdded => "voter added",
+            Self::VoterRemoved => "voter removed",
+            Self::VoterReplaced => "voter replaced",
+            Self::AllReplaced => "all voters replaced",
+            Self::Hasty => "two assignments at once",
+            Self::AssignedToDead => "assigned to a dead node",
+            Self::AssignedAtDeath => "assigned as leader dies",
+            Self::AcceptanceLost => "acceptance lost or late",
+            Self::MasterAway => "control plane away",
         }
     }
 }
@@ -98,8 +150,12 @@ pub struct Totals {
     pub in_doubt: u64,
     /// Batches committed.
     pub batches: u64,
+    /// Assignments made.
+    pub assignments: u64,
     /// Epochs activated.
     pub epochs: u64,
+    /// Epochs activated whose voters were not those of the one before.
+    pub voter_changes: u64,
     /// Crashes of nodes.
     pub crashes: u64,
     /// Crashes that lost unsynced bytes.
@@ -129,7 +185,9 @@ impl Totals {
         self.acknowledged += other.acknowledged;
         self.in_doubt += other.in_doubt;
         self.batches += other.batches;
+        self.assignments += other.assignments;
         self.epochs += other.epochs;
+        self.voter_changes += other.voter_changes;
         self.crashes += other.crashes;
         self.crashes_with_loss += other.crashes_with_loss;
         self.leader_restarts += other.leader_restarts;

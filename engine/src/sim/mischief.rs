@@ -27,63 +27,120 @@ impl World {
         if self.healed {
             return Ok(());
         }
-        let pause = self.chance.between(self.fault_every_ms / 2, self.fault_every_ms * 2);
+        let every = self.swarm.fault_every_ms;
+        let pause = self.chance.between(every / 2, every * 2);
         self.agenda.schedule(Duration::from_millis(pause), Event::Fault);
-        let leader = self.leader;
+        let Some(kind) = self.swarm.fault(&mut self.chance) else { return Ok(()) };
+        let leader = self.leader();
         let followers: Vec<NodeId> = self.ids.iter().copied().filter(|id| *id != leader).collect();
         let Some(follower) = self.chance.pick(&followers) else { return Ok(()) };
-        let ids = self.ids.clone();
-        let any = self.chance.pick(&ids).unwrap_or(leader);
-        let pairs = self.pairs();
-        let (low, high) = self.chance.pick(&pairs).unwrap_or((leader, follower));
-        match self.chance.pick(&FaultKind::ALL) {
-            Some(kind @ FaultKind::PowerCutFollower) => self.power_cut(kind, vec![follower], POWER_CUT_TRIES),
-            Some(kind @ FaultKind::PowerCutLeader) => self.power_cut(kind, vec![leader], POWER_CUT_TRIES),
-            Some(kind @ FaultKind::PowerCutAll) => self.power_cut(kind, ids, POWER_CUT_TRIES),
-            Some(kind @ FaultKind::Kill) => {
+        // Half of what breaks breaks at the leader.
+        let any = if self.chance.per_mille(500) { leader } else { follower };
+        match kind {
+            FaultKind::PowerCutFollower => self.power_cut(kind, vec![follower], POWER_CUT_TRIES),
+            FaultKind::PowerCutLeader => self.power_cut(kind, vec![leader], POWER_CUT_TRIES),
+            FaultKind::PowerCutAll => self.power_cut(kind, self.ids.clone(), POWER_CUT_TRIES),
+            FaultKind::Kill => {
                 self.count(kind);
                 self.stop(any, Death::Process)
             }
-            Some(kind @ FaultKind::ConnectionReset) => {
-                self.count(kind);
-                self.drop_link(low, high)
-            }
-            Some(kind @ FaultKind::Partition) => {
-                self.count(kind);
-                self.cuts.insert((low, high));
-                let length = self.chance.between(50, 2_000);
-                self.agenda.schedule(Duration::from_millis(length), Event::Heal { low, high });
-                self.drop_link(low, high)
-            }
-            Some(FaultKind::Corruption) => {
+            FaultKind::Corruption => {
                 self.corruption_next = true;
                 Ok(())
             }
-            Some(kind @ FaultKind::SlowDisk) => {
+            FaultKind::SlowDisk => {
                 self.count(kind);
                 self.node(any).slowness = self.chance_between(20, 400);
                 let length = self.chance.between(100, 2_000);
                 self.agenda.schedule(Duration::from_millis(length), Event::Recover { node: any });
                 Ok(())
             }
-            Some(kind @ FaultKind::SyncError) => {
+            FaultKind::SyncError => {
                 self.count(kind);
                 self.node(any).disk.fail_sync_after(0);
                 Ok(())
             }
-            Some(kind @ FaultKind::LeaderMove) => {
-                self.count(kind);
-                self.leader = any;
-                let node = self.node(any);
-                let life = node.life;
-                let promised = node.running.as_ref().map(|running| running.replica.promise().epoch);
-                if let Some(promised) = promised {
-                    self.agenda.schedule(Duration::ZERO, Event::Assign { node: any, life, promised });
-                }
+            FaultKind::Pause => {
+                self.pause(any);
                 Ok(())
             }
-            None => Ok(()),
+            FaultKind::ConnectionReset | FaultKind::Partition | FaultKind::OneWayCut | FaultKind::Stall => {
+                let others: Vec<NodeId> = self.ids.iter().copied().filter(|id| *id != any).collect();
+                let other = self.chance.pick(&others).unwrap_or(follower);
+                let (from, to) = if self.chance.per_mille(500) { (any, other) } else { (other, any) };
+                self.cut(kind, from, to)
+            }
+            _ => self.assign_badly(kind),
         }
+    }
+
+    /// Something happens between two nodes.
+    fn cut(&mut self, kind: FaultKind, from: NodeId, to: NodeId) -> Result<(), Violation> {
+        self.count(kind);
+        let until = self.agenda.now() + Duration::from_millis(self.chance.between(50, 5_000));
+        match kind {
+            FaultKind::ConnectionReset => self.drop_link(from, to),
+            FaultKind::Stall => {
+                let link = self.links.get(&(from.min(to), from.max(to))).copied();
+                self.tell(|| format!("link {link:?} between nodes {from} and {to} stalls until {until:?}"));
+                self.stalls.extend(link.map(|link| (link, until)));
+                Ok(())
+            }
+            FaultKind::OneWayCut => {
+                self.tell(|| format!("nothing gets from node {from} to node {to} until {until:?}"));
+                self.cuts.insert((from, to), until);
+                Ok(())
+            }
+            _ => {
+                let is_silent = self.chance.per_mille(500);
+                self.tell(|| format!("nodes {from} and {to} are apart until {until:?}, silently: {is_silent}"));
+                if !is_silent {
+                    self.drop_link(from, to)?;
+                }
+                self.cuts.extend([((from, to), until), ((to, from), until)]);
+                Ok(())
+            }
+        }
+    }
+
+    /// A process is stopped, and goes on after a while (P4).
+    fn pause(&mut self, id: NodeId) {
+        let node = self.node(id);
+        if node.running.is_none() || std::mem::replace(&mut node.paused, true) {
+            return;
+        }
+        let life = node.life;
+        self.count(FaultKind::Pause);
+        let length =
+            if self.chance.per_mille(700) { self.chance.between(50, 2_000) } else { self.chance.between(50, 10_000) };
+        self.tell(|| format!("node {id} is paused for {length} ms"));
+        self.agenda.schedule(Duration::from_millis(length), Event::Resume { node: id, life });
+    }
+
+    /// What happens to a paused process waits in order, and disks finish what they were asked, though nobody looks.
+    pub(super) fn put_off(&mut self, id: NodeId, mut event: Event) {
+        if let Event::Io { life, request, result, .. } = &mut event
+            && result.is_none()
+            && self.is_alive(id, *life)
+        {
+            *result = Some(self.perform(id, request));
+        }
+        self.node(id).put_off.push(event);
+    }
+
+    pub(super) fn resume(&mut self, id: NodeId, life: u64) {
+        if !self.is_alive(id, life) || !std::mem::take(&mut self.node(id).paused) {
+            return;
+        }
+        self.touched.insert(id);
+        for event in std::mem::take(&mut self.node(id).put_off) {
+            self.agenda.schedule(Duration::ZERO, event);
+        }
+    }
+
+    /// Whom the control plane wants to lead.
+    pub(super) fn leader(&self) -> NodeId {
+        self.master.newest().map_or(self.ids[0], |newest| newest.leader)
     }
 
     fn chance_between(&mut self, low: u64, high: u64) -> u64 {
@@ -110,13 +167,16 @@ impl World {
             return Ok(());
         }
         self.totals.crashes += 1;
-        if id == self.leader {
+        if id == self.leader() {
             self.totals.leader_restarts += 1;
         }
         self.tell(|| format!("node {id} dies ({death:?})"));
+        let node = self.node(id);
+        node.paused = false;
+        node.put_off.clear();
         for (low, high) in self.pairs() {
             if low == id || high == id {
-                self.drop_link(low, high)?;
+                self.drop_link(id, if low == id { high } else { low })?;
             }
         }
         self.forget_unanswered(id, true)?;
@@ -140,12 +200,13 @@ impl World {
         } else {
             node.disk.kill_process();
         }
-        let away = self.chance.between(5, 1_500);
+        let away =
+            if self.chance.per_mille(900) { self.chance.between(5, 1_500) } else { self.chance.between(5, 10_000) };
         self.agenda.schedule(Duration::from_millis(away), Event::Start { node: id });
         Ok(())
     }
 
-    /// A node starts: recovery, then its links, then (for the leader) a new assignment.
+    /// A node starts: recovery, then its links; and it asks the control plane whether it leads.
     pub(super) fn start(&mut self, id: NodeId) -> Result<(), Violation> {
         if self.node(id).running.is_some() {
             return Ok(());
@@ -157,6 +218,7 @@ impl World {
             self.agenda.schedule(Duration::from_millis(20), Event::Start { node: id });
             return Ok(());
         }
+        self.touched.insert(id);
         let (life, end) = {
             let node = self.node(id);
             (node.life, node.running.as_ref().map(|running| running.replica.end().lsn))
@@ -167,11 +229,7 @@ impl World {
                 self.agenda.schedule(Duration::from_millis(1), Event::Dial { low, high });
             }
         }
-        if id == self.leader {
-            let promised = self.nodes[&id].running.as_ref().map(|running| running.replica.promise().epoch);
-            let promised = promised.unwrap_or(crate::model::Epoch::ZERO);
-            self.agenda.schedule(Duration::from_millis(2), Event::Assign { node: id, life, promised });
-        }
+        self.ask_for_assignment(id);
         Ok(())
     }
 }

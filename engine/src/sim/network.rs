@@ -37,14 +37,40 @@ impl World {
         }
     }
 
+    /// Until when nothing gets from one node to the other, or back.
+    fn cut_between(&self, one: NodeId, other: NodeId) -> Option<Duration> {
+        let ends = [(one, other), (other, one)].into_iter().filter_map(|way| self.cuts.get(&way).copied());
+        ends.max().filter(|until| *until > self.agenda.now())
+    }
+
+    /// Whether two nodes can talk: their link stands, and nothing holds it up.
+    pub(super) fn can_talk(&self, one: NodeId, other: NodeId) -> bool {
+        let link = self.links.get(&(one.min(other), one.max(other)));
+        let moves = |link: &u64| self.stalls.get(link).is_none_or(|until| *until <= self.agenda.now());
+        link.is_some_and(moves) && self.cut_between(one, other).is_none()
+    }
+
     /// Two nodes connect, if both run and nothing lies between them; else they try again later.
     pub(super) fn dial(&mut self, low: NodeId, high: NodeId) -> Result<(), Violation> {
         let running = |id: &NodeId| self.nodes[id].running.is_some();
         if self.links.contains_key(&(low, high)) || !running(&low) || !running(&high) {
             return Ok(()); // A node that starts dials by itself.
         }
-        if self.cuts.contains(&(low, high)) {
-            return Ok(()); // The cut's healing dials.
+        if let Some(paused) = [low, high].into_iter().find(|id| self.nodes[id].paused) {
+            self.put_off(paused, Event::Dial { low, high });
+            return Ok(());
+        }
+        if let Some(until) = self.cut_between(low, high) {
+            let after = until.saturating_sub(self.agenda.now()) + Duration::from_millis(1);
+            self.agenda.schedule(after, Event::Dial { low, high });
+            return Ok(());
+        }
+        // Who still holds an older link learns by the new one that it is gone.
+        for (id, peer) in [(low, high), (high, low)] {
+            let older = self.nodes[&id].running.as_ref().and_then(|running| running.peers.get(&peer));
+            if let Some(link) = older.map(|older| older.link) {
+                self.lose_peer(id, peer, link)?;
+            }
         }
         let link = self.next_link;
         self.next_link += 1;
@@ -56,23 +82,48 @@ impl World {
             if let Some(running) = &mut self.node(id).running {
                 running.peers.insert(other, peer);
             }
+            self.touched.insert(id);
         }
         self.tell(|| format!("link {link} joins nodes {low} and {high}"));
         Ok(())
     }
 
-    /// A link breaks: both ends learn it, what is in flight is gone, and they dial again.
+    /// A link breaks at `one`: what is in flight is gone, and the nodes dial again. The other end hears of it, unless
+    /// nothing gets there: then it holds half a link until it finds out, or until the cut is over (N5).
     pub(super) fn drop_link(&mut self, one: NodeId, other: NodeId) -> Result<(), Violation> {
         let (low, high) = (one.min(other), one.max(other));
-        let Some(link) = self.links.remove(&(low, high)) else { return Ok(()) };
+        let Some(link) = self.links.remove(&(low, high)) else {
+            let half = self.nodes[&one].running.as_ref().and_then(|running| running.peers.get(&other));
+            return half.map(|half| half.link).map_or(Ok(()), |link| self.lose_peer(one, other, link));
+        };
         self.tell(|| format!("link {link} between nodes {low} and {high} breaks"));
+        self.stalls.remove(&link);
+        for way in [low, high] {
+            self.arrivals.remove(&(link, way));
+        }
         let delay = Duration::from_micros(self.chance.latency(20_000));
         self.agenda.schedule(delay, Event::Dial { low, high });
-        for (id, peer) in [(low, high), (high, low)] {
-            let removed = self.node(id).running.as_mut().and_then(|running| running.peers.remove(&peer));
-            if removed.is_some_and(|removed| removed.up) {
-                self.step(id, Input::PeerDown(peer))?;
+        let now = self.agenda.now();
+        let unheard =
+            self.cuts.get(&(one, other)).map(|until| until.saturating_sub(now)).filter(|left| !left.is_zero());
+        for (id, peer, later) in [(one, other, None), (other, one, unheard)] {
+            if self.nodes[&id].paused || later.is_some() {
+                self.agenda.schedule(later.unwrap_or_default(), Event::Broken { node: id, peer, link });
+            } else {
+                self.lose_peer(id, peer, link)?;
             }
+        }
+        Ok(())
+    }
+
+    /// A node learns that its end of a link is of no use any more.
+    pub(super) fn lose_peer(&mut self, id: NodeId, peer: NodeId, link: u64) -> Result<(), Violation> {
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        if running.peers.get(&peer).is_none_or(|held| held.link != link) {
+            return Ok(());
+        }
+        if running.peers.remove(&peer).is_some_and(|removed| removed.up) {
+            self.step(id, Input::PeerDown(peer))?;
         }
         Ok(())
     }
@@ -105,7 +156,10 @@ impl World {
             }
         }
         for (link, to, bytes) in outgoing {
-            let arrives = now + Duration::from_micros(self.chance.latency(300));
+            let arrives = now + Duration::from_micros(self.chance.latency(self.swarm.link_micros));
+            // A cut or a stall holds a stream up; what was sent arrives behind it, if the link still stands then.
+            let held_up = self.cuts.get(&(id, to)).into_iter().chain(self.stalls.get(&link)).max();
+            let arrives = held_up.map_or(arrives, |until| arrives.max(*until));
             let last = self.arrivals.entry((link, to)).or_default();
             *last = arrives.max(*last);
             let after = last.saturating_sub(now);

@@ -1,6 +1,7 @@
 //! One simulated node: a virtual disk that survives it, and the real log, replica, sequencer and applier.
 
 use super::checker::Violation;
+use super::event::Event;
 use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor};
 use crate::pipeline::Sequencer;
 use crate::replica::{LogView, Promise, Replica, Ticket};
@@ -27,6 +28,10 @@ pub(super) struct SimNode {
     pub(super) writes: u64,
     /// Syncs take this many times as long.
     pub(super) slowness: u64,
+    /// Its process is stopped: it handles nothing, and knows nothing of it afterwards (P4).
+    pub(super) paused: bool,
+    /// What it will handle when it goes on, in order.
+    pub(super) put_off: Vec<Event>,
 }
 
 /// What lives in memory only.
@@ -107,6 +112,21 @@ impl LogView for ShardLog<'_> {
 }
 
 impl SimNode {
+    pub(super) fn new(id: NodeId) -> Self {
+        Self {
+            id,
+            life: 0,
+            disk: VirtualDisk::with_seed(id.get()),
+            store: MemStore::new(),
+            running: None,
+            before: None,
+            writes: 0,
+            slowness: 1,
+            paused: false,
+            put_off: Vec::new(),
+        }
+    }
+
     /// Opens the node from its disk: recovery, the promise, the state. False if the disk failed meanwhile, which
     /// is a fault like any other: the process ends and tries again.
     pub(super) fn open(&mut self, options: &Options, shard: &ShardDescriptor, log: LogId) -> Result<bool, Violation> {

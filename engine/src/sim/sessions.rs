@@ -11,7 +11,6 @@ use crate::model::{ControlRecord, Epoch, Lsn, Outcome, Record, Rejection, Reques
 use crate::pipeline::Submission;
 use std::collections::BTreeMap;
 
-const SESSIONS: usize = 3;
 /// Requests of a session without an answer.
 const WAITING_MAX: usize = 8;
 const SESSIONS_MAX: u64 = 1000;
@@ -54,14 +53,14 @@ pub(super) enum Heard {
 }
 
 impl Sessions {
-    pub(super) fn new() -> Self {
-        let clients = (0..SESSIONS).map(|_| Client::default()).collect();
+    pub(super) fn new(clients: usize) -> Self {
+        let clients = (0..clients).map(|_| Client::default()).collect();
         Self { clients, openings: BTreeMap::new(), requests: BTreeMap::new() }
     }
 
     /// What a client submits next, if anything; a new request is that of the write `next`.
-    pub(super) fn submit(&mut self, chance: &mut Chance, next: &mut u64) -> Option<Submission<u64>> {
-        let index = usize::try_from(chance.below(SESSIONS as u64)).unwrap_or(0);
+    pub(super) fn submit(&mut self, chance: &mut Chance, next: &mut u64, value_max: u64) -> Option<Submission<u64>> {
+        let index = usize::try_from(chance.below(self.clients.len() as u64)).unwrap_or(0);
         let client = self.clients.get_mut(index)?;
         let Some(session) = client.id else {
             if std::mem::replace(&mut client.is_opening, true) {
@@ -80,7 +79,7 @@ impl Sessions {
                 let (after, write) = (client.number, take(next));
                 client.number += 1;
                 let request = RequestId { session, number: client.number, ack_low: 1, after };
-                let record = Record { request, ..workload::record(chance, write) };
+                let record = Record { request, ..workload::record(chance, write, value_max) };
                 client.waiting.insert(client.number, Waiting { write, record, is_under_way: false });
                 self.requests.insert(write, (index, client.number));
                 client.number

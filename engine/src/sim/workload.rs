@@ -18,8 +18,8 @@ fn stream(number: u64) -> Bytes {
     Bytes::from(format!("stream-{number}"))
 }
 
-/// The record of one write.
-pub(super) fn record(chance: &mut Chance, write: u64) -> Record {
+/// The record of one write, with up to `value_max` bytes besides its number.
+pub(super) fn record(chance: &mut Chance, write: u64, value_max: u64) -> Record {
     let value = Bytes::copy_from_slice(&write.to_le_bytes());
     let expect = match chance.below(10) {
         0 => Expect::Version(chance.below(60)),
@@ -29,7 +29,7 @@ pub(super) fn record(chance: &mut Chance, write: u64) -> Record {
     let append = Operation::Append {
         stream: stream(chance.below(STREAMS)),
         expect,
-        metadata: Bytes::from(vec![0x5a; usize::try_from(chance.below(200)).unwrap_or(0)]),
+        metadata: Bytes::from(vec![0x5a; usize::try_from(chance.below(value_max)).unwrap_or(0)]),
         value: value.clone(),
     };
     let mut record = Record::of(vec![append]);

@@ -83,12 +83,12 @@ fn entry_hash(family: Family, key: &[u8], value: &[u8]) -> u128 {
     if family == Family::Meta {
         return 0;
     }
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    hasher.update(family.name().as_bytes());
-    hasher.update(&(key.len() as u64).to_le_bytes());
-    hasher.update(key);
-    hasher.update(value);
-    hasher.digest128()
+    let mut bytes = Vec::with_capacity(family.name().len() + 8 + key.len() + value.len());
+    bytes.extend_from_slice(family.name().as_bytes());
+    bytes.extend_from_slice(&(key.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(key);
+    bytes.extend_from_slice(value);
+    xxhash_rust::xxh3::xxh3_128(&bytes)
 }
 
 impl View for MemStore {
