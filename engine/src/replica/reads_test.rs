@@ -102,14 +102,10 @@ fn a_read_waits_for_the_first_commit_of_its_leader() {
         world.connect(A, peer);
     }
     // Both say that, and A knows that its start is on no majority any more.
-    for peer in [B, C] {
-        let said = std::mem::take(&mut world.node(A).sent).into_iter().filter(|(to, _)| *to == peer);
-        for (_, message) in said {
-            world.node(peer).step(Input::Message { from: A, message });
-        }
-        let sent = std::mem::take(&mut world.node(peer).sent);
-        for (_, message) in sent {
-            world.node(A).step(Input::Message { from: peer, message });
+    for (to, message) in std::mem::take(&mut world.node(A).sent) {
+        world.node(to).step(Input::Message { from: A, message });
+        for (_, message) in std::mem::take(&mut world.node(to).sent) {
+            world.node(A).step(Input::Message { from: to, message });
         }
     }
     let before = world.committed(A);

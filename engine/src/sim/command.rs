@@ -145,6 +145,7 @@ fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     row("writes submitted", totals.submitted);
     row("writes acknowledged", totals.acknowledged);
     row("writes in doubt", totals.in_doubt);
+    row("reads served", totals.reads);
     row("batches committed", totals.batches);
     row("assignments", totals.assignments);
     row("epochs activated", totals.epochs);
@@ -178,7 +179,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         .collect();
     format!(
         "{{\"seeds\":{},\"simulated_ms\":{},\"events\":{},\"submitted\":{},\"acknowledged\":{},\"in_doubt\":{},\
-         \"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
+         \"reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
          \"truncations\":{},\"adoptions\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
         totals.seeds,
         totals.simulated_ms,
@@ -186,6 +187,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         totals.submitted,
         totals.acknowledged,
         totals.in_doubt,
+        totals.reads,
         totals.batches,
         totals.assignments,
         totals.epochs,

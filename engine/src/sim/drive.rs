@@ -101,6 +101,11 @@ impl World {
                 self.agenda.schedule(delay, Event::Superseded { node: id, promised });
                 Ok(())
             }
+            Output::ReadsConfirmed { up_to, index } => self.reads_confirmed(id, up_to, index),
+            Output::ReadsRefused { up_to } => {
+                self.reads_refused(id, up_to);
+                Ok(())
+            }
             Output::Disconnect { peer, reason } => {
                 self.tell(|| format!("node {id} disconnects node {peer}: {reason}"));
                 self.drop_link(id, peer)
@@ -311,7 +316,7 @@ impl World {
             self.agenda.schedule(delay, Event::Flush { node: id, life });
         }
         self.schedule_apply(id);
-        Ok(())
+        self.serve_reads(id)
     }
 
     pub(super) fn flush_state(&mut self, id: NodeId, life: u64) {

@@ -38,6 +38,8 @@ pub(super) enum Event {
     Hasten,
     /// A client writes.
     Write { client: u64 },
+    /// A client reads.
+    Read { client: u64 },
     /// Something breaks.
     Fault,
     /// The power fails at these nodes, as soon as one of them writes.
@@ -92,6 +94,7 @@ impl Event {
             Self::Start { node } => [17, node.get(), 0, 0, 0],
             Self::Resume { node, life } => [18, node.get(), *life, 0, 0],
             Self::Recover { node } => [19, node.get(), 0, 0, 0],
+            Self::Read { client } => [20, *client, 0, 0, 0],
         }
     }
 

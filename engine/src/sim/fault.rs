@@ -148,6 +148,8 @@ pub struct Totals {
     pub acknowledged: u64,
     /// Writes whose outcome their client never learned.
     pub in_doubt: u64,
+    /// Reads that were confirmed and served.
+    pub reads: u64,
     /// Batches committed.
     pub batches: u64,
     /// Assignments made.
@@ -184,6 +186,7 @@ impl Totals {
         self.submitted += other.submitted;
         self.acknowledged += other.acknowledged;
         self.in_doubt += other.in_doubt;
+        self.reads += other.reads;
         self.batches += other.batches;
         self.assignments += other.assignments;
         self.epochs += other.epochs;

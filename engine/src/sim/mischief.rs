@@ -180,6 +180,7 @@ impl World {
             }
         }
         self.forget_unanswered(id, true)?;
+        self.reads.forget(id);
         let mut chance = self.chance.clone();
         let node = self.node(id);
         if let Some(running) = node.running.take() {

@@ -22,6 +22,7 @@ mod master;
 mod mischief;
 mod network;
 mod node;
+mod reads;
 mod script;
 mod sessions;
 mod swarm;

@@ -7,6 +7,7 @@ use super::event::{Agenda, Event};
 use super::fault::{FaultKind, Totals};
 use super::master::ScriptedMaster;
 use super::node::SimNode;
+use super::reads::Reads;
 use super::script::Script;
 use super::sessions::{Heard, Sessions};
 use super::swarm::Swarm;
@@ -85,6 +86,7 @@ pub(super) struct World {
     pub(super) totals: Totals,
     pub(super) next_write: u64,
     pub(super) sessions: Sessions,
+    pub(super) reads: Reads,
     pub(super) healed: bool,
     pub(super) corruption_next: bool,
     pub(super) trace_hash: u64,
@@ -142,6 +144,7 @@ impl World {
             totals: Totals::default(),
             next_write: 1,
             sessions: Sessions::new(swarm.sessions),
+            reads: Reads::default(),
             healed: false,
             corruption_next: false,
             trace_hash: 0,
@@ -175,6 +178,7 @@ impl World {
         }
         for client in 0..self.swarm.clients {
             self.agenda.schedule(Duration::from_millis(5 + client), Event::Write { client });
+            self.agenda.schedule(Duration::from_millis(7 + client), Event::Read { client });
         }
         self.agenda.schedule(Duration::from_millis(3), Event::Look);
     }
@@ -232,6 +236,7 @@ impl World {
             Event::Look => self.look(),
             Event::Hasten => self.hasten(),
             Event::Write { client } => self.write(client),
+            Event::Read { client } => self.read(client)?,
             Event::Fault => self.fault()?,
             Event::PowerCut { kind, victims, tries } => self.power_cut(kind, victims, tries)?,
             Event::Start { node } => self.start(node)?,
@@ -307,6 +312,7 @@ impl World {
         }
         match outcome {
             Some(outcome) => {
+                self.reads.tell(lsn);
                 let applied = matches!(outcome, Outcome::Applied { .. });
                 self.checker.on_acknowledged(write, Acknowledged { lsn, applied })
             }
