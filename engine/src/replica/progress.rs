@@ -12,8 +12,8 @@ pub(super) struct Progress {
     sent: Option<LogPosition>,
     /// Durable there and equal to this leader's log, said in this epoch.
     durable: Lsn,
-    /// The commit position that it was told last.
-    commit_told: Lsn,
+    /// The commit position that it was told last; none until it is told one, since feeding began (again).
+    commit_told: Option<Lsn>,
     /// Sent and not yet durable there: last LSN and bytes of each message.
     in_flight: VecDeque<(Lsn, usize)>,
     in_flight_bytes: usize,
@@ -27,7 +27,7 @@ impl Progress {
             connected,
             sent: None,
             durable: Lsn::ZERO,
-            commit_told: Lsn::ZERO,
+            commit_told: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             reading: false,
@@ -51,13 +51,13 @@ impl Progress {
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.reading = false;
-        self.commit_told = Lsn::ZERO;
+        self.commit_told = None;
     }
 
     /// Notes a message that was sent, up to `position`.
     pub(super) fn note_sent(&mut self, position: LogPosition, bytes: usize, commit: Lsn) {
         self.sent = Some(position);
-        self.commit_told = commit;
+        self.commit_told = Some(commit);
         if bytes > 0 {
             self.in_flight.push_back((position.lsn, bytes));
             self.in_flight_bytes += bytes;
@@ -110,7 +110,11 @@ impl Progress {
 
     /// Whether a message with nothing but the commit position is worth sending: the follower is idle, and does
     /// not know it. (A busy one learns it with its next batches.)
+    ///
+    /// One that was told none yet is always worth it, though nothing be committed: it may hold all of the log already, and its
+    /// answer is how the leader learns so. Otherwise a leader whose start is durable everywhere might wait for ever.
     pub(super) fn wants_commit(&self, commit: Lsn) -> bool {
-        self.connected && self.sent.is_some() && self.in_flight.is_empty() && self.commit_told < commit
+        let untold = self.commit_told.is_none_or(|told| told < commit);
+        self.connected && self.sent.is_some() && self.in_flight.is_empty() && untold
     }
 }

@@ -370,6 +370,28 @@ fn a_follower_that_was_away_is_fed_from_the_log_and_told_the_commit_position() {
     assert_eq!(world.committed(C), 4);
 }
 
+/// Found by exhaustive search: a follower crashed when the first epoch's start had reached its disk, and before it said so.
+/// Fed from where its log ended, it was sent nothing: nothing was behind that, and nothing was committed that it could have
+/// been told. Its answer was what the leader waited for.
+#[test]
+fn a_follower_that_comes_back_with_all_of_the_log_is_asked_about_it_though_nothing_is_committed() {
+    let mut world = World::new();
+    world.cut(A, C);
+    world.assign(A);
+    world.deliver();
+    world.node(A).sync();
+    world.node(B).sync();
+    world.deliver();
+    world.node(A).sync();
+    world.cut(A, B);
+    world.node(B).log.durable = 1;
+    world.node(B).crash(B);
+    assert_eq!(world.node(B).log.end().lsn, Lsn::FIRST, "it holds the epoch's start");
+    world.connect(A, B);
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+}
+
 #[test]
 fn an_acknowledgement_of_what_was_never_sent_closes_the_connection() {
     let mut world = World::new();
