@@ -108,6 +108,14 @@ impl Progress {
         FOLLOWER_WINDOW_BYTES.saturating_sub(self.in_flight_bytes)
     }
 
+    /// What of it decides what its leader does next, as a hash.
+    #[cfg(feature = "sim")]
+    pub(super) fn fingerprint(&self, into: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let Self { connected, sent, durable, commit_told, in_flight, in_flight_bytes: _, reading } = self;
+        (connected, sent.map(|at| (at.lsn, at.epoch, at.chain)), durable, commit_told, in_flight, reading).hash(into);
+    }
+
     /// Whether a message with nothing but the commit position is worth sending: the follower is idle, and does
     /// not know it. (A busy one learns it with its next batches.)
     ///

@@ -9,11 +9,14 @@
 //! and one restart of the leader; then faults stop and everything must converge. I1, I2 and I4 are checked after
 //! every step, from outside ([`Violation`]).
 
+use command::{plant, say};
+
 mod chance;
 mod checker;
 mod command;
 mod drive;
 mod event;
+mod explore;
 mod fault;
 mod mischief;
 mod network;
@@ -23,6 +26,7 @@ mod workload;
 mod world;
 
 pub use checker::Violation;
-pub use command::{Args, run};
+pub use command::{Args, Command, run};
+pub use explore::{Found, ModelArgs, Scope, explore};
 pub use fault::{FaultKind, Totals};
 pub use world::{Run, run_seed};
