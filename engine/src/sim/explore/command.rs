@@ -54,7 +54,7 @@ pub struct ModelArgs {
     /// Give a search up at so many states; then it proves nothing.
     #[arg(long, default_value_t = 100_000_000)]
     pub states_max: usize,
-    /// Plant a bug (needs the feature `mutants`), and tell how the search comes to it.
+    /// Plant a bug (needs the feature `mutants`), and tell a shortest story of what it breaks.
     #[arg(long)]
     pub mutant: Option<String>,
     /// Plant each bug that concerns the replica in turn, and tell which are found.
@@ -67,48 +67,29 @@ pub(in crate::sim) fn run_model(args: &ModelArgs, clock: &dyn Fn() -> Duration) 
     if args.mutants {
         return hunt_all(clock);
     }
-    let scopes = scopes(args)?;
     if let Some(name) = &args.mutant {
-        crate::sim::plant(name)?;
+        return hunt(name, args.scope.as_ref(), true, clock);
     }
-    let mut failed = 0;
+    let scopes = scopes(args)?;
+    let mut unfinished = 0;
     for scope in &scopes {
         let begun = clock();
         let found = explore(scope);
         say(&mut std::io::stdout(), &report(scope, &found, clock().saturating_sub(begun)));
-        failed += usize::from(!found.complete);
-        if args.mutant.is_some() && found.violation.is_some() {
-            return Ok(true);
-        }
+        unfinished += usize::from(!found.complete);
     }
-    say(&mut std::io::stdout(), &format!("{} scopes searched to their end, {failed} not", scopes.len() - failed));
-    Ok(failed == 0 && args.mutant.is_none())
+    say(
+        &mut std::io::stdout(),
+        &format!("{} scopes searched to their end, {unfinished} not", scopes.len() - unfinished),
+    );
+    Ok(unfinished == 0)
 }
 
-/// Plants each bug in turn, and looks for it in one scope after the other.
+/// Plants each bug of the replicas' agreement in turn, and looks for it.
 fn hunt_all(clock: &dyn Fn() -> Duration) -> Result<bool, String> {
     let mut missed = Vec::new();
     for mutant in Mutant::ALL.into_iter().filter(|mutant| mutant.is_of_replica()) {
-        crate::sim::plant(mutant.name())?;
-        let (begun, mut states, mut caught) = (clock(), 0, None);
-        for (states_max, text) in HUNT_STATES_MAX.into_iter().flat_map(|max| HUNT.iter().map(move |text| (max, text))) {
-            let scope = Scope { states_max, ..text.parse()? };
-            let found = explore(&scope);
-            states += found.states;
-            if let Some(violation) = found.violation {
-                caught = Some((scope, found.depth, violation));
-                break;
-            }
-        }
-        let took = clock().saturating_sub(begun).as_secs_f64();
-        let verdict = match &caught {
-            Some((scope, depth, violation)) => {
-                format!("found after {states} states, {took:.1} s, {depth} choices deep in {scope}: {violation}")
-            }
-            None => format!("NOT FOUND in {states} states, {took:.1} s"),
-        };
-        say(&mut std::io::stdout(), &format!("{:<26}{verdict}", mutant.name()));
-        if caught.is_none() {
+        if !hunt(mutant.name(), None, false, clock)? {
             missed.push(mutant.name());
         }
     }
@@ -116,6 +97,34 @@ fn hunt_all(clock: &dyn Fn() -> Duration) -> Result<bool, String> {
         if missed.is_empty() { "each was found".to_owned() } else { format!("not found: {}", missed.join(", ")) };
     say(&mut std::io::stdout(), &format!("planted bugs: {verdict}"));
     Ok(missed.is_empty())
+}
+
+/// Plants a bug, and looks for it in one scope after the other: first a little of each, then more.
+fn hunt(name: &str, only: Option<&Scope>, tell: bool, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+    crate::sim::plant(name)?;
+    let (begun, mut states) = (clock(), 0);
+    let scopes = match only {
+        Some(scope) => vec![scope.clone()],
+        None => HUNT.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+    };
+    for states_max in HUNT_STATES_MAX {
+        for scope in &scopes {
+            let found = explore(&Scope { states_max, ..scope.clone() });
+            states += found.states;
+            let Some(violation) = &found.violation else { continue };
+            let (took, depth) = (clock().saturating_sub(begun).as_secs_f64(), found.depth);
+            if tell {
+                say(&mut std::io::stdout(), &found.story.join("\n"));
+            }
+            let line =
+                format!("found after {states} states, {took:.1} s, {depth} choices deep in {scope}: {violation}");
+            say(&mut std::io::stdout(), &format!("{name:<26}{line}"));
+            return Ok(true);
+        }
+    }
+    let took = clock().saturating_sub(begun).as_secs_f64();
+    say(&mut std::io::stdout(), &format!("{name:<26}NOT FOUND in {states} states, {took:.1} s"));
+    Ok(false)
 }
 
 fn scopes(args: &ModelArgs) -> Result<Vec<Scope>, String> {
