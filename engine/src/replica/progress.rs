@@ -10,6 +10,9 @@ pub(super) struct Progress {
     connected: bool,
     /// Everything up to here was sent on the present connection; none until the follower's promise is here.
     sent: Option<LogPosition>,
+    /// The most that was ever sent on the present connection: when feeding begins again further back, what was sent before
+    /// may be acknowledged all the same.
+    reached: Lsn,
     /// Durable there and equal to this leader's log, said in this epoch.
     durable: Lsn,
     /// The commit position that it was told last; none until it is told one, since feeding began (again).
@@ -26,6 +29,7 @@ impl Progress {
         Self {
             connected,
             sent: None,
+            reached: Lsn::ZERO,
             durable: Lsn::ZERO,
             commit_told: None,
             in_flight: VecDeque::new(),
@@ -48,6 +52,7 @@ impl Progress {
     /// Sending begins (again) behind this position.
     pub(super) fn restart_at(&mut self, position: LogPosition) {
         self.sent = Some(position);
+        self.reached = self.reached.max(position.lsn);
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.reading = false;
@@ -57,6 +62,7 @@ impl Progress {
     /// Notes a message that was sent, up to `position`.
     pub(super) fn note_sent(&mut self, position: LogPosition, bytes: usize, commit: Lsn) {
         self.sent = Some(position);
+        self.reached = self.reached.max(position.lsn);
         self.commit_told = Some(commit);
         if bytes > 0 {
             self.in_flight.push_back((position.lsn, bytes));
@@ -66,10 +72,10 @@ impl Progress {
 
     /// Notes what the follower says is durable; false if it was never sent that far.
     pub(super) fn note_durable(&mut self, durable: Lsn) -> bool {
-        let Some(sent) = self.sent else {
+        if self.sent.is_none() {
             return true; // Said before its promise: an answer to a connection that is gone.
-        };
-        if durable > sent.lsn {
+        }
+        if durable > self.reached {
             return false;
         }
         self.durable = self.durable.max(durable);
@@ -112,7 +118,8 @@ impl Progress {
     #[cfg(feature = "sim")]
     pub(super) fn fingerprint(&self, into: &mut impl std::hash::Hasher) {
         use std::hash::Hash;
-        let Self { connected, sent, durable, commit_told, in_flight, in_flight_bytes: _, reading } = self;
+        let Self { connected, sent, reached, durable, commit_told, in_flight, in_flight_bytes: _, reading } = self;
+        reached.hash(into);
         (connected, sent.map(|at| (at.lsn, at.epoch, at.chain)), durable, commit_told, in_flight, reading).hash(into);
     }
 

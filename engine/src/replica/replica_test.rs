@@ -370,6 +370,30 @@ fn a_follower_that_was_away_is_fed_from_the_log_and_told_the_commit_position() {
     assert_eq!(world.committed(C), 4);
 }
 
+/// Found by exhaustive search: a follower's connection broke, so that it promised twice on the next one, once when its promise
+/// was durable and once when it was asked. At the second the leader began again with a read of its log, and took the
+/// acknowledgement of what it had sent before for one of what was never sent.
+#[test]
+fn an_acknowledgement_that_was_on_its_way_when_feeding_began_again_is_believed() {
+    let mut world = World::new();
+    world.elect(A);
+    let epoch = world.elect(A);
+    let end = LogPosition::origin(world.node(A).log.id);
+    let log = LogSummary { end, epochs: Vec::new() };
+    let promise = Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO };
+    let leader = world.node(A);
+    leader.said.clear();
+    leader.step(Input::Message { from: B, message: promise.clone() });
+    leader.answer_reads();
+    let fed = Some((epoch, Lsn::new(2)));
+    assert!(leader.sent.iter().any(|(to, message)| *to == B && message.appends() == fed));
+    leader.step(Input::Message { from: B, message: promise });
+    leader.step(Input::Message { from: B, message: Message::Appended { epoch, durable: Lsn::FIRST } });
+    assert!(leader.said.is_empty(), "{:?}", leader.said);
+    leader.step(Input::Message { from: B, message: Message::Appended { epoch, durable: Lsn::new(3) } });
+    assert!(leader.said.iter().any(|said| said.contains("ImpossibleAcknowledgement")), "{:?}", leader.said);
+}
+
 /// Found by exhaustive search: a follower crashed when the first epoch's start had reached its disk, and before it said so.
 /// Fed from where its log ended, it was sent nothing: nothing was behind that, and nothing was committed that it could have
 /// been told. Its answer was what the leader waited for.

@@ -9,8 +9,8 @@ use std::time::Duration;
 /// The small scopes: about a minute on one core.
 const QUICK: &[&str] = &[
     "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
-    "1:12 2:12 1:12 writes 3 crashes 1 breaks 1",
-    "1:123 2:123 writes 2",
+    "1:12 2:12 1:12 writes 3 crashes 1 breaks 1 reads",
+    "1:123 2:123 writes 2 reads",
     "1:123 2:123 writes 2 crashes 1",
     "=1:123 2:123 1:123 writes 1",
     "1:12 2:123 3:23 writes 3",
@@ -48,7 +48,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks` and `losses` with how many, and `prompt` for disks that take no time.
+    /// `breaks` and `losses` with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Scope>,
     /// Give a search up at so many states; then it proves nothing.

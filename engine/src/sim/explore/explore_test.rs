@@ -44,7 +44,7 @@ fn a_scope_that_makes_no_sense_is_refused() {
 /// Every world of a scope, by what it is and not by its numbers.
 fn worlds(scope: &Scope, verbatim: bool) -> BTreeSet<u128> {
     let fixed = Fixed::new(scope);
-    let mut steps = Steps::new(false);
+    let mut steps = Steps::new(scope);
     steps.verbatim = verbatim;
     let first = World::first(&fixed, &mut steps).unwrap();
     let mut seen = BTreeSet::new();

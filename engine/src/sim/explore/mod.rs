@@ -5,7 +5,7 @@
 //! [`Scope`] says how small; what it finds is [`Found`].
 //!
 //! What the model takes for granted: a connection keeps the order of its messages, and comes and goes for both ends at one
-//! moment; writes become durable in order; reads of the log take no time and see what is durable; a node that starts again
+//! moment; writes become durable in order; reads of the log see what is durable when they are done; a node that starts again
 //! has applied nothing.
 //!
 //! Open these in order: `scope` (what may happen), `world` (a state and its choices), `judge` (what must hold), `node` (the

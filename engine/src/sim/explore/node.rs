@@ -22,6 +22,8 @@ pub(super) enum Happening {
     },
     /// The oldest write under way becomes durable, and is reported.
     Syncs,
+    /// The oldest read of the log that was asked for is done.
+    Reads,
     /// The control plane assigns the shard to this node.
     Assigned(Assignment),
     /// It accepted the activation.
@@ -52,6 +54,8 @@ pub(super) struct Node {
     pub(super) id: NodeId,
     pub(super) replica: Replica,
     pub(super) log: ModelLog,
+    /// Reads of the log under way, in order.
+    pub(super) reads: VecDeque<(NodeId, LogPosition, ReadPurpose)>,
     /// The newest epoch whose promise was said, if the disk does not hold it: a promise that a crash would break.
     said: Epoch,
 }
@@ -147,7 +151,8 @@ impl Node {
             under_way: VecDeque::new(),
         };
         let node = node_id(place);
-        Self { id: node, replica: Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log), log, said: Epoch::ZERO }
+        let replica = Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log);
+        Self { id: node, replica, log, reads: VecDeque::new(), said: Epoch::ZERO }
     }
 
     /// One thing happens, and all that follows from it at this node.
@@ -157,6 +162,10 @@ impl Node {
             Happening::Hears { from, message } => Input::Message { from, message },
             Happening::Syncs => match self.log.sync() {
                 Some(ticket) => Input::Persisted(ticket),
+                None => return Ok(effects),
+            },
+            Happening::Reads => match self.reads.pop_front() {
+                Some((peer, after, purpose)) => Input::LogRead { peer, purpose, after, batches: self.log.read(after) },
                 None => return Ok(effects),
             },
             Happening::Assigned(assignment) => Input::Assign(assignment),
@@ -181,16 +190,13 @@ impl Node {
                 return Ok(effects);
             }
         };
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            let of = if let Input::Message { message: Message::Append { epoch, .. }, .. } = &input {
-                Some(*epoch)
-            } else {
-                None
-            };
-            for output in self.outputs(input)? {
-                inputs.extend(self.execute(output, of, &mut effects)?);
-            }
+        let of = if let Input::Message { message: Message::Append { epoch, .. }, .. } = &input {
+            Some(*epoch)
+        } else {
+            None
+        };
+        for output in self.outputs(input)? {
+            self.execute(output, of, &mut effects)?;
         }
         if self.said <= self.log.promise.epoch {
             self.said = Epoch::ZERO;
@@ -209,7 +215,7 @@ impl Node {
     }
 
     /// Executes an output of a step; `of` is the epoch of the append that it follows from.
-    fn execute(&mut self, output: Output, of: Option<Epoch>, to: &mut Vec<Effect>) -> Result<Option<Input>, Violation> {
+    fn execute(&mut self, output: Output, of: Option<Epoch>, to: &mut Vec<Effect>) -> Result<(), Violation> {
         match output {
             Output::Persist { ticket, write } => {
                 let said = self.said.max(self.log.promise.epoch);
@@ -226,19 +232,13 @@ impl Node {
                 }
                 to.push(Effect::Sends { to: peer, message });
             }
-            Output::ReadLog { peer, after, purpose, .. } => {
-                return Ok(Some(self.read(peer, after, purpose)));
-            }
+            Output::ReadLog { peer, after, purpose, .. } => self.reads.push_back((peer, after, purpose)),
             Output::Commit(lsn) => to.push(Effect::Commits(lsn)),
             Output::Activated(epoch) => to.push(Effect::Reports(epoch)),
             Output::Disconnect { peer, reason } => to.push(Effect::Disconnects { peer, reason }),
             Output::Serving(_) | Output::Superseded { .. } => {}
         }
-        Ok(None)
-    }
-
-    fn read(&self, peer: NodeId, after: LogPosition, purpose: ReadPurpose) -> Input {
-        Input::LogRead { peer, purpose, after, batches: self.log.read(after) }
+        Ok(())
     }
 
     /// The batch that the sequencer seals next.
@@ -251,13 +251,14 @@ impl Node {
     /// The process starts again, from the disk. Its state held nothing yet: so the replica knows of no commit.
     fn open(&mut self) {
         self.log.under_way.clear();
+        self.reads.clear();
         self.log.accepted = self.log.durable.clone();
         self.replica = Replica::open(self.id, self.log.id, self.log.promise, Lsn::ZERO, &self.log);
     }
 
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
-        let Self { id: _, replica, log, said } = self;
+        let Self { id: _, replica, log, reads, said } = self;
         let ModelLog { id: _, accepted, durable, promise, suspect, under_way } = log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);
@@ -265,7 +266,7 @@ impl Node {
             batches.len().hash(&mut into);
             batches.iter().for_each(|batch| position(&batch.position(), &mut into));
         }
-        (promise.epoch, promise.leader, suspect, said, under_way.len()).hash(&mut into);
+        (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
             match write {
                 LogWrite::Append(batch) => position(&batch.position(), &mut into),
@@ -276,6 +277,11 @@ impl Node {
                 LogWrite::Promise(bytes) => (2_u8, &bytes[..]).hash(&mut into),
                 LogWrite::Settle => 3_u8.hash(&mut into),
             }
+        }
+        for (peer, after, purpose) in reads {
+            let epoch = if let ReadPurpose::Fetch(epoch) = purpose { Some(epoch) } else { None };
+            (peer, epoch).hash(&mut into);
+            position(after, &mut into);
         }
         into.digest128()
     }

@@ -26,7 +26,7 @@ pub(super) struct Turn {
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 3_000, "{found:?}");
 ///
-/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 prompt";
+/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -46,6 +46,8 @@ pub struct Scope {
     pub(super) losses: u8,
     /// Writes are durable at once: for a scope that would be too large otherwise.
     pub(super) prompt: bool,
+    /// Reads of the log take time: other things happen before they are done.
+    pub(super) reads: bool,
     /// The search is given up at so many states.
     pub states_max: usize,
 }
@@ -62,6 +64,7 @@ impl std::str::FromStr for Scope {
             breaks: 0,
             losses: 0,
             prompt: false,
+            reads: false,
             states_max: usize::MAX,
         };
         let mut words = text.split_whitespace();
@@ -76,6 +79,7 @@ impl std::str::FromStr for Scope {
                 "breaks" => scope.breaks = count()?,
                 "losses" => scope.losses = count()?,
                 "prompt" => scope.prompt = true,
+                "reads" => scope.reads = true,
                 epoch => {
                     scope.turns.push(turn(epoch.trim_start_matches('='))?);
                     scope.settled = if epoch.starts_with('=') { scope.turns.len() } else { scope.settled };
@@ -140,7 +144,8 @@ impl std::fmt::Display for Scope {
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, " {what} {count}")?;
         }
-        f.write_str(if self.prompt { " prompt" } else { "" })
+        f.write_str(if self.prompt { " prompt" } else { "" })?;
+        f.write_str(if self.reads { " reads" } else { "" })
     }
 }
 

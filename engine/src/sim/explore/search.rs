@@ -70,7 +70,7 @@ impl Paths {
 pub fn explore(scope: &Scope) -> Found {
     let mut search = Search {
         fixed: Fixed::new(scope),
-        steps: Steps::new(scope.prompt),
+        steps: Steps::new(scope),
         seen: Ids::default(),
         paths: Paths::default(),
         transitions: 0,

@@ -5,7 +5,7 @@
 
 use super::ids::Ids;
 use super::node::{Effect, Happening, Node};
-use super::scope::{NODES, place};
+use super::scope::{NODES, Scope, place};
 use crate::model::{Epoch, LogPosition, Lsn, Message};
 use crate::replica::DisconnectReason;
 use crate::sim::Violation;
@@ -37,6 +37,7 @@ pub(super) struct Facts {
     pub(super) committed: Lsn,
     pub(super) suspect: Option<Lsn>,
     pub(super) under_way: u8,
+    pub(super) reads: bool,
     pub(super) leads: bool,
     pub(super) serves: bool,
 }
@@ -63,6 +64,8 @@ struct Step {
 pub(super) struct Steps {
     /// Whether writes are durable at once.
     prompt: bool,
+    /// Whether reads of the log take time.
+    reads: bool,
     /// Whether nodes are the same only if they are so in everything, tickets too: what a test compares with.
     pub(super) verbatim: bool,
     node_ids: Ids,
@@ -84,8 +87,8 @@ pub(super) struct Steps {
 }
 
 impl Steps {
-    pub(super) fn new(prompt: bool) -> Self {
-        Self { prompt, ..Self::default() }
+    pub(super) fn new(scope: &Scope) -> Self {
+        Self { prompt: scope.prompt, reads: scope.reads, ..Self::default() }
     }
 
     pub(super) fn node(&self, id: u32) -> &Node {
@@ -155,6 +158,7 @@ impl Steps {
             committed: node.replica.committed(),
             suspect: node.log.suspect,
             under_way: u8::try_from(node.log.under_way.len()).unwrap_or(u8::MAX),
+            reads: !node.reads.is_empty(),
             leads: node.replica.phase().is_some(),
             serves: node.is_serving(),
         }
@@ -193,8 +197,15 @@ impl Steps {
         let mut stepped = self.node(node).clone();
         let from = stepped.id;
         let mut effects = stepped.step(self.happening(happening).clone())?;
-        while self.prompt && !stepped.log.under_way.is_empty() {
-            effects.extend(stepped.step(Happening::Syncs)?);
+        loop {
+            let next = if !self.reads && !stepped.reads.is_empty() {
+                Happening::Reads
+            } else if self.prompt && !stepped.log.under_way.is_empty() {
+                Happening::Syncs
+            } else {
+                break;
+            };
+            effects.extend(stepped.step(next)?);
         }
         let next = self.add_node(stepped);
         let mut outcomes = Vec::new();
@@ -246,11 +257,12 @@ const FREQUENT: usize = 32;
 fn frequent(happening: &Happening) -> Option<usize> {
     match happening {
         Happening::Syncs => Some(0),
+        Happening::Reads => Some(FREQUENT - 1),
         Happening::Writes => Some(1),
         Happening::Loses => Some(2),
         Happening::Up(peer) => Some(3 + place(*peer)),
         Happening::Down(peer) => Some(3 + NODES + place(*peer)),
-        Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)),
+        Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 1),
         Happening::Hears { .. } | Happening::Assigned(_) | Happening::Accepted(_) => None,
     }
 }
@@ -273,6 +285,7 @@ pub(super) fn key(happening: &Happening) -> u128 {
         Happening::Down(peer) => (6_u8, peer).hash(&mut into),
         Happening::Crashes { survive } => (7_u8, survive).hash(&mut into),
         Happening::Loses => 8_u8.hash(&mut into),
+        Happening::Reads => 9_u8.hash(&mut into),
     }
     into.digest128()
 }

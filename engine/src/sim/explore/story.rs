@@ -1,9 +1,9 @@
 //! A path through the worlds, in sentences.
 
 use super::judge::text;
-use super::node::{Effect, Happening};
-use super::scope::{Scope, place};
-use super::steps::Steps;
+use super::node::Happening;
+use super::scope::Scope;
+use super::steps::{Outcome, Steps};
 use super::world::{Action, Fixed, World};
 use crate::model::{Message, NodeId};
 use crate::replica::{LogWrite, Promise};
@@ -63,30 +63,35 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
         }
         Action::Break(low, high) => format!("the connection of nodes {} and {} breaks", low + 1, high + 1),
         Action::Connect(low, high) => format!("nodes {} and {} connect", low + 1, high + 1),
+        Action::Read(node) => format!("node {} has read its log", node + 1),
         Action::Write(node) => format!("node {} seals a batch", node + 1),
     }
 }
 
 /// What the node that acts then says and commits.
-fn consequences(steps: &Steps, world: &World, action: Action) -> String {
+fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
     let (node, happening) = match action {
         Action::Deliver(from, to) => match world.oldest(from, to) {
-            Some(id) => (to, steps.happening(id).clone()),
+            Some(id) => (to, id),
             None => return String::new(),
         },
-        Action::Sync(node) => (node, Happening::Syncs),
-        Action::Write(node) => (node, Happening::Writes),
+        Action::Sync(node) => (node, steps.add_happening(Happening::Syncs)),
+        Action::Read(node) => (node, steps.add_happening(Happening::Reads)),
+        Action::Write(node) => (node, steps.add_happening(Happening::Writes)),
         _ => return String::new(),
     };
-    let mut stepped = steps.node(world.nodes[node]).clone();
-    let Ok(effects) = stepped.step(happening) else { return String::new() };
+    let outcomes =
+        steps.step(world.nodes[node], happening).map_or_else(|_| Vec::new(), |(_, outcomes)| outcomes.to_vec());
     let mut told: Vec<String> = Vec::new();
-    for effect in effects {
-        told.push(match effect {
-            Effect::Sends { to, message } => format!("tells node {} {}", to.get(), said(&message)),
-            Effect::Commits(lsn) => format!("commits up to {lsn}"),
-            Effect::Reports(epoch) => format!("reports epoch {} as activated", epoch.term),
-            Effect::Disconnects { peer, reason } => format!("disconnects node {}: {reason}", place(peer) + 1),
+    for outcome in outcomes {
+        told.push(match outcome {
+            Outcome::Sends { to, happening } => match steps.happening(happening) {
+                Happening::Hears { message, .. } => format!("tells node {} {}", to + 1, said(message)),
+                _ => continue,
+            },
+            Outcome::Commits(position) => format!("commits {}", text(&steps.position(position))),
+            Outcome::Reports(epoch) => format!("reports epoch {} as activated", epoch.term),
+            Outcome::Disconnects { peer, reason } => format!("disconnects node {}: {reason}", peer + 1),
         });
     }
     if told.is_empty() { String::new() } else { format!("; it {}", told.join(", ")) }

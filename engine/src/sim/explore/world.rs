@@ -37,6 +37,8 @@ pub(super) enum Action {
     Connect(usize, usize),
     /// The leader seals a batch.
     Write(usize),
+    /// The oldest read of a log is done.
+    Read(usize),
 }
 
 impl Action {
@@ -53,6 +55,7 @@ impl Action {
             Self::Break(low, high) => (7, low, high),
             Self::Connect(low, high) => (8, low, high),
             Self::Write(node) => (9, node, 0),
+            Self::Read(node) => (10, node, 0),
         };
         (kind << 12 | a << 8 | b) as u16
     }
@@ -69,7 +72,8 @@ impl Action {
             6 => Self::Lose(a),
             7 => Self::Break(a, b),
             8 => Self::Connect(a, b),
-            _ => Self::Write(a),
+            9 => Self::Write(a),
+            _ => Self::Read(a),
         }
     }
 }
@@ -157,6 +161,7 @@ impl World {
             }
         }
         into.extend((0..NODES).filter(|node| steps.facts(self.nodes[*node]).under_way > 0).map(Action::Sync));
+        into.extend((0..NODES).filter(|node| steps.facts(self.nodes[*node]).reads).map(Action::Read));
         into.extend(PAIRS.into_iter().filter(|(low, high)| scope.talk(*low, *high)).filter_map(|(low, high)| {
             if !self.is_up(low, high) {
                 return Some(Action::Connect(low, high));
@@ -222,6 +227,7 @@ impl World {
                     world.step(fixed, steps, to, happening)?;
                 }
             }
+            Action::Read(node) => world.happens(fixed, steps, node, Happening::Reads)?,
             Action::Sync(node) => world.happens(fixed, steps, node, Happening::Syncs)?,
             Action::Crash(node, survive) => {
                 world.crashes -= 1;
