@@ -23,7 +23,7 @@ pub struct Found {
     /// Different states of the world.
     pub states: usize,
     /// Choices that were followed.
-    pub transitions: u64,
+    pub transitions: usize,
     /// The most choices from the first state to any, or to what is broken.
     pub depth: usize,
     /// Different steps of a node that were executed.
@@ -89,7 +89,7 @@ struct Search<'a> {
     steps: Steps,
     seen: Ids,
     paths: Paths,
-    transitions: u64,
+    transitions: usize,
     depth: usize,
     activated: [u64; EPOCHS_MAX],
     quiet: u64,
