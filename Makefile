@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim models examples mutants bench bench-wal bench-net bench-engine bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim model models examples mutants bench bench-wal bench-net bench-engine bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -49,6 +49,12 @@ ifndef SEED
 endif
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" "$$@"' sim $(if $(SEED),--seed $(SEED) --trace,--seeds $(SEEDS))
 
+model: ## [ARGS=...] Every order of events of a few replicas, epochs and faults, the real core under search; ARGS=--quick in a minute
+	@.make/setup rust
+	@$(IN) .make/with-progress - "building the simulator (no C++ in it)" \
+	  cargo build --profile sim -p towline --no-default-features --features sim --bin towline-sim
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/sim/towline-sim" model "$$@"' model $(ARGS)
+
 models: ## The log's threads, and the engine's queue, bells and receipts: each test in 10,000 orders of steps or more
 	@.make/setup rust
 	@$(IN) .make/models
@@ -58,7 +64,7 @@ examples: ## The example programs: a ledger rebuilt from its feed, flights whose
 	@$(IN) .make/with-progress debug "building the examples" cargo build $(ALL) --examples --bin towline
 	@$(IN) .make/examples
 
-mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that no seed notices
+mutants: ## [SEEDS=n] Plants each known bug in turn; fails for one that neither a seed nor the search notices
 	@.make/setup rust
 	@$(IN) .make/with-progress - "building the simulator with planted bugs" \
 	  cargo build --profile sim -p towline --no-default-features --features sim,mutants --bin towline-sim

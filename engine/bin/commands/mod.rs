@@ -97,7 +97,10 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Status(args) => asynchronously(status::run(args)),
         Command::Cert(command) => cert::run(&command),
         Command::Wal(command) => wal::run(&command),
-        Command::Sim(args) => Ok(towline::sim::run(&args)),
+        Command::Sim(args) => {
+            let begun = std::time::Instant::now();
+            Ok(towline::sim::run(&args, &|| begun.elapsed()))
+        }
         Command::Demo(args) => asynchronously(demo::run(args)),
     }
 }

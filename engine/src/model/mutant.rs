@@ -34,11 +34,37 @@ pub enum Mutant {
     Overtake,
     /// I7: a leader serves a read before a majority has confirmed that it promised nothing newer.
     ReadUnconfirmed,
+    /// I3: a follower says its promise before it is durable.
+    SkipPromiseSync,
+    /// I1, I3: a new leader waits for no promise but its own.
+    SkipFence,
+    /// I1: a new leader counts the promises of its own voters, not of the last activated ones.
+    FenceNewVoters,
+    /// I1: the master has the voters of the last assignment fenced, though it was never activated.
+    FenceAssigned,
+    /// I1, I3: the master accepts the activation of an assignment that is not the newest.
+    AcceptSuperseded,
+    /// I1: a new leader takes over the longest log instead of the newest epoch's.
+    LongestLog,
+    /// I1: a new leader starts its epoch before it has fetched what it lacks.
+    StartBeforeAdoption,
+    /// I1, I3: a leader commits an older epoch's batch by its count, before its own epoch is activated.
+    CommitOldEpoch,
+    /// I1: a follower acknowledges what is durable, whether or not it equals the leader's log.
+    AcknowledgeUnmatched,
+    /// I2: a follower takes the leader's commit position for its own log, whether or not that equals the leader's.
+    CommitUnmatched,
+    /// I1: a follower takes what equalled an older epoch's log for what equals the new one's.
+    KeepMatched,
+    /// I1: a new leader counts the promise of a voter that may have lost the end of its log like any other.
+    TrustDoubt,
+    /// I1: a voter that may have lost the end of its log says no more so after its first promise.
+    SettleEarly,
 }
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 22] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -49,7 +75,26 @@ impl Mutant {
         Self::ExecuteAgain,
         Self::Overtake,
         Self::ReadUnconfirmed,
+        Self::SkipPromiseSync,
+        Self::SkipFence,
+        Self::FenceNewVoters,
+        Self::FenceAssigned,
+        Self::AcceptSuperseded,
+        Self::LongestLog,
+        Self::StartBeforeAdoption,
+        Self::CommitOldEpoch,
+        Self::AcknowledgeUnmatched,
+        Self::CommitUnmatched,
+        Self::KeepMatched,
+        Self::TrustDoubt,
+        Self::SettleEarly,
     ];
+
+    /// Whether it is a rule of the replicas' agreement, which exhaustive search looks at, and not of what is applied.
+    #[must_use]
+    pub const fn is_of_replica(self) -> bool {
+        !matches!(self, Self::ApplyTwice | Self::ExecuteAgain | Self::Overtake)
+    }
 
     /// Its name on the command line.
     #[must_use]
@@ -65,6 +110,19 @@ impl Mutant {
             Self::ExecuteAgain => "execute-again",
             Self::Overtake => "overtake",
             Self::ReadUnconfirmed => "read-unconfirmed",
+            Self::SkipPromiseSync => "skip-promise-sync",
+            Self::SkipFence => "skip-fence",
+            Self::FenceNewVoters => "fence-new-voters",
+            Self::FenceAssigned => "fence-assigned",
+            Self::AcceptSuperseded => "accept-superseded",
+            Self::LongestLog => "longest-log",
+            Self::StartBeforeAdoption => "start-before-adoption",
+            Self::CommitOldEpoch => "commit-old-epoch",
+            Self::AcknowledgeUnmatched => "acknowledge-unmatched",
+            Self::CommitUnmatched => "commit-unmatched",
+            Self::KeepMatched => "keep-matched",
+            Self::TrustDoubt => "trust-doubt",
+            Self::SettleEarly => "settle-early",
         }
     }
 }

@@ -23,8 +23,11 @@ pub(super) struct PromisedLog {
 /// like any other, but proves nothing about what that suffix held: so either the voters with whole logs are a
 /// majority by themselves, or every voter has spoken and nobody is left to ask (I1).
 pub(super) fn enough(fence: &[NodeId], promises: &BTreeMap<NodeId, PromisedLog>) -> bool {
+    if planted(Mutant::SkipFence) {
+        return true;
+    }
     let spoken = fence.iter().filter_map(|voter| promises.get(voter));
-    let whole = spoken.clone().filter(|promise| promise.suspect.is_none()).count();
+    let whole = spoken.clone().filter(|promise| promise.suspect.is_none() || planted(Mutant::TrustDoubt)).count();
     let majority = majority_of(fence.len());
     whole >= majority || spoken.count() == fence.len()
 }
@@ -34,7 +37,7 @@ pub(super) fn best(own: NodeId, fence: &[NodeId], promises: &BTreeMap<NodeId, Pr
     if planted(Mutant::SkipAdoption) {
         return own;
     }
-    let rank = |node: &NodeId| promises.get(node).map(|promise| (promise.log.end.epoch, promise.log.end.lsn));
+    let rank = |node: &NodeId| promises.get(node).map(|promise| rank(&promise.log));
     let mut chosen = own;
     for voter in fence {
         if rank(voter) > rank(&chosen) {
@@ -42,6 +45,14 @@ pub(super) fn best(own: NodeId, fence: &[NodeId], promises: &BTreeMap<NodeId, Pr
         }
     }
     chosen
+}
+
+/// How good a log is: the newer epoch wins, and of one epoch the longer log.
+pub(super) fn rank(log: &LogSummary) -> (Epoch, Lsn) {
+    if planted(Mutant::LongestLog) {
+        return (Epoch { version: log.end.lsn.get(), term: 0 }, log.end.lsn);
+    }
+    (log.end.epoch, log.end.lsn)
 }
 
 /// The last LSN up to which two logs are certainly the same.

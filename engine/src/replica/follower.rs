@@ -48,7 +48,12 @@ impl Replica {
                 let message = Message::Refused { epoch, promised: self.promise.epoch };
                 out.push(Output::Send { to: from, message });
             }
-            Verdict::New => self.make_promise(Promise { epoch, leader: Some(leader) }, out),
+            Verdict::New => {
+                self.make_promise(Promise { epoch, leader: Some(leader) }, out);
+                if planted(Mutant::SkipPromiseSync) {
+                    self.say_promise(from, log, out);
+                }
+            }
             Verdict::Kept => {
                 let pending = |purpose: &Purpose| matches!(purpose, Purpose::Promise(_));
                 if !self.under_way.iter().any(|(_, purpose)| pending(purpose)) {
@@ -64,7 +69,9 @@ impl Replica {
         assert!(promise.epoch > self.promise.epoch, "I3: promises only rise");
         let led = self.end_leadership(out);
         self.promise = promise;
-        self.matched = Lsn::ZERO;
+        if !planted(Mutant::KeepMatched) {
+            self.matched = Lsn::ZERO;
+        }
         self.told_since_doubt = None;
         match promise.encode() {
             // DURABLE: said only after this is synced (attacked by `a_promise_is_said_only_when_it_is_durable`).
@@ -145,7 +152,8 @@ impl Replica {
         }
         self.matched = self.matched.max(last.lsn);
         self.told_since_doubt.get_or_insert(commit);
-        self.learn_commit(commit.min(self.matched), out);
+        let ours = if planted(Mutant::CommitUnmatched) { self.end.lsn } else { self.matched };
+        self.learn_commit(commit.min(ours), out);
         self.settle_doubt(out);
         let nothing_to_sync = self.under_way.iter().all(|(_, purpose)| matches!(purpose, Purpose::Settle));
         if nothing_to_sync || planted(Mutant::AcknowledgeBeforeSync) {
@@ -157,7 +165,7 @@ impl Replica {
     pub(super) fn acknowledge(&self, out: &mut Vec<Output>) {
         let Some(leader) = self.promise.leader else { return };
         let synced = if planted(Mutant::AcknowledgeBeforeSync) { self.end.lsn } else { self.durable.lsn };
-        let durable = self.matched.min(synced);
+        let durable = if planted(Mutant::AcknowledgeUnmatched) { synced } else { self.matched.min(synced) };
         if leader != self.id && self.connected.contains(&leader) && self.matched > Lsn::ZERO {
             let message = Message::Appended { epoch: self.promise.epoch, durable };
             out.push(Output::Send { to: leader, message });

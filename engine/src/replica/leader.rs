@@ -64,11 +64,11 @@ pub enum Phase {
 }
 
 /// What a replica holds while it leads.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Leadership {
     pub(super) assignment: Assignment,
-    phase: Phase,
-    promises: BTreeMap<NodeId, PromisedLog>,
+    pub(super) phase: Phase,
+    pub(super) promises: BTreeMap<NodeId, PromisedLog>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
     pub(super) start: Option<Lsn>,
@@ -184,14 +184,15 @@ impl Replica {
     fn try_adopt(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let id = self.id;
         let Some(leadership) = self.leadership.as_mut() else { return };
-        let fence = &leadership.assignment.fence;
+        let Assignment { fence, voters, .. } = &leadership.assignment;
+        let fence = if planted(Mutant::FenceNewVoters) { voters } else { fence };
         if !leadership.promises.contains_key(&id) || !adopt::enough(fence, &leadership.promises) {
             return;
         }
         let source = adopt::best(id, fence, &leadership.promises);
         let Some(theirs) = leadership.promises.get(&source).map(|promise| promise.log.clone()) else { return };
         let ours = self.summary(log);
-        if source == id || (theirs.end.epoch, theirs.end.lsn) <= (ours.end.epoch, ours.end.lsn) {
+        if source == id || adopt::rank(&theirs) <= adopt::rank(&ours) {
             self.start_epoch(now_micros, log, out);
             return;
         }
@@ -210,6 +211,10 @@ impl Replica {
         };
         if let Some(leadership) = &mut self.leadership {
             leadership.phase = Phase::Adopting { source, target: theirs.end };
+        }
+        if planted(Mutant::StartBeforeAdoption) {
+            self.start_epoch(now_micros, log, out);
+            return;
         }
         out.push(Output::Send { to: source, message });
     }
@@ -325,7 +330,10 @@ impl Replica {
         }
         // I1, I3: nothing of an epoch commits before it is activated, and nothing older by its own count.
         let activated = leadership.phase == Phase::Serving || planted(Mutant::CommitBeforeActivation);
-        if activated && secured >= start {
+        if planted(Mutant::CommitOldEpoch) && !activated {
+            let older = secured.min(start.prev());
+            self.learn_commit(older, out);
+        } else if activated && secured >= start {
             self.learn_commit(secured.min(self.end.lsn), out);
             self.begin_round(out);
         }

@@ -19,6 +19,8 @@ mod adopt;
 mod adopt_test;
 mod commit;
 mod feed;
+#[cfg(feature = "sim")]
+mod fingerprint;
 mod follower;
 mod leader;
 mod progress;
@@ -31,6 +33,7 @@ mod replica_test;
 mod step;
 
 use crate::model::limits::EPOCHS_NAMED_MAX;
+use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId};
 use leader::Leadership;
 use std::collections::VecDeque;
@@ -76,7 +79,7 @@ pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, 
 /// assert!(replica.proposal_position().is_some(), "it takes writes");
 /// # Ok::<(), &str>(())
 /// ```
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Replica {
     id: NodeId,
     log_id: LogId,
@@ -306,6 +309,11 @@ impl Replica {
     /// epoch's start. What it acknowledged in this epoch counted for no more than the leader had committed when it
     /// heard of the doubt, and the first commit position that it told since is no less. A leader itself has adopted.
     fn settle_doubt(&mut self, out: &mut Vec<Output>) {
+        let promised = self.under_way.is_empty() && self.promise.leader.is_some();
+        if self.suspect.is_some() && planted(Mutant::SettleEarly) && promised {
+            self.suspect = None;
+            self.persist(LogWrite::Settle, Purpose::Settle, out);
+        }
         if self.suspect.is_none() || self.durable.epoch != self.promise.epoch {
             return;
         }

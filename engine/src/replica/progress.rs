@@ -10,10 +10,13 @@ pub(super) struct Progress {
     connected: bool,
     /// Everything up to here was sent on the present connection; none until the follower's promise is here.
     sent: Option<LogPosition>,
+    /// The most that was ever sent on the present connection: when feeding begins again further back, what was sent before
+    /// may be acknowledged all the same.
+    reached: Lsn,
     /// Durable there and equal to this leader's log, said in this epoch.
     durable: Lsn,
-    /// The commit position that it was told last.
-    commit_told: Lsn,
+    /// The commit position that it was told last; none until it is told one, since feeding began (again).
+    commit_told: Option<Lsn>,
     /// Sent and not yet durable there: last LSN and bytes of each message.
     in_flight: VecDeque<(Lsn, usize)>,
     in_flight_bytes: usize,
@@ -26,8 +29,9 @@ impl Progress {
         Self {
             connected,
             sent: None,
+            reached: Lsn::ZERO,
             durable: Lsn::ZERO,
-            commit_told: Lsn::ZERO,
+            commit_told: None,
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             reading: false,
@@ -48,16 +52,18 @@ impl Progress {
     /// Sending begins (again) behind this position.
     pub(super) fn restart_at(&mut self, position: LogPosition) {
         self.sent = Some(position);
+        self.reached = self.reached.max(position.lsn);
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.reading = false;
-        self.commit_told = Lsn::ZERO;
+        self.commit_told = None;
     }
 
     /// Notes a message that was sent, up to `position`.
     pub(super) fn note_sent(&mut self, position: LogPosition, bytes: usize, commit: Lsn) {
         self.sent = Some(position);
-        self.commit_told = commit;
+        self.reached = self.reached.max(position.lsn);
+        self.commit_told = Some(commit);
         if bytes > 0 {
             self.in_flight.push_back((position.lsn, bytes));
             self.in_flight_bytes += bytes;
@@ -66,10 +72,10 @@ impl Progress {
 
     /// Notes what the follower says is durable; false if it was never sent that far.
     pub(super) fn note_durable(&mut self, durable: Lsn) -> bool {
-        let Some(sent) = self.sent else {
+        if self.sent.is_none() {
             return true; // Said before its promise: an answer to a connection that is gone.
-        };
-        if durable > sent.lsn {
+        }
+        if durable > self.reached {
             return false;
         }
         self.durable = self.durable.max(durable);
@@ -108,9 +114,22 @@ impl Progress {
         FOLLOWER_WINDOW_BYTES.saturating_sub(self.in_flight_bytes)
     }
 
+    /// What of it decides what its leader does next, as a hash.
+    #[cfg(feature = "sim")]
+    pub(super) fn fingerprint(&self, into: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let Self { connected, sent, reached, durable, commit_told, in_flight, in_flight_bytes: _, reading } = self;
+        reached.hash(into);
+        (connected, sent.map(|at| (at.lsn, at.epoch, at.chain)), durable, commit_told, in_flight, reading).hash(into);
+    }
+
     /// Whether a message with nothing but the commit position is worth sending: the follower is idle, and does
     /// not know it. (A busy one learns it with its next batches.)
+    ///
+    /// One that was told none yet is always worth it, though nothing be committed: it may hold all of the log already, and its
+    /// answer is how the leader learns so. Otherwise a leader whose start is durable everywhere might wait for ever.
     pub(super) fn wants_commit(&self, commit: Lsn) -> bool {
-        self.connected && self.sent.is_some() && self.in_flight.is_empty() && self.commit_told < commit
+        let untold = self.commit_told.is_none_or(|told| told < commit);
+        self.connected && self.sent.is_some() && self.in_flight.is_empty() && untold
     }
 }

@@ -370,6 +370,52 @@ fn a_follower_that_was_away_is_fed_from_the_log_and_told_the_commit_position() {
     assert_eq!(world.committed(C), 4);
 }
 
+/// Found by exhaustive search: a follower's connection broke, so that it promised twice on the next one, once when its promise
+/// was durable and once when it was asked. At the second the leader began again with a read of its log, and took the
+/// acknowledgement of what it had sent before for one of what was never sent.
+#[test]
+fn an_acknowledgement_that_was_on_its_way_when_feeding_began_again_is_believed() {
+    let mut world = World::new();
+    world.elect(A);
+    let epoch = world.elect(A);
+    let end = LogPosition::origin(world.node(A).log.id);
+    let log = LogSummary { end, epochs: Vec::new() };
+    let promise = Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO };
+    let leader = world.node(A);
+    leader.said.clear();
+    leader.step(Input::Message { from: B, message: promise.clone() });
+    leader.answer_reads();
+    let fed = Some((epoch, Lsn::new(2)));
+    assert!(leader.sent.iter().any(|(to, message)| *to == B && message.appends() == fed));
+    leader.step(Input::Message { from: B, message: promise });
+    leader.step(Input::Message { from: B, message: Message::Appended { epoch, durable: Lsn::FIRST } });
+    assert!(leader.said.is_empty(), "{:?}", leader.said);
+    leader.step(Input::Message { from: B, message: Message::Appended { epoch, durable: Lsn::new(3) } });
+    assert!(leader.said.iter().any(|said| said.contains("ImpossibleAcknowledgement")), "{:?}", leader.said);
+}
+
+/// Found by exhaustive search: a follower crashed when the first epoch's start had reached its disk, and before it said so.
+/// Fed from where its log ended, it was sent nothing: nothing was behind that, and nothing was committed that it could have
+/// been told. Its answer was what the leader waited for.
+#[test]
+fn a_follower_that_comes_back_with_all_of_the_log_is_asked_about_it_though_nothing_is_committed() {
+    let mut world = World::new();
+    world.cut(A, C);
+    world.assign(A);
+    world.deliver();
+    world.node(A).sync();
+    world.node(B).sync();
+    world.deliver();
+    world.node(A).sync();
+    world.cut(A, B);
+    world.node(B).log.durable = 1;
+    world.node(B).crash(B);
+    assert_eq!(world.node(B).log.end().lsn, Lsn::FIRST, "it holds the epoch's start");
+    world.connect(A, B);
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+}
+
 #[test]
 fn an_acknowledgement_of_what_was_never_sent_closes_the_connection() {
     let mut world = World::new();

@@ -1,10 +1,12 @@
 //! The command `towline sim`: many seeds, their totals, and a verdict.
 
+use super::explore::{ModelArgs, run_model};
 use super::fault::{FaultKind, Totals};
 use super::world::{Run, run_seed};
 use clap::Parser;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// From this many seeds on, a kind of fault that was never drawn is a failure: the run proves less than it says.
 const SEEDS_THAT_DRAW_ALL: u64 = 50;
@@ -13,7 +15,11 @@ const REPEATED: u64 = 100;
 
 /// Runs the simulator over many seeds.
 #[derive(Debug, Clone, Parser)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Args {
+    /// What else to do than to run seeds.
+    #[command(subcommand)]
+    pub command: Option<Command>,
     /// How many seeds to run.
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u64).range(1..))]
     pub seeds: u64,
@@ -34,20 +40,35 @@ pub struct Args {
     pub json: bool,
 }
 
+/// What the simulator does besides running seeds.
+#[derive(Debug, Clone, clap::Subcommand)]
+#[non_exhaustive]
+pub enum Command {
+    /// Searches every order of events of a few nodes, epochs and faults.
+    Model(ModelArgs),
+}
+
 /// Runs the command. The exit code is 0 when no seed failed (with `--mutant`: when one did).
+///
+/// `clock` tells the time since any moment: how long a search took is printed.
 ///
 /// ```
 /// use clap::Parser;
 /// use std::process::ExitCode;
+/// use std::time::Duration;
 /// use towline::sim::{Args, run};
 /// let args = Args::try_parse_from(["towline sim", "--first", "8", "--seeds", "1"])?;
-/// assert_eq!(run(&args), ExitCode::SUCCESS, "and the totals are printed");
+/// assert_eq!(run(&args, &|| Duration::ZERO), ExitCode::SUCCESS, "and the totals are printed");
 /// assert!(Args::try_parse_from(["towline sim", "--seeds", "0"]).is_err(), "which would prove nothing");
 /// # Ok::<(), clap::Error>(())
 /// ```
 #[must_use]
-pub fn run(args: &Args) -> ExitCode {
-    match execute(args) {
+pub fn run(args: &Args, clock: &dyn Fn() -> Duration) -> ExitCode {
+    let good = match &args.command {
+        Some(Command::Model(args)) => run_model(args, clock),
+        None => execute(args),
+    };
+    match good {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(sentence) => {
@@ -113,7 +134,7 @@ fn caught(seed: u64, tell: bool) -> Run {
 }
 
 #[cfg(feature = "mutants")]
-fn plant(name: &str) -> Result<(), String> {
+pub(super) fn plant(name: &str) -> Result<(), String> {
     use crate::model::mutant::{Mutant, plant};
     let mutant = Mutant::ALL.into_iter().find(|mutant| mutant.name() == name);
     let Some(mutant) = mutant else {
@@ -125,7 +146,7 @@ fn plant(name: &str) -> Result<(), String> {
 }
 
 #[cfg(not(feature = "mutants"))]
-fn plant(name: &str) -> Result<(), String> {
+pub(super) fn plant(name: &str) -> Result<(), String> {
     Err(format!("mutant {name:?} can't be planted: this program was built without the feature `mutants`"))
 }
 
@@ -203,6 +224,6 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
 }
 
 /// Prints; a closed pipe is the reader's choice, not our failure.
-fn say(to: &mut dyn std::io::Write, text: &str) {
+pub(super) fn say(to: &mut dyn std::io::Write, text: &str) {
     drop(writeln!(to, "{text}"));
 }

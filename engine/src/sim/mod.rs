@@ -12,11 +12,14 @@
 //! members of the last activated assignment must converge. I1 to I6 are checked while it runs, from outside
 //! ([`Violation`]).
 
+use command::{plant, say};
+
 mod chance;
 mod checker;
 mod command;
 mod drive;
 mod event;
+mod explore;
 mod fault;
 mod master;
 mod mischief;
@@ -33,6 +36,7 @@ mod world;
 mod world_test;
 
 pub use checker::Violation;
-pub use command::{Args, run};
+pub use command::{Args, Command, run};
+pub use explore::{Found, ModelArgs, Scope, explore};
 pub use fault::{FaultKind, Totals};
 pub use world::{Run, run_seed};

@@ -1,0 +1,90 @@
+//! What of a replica decides what it does next, as a hash: an exhaustive search takes two replicas for one by it.
+//!
+//! Every field is named here, so that a new one does not compile before it is decided whether it counts. One that is
+//! left out by mistake makes the search blind; one that is left in without need makes it slow.
+
+use super::leader::Leadership;
+use super::{Phase, Purpose, Replica};
+use crate::model::{Assignment, LogPosition};
+use std::hash::{Hash, Hasher};
+use towline_wal::Batch;
+
+impl Replica {
+    /// Feeds the hash.
+    ///
+    /// Tickets are left out: they rise by one, so that how many writes are under way says all that matters of them.
+    /// So is what nothing reads any more: the first commit position that was told, once the log is whole.
+    pub(crate) fn fingerprint(&self, into: &mut impl Hasher) {
+        let Self {
+            id,
+            log_id: _,
+            promise,
+            end,
+            durable,
+            committed,
+            matched,
+            suspect,
+            told_since_doubt,
+            leadership,
+            connected,
+            next_ticket: _,
+            under_way,
+        } = self;
+        (id, promise.epoch, promise.leader).hash(into);
+        position(end, into);
+        position(durable, into);
+        (committed, matched, suspect, told_since_doubt.filter(|_| suspect.is_some()), connected).hash(into);
+        under_way.len().hash(into);
+        for (_, purpose) in under_way {
+            match purpose {
+                Purpose::Extend(to) => position(to, into),
+                Purpose::Truncate => 1_u8.hash(into),
+                Purpose::Settle => 2_u8.hash(into),
+                Purpose::Promise(promise) => (3_u8, promise.epoch, promise.leader).hash(into),
+            }
+        }
+        leadership.is_some().hash(into);
+        if let Some(leadership) = leadership {
+            leadership.fingerprint(into);
+        }
+    }
+}
+
+impl Leadership {
+    /// The promises are read until the epoch's start is written, and never again.
+    fn fingerprint(&self, into: &mut impl Hasher) {
+        let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _ } = self;
+        let Assignment { log: _, epoch, leader, voters, learners, fence, shard: _ } = assignment;
+        (epoch, leader, voters, learners, fence, start).hash(into);
+        match phase {
+            Phase::Fencing => 0_u8.hash(into),
+            Phase::Adopting { source, target } => {
+                (1_u8, source).hash(into);
+                position(target, into);
+            }
+            Phase::Starting => 2_u8.hash(into),
+            Phase::Activating => 3_u8.hash(into),
+            Phase::Serving => 4_u8.hash(into),
+        }
+        if start.is_none() {
+            promises.len().hash(into);
+            for (node, promise) in promises {
+                (node, promise.suspect, &promise.log.epochs).hash(into);
+                position(&promise.log.end, into);
+            }
+        }
+        progress.len().hash(into);
+        for (node, progress) in progress {
+            node.hash(into);
+            progress.fingerprint(into);
+        }
+        tail.len().hash(into);
+        for batch in tail {
+            position(&Batch::position(batch), into);
+        }
+    }
+}
+
+fn position(at: &LogPosition, into: &mut impl Hasher) {
+    (at.lsn, at.epoch, at.chain).hash(into);
+}

@@ -1,0 +1,160 @@
+//! The command `towline sim model`: searches scopes, prints how much there was of each, and a verdict.
+
+use super::scope::Scope;
+use super::search::{Found, explore};
+use crate::model::mutant::Mutant;
+use crate::sim::say;
+use std::time::Duration;
+
+/// The small scopes: about a minute on one core.
+const QUICK: &[&str] = &[
+    "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
+    "1:12 2:12 1:12 writes 3 crashes 1 breaks 1 reads",
+    "1:123 2:123 writes 2 reads",
+    "1:123 2:123 writes 2 crashes 1",
+    "=1:123 2:123 1:123 writes 1",
+    "1:12 2:123 3:23 writes 3",
+    "=1:123 2:1234 2:234 writes 1",
+];
+/// And the large ones, with them about five minutes. Each has what the others lack.
+const LARGE: &[&str] = &[
+    "1:12 2:12 1:12 writes 3 crashes 1 breaks 1 losses 1",
+    "1:123 2:123 writes 2 losses 1",
+    "1:123 2:123 writes 2 breaks 1",
+    "=1:123 3:234 3:234 writes 1",
+    "=1:123 2:1234 writes 2 crashes 1",
+    "=1:123 =2:1234 3:234 writes 3",
+    "=1:123 2:1234 2:234 writes 1 crashes 1 prompt",
+    "=1:123 2:1234 2:234 writes 1 breaks 1 prompt",
+];
+/// Where a planted bug is looked for.
+const HUNT: &[&str] = &[
+    "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
+    "1:123 2:123 writes 2",
+    "1:123 2:123 writes 2 crashes 1",
+    "1:123 2:123 writes 2 losses 1",
+    "=1:123 2:123 1:123 writes 1",
+    "=1:123 3:234 3:234 writes 1",
+    "=1:123 2:1234 2:234 writes 1",
+    "1:12 2:123 3:23 writes 3",
+];
+/// A hunt gives each scope up at so many states, and begins again with more.
+const HUNT_STATES_MAX: [usize; 2] = [100_000, 3_000_000];
+
+/// Searches every order of events of a few nodes, epochs and faults.
+#[derive(Debug, Clone, clap::Args)]
+pub struct ModelArgs {
+    /// Search the small scopes only: about a minute instead of five.
+    #[arg(long)]
+    pub quick: bool,
+    /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
+    /// `breaks` and `losses` with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
+    #[arg(long, value_name = "TEXT")]
+    pub scope: Option<Scope>,
+    /// Give a search up at so many states; then it proves nothing.
+    #[arg(long, default_value_t = 100_000_000)]
+    pub states_max: usize,
+    /// Plant a bug (needs the feature `mutants`), and tell a shortest story of what it breaks.
+    #[arg(long)]
+    pub mutant: Option<String>,
+    /// Plant each bug that concerns the replica in turn, and tell which are found.
+    #[arg(long, conflicts_with = "mutant")]
+    pub mutants: bool,
+}
+
+/// Runs the command; `clock` tells the time since any moment.
+pub(in crate::sim) fn run_model(args: &ModelArgs, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+    if args.mutants {
+        return hunt_all(clock);
+    }
+    if let Some(name) = &args.mutant {
+        return hunt(name, args.scope.as_ref(), true, clock);
+    }
+    let scopes = scopes(args)?;
+    let mut unfinished = 0;
+    for scope in &scopes {
+        let begun = clock();
+        let found = explore(scope);
+        say(&mut std::io::stdout(), &report(scope, &found, clock().saturating_sub(begun)));
+        unfinished += usize::from(!found.complete);
+    }
+    say(
+        &mut std::io::stdout(),
+        &format!("{} scopes searched to their end, {unfinished} not", scopes.len() - unfinished),
+    );
+    Ok(unfinished == 0)
+}
+
+/// Plants each bug of the replicas' agreement in turn, and looks for it.
+fn hunt_all(clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+    let mut missed = Vec::new();
+    for mutant in Mutant::ALL.into_iter().filter(|mutant| mutant.is_of_replica()) {
+        if !hunt(mutant.name(), None, false, clock)? {
+            missed.push(mutant.name());
+        }
+    }
+    let verdict =
+        if missed.is_empty() { "each was found".to_owned() } else { format!("not found: {}", missed.join(", ")) };
+    say(&mut std::io::stdout(), &format!("planted bugs: {verdict}"));
+    Ok(missed.is_empty())
+}
+
+/// Plants a bug, and looks for it in one scope after the other: first a little of each, then more.
+fn hunt(name: &str, only: Option<&Scope>, tell: bool, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+    crate::sim::plant(name)?;
+    let (begun, mut states) = (clock(), 0);
+    let scopes = match only {
+        Some(scope) => vec![scope.clone()],
+        None => HUNT.iter().map(|text| text.parse()).collect::<Result<_, _>>()?,
+    };
+    for states_max in HUNT_STATES_MAX {
+        for scope in &scopes {
+            let found = explore(&Scope { states_max, ..scope.clone() });
+            states += found.states;
+            let Some(violation) = &found.violation else { continue };
+            let (took, depth) = (clock().saturating_sub(begun).as_secs_f64(), found.depth);
+            if tell {
+                say(&mut std::io::stdout(), &found.story.join("\n"));
+            }
+            let line =
+                format!("found after {states} states, {took:.1} s, {depth} choices deep in {scope}: {violation}");
+            say(&mut std::io::stdout(), &format!("{name:<26}{line}"));
+            return Ok(true);
+        }
+    }
+    let took = clock().saturating_sub(begun).as_secs_f64();
+    say(&mut std::io::stdout(), &format!("{name:<26}NOT FOUND in {states} states, {took:.1} s"));
+    Ok(false)
+}
+
+fn scopes(args: &ModelArgs) -> Result<Vec<Scope>, String> {
+    let large = if args.quick { &[] } else { LARGE };
+    let mut scopes = match &args.scope {
+        Some(scope) => vec![scope.clone()],
+        None => QUICK.iter().chain(large).map(|text| text.parse()).collect::<Result<_, _>>()?,
+    };
+    scopes.iter_mut().for_each(|scope: &mut Scope| scope.states_max = args.states_max);
+    Ok(scopes)
+}
+
+fn report(scope: &Scope, found: &Found, took: Duration) -> String {
+    let Found { states, transitions, depth, steps, node_states, quiet, committed, .. } = found;
+    let activated: Vec<_> = found.activated.iter().take(scope.epochs()).map(u64::to_string).collect();
+    let mut text = format!(
+        "{scope}\n  {states} states, {transitions} transitions, depth {depth}, {:.1} s, {} MiB\n  \
+         {steps} steps of {node_states} states of a node; epochs activated in {} states; {quiet} ends; {committed} batches\n",
+        took.as_secs_f64(),
+        found.bytes >> 20,
+        activated.join(", "),
+    );
+    for line in &found.story {
+        text.push_str(line);
+        text.push('\n');
+    }
+    let verdict = match (&found.violation, found.complete) {
+        (Some(_), _) => "BROKEN: the story above is one of the shortest",
+        (None, true) => "searched to its end: nothing is broken",
+        (None, false) => "GIVEN UP at its limit of states",
+    };
+    format!("{text}  {verdict}")
+}

@@ -1,0 +1,302 @@
+//! One node of the model: the real replica over a log in memory, with what of it is on the disk.
+
+use super::scope::node_id;
+use crate::model::{Assignment, Epoch, LogId, LogPosition, Lsn, Message, NodeId};
+use crate::replica::{
+    DisconnectReason, Input, LogView, LogWrite, Output, Phase, Promise, ReadPurpose, Replica, Ticket,
+};
+use crate::sim::Violation;
+use std::collections::VecDeque;
+use std::hash::{Hash, Hasher};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
+use xxhash_rust::xxh3::Xxh3;
+
+/// What can happen at one node.
+#[derive(Debug, Clone)]
+pub(super) enum Happening {
+    /// A message comes.
+    Hears {
+        from: NodeId,
+        message: Message,
+    },
+    /// The oldest write under way becomes durable, and is reported.
+    Syncs,
+    /// The oldest read of the log that was asked for is done.
+    Reads,
+    /// The control plane assigns the shard to this node.
+    Assigned(Assignment),
+    /// It accepted the activation.
+    Accepted(Epoch),
+    /// The sequencer seals a batch.
+    Writes,
+    Up(NodeId),
+    Down(NodeId),
+    /// The node starts again. Of the writes under way the first `survive` had reached the disk.
+    Crashes {
+        survive: u8,
+    },
+    /// The node starts again, without the last batch that was durable, and knows that it may lack it.
+    Loses,
+}
+
+/// What the world hears of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Effect {
+    Sends { to: NodeId, message: Message },
+    Commits(Lsn),
+    Reports(Epoch),
+    Disconnects { peer: NodeId, reason: DisconnectReason },
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) replica: Replica,
+    pub(super) log: ModelLog,
+    /// Reads of the log under way, in order.
+    pub(super) reads: VecDeque<(NodeId, LogPosition, ReadPurpose)>,
+    /// The newest epoch whose promise was said, if the disk does not hold it: a promise that a crash would break.
+    said: Epoch,
+}
+
+/// A log in memory, and what of it is durable.
+#[derive(Debug, Clone)]
+pub(super) struct ModelLog {
+    id: LogId,
+    /// As the replica sees it: with what is on its way to the disk.
+    pub(super) accepted: Vec<Batch>,
+    pub(super) durable: Vec<Batch>,
+    pub(super) promise: Promise,
+    pub(super) suspect: Option<Lsn>,
+    pub(super) under_way: VecDeque<(Ticket, LogWrite)>,
+}
+
+impl LogView for ModelLog {
+    fn end(&self) -> LogPosition {
+        self.end_of(&self.accepted)
+    }
+
+    fn durable_end(&self) -> LogPosition {
+        self.end_of(&self.durable)
+    }
+
+    fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
+        self.boundary_at_or_before(lsn).filter(|at| at.lsn == lsn)
+    }
+
+    fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
+        let ends = self.accepted.iter().rev().map(Batch::position);
+        ends.chain([LogPosition::origin(self.id)]).find(|at| at.lsn <= lsn)
+    }
+
+    fn epochs(&self) -> Vec<(Epoch, Lsn)> {
+        let epochs = self.accepted.chunk_by(|one, next| one.epoch() == next.epoch());
+        epochs.filter_map(|same| same.first()).map(|first| (first.epoch(), first.first_lsn())).collect()
+    }
+
+    fn suspect(&self) -> Option<Lsn> {
+        self.suspect
+    }
+}
+
+impl ModelLog {
+    fn end_of(&self, batches: &[Batch]) -> LogPosition {
+        batches.last().map_or_else(|| LogPosition::origin(self.id), Batch::position)
+    }
+
+    fn accept(&mut self, ticket: Ticket, write: LogWrite) -> Result<(), Violation> {
+        match &write {
+            LogWrite::Append(batch) if !batch.follows(&self.end()) => {
+                return Err(Violation::new("I2", format!("{} does not follow the log's end", batch.position())));
+            }
+            LogWrite::Append(batch) => self.accepted.push(batch.clone()),
+            LogWrite::Truncate(to) => self.accepted.retain(|batch| batch.last_lsn() <= to.lsn),
+            LogWrite::Promise(_) | LogWrite::Settle => {}
+        }
+        self.under_way.push_back((ticket, write));
+        Ok(())
+    }
+
+    /// The oldest write under way reaches the disk.
+    fn sync(&mut self) -> Option<Ticket> {
+        let (ticket, write) = self.under_way.pop_front()?;
+        match write {
+            LogWrite::Append(batch) => self.durable.push(batch),
+            LogWrite::Truncate(to) => self.durable.retain(|batch| batch.last_lsn() <= to.lsn),
+            LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
+            LogWrite::Settle => self.suspect = None,
+        }
+        Some(ticket)
+    }
+
+    /// What can be read behind a position: what is durable, and was not truncated since.
+    fn read(&self, after: LogPosition) -> Vec<Batch> {
+        if after.lsn != Lsn::ZERO && self.position_at(after.lsn) != Some(after) {
+            return Vec::new();
+        }
+        let same = self.accepted.iter().zip(&self.durable).take_while(|(one, other)| one == other);
+        same.map(|(batch, _)| batch).filter(|batch| batch.first_lsn() > after.lsn).cloned().collect()
+    }
+}
+
+impl Node {
+    pub(super) fn new(place: usize, id: LogId) -> Self {
+        let log = ModelLog {
+            id,
+            accepted: Vec::new(),
+            durable: Vec::new(),
+            promise: Promise::NONE,
+            suspect: None,
+            under_way: VecDeque::new(),
+        };
+        let node = node_id(place);
+        let replica = Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log);
+        Self { id: node, replica, log, reads: VecDeque::new(), said: Epoch::ZERO }
+    }
+
+    /// One thing happens, and all that follows from it at this node.
+    pub(super) fn step(&mut self, happening: Happening) -> Result<Vec<Effect>, Violation> {
+        let mut effects = Vec::new();
+        let input = match happening {
+            Happening::Hears { from, message } => Input::Message { from, message },
+            Happening::Syncs => match self.log.sync() {
+                Some(ticket) => Input::Persisted(ticket),
+                None => return Ok(effects),
+            },
+            Happening::Reads => match self.reads.pop_front() {
+                Some((peer, after, purpose)) => Input::LogRead { peer, purpose, after, batches: self.log.read(after) },
+                None => return Ok(effects),
+            },
+            Happening::Assigned(assignment) => Input::Assign(assignment),
+            Happening::Accepted(epoch) => Input::ActivationAccepted(epoch),
+            Happening::Writes => match self.sealed() {
+                Some(batch) => Input::Propose(batch),
+                None => return Ok(effects),
+            },
+            Happening::Up(peer) => Input::PeerUp(peer),
+            Happening::Down(peer) => Input::PeerDown(peer),
+            Happening::Crashes { survive } => {
+                for _ in 0..survive {
+                    self.log.sync();
+                }
+                self.open();
+                return Ok(effects);
+            }
+            Happening::Loses => {
+                let lost = self.log.durable.pop().map(|batch| batch.first_lsn());
+                self.log.suspect = self.log.suspect.into_iter().chain(lost).min();
+                self.open();
+                return Ok(effects);
+            }
+        };
+        let of = if let Input::Message { message: Message::Append { epoch, .. }, .. } = &input {
+            Some(*epoch)
+        } else {
+            None
+        };
+        for output in self.outputs(input)? {
+            self.execute(output, of, &mut effects)?;
+        }
+        if self.said <= self.log.promise.epoch {
+            self.said = Epoch::ZERO;
+        }
+        Ok(effects)
+    }
+
+    /// An assertion of the replica that fails is a violation like any other.
+    fn outputs(&mut self, input: Input) -> Result<Vec<Output>, Violation> {
+        let Self { replica, log, .. } = self;
+        catch_unwind(AssertUnwindSafe(|| replica.step(0, input, log))).map_err(|panic| {
+            let text = panic.downcast_ref::<String>().cloned();
+            let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
+            Violation::assertion(text.unwrap_or_else(|| "a panic without words".into()))
+        })
+    }
+
+    /// Executes an output of a step; `of` is the epoch of the append that it follows from.
+    fn execute(&mut self, output: Output, of: Option<Epoch>, to: &mut Vec<Effect>) -> Result<(), Violation> {
+        match output {
+            Output::Persist { ticket, write } => {
+                let said = self.said.max(self.log.promise.epoch);
+                if matches!(write, LogWrite::Append(_)) && of.is_some_and(|epoch| epoch < said) {
+                    let what =
+                        format!("it takes a batch from epoch {}, and promised epoch {}", of.unwrap_or_default(), said);
+                    return Err(Violation::new("I3", what));
+                }
+                self.log.accept(ticket, write)?;
+            }
+            Output::Send { to: peer, message } => {
+                if let Message::Promise { epoch, .. } = &message {
+                    self.said = self.said.max(*epoch);
+                }
+                to.push(Effect::Sends { to: peer, message });
+            }
+            Output::ReadLog { peer, after, purpose, .. } => self.reads.push_back((peer, after, purpose)),
+            Output::Commit(lsn) => to.push(Effect::Commits(lsn)),
+            Output::Activated(epoch) => to.push(Effect::Reports(epoch)),
+            Output::Disconnect { peer, reason } => to.push(Effect::Disconnects { peer, reason }),
+            Output::Serving(_) | Output::Superseded { .. } => {}
+        }
+        Ok(())
+    }
+
+    /// The batch that the sequencer seals next.
+    fn sealed(&self) -> Option<Batch> {
+        let (epoch, end) = self.replica.proposal_position()?;
+        let block = Block::encode("x".into(), 1, Compression::Never);
+        BatchBuilder::new(self.log.id, BatchKind::Data, epoch, end, 0).block(block).seal().ok()
+    }
+
+    /// The process starts again, from the disk. Its state held nothing yet: so the replica knows of no commit.
+    fn open(&mut self) {
+        self.log.under_way.clear();
+        self.reads.clear();
+        self.log.accepted = self.log.durable.clone();
+        self.replica = Replica::open(self.id, self.log.id, self.log.promise, Lsn::ZERO, &self.log);
+    }
+
+    /// The same for two nodes that will do the same.
+    pub(super) fn fingerprint(&self) -> u128 {
+        let Self { id: _, replica, log, reads, said } = self;
+        let ModelLog { id: _, accepted, durable, promise, suspect, under_way } = log;
+        let mut into = Xxh3::new();
+        replica.fingerprint(&mut into);
+        for batches in [accepted, durable] {
+            batches.len().hash(&mut into);
+            batches.iter().for_each(|batch| position(&batch.position(), &mut into));
+        }
+        (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
+        for (_, write) in under_way {
+            match write {
+                LogWrite::Append(batch) => position(&batch.position(), &mut into),
+                LogWrite::Truncate(to) => {
+                    1_u8.hash(&mut into);
+                    position(to, &mut into);
+                }
+                LogWrite::Promise(bytes) => (2_u8, &bytes[..]).hash(&mut into),
+                LogWrite::Settle => 3_u8.hash(&mut into),
+            }
+        }
+        for (peer, after, purpose) in reads {
+            let epoch = if let ReadPurpose::Fetch(epoch) = purpose { Some(epoch) } else { None };
+            (peer, epoch).hash(&mut into);
+            position(after, &mut into);
+        }
+        into.digest128()
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.replica.phase() == Some(Phase::Serving)
+    }
+
+    /// What one node takes, roughly: its own size and what its collections hold.
+    pub(super) fn bytes(&self) -> usize {
+        let batches = self.log.accepted.capacity() + self.log.durable.capacity() + self.log.under_way.capacity();
+        size_of::<Self>() + batches * size_of::<Batch>() + if self.replica.phase().is_some() { 2048 } else { 256 }
+    }
+}
+
+fn position(at: &LogPosition, into: &mut impl Hasher) {
+    (at.lsn, at.epoch, at.chain).hash(into);
+}

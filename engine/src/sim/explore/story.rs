@@ -1,0 +1,141 @@
+//! A path through the worlds, in sentences.
+
+use super::judge::text;
+use super::node::Happening;
+use super::scope::Scope;
+use super::steps::{Outcome, Steps};
+use super::world::{Action, Fixed, World};
+use crate::model::{Message, NodeId};
+use crate::replica::{LogWrite, Promise};
+use crate::sim::Violation;
+
+/// The story of a path that ends in a violation. Positions are `LSN@epoch`.
+pub(super) fn tell(fixed: &Fixed<'_>, steps: &mut Steps, path: &[Action], end: &Violation) -> Vec<String> {
+    let mut lines = Vec::new();
+    if fixed.scope.settled > 0 {
+        lines.push(format!("      the first {} epochs are settled", fixed.scope.settled));
+    }
+    let Ok(mut world) = World::first(fixed, steps) else { return vec![end.to_string()] };
+    for (number, action) in path.iter().enumerate() {
+        let line = format!("{:>4}. {}", number + 1, sentence(fixed.scope, steps, &world, *action));
+        lines.push(line + &consequences(steps, &world, *action));
+        match world.after(fixed, steps, *action) {
+            Ok(after) => world = after,
+            Err(_) => break,
+        }
+    }
+    lines.push(format!("      {end}"));
+    lines
+}
+
+fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> String {
+    let leader = |turn: usize| scope.turns.get(turn).map_or(0, |turn| turn.leader.get());
+    match action {
+        Action::Assign => {
+            let turn = usize::from(world.assigned);
+            let voters = nodes(scope.voters(turn));
+            format!("the master assigns epoch {} to node {}, with voters {voters}", turn + 1, leader(turn))
+        }
+        Action::Accept(turn) => format!("the master accepts that epoch {} is activated", turn + 1),
+        Action::Tell(turn) => format!("node {} hears that epoch {} is accepted", leader(turn), turn + 1),
+        Action::Deliver(from, to) => {
+            let message = world.oldest(from, to).map(|id| steps.happening(id));
+            let said =
+                if let Some(Happening::Hears { message, .. }) = message { said(message) } else { "nothing".into() };
+            format!("node {} hears from node {}: {said}", to + 1, from + 1)
+        }
+        Action::Sync(node) => {
+            let write = steps.node(world.nodes[node]).log.under_way.front().map(|(_, write)| written(write));
+            format!("node {} syncs {}", node + 1, write.unwrap_or_default())
+        }
+        Action::Crash(node, survive) => {
+            let under_way = &steps.node(world.nodes[node]).log.under_way;
+            let part = |from: usize, to: usize| {
+                let writes: Vec<_> = under_way.range(from..to).map(|(_, write)| written(write)).collect();
+                if writes.is_empty() { "nothing".to_owned() } else { writes.join(", ") }
+            };
+            let kept = usize::from(survive).min(under_way.len());
+            let (kept, lost) = (part(0, kept), part(kept, under_way.len()));
+            format!("node {} crashes and starts again: lost {lost}; reached the disk untold: {kept}", node + 1)
+        }
+        Action::Lose(node) => {
+            format!("node {} starts again without the end of what was durable, and says so", node + 1)
+        }
+        Action::Break(low, high) => format!("the connection of nodes {} and {} breaks", low + 1, high + 1),
+        Action::Connect(low, high) => format!("nodes {} and {} connect", low + 1, high + 1),
+        Action::Read(node) => format!("node {} has read its log", node + 1),
+        Action::Write(node) => format!("node {} seals a batch", node + 1),
+    }
+}
+
+/// What the node that acts then says and commits.
+fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
+    let (node, happening) = match action {
+        Action::Deliver(from, to) => match world.oldest(from, to) {
+            Some(id) => (to, id),
+            None => return String::new(),
+        },
+        Action::Sync(node) => (node, steps.add_happening(Happening::Syncs)),
+        Action::Read(node) => (node, steps.add_happening(Happening::Reads)),
+        Action::Write(node) => (node, steps.add_happening(Happening::Writes)),
+        _ => return String::new(),
+    };
+    let outcomes =
+        steps.step(world.nodes[node], happening).map_or_else(|_| Vec::new(), |(_, outcomes)| outcomes.to_vec());
+    let mut told: Vec<String> = Vec::new();
+    for outcome in outcomes {
+        told.push(match outcome {
+            Outcome::Sends { to, happening } => match steps.happening(happening) {
+                Happening::Hears { message, .. } => format!("tells node {} {}", to + 1, said(message)),
+                _ => continue,
+            },
+            Outcome::Commits(position) => format!("commits {}", text(&steps.position(position))),
+            Outcome::Reports(epoch) => format!("reports epoch {} as activated", epoch.term),
+            Outcome::Disconnects { peer, reason } => format!("disconnects node {}: {reason}", peer + 1),
+        });
+    }
+    if told.is_empty() { String::new() } else { format!("; it {}", told.join(", ")) }
+}
+
+fn said(message: &Message) -> String {
+    let batches = |batches: &[towline_wal::Batch]| {
+        let ends: Vec<_> = batches.iter().map(|batch| text(&batch.position())).collect();
+        if ends.is_empty() { "no batch".to_owned() } else { ends.join(" ") }
+    };
+    match message {
+        Message::Fence { epoch, .. } => format!("Fence epoch {}", epoch.term),
+        Message::Promise { epoch, log, suspect, .. } => {
+            let doubt = suspect.map_or_else(String::new, |from| format!(", in doubt from {from}"));
+            format!("Promise epoch {}, log ends at {}{doubt}", epoch.term, text(&log.end))
+        }
+        Message::Refused { epoch, promised } => format!("Refused epoch {}, promised {}", epoch.term, promised.term),
+        Message::Append { epoch, prev, commit, batches: list } => {
+            format!("Append epoch {}, behind {}: {}; committed {commit}", epoch.term, text(prev), batches(list))
+        }
+        Message::Appended { epoch, durable } => format!("Appended epoch {}, durable {durable}", epoch.term),
+        Message::Mismatch { epoch, prev, log } => {
+            format!("Mismatch epoch {}, at {prev}, log ends at {}", epoch.term, text(&log.end))
+        }
+        Message::Fetch { epoch, after, .. } => format!("Fetch epoch {}, behind {}", epoch.term, text(after)),
+        Message::Fetched { epoch, after, batches: list } => {
+            format!("Fetched epoch {}, behind {}: {}", epoch.term, text(after), batches(list))
+        }
+    }
+}
+
+fn written(write: &LogWrite) -> String {
+    match write {
+        LogWrite::Append(batch) => format!("batch {}", text(&batch.position())),
+        LogWrite::Truncate(to) => format!("the truncation to {}", text(to)),
+        LogWrite::Promise(bytes) => match Promise::decode(bytes) {
+            Ok(promise) => format!("the promise of epoch {}", promise.epoch.term),
+            Err(error) => format!("a promise: {error}"),
+        },
+        LogWrite::Settle => "the end of its doubt".into(),
+    }
+}
+
+fn nodes(ids: &[NodeId]) -> String {
+    let ids: Vec<_> = ids.iter().map(|id| id.get().to_string()).collect();
+    ids.join(", ")
+}
