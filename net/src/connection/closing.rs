@@ -84,6 +84,7 @@ impl Connection {
             (
                 ConnectionError::WrongCluster
                 | ConnectionError::WrongNode { .. }
+                | ConnectionError::WrongRole { .. }
                 | ConnectionError::FeatureMissing { .. }
                 | ConnectionError::LimitsUnusable { .. }
                 | ConnectionError::HelloMalformed { .. },

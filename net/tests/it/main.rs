@@ -10,6 +10,7 @@ mod handshake;
 mod hostile;
 mod properties;
 mod skew;
+mod states;
 mod streams;
 mod world;
 
