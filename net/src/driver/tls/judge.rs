@@ -2,6 +2,7 @@
 //! certificate is judged here, in a handshake and again when what is believed has changed.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -12,11 +13,11 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
-use super::TlsError;
 use super::credentials::{Credentials, provider};
 use super::endpoint::Peer;
 use super::identity::{CertifiedIdentity, IdentityError, PeerCertificate, Subject};
 use super::revoked::Revoked;
+use super::{Distrust, TlsError};
 
 /// What one side believes, at one time.
 #[derive(Debug)]
@@ -59,6 +60,34 @@ pub(super) fn reason(error: &rustls::Error) -> String {
             "the certificate is of no authority that is believed here (UnknownIssuer)".to_owned()
         }
         other => other.to_string(),
+    }
+}
+
+/// What a handshake failed by, as far as the peer's certificate is the reason.
+pub(super) fn distrust(source: rustls::Error) -> TlsError {
+    use CertificateError as E;
+    let why = match &source {
+        rustls::Error::NoCertificatesPresented => Some(Distrust::NoCertificate),
+        rustls::Error::InvalidCertificate(wrong) => match wrong {
+            E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
+                Some(Distrust::Dates)
+            }
+            // One that bears the name of an authority, and not its signature.
+            E::UnknownIssuer | E::BadSignature => Some(Distrust::Authority),
+            E::NotValidForName | E::NotValidForNameContext { .. } => Some(Distrust::Names),
+            E::Other(OtherError(ours)) => match ours.downcast_ref() {
+                Some(Unwanted::Cluster(_) | Unwanted::Node { .. } | Unwanted::NoNode(_)) => Some(Distrust::Names),
+                Some(Unwanted::Revoked { .. }) => Some(Distrust::Revoked),
+                Some(Unwanted::Identity(nameless)) => return TlsError::Identity(nameless.clone()),
+                None => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    match why {
+        Some(why) => TlsError::Untrusted { why, source },
+        None => TlsError::Handshake(io::Error::new(io::ErrorKind::InvalidData, source)),
     }
 }
 
@@ -114,6 +143,34 @@ impl Judge {
     }
 }
 
+/// The methods that both traits of rustls want: whether the peer holds the key of its certificate. rustls's own verifier
+/// knows; nothing about it is ours.
+macro_rules! signatures_by {
+    ($self:ident => $verifier:expr) => {
+        fn verify_tls12_signature(
+            &$self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            $verifier.verify_tls12_signature(message, certificate, signed)
+        }
+
+        fn verify_tls13_signature(
+            &$self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            $verifier.verify_tls13_signature(message, certificate, signed)
+        }
+
+        fn supported_verify_schemes(&$self) -> Vec<SignatureScheme> {
+            $verifier.supported_verify_schemes()
+        }
+    };
+}
+
 /// As rustls asks it of the accepting side.
 impl ClientCertVerifier for Judge {
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
@@ -130,27 +187,7 @@ impl ClientCertVerifier for Judge {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.dialers.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.dialers.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.dialers.supported_verify_schemes()
-    }
+    signatures_by!(self => self.dialers);
 }
 
 /// As rustls asks it of the dialling side: one for each connection, for it knows whom that one looks for.
@@ -173,27 +210,7 @@ impl ServerCertVerifier for Dialling {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.judge.supported_verify_schemes()
-    }
+    signatures_by!(self => self.judge.dialers);
 }
 
 fn chain_of<'a>(end_entity: &CertificateDer<'a>, issuers: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
