@@ -16,13 +16,13 @@ use towline_net::driver::tls::{self, CredentialFiles, Credentials, Endpoint, Pee
 use towline_net::driver::{self, ConnectionHandle, EventSink, Listener, ListenerOptions};
 use towline_net::{ConnectionConfig, ConnectionError, FaultClass, GoAwayCode, Identity, Role, Side};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const WITHIN: Duration = Duration::from_secs(5);
 const CLUSTER: [u8; 16] = [7; 16];
 const OURS: &str = "towline://07070707-0707-0707-0707-070707070707";
-const OTHERS: &str = "towline://08080808-0808-0808-0808-080808080808";
+pub(crate) const OTHERS: &str = "towline://08080808-0808-0808-0808-080808080808";
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(pub(crate) CertifiedIssuer<'static, KeyPair>);
 
 /// One certificate in PEM, and its key.
 struct Pem {
@@ -32,19 +32,19 @@ struct Pem {
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn issue(&self, identity: &str) -> Credentials {
+    pub(crate) fn issue(&self, identity: &str) -> Credentials {
         self.issue_with(identity, |_| ())
     }
 
     /// A certificate that this authority issued, whose holder believes this authority.
-    fn issue_with(&self, identity: &str, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+    pub(crate) fn issue_with(&self, identity: &str, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
         let key = KeyPair::generate().unwrap();
         let mut params = named(identity);
         change(&mut params);
@@ -70,33 +70,38 @@ fn named(identity: &str) -> CertificateParams {
     params
 }
 
-fn node(number: u64) -> String {
+pub(crate) fn node(number: u64) -> String {
     format!("{OURS}/node/{number}")
 }
 
-fn client(name: &str) -> String {
+pub(crate) fn client(name: &str) -> String {
     format!("{OURS}/client/{name}")
 }
 
-fn hello(node: u64, role: Role) -> ConnectionConfig {
+pub(crate) fn hello(node: u64, role: Role) -> ConnectionConfig {
     let identity = Identity { cluster: CLUSTER, node, directory: [1; 16], incarnation: 1, role };
     ConnectionConfig { expect_cluster: Some(CLUSTER), ..ConnectionConfig::new(identity, [node as u8; 16]) }
 }
 
-fn silent() -> EventSink {
+pub(crate) fn silent() -> EventSink {
     EventSink::callback(|_| ())
 }
 
-async fn listen() -> (Listener, SocketAddr) {
+pub(crate) async fn listen() -> (Listener, SocketAddr) {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenerOptions::default()).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
-type Connected = Result<ConnectionHandle, TlsError>;
+pub(crate) type Connected = Result<ConnectionHandle, TlsError>;
 
 /// Node 1, or a client, dials node 2.
-async fn meet(dialer: &Endpoint, acceptor: &Endpoint, peer: Peer, says: ConnectionConfig) -> (Connected, Connected) {
+pub(crate) async fn meet(
+    dialer: &Endpoint,
+    acceptor: &Endpoint,
+    peer: Peer,
+    says: ConnectionConfig,
+) -> (Connected, Connected) {
     let (listener, address) = listen().await;
     let accepting = async { acceptor.accept(listener.accept().await.unwrap(), hello(2, Role::Node), silent()).await };
     let dialling = dialer.connect(address, peer, says, silent());

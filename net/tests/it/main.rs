@@ -22,6 +22,8 @@ mod driver;
 mod identities;
 #[cfg(feature = "tokio")]
 mod listener;
+#[cfg(all(feature = "tls", feature = "mutants"))]
+mod mutants;
 #[cfg(feature = "tokio")]
 mod network;
 #[cfg(feature = "tls")]

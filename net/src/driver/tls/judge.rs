@@ -1,9 +1,10 @@
-//! Who is let in: the chain by the roots, the identity in the certificate, the list of those revoked. Every
+//! Who is let in (I12): the chain by the roots, the identity in the certificate, the list of those revoked. Every
 //! certificate is judged here, in a handshake and again when what is believed has changed.
 
 use std::fmt;
 use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -18,6 +19,7 @@ use super::endpoint::Peer;
 use super::identity::{CertifiedIdentity, IdentityError, PeerCertificate, Subject};
 use super::revoked::Revoked;
 use super::{Distrust, TlsError};
+use crate::mutant::{Mutant, planted};
 
 /// What one side believes, at one time.
 #[derive(Debug)]
@@ -103,7 +105,9 @@ impl Judge {
     /// Of a peer that dialled.
     pub(super) fn dialer(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
         let (end_entity, issuers) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-        self.dialers.verify_client_cert(end_entity, issuers, now)?;
+        if !planted(Mutant::AnyAuthority) {
+            self.dialers.verify_client_cert(end_entity, issuers, clock(now))?;
+        }
         self.admit(end_entity)?;
         Ok(())
     }
@@ -118,7 +122,9 @@ impl Judge {
         let (end_entity, issuers) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, issuers, now, algorithms)?;
+        if !planted(Mutant::AnyAuthority) {
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, issuers, clock(now), algorithms)?;
+        }
         let identity = self.admit(end_entity)?;
         match (peer, &identity.subject) {
             (_, Subject::Client(_)) => Err(Unwanted::NoNode(identity).into()),
@@ -133,10 +139,10 @@ impl Judge {
 
     fn admit(&self, certificate: &CertificateDer<'_>) -> Result<CertifiedIdentity, Unwanted> {
         let read = PeerCertificate::read(certificate)?;
-        if read.identity.cluster != self.cluster {
+        if read.identity.cluster != self.cluster && !planted(Mutant::AnyCluster) {
             return Err(Unwanted::Cluster(read.identity));
         }
-        if self.revoked.contains(&read) {
+        if self.revoked.contains(&read) && !planted(Mutant::IgnoreRevoked) {
             return Err(Unwanted::Revoked { identity: read.identity, serial: read.serial });
         }
         Ok(read.identity)
@@ -211,6 +217,11 @@ impl ServerCertVerifier for Dialling {
     }
 
     signatures_by!(self => self.judge.dialers);
+}
+
+/// The time at which certificates are judged.
+fn clock(now: UnixTime) -> UnixTime {
+    if planted(Mutant::StoppedClock) { UnixTime::since_unix_epoch(Duration::from_secs(946_684_800)) } else { now }
 }
 
 fn chain_of<'a>(end_entity: &CertificateDer<'a>, issuers: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {
