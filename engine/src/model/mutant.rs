@@ -32,11 +32,14 @@ pub enum Mutant {
     ExecuteAgain,
     /// I6: a request is executed before the one of its session that comes before it.
     Overtake,
+    /// I12: plain text is listened for, and spoken, beyond loopback, though nobody asked for it. The simulator has no sockets:
+    /// tests of the client and of the node plant it.
+    PlainTextAnywhere,
 }
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -46,6 +49,7 @@ impl Mutant {
         Self::CommitBeforeActivation,
         Self::ExecuteAgain,
         Self::Overtake,
+        Self::PlainTextAnywhere,
     ];
 
     /// Its name on the command line.
@@ -61,6 +65,7 @@ impl Mutant {
             Self::CommitBeforeActivation => "commit-before-activation",
             Self::ExecuteAgain => "execute-again",
             Self::Overtake => "overtake",
+            Self::PlainTextAnywhere => "plain-text-anywhere",
         }
     }
 }
