@@ -111,12 +111,6 @@ impl ReasonCounts {
     }
 }
 
-impl Default for ReasonCounts {
-    fn default() -> Self {
-        Self([0; CODES.len()])
-    }
-}
-
 impl fmt::Debug for ReasonCounts {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_map().entries(self.iter()).finish()
