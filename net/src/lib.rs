@@ -47,6 +47,7 @@
 pub mod frame;
 pub mod hello;
 pub mod limits;
+pub mod mutant;
 
 mod connection;
 mod credit;

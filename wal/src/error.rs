@@ -441,3 +441,63 @@ impl OpenError {
         }
     }
 }
+
+/// Why batches can't be had from outside.
+///
+/// ```
+/// use towline_wal::inspect::{InspectError, batches};
+/// use towline_wal::{FaultClass, LogId, OpenError};
+/// let dir = tempfile::tempdir().unwrap();
+/// let error = batches(dir.path(), LogId::new(1)).unwrap_err();
+/// match &error {
+///     InspectError::Open(OpenError::Manifest { why }) => assert!(why.starts_with("is missing")),
+///     other => panic!("an empty directory is none of a log: {other:?}"),
+/// }
+/// assert_eq!((error.code(), error.class()), ("TW-1204", FaultClass::Operator));
+/// assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "and nothing was made in it");
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum InspectError {
+    /// The directory can't be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// A batch can't be read.
+    #[error(transparent)]
+    Read(#[from] ReadError),
+}
+
+impl InspectError {
+    /// A stable code, for people to look up.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Open(error) => error.code(),
+            Self::Read(error) => error.code(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Open(error) => error.class(),
+            Self::Read(error) => error.class(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inspection_says_what_an_open_or_a_read_would_say() {
+        let read = ReadError::NotLoaded { segment: 1 };
+        let error = InspectError::from(read.clone());
+        assert_eq!((error.code(), error.class()), (read.code(), read.class()));
+        let open = OpenError::Missing { segment: 1 };
+        let error = InspectError::from(open.clone());
+        assert_eq!((error.code(), error.class()), (open.code(), open.class()));
+    }
+}

@@ -32,6 +32,8 @@ use crate::recovery::scan::{Bound, Image, Scanned, ScannedGroup, scan};
 use crate::recovery::survey::{Reader, Survey, read_manifest, read_summary, survey};
 use crate::recovery::table::GroupRow;
 
+pub use crate::error::InspectError;
+
 /// A directory's content, as it stands in the files, truncated batches included.
 ///
 /// ```
@@ -708,29 +710,6 @@ pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectE
 /// [`OpenError`], as an open would say it.
 pub fn logs(dir: impl AsRef<Path>) -> Result<Vec<(LogId, Lsn, Lsn, usize)>, OpenError> {
     Ok(Batches::open(dir, Wanted::default())?.logs())
-}
-
-/// Why batches can't be had from outside.
-///
-/// ```
-/// use towline_wal::inspect::{InspectError, batches};
-/// use towline_wal::{LogId, OpenError};
-/// let dir = tempfile::tempdir().unwrap();
-/// match batches(dir.path(), LogId::new(1)) {
-///     Err(InspectError::Open(OpenError::Manifest { why })) => assert!(why.starts_with("is missing")),
-///     other => panic!("an empty directory is none of a log: {other:?}"),
-/// }
-/// assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "and nothing was made in it");
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum InspectError {
-    /// The directory can't be opened.
-    #[error(transparent)]
-    Open(#[from] OpenError),
-    /// A batch can't be read.
-    #[error(transparent)]
-    Read(#[from] ReadError),
 }
 
 /// Something of a log in a segment.

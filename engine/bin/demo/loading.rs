@@ -85,7 +85,7 @@ impl Loading {
     }
 }
 
-/// Keeps the newest line. One that does not parse was cut by the end of the process.
+/// Keeps the newest line. One that does not parse was cut by the end of the process; a pipe that can't be read has no more of them.
 fn follow(output: ChildStdout, latest: &Mutex<Value>) {
     for line in BufReader::new(output).lines().map_while(Result::ok) {
         if let Ok(value) = serde_json::from_str(&line) {

@@ -217,7 +217,10 @@ impl Feed {
             let mut closed = self.closed.clone();
             tokio::select! {
                 biased;
-                _ = closed.wait_for(|closed| *closed) => return Err(ClientError::Closed),
+                _ = closed.wait_for(|closed| *closed) => {
+                    self.source = None;
+                    return Err(ClientError::Closed);
+                }
                 gone_on = self.go_on() => gone_on?,
             }
         }

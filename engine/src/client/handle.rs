@@ -290,7 +290,8 @@ impl Client {
     }
 
     /// Ends it, also for its clones and its feeds: closes the connections, or the node in this process
-    /// ([`Node::close`](crate::node::Node::close)), whoever else has that. Writes without an answer are unknown from then on.
+    /// ([`Node::close`](crate::node::Node::close)), whoever else has that. Writes without an answer are unknown from then on. A feed's own
+    /// connection ends when the feed is asked for more, or dropped.
     ///
     /// To drop the last clone does the same if nobody else has the node; it tells nobody how it went, and holds the thread until the
     /// node is closed.

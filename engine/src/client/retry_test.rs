@@ -194,6 +194,21 @@ fn plain_text_goes_to_loopback_only_unless_it_is_asked_for_by_its_name() {
     });
 }
 
+/// I12, attacked.
+#[cfg(feature = "mutants")]
+#[test]
+fn a_client_that_speaks_plain_text_to_anybody_is_noticed() {
+    use crate::model::mutant::{Mutant, plant};
+    run(async {
+        let leader = server(1, leads(1)).await;
+        let here = format!("0.0.0.0:{}", leader.rsplit_once(':').unwrap().1);
+        plant(Some(Mutant::PlainTextAnywhere));
+        let connected = Client::connect([here], options()).await;
+        plant(None);
+        assert!(connected.is_ok(), "what the test above refuses: {connected:?}");
+    });
+}
+
 #[test]
 fn a_namespace_that_does_not_exist_is_told_and_not_waited_for() {
     run(async {

@@ -6,8 +6,8 @@ use super::link::Link;
 use super::options::ClientOptions;
 use crate::model::{NodeId, Record, ShardId};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use tokio::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Mutex, watch};
 use tokio::time::Instant;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
@@ -20,7 +20,7 @@ pub(super) struct Servers {
     addresses: Vec<String>,
     /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
     links: Vec<Mutex<Current>>,
-    is_closed: AtomicBool,
+    closed: watch::Sender<bool>,
     /// Connections made beyond the first of each.
     connects: AtomicU64,
     /// Each connection adds to it, also one that is let go and still waits for answers.
@@ -58,13 +58,14 @@ impl Path {
 impl Servers {
     pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
         let links = (0..options.connections.clamp(1, CONNECTIONS_MAX)).map(|_| Mutex::default()).collect();
-        let (is_closed, connects) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { addresses, links, is_closed, connects, bytes_received: Arc::default() }
+        let (closed, connects) = (watch::Sender::new(false), AtomicU64::new(0));
+        Self { addresses, links, closed, connects, bytes_received: Arc::default() }
     }
 
-    /// Ends all connections.
+    /// Ends all connections, and attempts to make one; no more are made.
     pub(super) async fn close(&self) {
-        self.is_closed.store(true, Ordering::SeqCst);
+        // Before the locks: whoever has one ends its attempt, or has put its connection where it is found here.
+        self.closed.send_replace(true);
         for link in &self.links {
             if let Some(link) = link.lock().await.link.take() {
                 link.close();
@@ -92,7 +93,12 @@ impl Servers {
     }
 
     async fn connect(&self, options: &ClientOptions) -> Result<Link, ClientError> {
-        connector::connect(&self.addresses, options, &self.bytes_received).await
+        let mut closed = self.closed.subscribe();
+        tokio::select! {
+            biased;
+            _ = closed.wait_for(|closed| *closed) => Err(ClientError::Closed),
+            connected = connector::connect(&self.addresses, options, &self.bytes_received) => connected,
+        }
     }
 
     fn slot(&self, path: Path) -> &Mutex<Current> {
@@ -116,8 +122,6 @@ impl Servers {
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
         drop(current.link.take());
         let link = match self.connect(options).await {
-            // Whoever asked before it was closed.
-            Ok(_) if self.is_closed.load(Ordering::SeqCst) => return Err(ClientError::Closed),
             Ok(link) => Arc::new(link),
             Err(error) => {
                 current.failed = Some((Instant::now(), error.clone()));
@@ -136,3 +140,7 @@ impl Servers {
 pub(super) fn first_key(record: &Record) -> &[u8] {
     record.operations.first().map_or(&[][..], |operation| operation.key())
 }
+
+#[cfg(test)]
+#[path = "servers_test.rs"]
+mod tests;

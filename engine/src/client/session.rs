@@ -272,7 +272,8 @@ impl Session {
                     in_doubt |= !error.has_no_effect();
                     sleep(pauses.next()).await;
                 }
-                // Not for longer than that: otherwise whoever pauses would always have others before it that pause.
+                // Not for longer than that: otherwise whoever pauses would always have others before it that pause. Either way it is
+                // looked once more.
                 None => drop(timeout(pauses.next(), answers.changed()).await),
             }
         }

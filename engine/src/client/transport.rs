@@ -1,6 +1,7 @@
 //! What a client's connections run over: plain TCP, or TLS where [`ClientOptions::tls`](super::ClientOptions) says so.
 
 use super::options::ClientOptions;
+use crate::model::mutant::{Mutant, planted};
 use crate::model::request::Failure;
 use std::net::SocketAddr;
 #[cfg(feature = "tls")]
@@ -116,7 +117,8 @@ pub(super) async fn connect(
     }
     #[cfg(not(feature = "tls"))]
     let _no_names_without_certificates = host;
-    if !address.ip().is_loopback() && !options.insecure_plaintext {
+    // I12: what nobody protects goes no further than this machine, unless it is asked for by its name.
+    if !address.ip().is_loopback() && !options.insecure_plaintext && !planted(Mutant::PlainTextAnywhere) {
         return Err(Miss::Plaintext(address));
     }
     let handle = driver::connect(address, config, sink).await.map_err(|error| sentence(&error))?;

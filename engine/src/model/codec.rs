@@ -236,6 +236,7 @@ pub(crate) fn bytes_of_text(prefix: &str, text: &str) -> Option<Vec<u8>> {
     if !rest.is_empty() || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
         return None;
     }
+    // Neither fails, of two digits; if it did, it would be no such text.
     let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
     pairs.iter().map(byte).collect()
 }

@@ -60,11 +60,14 @@ pub enum Mutant {
     TrustDoubt,
     /// I1: a voter that may have lost the end of its log says no more so after its first promise.
     SettleEarly,
+    /// I12: plain text is listened for, and spoken, beyond loopback, though nobody asked for it. The simulator has no sockets:
+    /// tests of the client and of the node plant it.
+    PlainTextAnywhere,
 }
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 24] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -88,12 +91,16 @@ impl Mutant {
         Self::KeepMatched,
         Self::TrustDoubt,
         Self::SettleEarly,
+        Self::PlainTextAnywhere,
     ];
 
     /// Whether it is a rule of the replicas' agreement, which exhaustive search looks at, and not of what is applied.
     #[must_use]
     pub const fn is_of_replica(self) -> bool {
-        !matches!(self, Self::ApplyTwice | Self::ExecuteAgain | Self::Overtake)
+        !matches!(
+            self,
+            Self::ApplyTwice | Self::ExecuteAgain | Self::Overtake | Self::ReadUnconfirmed | Self::PlainTextAnywhere
+        )
     }
 
     /// Its name on the command line.
@@ -123,6 +130,7 @@ impl Mutant {
             Self::KeepMatched => "keep-matched",
             Self::TrustDoubt => "trust-doubt",
             Self::SettleEarly => "settle-early",
+            Self::PlainTextAnywhere => "plain-text-anywhere",
         }
     }
 }

@@ -569,4 +569,33 @@ mod tests {
         assert_eq!(known.wait().unwrap().lsn, written[0].lsn);
         node.close().unwrap();
     }
+
+    /// Whoever may subscribe would fill the disk of a server with what is kept for a name that it made up.
+    #[test]
+    fn who_asks_from_elsewhere_has_no_more_kept_than_the_default_and_less_if_it_wants_less() {
+        use crate::model::subscription::{Follow, FollowAt};
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let most = Budget::default();
+        let (more, less) = (Budget { bytes: u64::MAX, age: most.age * 10 }, Budget { bytes: 7, age: most.age / 2 });
+        let cases = [
+            (more, most),
+            (less, less),
+            (Budget { age: less.age, ..more }, Budget { age: less.age, ..most }),
+            (Budget { bytes: less.bytes, ..more }, Budget { bytes: less.bytes, ..most }),
+        ];
+        for (wanted, kept) in cases {
+            let options = FollowerOptions::since(Since::Beginning).budget(wanted);
+            let token = || Token::default().encode().unwrap().to_vec();
+            for at in [FollowAt::Known, FollowAt::Behind { token: token() }, FollowAt::Seek { token: token() }] {
+                let follow = Follow::new("default", "f", &options, at).unwrap();
+                let follower = crate::node::calls::follow(&node, follow).unwrap();
+                assert_eq!(follower.seat.budget, kept);
+                let shard = &follower.seat.shards[0];
+                let known = shard.followers.0.lock().get("f").map(|known| (known.budget, known.entry.budget_bytes));
+                assert_eq!(known, Some((kept, kept.bytes)), "also when it is away");
+            }
+        }
+        node.close().unwrap();
+    }
 }

@@ -134,7 +134,14 @@ fn answer(space: &Namespace, snapshot: &Snapshot<'_>, asked: &Receiver<Asked>, i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::{Node, NodeOptions};
+    use crate::node::shard::now;
+    use crate::node::{NamespaceOptions, Node, NodeOptions};
+    use crossbeam::channel::after;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    const PATIENCE: Duration = Duration::from_secs(30);
+    /// Looks at a place that must be there: enough for one that is not to be seen missing.
+    const REFUSED: usize = 200_000;
 
     fn get(snapshots: &Snapshots, number: u64) -> Result<Answer, u16> {
         snapshots.look("default", number, Look::MultiGet { keys: vec![b"k".to_vec()] }).map_err(|failure| failure.code)
@@ -142,8 +149,9 @@ mod tests {
 
     /// Waits until so many places are free.
     fn come_back(places: &Semaphore, count: u32) {
-        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        drop(runtime.block_on(places.acquire_many(count)).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let all = async { tokio::time::timeout(PATIENCE, places.acquire_many(count)).await };
+        drop(runtime.block_on(all).expect("they come back").unwrap());
     }
 
     #[test]
@@ -163,6 +171,90 @@ mod tests {
         assert_eq!(get(&snapshots, number), Err(8021));
         let (second, _) = open().unwrap();
         assert!(second > number && snapshots.held.lock().held.len() == 1, "the first is forgotten");
+        node.close().unwrap();
+    }
+
+    /// The story of a doubt: a client at its own bound took a place of all for as long as it took to be refused, and whoever else
+    /// asked at that moment was refused as well.
+    #[test]
+    fn a_client_at_its_own_bound_takes_no_place_of_others_not_even_while_it_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let space = node.default_namespace();
+        let places = Arc::new(Semaphore::new(SNAPSHOTS_OF_A_CLIENT + 1));
+        let snapshots = Snapshots::new(Arc::clone(&places), Duration::from_secs(3600));
+        let open = || snapshots.open("default", space.clone(), Read::Eventual).map_err(|failure| failure.code);
+        for _ in 0..SNAPSHOTS_OF_A_CLIENT {
+            open().unwrap();
+        }
+        let enough = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let asking = scope.spawn(|| {
+                let mut refused = 0;
+                while !enough.load(Ordering::Relaxed) {
+                    assert_eq!(open().unwrap_err(), 8020);
+                    refused += 1;
+                }
+                refused
+            });
+            // As somebody else, who would be refused if it were not there.
+            let there = (0..REFUSED).filter(|_| places.try_acquire().is_ok()).count();
+            enough.store(true, Ordering::Relaxed);
+            assert_eq!(there, REFUSED, "the last place was there all the time");
+            assert!(asking.join().unwrap() > 0);
+        });
+        drop(snapshots);
+        node.close().unwrap();
+    }
+
+    /// Whoever works with a moment for longer than it is held without a look would lose it in the middle.
+    #[test]
+    fn a_moment_is_held_from_its_last_look_on_and_not_from_its_beginning() {
+        const IDLE: Duration = Duration::from_millis(250);
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let snapshots = Snapshots::new(Arc::new(Semaphore::new(SNAPSHOTS_MAX)), IDLE);
+        // Where this machine makes a pause of its own, nothing is learnt, and it is tried again.
+        let held = (0..100).any(|_| {
+            let begun = now();
+            let (number, _) = snapshots.open("default", node.default_namespace(), Read::Eventual).unwrap();
+            let mut looked = begun;
+            while looked.duration_since(begun) < IDLE * 3 {
+                after(IDLE / 50).recv().unwrap();
+                let looking = now();
+                let found = get(&snapshots, number);
+                if looked.elapsed() >= IDLE {
+                    return false;
+                }
+                found.unwrap();
+                looked = looking;
+            }
+            true
+        });
+        assert!(held, "a machine that is too busy to tell");
+        drop(snapshots);
+        node.close().unwrap();
+    }
+
+    /// What is left on the disk for the moment is going: half of it must not be taken for all there was.
+    #[test]
+    fn a_moment_of_a_namespace_that_is_dropped_says_so_to_who_looks() {
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let space = node.create_namespace("shop", &NamespaceOptions::default()).unwrap();
+        space.put("k", "v").unwrap().wait().unwrap();
+        let places = Arc::new(Semaphore::new(1));
+        let snapshots = Snapshots::new(Arc::clone(&places), Duration::from_secs(3600));
+        let (number, _) = snapshots.open("shop", space, Read::Linearizable).unwrap();
+        let look = || {
+            let look = Look::MultiGet { keys: vec![b"k".to_vec()] };
+            snapshots.look("shop", number, look).map_err(|failure| failure.code)
+        };
+        look().unwrap();
+        node.drop_namespace("shop").unwrap();
+        assert_eq!(look().unwrap_err(), ReadError::Dropped.code());
+        snapshots.close(number);
+        come_back(&places, 1);
         node.close().unwrap();
     }
 

@@ -170,6 +170,7 @@ impl Shared {
             shard.followers.confirm(|name| store.persisted_follower(shard.descriptor.shard, name))?;
             store.persisted_applied(shard.descriptor.shard)
         });
+        // Of a state that can't be read nothing is known to be on the disk: what it needs stays. Who applies to it says why.
         let flushed = flushed?.ok()?.map_or(Lsn::ZERO, |flushed| flushed.lsn);
         let applied = shard.positions.applied();
         let pinned = shard.pins.lowest(by_policy, applied, |bytes| wal.boundary_keeping(log, bytes));
@@ -196,7 +197,7 @@ fn older_than(wal: &Wal, log: LogId, start: Lsn, age_seconds: u64) -> Lsn {
 
 /// The end of the last batch that was sealed before this moment, as far as the time stamps rise; `start` if there is none.
 fn older_than_micros(wal: &Wal, log: LogId, start: Lsn, cutoff: u64) -> Lsn {
-    // The batch that holds an LSN: its end, if it is old enough.
+    // The batch that holds an LSN: its end, if it is old enough. One that can't be read is not known to be, and stays.
     let old = |lsn: Lsn| {
         let batch = wal.read(log, lsn, 1).ok()?.into_iter().next()?;
         (batch.header().time_micros < cutoff).then(|| batch.last_lsn())

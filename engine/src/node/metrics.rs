@@ -108,6 +108,26 @@ impl ServerStats {
         count(&labels, "towline_server_denied_total", self.denied);
         set(&labels, "towline_server_held_bytes", self.held_bytes);
         count(&labels, "towline_server_ended_for_memory_total", self.ended_for_memory);
+        let connections = &self.connections;
+        set(&labels, "towline_server_connections", connections.connections);
+        set(&labels, "towline_server_connections_pending", connections.pending);
+        count(&labels, "towline_server_connections_accepted_total", connections.accepted);
+        for (reason, refused) in [
+            ("connections", connections.refused_connections),
+            ("pending", connections.refused_pending),
+            ("address_connections", connections.refused_address_connections),
+            ("address_pending", connections.refused_address_pending),
+        ] {
+            count(&with(&labels, "reason", reason.to_owned()), "towline_server_connections_refused_total", refused);
+        }
+        for (name, by_code) in [
+            ("towline_server_handshakes_failed_total", &connections.handshakes_failed),
+            ("towline_server_connections_ended_total", &connections.ended),
+        ] {
+            for (code, times) in by_code.iter() {
+                count(&with(&labels, "code", format!("TW-{code}")), name, times);
+            }
+        }
     }
 }
 
@@ -197,15 +217,68 @@ mod tests {
             denied: 7,
             held_bytes: 11,
             ended_for_memory: 13,
+            connections: strangers(),
         };
         metrics::with_local_recorder(&recorder, || stats.publish("main"));
-        let of = |(key, .., value): (metrics_util::CompositeKey, _, _, _)| (key.key().name().to_owned(), value);
-        let mut told: Vec<_> = snapshotter.snapshot().into_vec().into_iter().map(of).collect();
-        told.sort_by(|(a, _), (b, _)| a.cmp(b));
-        let values: Vec<_> = told.into_iter().map(|(_, value)| value).collect();
-        let gauge = |value: f64| DebugValue::Gauge(value.into());
-        let counter = DebugValue::Counter;
-        assert_eq!(values, [gauge(3.0), counter(7), counter(13), gauge(2.0), gauge(11.0), gauge(5.0)]);
+        let label = |key: &metrics::Key| key.labels().map(metrics::Label::value).skip(1).collect::<String>();
+        let told = snapshotter.snapshot().into_vec().into_iter().map(|(key, .., value)| {
+            let (name, label) = (key.key().name().trim_start_matches("towline_server_"), label(key.key()));
+            match value {
+                DebugValue::Gauge(value) => format!("{name} {label}= {value}"),
+                DebugValue::Counter(value) => format!("{name} {label}+ {value}"),
+                DebugValue::Histogram(_) => unreachable!("there are none"),
+            }
+        });
+        let mut told: Vec<_> = told.collect();
+        told.sort();
+        let wanted = [
+            "clients = 3",
+            "connections = 0",
+            "connections_accepted_total + 2",
+            "connections_ended_total TW-3022+ 1",
+            "connections_pending = 0",
+            "connections_refused_total address_connections+ 0",
+            "connections_refused_total address_pending+ 0",
+            "connections_refused_total connections+ 0",
+            "connections_refused_total pending+ 0",
+            "denied_total + 7",
+            "ended_for_memory_total + 13",
+            "feeds = 2",
+            "handshakes_failed_total TW-3001+ 1",
+            "held_bytes = 11",
+            "requests = 5",
+        ];
+        assert_eq!(told, wanted);
+    }
+
+    /// Of a server that one stranger came to, and one client that has gone.
+    #[cfg(feature = "cluster")]
+    fn strangers() -> towline_net::driver::ListenerStats {
+        use crate::client::{Client, ClientOptions};
+        use std::io::Write as _;
+        let directory = tempfile::tempdir().unwrap();
+        let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+                    shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+        let config = crate::node::Config::parse(&directory.path().join("node.toml"), text).unwrap();
+        let server = crate::node::serve(&config).unwrap();
+        let mut stranger = std::net::TcpStream::connect(server.address()).unwrap();
+        stranger.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let stats = runtime.block_on(async {
+            let client = Client::connect([server.address().to_string()], ClientOptions::default()).await.unwrap();
+            client.close().await.unwrap();
+            let mut stats = server.stats().connections;
+            for _ in 0..2000 {
+                if stats.accepted == 2 && stats.connections == 0 {
+                    break;
+                }
+                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+                stats = server.stats().connections;
+            }
+            stats
+        });
+        server.shutdown().unwrap();
+        stats
     }
 
     #[test]

@@ -127,7 +127,7 @@ mod tests {
         let address = SocketAddr::from(([10, 0, 0, 1], 7));
         tracing::subscriber::with_default(lines.clone(), || {
             for number in 0..100 {
-                refusals.tell(now, address, 3203, &format_args!("client/{number} is revoked"));
+                refusals.tell(now, address, 3219, &format_args!("client/{number} is revoked"));
             }
         });
         assert_eq!(lines.0.lock().len(), SENTENCES_MAX);

@@ -173,6 +173,7 @@ impl ServerHandle {
     /// this down and serve anew.
     pub async fn failed(&self) -> String {
         let (tell, told) = tokio::sync::oneshot::channel();
+        // Whoever waited may wait no more.
         self.node.default_shard().health.on_failure(move |reason| drop(tell.send(reason)));
         told.await.unwrap_or_else(|_| "the node has stopped".to_owned())
     }
@@ -258,10 +259,11 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         clients: Arc::new(Semaphore::new(connections - PEERS_PLACES)),
         clients_max: connections - PEERS_PLACES,
         memory: MemoryBudget::new(config.clients_bytes),
+        listener: Arc::new(listener),
         requests: Arc::default(),
         door: Door::new(authorizer),
     };
-    runtime.spawn(server.clone().accept(listener));
+    runtime.spawn(server.clone().accept());
     Ok(ServerHandle { node, runtime, address, server })
 }
 
@@ -294,6 +296,7 @@ pub(super) struct Server {
     clients_max: usize,
     /// For what clients ask and do not take, and send faster than it is done.
     memory: MemoryBudget,
+    listener: Arc<Listener>,
     /// Requests of all clients that have no answer yet.
     pub(super) requests: Arc<AtomicUsize>,
     /// What clients may do.
@@ -310,12 +313,13 @@ impl Server {
             denied: self.door.denied(),
             held_bytes: self.memory.held(),
             ended_for_memory: self.memory.ended(),
+            connections: self.listener.stats(),
         }
     }
 
-    async fn accept(self, listener: Listener) {
+    async fn accept(self) {
         loop {
-            match listener.accept().await {
+            match self.listener.accept().await {
                 Ok(incoming) => {
                     tokio::spawn(self.clone().greet(incoming));
                 }

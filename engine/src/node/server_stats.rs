@@ -1,5 +1,7 @@
 //! A server in numbers.
 
+use towline_net::driver::ListenerStats;
+
 /// What a server's clients do, in numbers. Counters begin at 0 with its start.
 ///
 /// ```
@@ -30,4 +32,6 @@ pub struct ServerStats {
     pub held_bytes: u64,
     /// Connections that ended because that was more than [`Config::clients_bytes`](super::Config::clients_bytes) (TW-3027).
     pub ended_for_memory: u64,
+    /// Connections of clients and nodes alike: how many came, were turned away, failed in their handshake or ended, and by which codes.
+    pub connections: ListenerStats,
 }

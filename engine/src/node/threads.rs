@@ -84,6 +84,7 @@ impl Threads {
         self.appliers.iter().for_each(|(orders, _)| drop(orders.send(ApplyOrder::End)));
         self.appliers.drain(..).for_each(|(_, thread)| join(thread));
         if let Some((orders, thread)) = self.reader.take() {
+            // As above.
             drop(orders.send(ReadOrder::End));
             join(thread);
         }

@@ -3,6 +3,7 @@
 
 use super::config::Config;
 use super::refusals::Refusals;
+use crate::model::mutant::{Mutant, planted};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -46,10 +47,11 @@ impl Transport {
         }
     }
 
-    /// Whether that address may be listened on: the configuration may have named a host, or been changed since it was
+    /// Whether that address may be listened on (I12): the configuration may have named a host, or been changed since it was
     /// read.
     pub(super) fn may_listen(&self, config: &Config, address: SocketAddr) -> Result<(), super::ServeError> {
-        if config.tls.is_some() || config.insecure_plaintext || address.ip().is_loopback() {
+        let is_let = config.tls.is_some() || config.insecure_plaintext || planted(Mutant::PlainTextAnywhere);
+        if is_let || address.ip().is_loopback() {
             return Ok(());
         }
         Err(super::ServeError::Plaintext { address: address.to_string() })
@@ -198,4 +200,49 @@ async fn watch(endpoint: Arc<Endpoint>, every: std::time::Duration) {
 pub(super) async fn resolve(address: &str) -> io::Result<SocketAddr> {
     let unresolved = || io::Error::new(io::ErrorKind::NotFound, "the address does not resolve");
     tokio::net::lookup_host(address).await?.next().ok_or_else(unresolved)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    const TEXT: &str = r#"cluster = "0193aabb-ccdd-7eff-8000-010203040506"
+node_id = 1
+data_dir = "data"
+listen = "localhost:0"
+[shard]
+leader = 1
+namespace = "default"
+[[node]]
+id = 1
+address = "127.0.0.1:7401"
+"#;
+
+    /// A configuration names `localhost`, and what that is found to be is another machine's to say.
+    fn listens(prefix: &str, address: &str) -> Result<(), u16> {
+        let config = Config::parse(Path::new("node.toml"), &format!("{prefix}{TEXT}")).unwrap();
+        let transport = Transport::open(&config).unwrap();
+        transport.may_listen(&config, address.parse().unwrap()).map_err(|error| error.code())
+    }
+
+    #[test]
+    fn plain_text_is_listened_for_on_loopback_only_unless_it_is_asked_for_by_its_name() {
+        assert_eq!(listens("", "127.0.0.1:7"), Ok(()));
+        assert_eq!(listens("", "[::1]:7"), Ok(()));
+        assert_eq!(listens("", "10.0.0.1:7"), Err(6033));
+        assert_eq!(listens("", "0.0.0.0:7"), Err(6033));
+        assert_eq!(listens("insecure_plaintext = true\n", "10.0.0.1:7"), Ok(()));
+    }
+
+    /// I12, attacked.
+    #[cfg(feature = "mutants")]
+    #[test]
+    fn a_node_that_listens_anywhere_is_noticed() {
+        use crate::model::mutant::plant;
+        plant(Some(Mutant::PlainTextAnywhere));
+        let found = listens("", "10.0.0.1:7");
+        plant(None);
+        assert_eq!(found, Ok(()), "what the test above refuses");
+    }
 }

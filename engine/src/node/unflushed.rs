@@ -63,6 +63,7 @@ impl Unflushed {
         for shard in &shards {
             let Some(marks) = self.shards.get_mut(&shard.descriptor.shard) else { continue };
             let flushed = shared.gate.with(|store| store.persisted_applied(shard.descriptor.shard));
+            // What can't be read is not known to be flushed: it is asked for once more.
             let flushed = flushed.and_then(Result::ok).flatten().map_or(Lsn::ZERO, |flushed| flushed.lsn);
             while let Some(mark) = marks.behind.pop_front_if(|mark| mark.applied <= flushed) {
                 marks.flushed = mark;

@@ -169,7 +169,7 @@ async fn three_nodes_replicate_over_tls_and_whoever_has_no_certificate_of_theirs
         assert_eq!(refused.status.code(), Some(1));
         assert!(begun.elapsed() < Duration::from_secs(5), "not after all of --timeout");
     }
-    until("the log says why", || world.says(0, "a connection was refused: TW-3203") && world.says(0, "UnknownIssuer"));
+    until("the log says why", || world.says(0, "a connection was refused: TW-3217") && world.says(0, "UnknownIssuer"));
     let plain = towline(&["get", "key-1", "--addr", &world.address(0), "--timeout", "1"]);
     assert_eq!(plain.status.code(), Some(1));
     until("and of plain text", || world.says(0, "what came is no TLS"));

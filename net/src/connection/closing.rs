@@ -90,6 +90,7 @@ impl Connection {
             (
                 ConnectionError::WrongCluster
                 | ConnectionError::WrongNode { .. }
+                | ConnectionError::WrongRole { .. }
                 | ConnectionError::FeatureMissing { .. }
                 | ConnectionError::LimitsUnusable { .. }
                 | ConnectionError::HelloMalformed { .. },

@@ -3,7 +3,7 @@
 //! 1. the frame (its CRC with seed 0, its kind, its length);
 //! 2. the form of the payload;
 //! 3. the cluster: that it is said, except by a client, and which it is, where one is expected;
-//! 4. the node, where one is expected;
+//! 4. the role and the node, where they are expected;
 //! 5. the version;
 //! 6. the features;
 //! 7. the limits.

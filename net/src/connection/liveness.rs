@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::error::ConnectionError;
+use crate::mutant::{Mutant, planted};
 use crate::rtt::RttEstimate;
 
 use super::{Connection, ConnectionConfig, Phase};
@@ -100,7 +101,10 @@ impl Connection {
             self.events.shrink_to_fit();
         }
         match self.phase {
-            Phase::Greeting if now >= self.liveness.hello_deadline => self.fail(ConnectionError::HelloTimeout),
+            // I12: nor for longer than this.
+            Phase::Greeting if now >= self.liveness.hello_deadline && !planted(Mutant::PatientGreeting) => {
+                self.fail(ConnectionError::HelloTimeout);
+            }
             Phase::Ready if now >= self.silence_deadline() => self.fail(ConnectionError::IdleTimeout),
             Phase::Ready if now >= self.liveness.ping_due && self.liveness.outstanding.is_none() => self.ping(now),
             _ => {}

@@ -11,6 +11,7 @@ use crate::error::ConnectionError;
 use crate::frame::{FrameFlags, FrameHeader, FrameKind, StreamId};
 use crate::lane::Lane;
 use crate::limits::{HEADER_BYTES, HELLO_BYTES_MAX};
+use crate::mutant::{Mutant, planted};
 
 use super::{Connection, Phase};
 
@@ -159,7 +160,8 @@ impl Connection {
             let Some(kind) = kind.filter(|kind| *kind == self.awaited_greeting()) else {
                 return Err(malformed("only a hello may come first"));
             };
-            if header.length > HELLO_BYTES_MAX {
+            // I12: before anybody is known, no more than this is kept.
+            if header.length > HELLO_BYTES_MAX && !planted(Mutant::LongHello) {
                 return Err(too_long(HELLO_BYTES_MAX));
             }
             return self.admit_control(header, kind);

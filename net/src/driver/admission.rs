@@ -7,6 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::error::ConnectionError;
+use crate::mutant::{Mutant, planted};
 
 use super::ListenerOptions;
 use super::listener_stats::{Counters, Turned};
@@ -68,7 +69,7 @@ impl Admission {
         Arc::new(Self { options, places: Mutex::default(), counters: Counters::default() })
     }
 
-    /// A place for who connects from there, as a stranger; or why there is none, which is counted.
+    /// A place for who connects from there, as a stranger (I12: of whom there are so many at most); or why there is none, which is counted.
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Ticket> {
         let source = Source::of(address);
         let options = &self.options;
@@ -76,7 +77,7 @@ impl Admission {
         let of_source = places.by_source.get(&source).copied().unwrap_or_default();
         let turned = if places.all.connections >= options.connections_max {
             Some(Turned::Connections)
-        } else if places.all.pending >= options.pending_max {
+        } else if places.all.pending >= options.pending_max && !planted(Mutant::AnyNumberOfStrangers) {
             Some(Turned::Pending)
         } else if of_source.connections >= options.address_connections_max {
             Some(Turned::AddressConnections)

@@ -119,9 +119,9 @@ impl fmt::Debug for ReasonCounts {
 
 /// What a connection that a listener took can end by, in order: the codes of [`ConnectionError`](crate::ConnectionError), and those of a handshake of
 /// TLS that failed.
-const CODES: [u16; 33] = [
+const CODES: [u16; 38] = [
     3001, 3002, 3003, 3004, 3005, 3006, 3007, 3008, 3009, 3010, 3011, 3012, 3013, 3014, 3015, 3016, 3017, 3018, 3019,
-    3020, 3021, 3022, 3023, 3024, 3025, 3026, 3027, 3140, 3142, 3143, 3203, 3204, 3205,
+    3020, 3021, 3022, 3023, 3024, 3025, 3026, 3027, 3140, 3142, 3143, 3203, 3204, 3205, 3215, 3216, 3217, 3218, 3219,
 ];
 
 /// Why one that connected got no place.
@@ -141,31 +141,8 @@ pub(super) struct Counters {
     abandoned: AtomicU64,
     greeted: AtomicU64,
     turned: [AtomicU64; 4],
-    handshakes_failed: PerCode,
-    ended: PerCode,
-}
-
-#[derive(Debug)]
-struct PerCode([AtomicU64; CODES.len()]);
-
-impl Default for PerCode {
-    fn default() -> Self {
-        Self([const { AtomicU64::new(0) }; CODES.len()])
-    }
-}
-
-impl PerCode {
-    fn count(&self, code: u16) {
-        let place = CODES.binary_search(&code);
-        debug_assert!(place.is_ok(), "TW-{code} is counted nowhere");
-        if let Some(count) = place.ok().and_then(|place| self.0.get(place)) {
-            count.fetch_add(1, Ordering::Relaxed);
-        }
-    }
-
-    fn read(&self) -> ReasonCounts {
-        ReasonCounts(self.0.each_ref().map(value))
-    }
+    handshakes_failed: Tally,
+    ended: Tally,
 }
 
 impl Counters {
@@ -214,6 +191,30 @@ impl Counters {
             connections: held.connections as u64,
             pending: held.pending as u64,
         }
+    }
+}
+
+/// One figure for each code.
+#[derive(Debug)]
+struct Tally([AtomicU64; CODES.len()]);
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self([const { AtomicU64::new(0) }; CODES.len()])
+    }
+}
+
+impl Tally {
+    fn count(&self, code: u16) {
+        let place = CODES.binary_search(&code);
+        debug_assert!(place.is_ok(), "TW-{code} is counted nowhere");
+        if let Some(count) = place.ok().and_then(|place| self.0.get(place)) {
+            count.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn read(&self) -> ReasonCounts {
+        ReasonCounts(self.0.each_ref().map(value))
     }
 }
 

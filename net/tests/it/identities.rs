@@ -16,13 +16,13 @@ use towline_net::driver::tls::{self, CredentialFiles, Credentials, Endpoint, Pee
 use towline_net::driver::{self, ConnectionHandle, EventSink, Listener, ListenerOptions};
 use towline_net::{ConnectionConfig, ConnectionError, FaultClass, GoAwayCode, Identity, Role, Side};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 const WITHIN: Duration = Duration::from_secs(5);
 const CLUSTER: [u8; 16] = [7; 16];
 const OURS: &str = "towline://07070707-0707-0707-0707-070707070707";
-const OTHERS: &str = "towline://08080808-0808-0808-0808-080808080808";
+pub(crate) const OTHERS: &str = "towline://08080808-0808-0808-0808-080808080808";
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(pub(crate) CertifiedIssuer<'static, KeyPair>);
 
 /// One certificate in PEM, and its key.
 struct Pem {
@@ -32,19 +32,19 @@ struct Pem {
 }
 
 impl Authority {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let mut params = CertificateParams::default();
         params.distinguished_name.push(DnType::CommonName, name);
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    fn issue(&self, identity: &str) -> Credentials {
+    pub(crate) fn issue(&self, identity: &str) -> Credentials {
         self.issue_with(identity, |_| ())
     }
 
     /// A certificate that this authority issued, whose holder believes this authority.
-    fn issue_with(&self, identity: &str, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
+    pub(crate) fn issue_with(&self, identity: &str, change: impl FnOnce(&mut CertificateParams)) -> Credentials {
         let key = KeyPair::generate().unwrap();
         let mut params = named(identity);
         change(&mut params);
@@ -70,33 +70,38 @@ fn named(identity: &str) -> CertificateParams {
     params
 }
 
-fn node(number: u64) -> String {
+pub(crate) fn node(number: u64) -> String {
     format!("{OURS}/node/{number}")
 }
 
-fn client(name: &str) -> String {
+pub(crate) fn client(name: &str) -> String {
     format!("{OURS}/client/{name}")
 }
 
-fn hello(node: u64, role: Role) -> ConnectionConfig {
+pub(crate) fn hello(node: u64, role: Role) -> ConnectionConfig {
     let identity = Identity { cluster: CLUSTER, node, directory: [1; 16], incarnation: 1, role };
     ConnectionConfig { expect_cluster: Some(CLUSTER), ..ConnectionConfig::new(identity, [node as u8; 16]) }
 }
 
-fn silent() -> EventSink {
+pub(crate) fn silent() -> EventSink {
     EventSink::callback(|_| ())
 }
 
-async fn listen() -> (Listener, SocketAddr) {
+pub(crate) async fn listen() -> (Listener, SocketAddr) {
     let listener = Listener::bind("127.0.0.1:0".parse().unwrap(), ListenerOptions::default()).await.unwrap();
     let address = listener.local_addr().unwrap();
     (listener, address)
 }
 
-type Connected = Result<ConnectionHandle, TlsError>;
+pub(crate) type Connected = Result<ConnectionHandle, TlsError>;
 
 /// Node 1, or a client, dials node 2.
-async fn meet(dialer: &Endpoint, acceptor: &Endpoint, peer: Peer, says: ConnectionConfig) -> (Connected, Connected) {
+pub(crate) async fn meet(
+    dialer: &Endpoint,
+    acceptor: &Endpoint,
+    peer: Peer,
+    says: ConnectionConfig,
+) -> (Connected, Connected) {
     let (listener, address) = listen().await;
     let accepting = async { acceptor.accept(listener.accept().await.unwrap(), hello(2, Role::Node), silent()).await };
     let dialling = dialer.connect(address, peer, says, silent());
@@ -104,8 +109,12 @@ async fn meet(dialer: &Endpoint, acceptor: &Endpoint, peer: Peer, says: Connecti
 }
 
 /// Somebody with these credentials, who believes whatever certificate it is shown of `authority` for `server.test`,
-/// dials and says this. What node 2 tells its log, and what the stranger hears.
-async fn intrude(acceptor: &Endpoint, stranger: &Credentials, says: ConnectionConfig) -> (String, ConnectionError) {
+/// dials and says this. What node 2 tells its log and counts, and what the stranger hears.
+async fn intrude(
+    acceptor: &Endpoint,
+    stranger: &Credentials,
+    says: ConnectionConfig,
+) -> (TlsError, Vec<(u16, u64)>, ConnectionError) {
     let (listener, address) = listen().await;
     let config = stranger.client_config().unwrap();
     let accepting = async { acceptor.accept(listener.accept().await.unwrap(), hello(2, Role::Node), silent()).await };
@@ -116,7 +125,7 @@ async fn intrude(acceptor: &Endpoint, stranger: &Credentials, says: ConnectionCo
         driver::spawn(stream, Side::Dialer, says, silent()).unwrap().ready().await.unwrap_err()
     };
     let (heard, told) = timeout(PATIENCE, async { tokio::join!(intruding, accepting) }).await.expect("bounded");
-    (told.unwrap_err().sentence(), heard)
+    (told.unwrap_err(), listener.stats().handshakes_failed.iter().collect(), heard)
 }
 
 #[tokio::test]
@@ -133,14 +142,17 @@ async fn a_node_dials_a_node_by_its_number_and_a_client_by_a_host_of_its_certifi
     let by_name = meet(&loader, &acceptor, Peer::host("server.test").unwrap(), says).await;
     assert!(by_name.0.is_ok() && by_name.1.is_ok());
     let (wrong_name, _) = meet(&loader, &acceptor, Peer::host("elsewhere.test").unwrap(), says).await;
-    let said = wrong_name.unwrap_err().sentence();
-    assert!(said.contains("not valid for name"), "{said}");
+    let error = wrong_name.unwrap_err();
+    assert!(error.sentence().contains("not valid for name"), "{}", error.sentence());
+    assert_eq!((error.code(), error.class()), (3218, FaultClass::Operator));
 }
 
 #[tokio::test]
 async fn nobody_comes_in_whose_certificate_does_not_hold_or_names_another_and_hears_no_reason() {
-    let (ours, foreign) = (Authority::new("ours"), Authority::new("foreign"));
-    let acceptor = Endpoint::new(&ours.issue(&node(2))).unwrap();
+    let (ours, foreign, posing) = (Authority::new("ours"), Authority::new("foreign"), Authority::new("ours"));
+    let own = ours.issue(&node(2));
+    let acceptor = Endpoint::new(&own).unwrap();
+    acceptor.renew(&own, client("leaving").parse().unwrap()).unwrap();
     let believing = |credentials: Credentials| Credentials { roots: vec![ours.0.der().clone()], ..credentials };
     let expired = ours.issue_with(&node(1), |params| params.not_after = date_time_ymd(2001, 1, 1));
     let not_yet = ours.issue_with(&node(1), |params| params.not_before = date_time_ymd(3001, 1, 1));
@@ -161,26 +173,31 @@ async fn nobody_comes_in_whose_certificate_does_not_hold_or_names_another_and_he
     });
     let (as_node, as_client) = (hello(1, Role::Node), hello(0, Role::Client));
     let cases = [
-        ("expired", expired, as_node, "expired"),
-        ("not yet valid", not_yet, as_node, "not valid yet"),
-        ("of another authority", foreign.issue(&node(1)), as_node, "UnknownIssuer"),
-        ("self-signed", self_signed, as_node, "UnknownIssuer"),
-        ("not for dialling", for_servers, as_node, "extended key usage"),
-        ("of nobody", ours.issue("https://elsewhere.test"), as_node, "names neither a node nor a client"),
-        ("of two", two_names, as_node, "names more than one"),
-        ("of another cluster", ours.issue(&format!("{OTHERS}/node/1")), as_node, "is of another cluster"),
-        ("of another node", ours.issue(&node(3)), as_node, "the peer is node 1, expected was node 3"),
-        ("a client's, as a node", ours.issue(&client("a")), as_node, "says it is a Node, expected was a Client"),
-        ("a node's, as a client", ours.issue(&node(1)), as_client, "says it is a Client, expected was a Node"),
+        ("expired", expired, as_node, 3216, "expired"),
+        ("not yet valid", not_yet, as_node, 3216, "not valid yet"),
+        ("of another authority", foreign.issue(&node(1)), as_node, 3217, "UnknownIssuer"),
+        ("of another authority with our name", posing.issue(&node(1)), as_node, 3217, "BadSignature"),
+        ("self-signed", self_signed, as_node, 3217, "UnknownIssuer"),
+        ("not for dialling", for_servers, as_node, 3203, "extended key usage"),
+        ("of nobody", ours.issue("https://elsewhere.test"), as_node, 3205, "names neither a node nor a client"),
+        ("of two", two_names, as_node, 3205, "names more than one"),
+        ("of another cluster", ours.issue(&format!("{OTHERS}/node/1")), as_node, 3218, "is of another cluster"),
+        ("revoked", ours.issue(&client("leaving")), as_client, 3219, "is revoked"),
+        ("of another node", ours.issue(&node(3)), as_node, 3014, "the peer is node 1, expected was node 3"),
+        ("a client's, as a node", ours.issue(&client("a")), as_node, 3026, "says it is a Node, expected was a Client"),
+        ("a node's, as a client", ours.issue(&node(1)), as_client, 3026, "says it is a Client, expected was a Node"),
     ];
-    for (what, credentials, says, reason) in cases {
-        let (told, heard) = intrude(&acceptor, &believing(credentials), says).await;
-        assert!(told.contains(reason), "{what}: {told}");
+    for (what, credentials, says, code, reason) in cases {
+        let (told, counted, heard) = intrude(&acceptor, &believing(credentials), says).await;
+        assert!(told.sentence().contains(reason), "{what}: {}", told.sentence());
+        assert_eq!((told.code(), counted), (code, vec![(code, 1)]), "{what}: it is told and counted by its cause");
+        let class = if code == 3014 { FaultClass::Reroute } else { FaultClass::Operator };
+        assert_eq!(told.class(), class, "{what}");
         // An alert ends the byte stream, and a refusal is a number.
-        let is_bare = matches!(
-            heard,
-            ConnectionError::TransportEnded | ConnectionError::Refused { code: 3014 | 3026, theirs: None, .. }
-        );
+        let is_bare = match code {
+            3014 | 3026 => matches!(heard, ConnectionError::Refused { code: said, theirs: None, .. } if said == code),
+            _ => heard == ConnectionError::TransportEnded,
+        };
         assert!(is_bare, "{what}: {heard:?}");
     }
 }
@@ -191,14 +208,14 @@ async fn a_dialer_hangs_up_on_whoever_is_not_the_node_that_it_looks_for() {
     let dialer = Endpoint::new(&ours.issue(&node(1))).unwrap();
     let expired = ours.issue_with(&node(2), |params| params.not_after = date_time_ymd(2001, 1, 1));
     let cases = [
-        ("expired", expired, hello(2, Role::Node), "expired"),
-        ("of another authority", foreign.issue(&node(2)), hello(2, Role::Node), "UnknownIssuer"),
-        ("of another node", ours.issue(&node(3)), hello(3, Role::Node), "is not node 2, which was dialled"),
-        ("of another cluster", ours.issue(&format!("{OTHERS}/node/2")), hello(2, Role::Node), "another cluster"),
-        ("a client's", ours.issue(&client("a")), hello(2, Role::Node), "is no node"),
-        ("another Hello", ours.issue(&node(2)), hello(3, Role::Node), "the peer is node 3, expected was node 2"),
+        ("expired", expired, hello(2, Role::Node), 3216, "expired"),
+        ("of another authority", foreign.issue(&node(2)), hello(2, Role::Node), 3217, "UnknownIssuer"),
+        ("of another node", ours.issue(&node(3)), hello(3, Role::Node), 3218, "is not node 2, which was dialled"),
+        ("of another cluster", ours.issue(&format!("{OTHERS}/node/2")), hello(2, Role::Node), 3218, "another cluster"),
+        ("a client's", ours.issue(&client("a")), hello(2, Role::Node), 3218, "is no node"),
+        ("another Hello", ours.issue(&node(2)), hello(3, Role::Node), 3014, "the peer is node 3, expected was node 2"),
     ];
-    for (what, credentials, says, reason) in cases {
+    for (what, credentials, says, code, reason) in cases {
         let (listener, address) = listen().await;
         let posing = Credentials { roots: vec![ours.0.der().clone()], ..credentials }.server_config().unwrap();
         let accepting = async {
@@ -212,8 +229,9 @@ async fn a_dialer_hangs_up_on_whoever_is_not_the_node_that_it_looks_for() {
         let dialling = dialer.connect(address, Peer::Node(2), hello(1, Role::Node), silent());
         let (dialled, heard) =
             timeout(PATIENCE, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("bounded");
-        let said = dialled.unwrap_err().sentence();
-        assert!(said.contains(reason), "{what}: {said}");
+        let error = dialled.unwrap_err();
+        assert!(error.sentence().contains(reason), "{what}: {}", error.sentence());
+        assert_eq!(error.code(), code, "{what}");
         let is_bare = heard.is_none_or(|end| end == ConnectionError::ClosedByPeer { code: GoAwayCode(3014) });
         assert!(is_bare, "{what}");
     }
@@ -275,7 +293,11 @@ async fn a_tls_client_of_version_1_2_and_one_without_a_certificate_are_refused()
     let (heard, accepted) =
         timeout(PATIENCE, Box::pin(async { tokio::join!(dialling, accepting) })).await.expect("bounded");
     assert_eq!(heard, Err(ConnectionError::TransportEnded));
-    assert!(accepted.unwrap_err().sentence().contains("no certificates"));
+    let error = accepted.unwrap_err();
+    assert!(error.sentence().contains("no certificates"), "{}", error.sentence());
+    assert_eq!((error.code(), error.class()), (3215, FaultClass::Operator));
+    let failed = listener.stats().handshakes_failed;
+    assert_eq!(failed.iter().collect::<Vec<_>>(), [(3203, 1), (3215, 1)], "the old version, and no certificate");
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ mod handshake;
 mod hostile;
 mod properties;
 mod skew;
+mod states;
 mod streams;
 mod world;
 
@@ -23,6 +24,8 @@ mod driver;
 mod identities;
 #[cfg(feature = "tokio")]
 mod listener;
+#[cfg(all(feature = "tls", feature = "mutants"))]
+mod mutants;
 #[cfg(feature = "tokio")]
 mod network;
 #[cfg(feature = "tls")]

@@ -87,7 +87,7 @@ impl Extent {
         Err(self.corrupt())
     }
 
-    /// The batch, if these bytes are it.
+    /// The batch, if these bytes are it. In which way they are not plays no part: the range can't be read.
     pub(crate) fn verify(&self, bytes: Bytes) -> Option<Batch> {
         Batch::decode(bytes).ok().filter(|batch| self.is(batch))
     }

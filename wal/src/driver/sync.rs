@@ -81,6 +81,7 @@ mod primitives {
         pub(in crate::driver) fn wait(&self, number: u32) {
             let bucket = self.bucket.lock();
             if self.number.load(Ordering::SeqCst) == number {
+                // The guard, or that a holder of the lock panicked, which fails the model by itself.
                 drop(self.sleepers.wait(bucket));
             }
         }

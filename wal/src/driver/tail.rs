@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Wal;
 use crate::core::LogCore;
-use crate::error::{ReadError, WalError};
+use crate::error::{FaultClass, ReadError, WalError};
 use crate::format::batch::Batch;
 use crate::format::ids::{LogId, LogPosition, Lsn};
 
@@ -46,7 +46,7 @@ pub struct Tail<'a> {
 ///
 /// ```
 /// use std::time::Duration;
-/// use towline_wal::{LogPosition, Lsn, TailError, WalError};
+/// use towline_wal::{FaultClass, LogPosition, Lsn, TailError, WalError};
 /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
 /// # use set_up::*;
 /// # let (log, (dir, wal)) = (LOG, opened());
@@ -56,7 +56,9 @@ pub struct Tail<'a> {
 /// let at = tail.next_within(1 << 20, Duration::from_secs(60)).unwrap()[0].position();
 /// wal.truncate_suffix(log, LogPosition::origin(log)).unwrap();
 /// // What was handed on is no more: whoever has it must take it back.
-/// assert_eq!(tail.next_within(1 << 20, Duration::ZERO), Err(TailError::Cut { log, at }));
+/// let cut = tail.next_within(1 << 20, Duration::ZERO).unwrap_err();
+/// assert_eq!(cut, TailError::Cut { log, at });
+/// assert_eq!((cut.code(), cut.class()), ("TW-1105", FaultClass::FixRequest), "it takes another tail");
 ///
 /// let mut tail = wal.tail(log, Lsn::FIRST);
 /// wal.close().unwrap();
@@ -89,6 +91,17 @@ impl TailError {
             Self::Read(error) => error.code(),
             Self::Cut { .. } => "TW-1105",
             Self::Ended(error) => error.code(),
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn class(&self) -> FaultClass {
+        match self {
+            Self::Read(error) => error.class(),
+            // This tail says the same for ever: another one begins where the log is now.
+            Self::Cut { .. } => FaultClass::FixRequest,
+            Self::Ended(error) => error.class(),
         }
     }
 }

@@ -130,6 +130,7 @@ impl Helper {
 impl Drop for Helper {
     fn drop(&mut self) {
         drop(self.tasks.take());
+        // A panic in it was printed by the panic hook, and failed its write.
         drop(self.thread.take().map(JoinHandle::join));
     }
 }

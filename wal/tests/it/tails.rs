@@ -3,7 +3,9 @@
 use std::ops::ControlFlow;
 use std::time::Duration;
 
-use towline_wal::{Entry, Epoch, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Wal, WalError};
+use towline_wal::{
+    Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Wal, WalError,
+};
 
 use crate::world::{World, batch, log};
 
@@ -70,7 +72,9 @@ fn a_tail_waits_as_a_future_and_hears_of_the_end() {
         append(&wal, 1, 100);
         append(&wal, 1, 100);
         wal.close().unwrap();
-        assert_eq!(follower.join().unwrap(), (3, TailError::Ended(WalError::Closed)), "all there was, then the end");
+        let (count, end) = follower.join().unwrap();
+        assert_eq!((count, end.class()), (3, FaultClass::Reopen), "all there was, then the end");
+        assert_eq!(end, TailError::Ended(WalError::Closed));
     });
 }
 
@@ -111,13 +115,14 @@ fn a_tail_hears_that_what_it_read_was_cut_off() {
         }
         let cut = TailError::Cut { log: log(1), at };
         assert_eq!(tail.next_within(1 << 20, LONG), Err(cut.clone()));
-        assert_eq!(cut.code(), "TW-1105");
+        assert_eq!((cut.code(), cut.class()), ("TW-1105", FaultClass::FixRequest));
         while !regrown && wal.end(log(1)).lsn < Lsn::new(5) {
             append(&wal, 1, 100);
         }
     }
     wal.release(log(1), Lsn::new(4)).unwrap();
     let released = TailError::Read(ReadError::Released { log: log(1), start: Lsn::new(3) });
+    assert_eq!((released.code(), released.class()), ("TW-1102", FaultClass::FixRequest));
     assert_eq!(wal.tail(log(1), Lsn::FIRST).next_within(1, LONG), Err(released));
 }
 

@@ -28,6 +28,7 @@ use crate::driver::admission::Ticket;
 use crate::driver::handle::WeakHandle;
 use crate::driver::{ConnectionHandle, EventSink, Incoming, dial, task};
 use crate::identity::Role;
+use crate::mutant::{Mutant, planted};
 
 /// Whom a dialer looks for.
 ///
@@ -230,6 +231,9 @@ impl Endpoint {
         }
         let in_force = Arc::new(InForce::new(&self.own, credentials, revoked)?);
         *self.in_force.write() = Arc::clone(&in_force);
+        if planted(Mutant::KeepRevoked) {
+            return Ok(Vec::new());
+        }
         Ok(self.sweep(|live| in_force.judge(live)))
     }
 
@@ -360,8 +364,10 @@ impl Endpoint {
         let Hands { chain, dialled, address, in_force, begun } = hands;
         let end_entity = chain.first().ok_or(TlsError::Credentials(rustls::Error::NoCertificatesPresented))?;
         let who = PeerCertificate::read(end_entity)?.identity;
+        // I12: what the peer says of itself is what its certificate proves, or it is not answered.
         config.expect_cluster = Some(who.cluster);
         match who.subject {
+            _ if planted(Mutant::AnyHello) => {}
             Subject::Node(number) => {
                 config.expect_node = Some(number);
                 config.expect_role = Some(Role::Node);

@@ -1,8 +1,10 @@
-//! Who is let in: the chain by the roots, the identity in the certificate, the list of those revoked. Every
+//! Who is let in (I12): the chain by the roots, the identity in the certificate, the list of those revoked. Every
 //! certificate is judged here, in a handshake and again when what is believed has changed.
 
 use std::fmt;
+use std::io;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
@@ -12,11 +14,12 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, OtherError, RootCertStore, SignatureScheme};
 
-use super::TlsError;
 use super::credentials::{Credentials, provider};
 use super::endpoint::Peer;
 use super::identity::{CertifiedIdentity, IdentityError, PeerCertificate, Subject};
 use super::revoked::Revoked;
+use super::{Distrust, TlsError};
+use crate::mutant::{Mutant, planted};
 
 /// What one side believes, at one time.
 #[derive(Debug)]
@@ -62,6 +65,34 @@ pub(super) fn reason(error: &rustls::Error) -> String {
     }
 }
 
+/// What a handshake failed by, as far as the peer's certificate is the reason.
+pub(super) fn distrust(source: rustls::Error) -> TlsError {
+    use CertificateError as E;
+    let why = match &source {
+        rustls::Error::NoCertificatesPresented => Some(Distrust::NoCertificate),
+        rustls::Error::InvalidCertificate(wrong) => match wrong {
+            E::Expired | E::ExpiredContext { .. } | E::NotValidYet | E::NotValidYetContext { .. } => {
+                Some(Distrust::Dates)
+            }
+            // One that bears the name of an authority, and not its signature.
+            E::UnknownIssuer | E::BadSignature => Some(Distrust::Authority),
+            E::NotValidForName | E::NotValidForNameContext { .. } => Some(Distrust::Names),
+            E::Other(OtherError(ours)) => match ours.downcast_ref() {
+                Some(Unwanted::Cluster(_) | Unwanted::Node { .. } | Unwanted::NoNode(_)) => Some(Distrust::Names),
+                Some(Unwanted::Revoked { .. }) => Some(Distrust::Revoked),
+                Some(Unwanted::Identity(nameless)) => return TlsError::Identity(nameless.clone()),
+                None => None,
+            },
+            _ => None,
+        },
+        _ => None,
+    };
+    match why {
+        Some(why) => TlsError::Untrusted { why, source },
+        None => TlsError::Handshake(io::Error::new(io::ErrorKind::InvalidData, source)),
+    }
+}
+
 impl Judge {
     pub(super) fn new(cluster: [u8; 16], credentials: &Credentials, revoked: Revoked) -> Result<Self, TlsError> {
         let (provider, roots) = (provider(), Arc::new(credentials.root_store()?));
@@ -74,7 +105,9 @@ impl Judge {
     /// Of a peer that dialled.
     pub(super) fn dialer(&self, chain: &[CertificateDer<'_>], now: UnixTime) -> Result<(), rustls::Error> {
         let (end_entity, issuers) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
-        self.dialers.verify_client_cert(end_entity, issuers, now)?;
+        if !planted(Mutant::AnyAuthority) {
+            self.dialers.verify_client_cert(end_entity, issuers, clock(now))?;
+        }
         self.admit(end_entity)?;
         Ok(())
     }
@@ -89,7 +122,9 @@ impl Judge {
         let (end_entity, issuers) = chain.split_first().ok_or(rustls::Error::NoCertificatesPresented)?;
         let parsed = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, issuers, now, algorithms)?;
+        if !planted(Mutant::AnyAuthority) {
+            verify_server_cert_signed_by_trust_anchor(&parsed, &self.roots, issuers, clock(now), algorithms)?;
+        }
         let identity = self.admit(end_entity)?;
         match (peer, &identity.subject) {
             (_, Subject::Client(_)) => Err(Unwanted::NoNode(identity).into()),
@@ -104,14 +139,42 @@ impl Judge {
 
     fn admit(&self, certificate: &CertificateDer<'_>) -> Result<CertifiedIdentity, Unwanted> {
         let read = PeerCertificate::read(certificate)?;
-        if read.identity.cluster != self.cluster {
+        if read.identity.cluster != self.cluster && !planted(Mutant::AnyCluster) {
             return Err(Unwanted::Cluster(read.identity));
         }
-        if self.revoked.contains(&read) {
+        if self.revoked.contains(&read) && !planted(Mutant::IgnoreRevoked) {
             return Err(Unwanted::Revoked { identity: read.identity, serial: read.serial });
         }
         Ok(read.identity)
     }
+}
+
+/// The methods that both traits of rustls want: whether the peer holds the key of its certificate. rustls's own verifier
+/// knows; nothing about it is ours.
+macro_rules! signatures_by {
+    ($self:ident => $verifier:expr) => {
+        fn verify_tls12_signature(
+            &$self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            $verifier.verify_tls12_signature(message, certificate, signed)
+        }
+
+        fn verify_tls13_signature(
+            &$self,
+            message: &[u8],
+            certificate: &CertificateDer<'_>,
+            signed: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            $verifier.verify_tls13_signature(message, certificate, signed)
+        }
+
+        fn supported_verify_schemes(&$self) -> Vec<SignatureScheme> {
+            $verifier.supported_verify_schemes()
+        }
+    };
 }
 
 /// As rustls asks it of the accepting side.
@@ -130,27 +193,7 @@ impl ClientCertVerifier for Judge {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.dialers.verify_tls12_signature(message, certificate, signed)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.dialers.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.dialers.supported_verify_schemes()
-    }
+    signatures_by!(self => self.dialers);
 }
 
 /// As rustls asks it of the dialling side: one for each connection, for it knows whom that one looks for.
@@ -173,27 +216,12 @@ impl ServerCertVerifier for Dialling {
         Ok(ServerCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge.verify_tls12_signature(message, certificate, signed)
-    }
+    signatures_by!(self => self.judge.dialers);
+}
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signed: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        self.judge.verify_tls13_signature(message, certificate, signed)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.judge.supported_verify_schemes()
-    }
+/// The time at which certificates are judged.
+fn clock(now: UnixTime) -> UnixTime {
+    if planted(Mutant::StoppedClock) { UnixTime::since_unix_epoch(Duration::from_secs(946_684_800)) } else { now }
 }
 
 fn chain_of<'a>(end_entity: &CertificateDer<'a>, issuers: &[CertificateDer<'a>]) -> Vec<CertificateDer<'a>> {

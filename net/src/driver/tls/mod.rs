@@ -39,18 +39,24 @@ pub use revoked::{Revoked, RevokedError};
 /// | TW-3142 | retry | plain text where TLS was awaited: give the peer credentials; or it is a busy server, which says so in plain text |
 /// | TW-3201 | operator | certificate and key must be a pair, PEM or DER, of a kind that ring knows |
 /// | TW-3202 | operator | name one authority or more |
-/// | TW-3203 | operator, or retry | the peer's certificate is not believed: the sentence says why; without one the path failed |
+/// | TW-3203 | operator, or retry | the handshake failed by what has no number of its own: the sentence says why |
 /// | TW-3204 | retry | the peer did not end its handshake in time |
 /// | TW-3205 | operator | this certificate names nobody: make one with `towline cert` |
 /// | TW-3206 | operator | a host to dial must be a name or an address |
 /// | TW-3207 | operator | this side's own certificate has ended, or is not of an authority that it believes itself |
 /// | TW-3208 | operator | a certificate of somebody else came in place of this side's |
 /// | TW-3209 | operator | the peer does not believe this side's certificate: its log says why |
+/// | TW-3215 | operator | the peer shows no certificate: give it one |
+/// | TW-3216 | operator | the peer's certificate has ended, or not begun: renew it, or mend a clock |
+/// | TW-3217 | operator | the peer's certificate is of no authority that is believed here |
+/// | TW-3218 | operator | the peer's certificate is of another host, node or cluster than was looked for, or of no node |
+/// | TW-3219 | operator | the peer, or its certificate, is revoked |
 /// | all others | | of a file see [`FileError`], of a connection [`ConnectionError`] |
 ///
 /// ```
 /// use std::time::Duration;
-/// use towline_net::driver::tls::{self, Credentials, TlsError};
+/// use towline_net::FaultClass;
+/// use towline_net::driver::tls::{self, Credentials, Distrust, TlsError};
 /// # mod authority { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/authority.rs")); }
 /// # use authority::*;
 /// # let authority = Authority::new();
@@ -67,8 +73,8 @@ pub use revoked::{Revoked, RevokedError};
 ///     tls::connect(one, client.client_config()?, "elsewhere.test".try_into()?, within),
 ///     tls::accept(other, server.server_config()?, within),
 /// );
-/// let Err(TlsError::Handshake(source)) = client else { panic!("it looked for somebody else") };
-/// assert_eq!(source.kind(), std::io::ErrorKind::InvalidData);
+/// let Err(error @ TlsError::Untrusted { why: Distrust::Names, .. }) = client else { panic!("it looked for somebody else") };
+/// assert_eq!((error.code(), error.class()), (3218, FaultClass::Operator));
 /// assert!(matches!(server_end, Err(TlsError::Handshake(_))), "it heard an alert");
 /// // A side that believes nobody is found out before there is a peer.
 /// let believes_nobody = Credentials { roots: vec![], ..server };
@@ -85,9 +91,17 @@ pub enum TlsError {
     /// The roots can't be used.
     #[error("root certificates cannot be used")]
     Roots(#[source] rustls::server::VerifierBuilderError),
-    /// The handshake failed: the peer, its certificate, or the path.
+    /// The handshake failed by what is none of the others: the path, versions, a certificate's purpose.
     #[error("TLS handshake failed")]
     Handshake(#[source] io::Error),
+    /// The peer's certificate is not believed.
+    #[error("TLS handshake failed")]
+    Untrusted {
+        /// What is wrong with it.
+        why: Distrust,
+        /// In the words of rustls.
+        source: rustls::Error,
+    },
     /// What came is no TLS. Of a peer that dials: it has no credentials. Of one that was dialled: neither has it; or it is busy,
     /// which it says in plain text, so try again.
     #[error("what came is no TLS: plain text, it seems")]
@@ -140,6 +154,47 @@ pub enum TlsError {
     Config(#[from] ConfigError),
 }
 
+/// Why a certificate is not believed.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline_net::driver::tls::{self, Credentials, Distrust, TlsError};
+/// # mod authority { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/authority.rs")); }
+/// # use authority::*;
+/// # let (ours, foreign) = (Authority::new(), Authority::new());
+/// # let credentials = |by: &Authority, name| {
+/// #     let (certificate, key) = by.issue(name);
+/// #     Credentials { chain: vec![certificate], key, roots: vec![ours.root()] }
+/// # };
+/// # let (client, server) = (credentials(&foreign, "client.test"), credentials(&ours, "server.test"));
+/// # let (one, other) = tokio::io::duplex(1 << 16);
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// // The client's certificate is of another authority than the server believes.
+/// let within = Duration::from_secs(5);
+/// let (_, accepted) = tokio::join!(
+///     tls::connect(one, client.client_config()?, "server.test".try_into()?, within),
+///     tls::accept(other, server.server_config()?, within),
+/// );
+/// let Err(TlsError::Untrusted { why, .. }) = accepted else { panic!("it is a stranger") };
+/// assert_eq!(why, Distrust::Authority);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub enum Distrust {
+    /// There is none.
+    NoCertificate,
+    /// It has ended, or not begun.
+    Dates,
+    /// No authority that is believed issued it.
+    Authority,
+    /// It names another host, node or cluster than was looked for, or no node where one was.
+    Names,
+    /// It, or whom it names, is revoked.
+    Revoked,
+}
+
 impl TlsError {
     /// The stable number; 0 for what has none: a path that there is not, a configuration that can't work.
     #[must_use]
@@ -148,6 +203,13 @@ impl TlsError {
             Self::Credentials(_) => 3201,
             Self::Roots(_) => 3202,
             Self::Handshake(_) => 3203,
+            Self::Untrusted { why, .. } => match why {
+                Distrust::NoCertificate => 3215,
+                Distrust::Dates => 3216,
+                Distrust::Authority => 3217,
+                Distrust::Names => 3218,
+                Distrust::Revoked => 3219,
+            },
             Self::PlainText => 3142,
             Self::Timeout => 3204,
             Self::Identity(_) => 3205,
@@ -177,12 +239,12 @@ impl TlsError {
     #[must_use]
     pub fn sentence(&self) -> String {
         let mut text = self.to_string();
-        let of_tls = match self {
-            Self::Handshake(source) => source.get_ref().and_then(|source| source.downcast_ref()),
-            Self::Own(source) | Self::Credentials(source) => Some(source),
+        let cause = match self {
+            Self::Handshake(source) => of_tls(source),
+            Self::Untrusted { source, .. } | Self::Own(source) | Self::Credentials(source) => Some(source),
             _ => None,
         };
-        if let Some(error) = of_tls {
+        if let Some(error) = cause {
             return format!("{text}: {}", judge::reason(error));
         }
         let mut source = std::error::Error::source(self);
@@ -198,20 +260,26 @@ impl TlsError {
     }
 }
 
+/// What rustls says within an error of a stream.
+fn of_tls(error: &io::Error) -> Option<&rustls::Error> {
+    error.get_ref()?.downcast_ref()
+}
+
 /// Whether a certificate, or the versions and ciphers of both sides, are in the way.
 fn is_about_trust(error: &io::Error) -> bool {
-    use rustls::Error::{AlertReceived, InvalidCertificate, NoCertificatesPresented, PeerIncompatible};
-    let error = error.get_ref().and_then(|error| error.downcast_ref());
-    matches!(error, Some(AlertReceived(_) | InvalidCertificate(_) | NoCertificatesPresented | PeerIncompatible(_)))
+    use rustls::Error::{AlertReceived, InvalidCertificate, PeerIncompatible};
+    matches!(of_tls(error), Some(AlertReceived(_) | InvalidCertificate(_) | PeerIncompatible(_)))
 }
 
 fn handshake(error: io::Error) -> TlsError {
     use rustls::Error::InvalidMessage;
     use rustls::InvalidMessage::{InvalidContentType, UnknownProtocolVersion};
-    let of_tls = error.get_ref().and_then(|error| error.downcast_ref());
-    match of_tls {
+    match of_tls(&error) {
         Some(InvalidMessage(InvalidContentType | UnknownProtocolVersion)) => TlsError::PlainText,
-        _ => TlsError::Handshake(error),
+        _ => match error.downcast() {
+            Ok(of_tls) => judge::distrust(of_tls),
+            Err(of_the_path) => TlsError::Handshake(of_the_path),
+        },
     }
 }
 
@@ -221,7 +289,7 @@ fn handshake(error: io::Error) -> TlsError {
 /// Cancellation: the byte stream is closed.
 ///
 /// # Errors
-/// [`TlsError::Handshake`], [`TlsError::PlainText`], [`TlsError::Timeout`].
+/// [`TlsError::Handshake`], [`TlsError::Untrusted`], [`TlsError::Identity`], [`TlsError::PlainText`], [`TlsError::Timeout`].
 pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
     io: T,
     config: Arc<ServerConfig>,
@@ -236,7 +304,7 @@ pub async fn accept<T: AsyncRead + AsyncWrite + Unpin>(
 /// Cancellation: the byte stream is closed.
 ///
 /// # Errors
-/// [`TlsError::Handshake`], [`TlsError::PlainText`], [`TlsError::Timeout`].
+/// [`TlsError::Handshake`], [`TlsError::Untrusted`], [`TlsError::Identity`], [`TlsError::PlainText`], [`TlsError::Timeout`].
 pub async fn connect<T: AsyncRead + AsyncWrite + Unpin>(
     io: T,
     config: Arc<ClientConfig>,

@@ -1,0 +1,92 @@
+use super::super::client_test::{leads, options, run, server};
+use super::*;
+use std::future::Future;
+use std::time::Duration;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+
+/// So long that whoever waits for it does not end with the test.
+fn patient() -> ClientOptions {
+    ClientOptions { connect_timeout: Duration::from_secs(3600), ..options() }
+}
+
+async fn silent() -> (TcpListener, String) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    (listener, address)
+}
+
+/// Until the other end is closed.
+async fn is_let_go(mut connection: TcpStream) {
+    let mut hello = Vec::new();
+    connection.read_to_end(&mut hello).await.unwrap();
+}
+
+/// Closes while `attempt` is under way: it ends, and its connection with it.
+async fn closes_in_the_middle<F>(attempt: impl FnOnce(Arc<Servers>) -> F)
+where
+    F: Future<Output = Result<(), ClientError>> + Send + 'static,
+{
+    let (listener, address) = silent().await;
+    let servers = Arc::new(Servers::new(vec![address], &patient()));
+    let attempt = tokio::spawn(attempt(Arc::clone(&servers)));
+    let (connection, _) = listener.accept().await.unwrap();
+    servers.close().await;
+    assert_eq!(attempt.await.unwrap(), Err(ClientError::Closed));
+    is_let_go(connection).await;
+}
+
+/// The story of a bug: to close a client took as long as a server that says nothing was waited for.
+#[test]
+fn to_close_ends_an_attempt_to_connect_and_does_not_wait_for_it() {
+    run(async {
+        closes_in_the_middle(async |servers| servers.link(&patient(), Path::ANY).await.map(drop)).await;
+        closes_in_the_middle(async |servers| servers.own_link(&patient()).await.map(drop)).await;
+    });
+}
+
+/// Otherwise the connection of whoever asked a moment too late would stay, and nobody would end it.
+#[test]
+fn nobody_is_dialled_when_it_is_closed() {
+    run(async {
+        let (listener, address) = silent().await;
+        let servers = Servers::new(vec![address], &patient());
+        servers.close().await;
+        assert_eq!(servers.link(&patient(), Path::ANY).await.map(drop), Err(ClientError::Closed));
+        assert_eq!(servers.own_link(&patient()).await.map(drop), Err(ClientError::Closed));
+        timeout(Duration::from_millis(50), listener.accept()).await.expect_err("nobody comes");
+    });
+}
+
+#[test]
+fn whoever_waits_for_the_attempt_of_another_ends_with_it_when_it_is_closed() {
+    run(async {
+        let (listener, address) = silent().await;
+        let servers = Arc::new(Servers::new(vec![address], &patient()));
+        let attempts: Vec<_> = (0..3)
+            .map(|_| {
+                let servers = Arc::clone(&servers);
+                tokio::spawn(async move { servers.link(&patient(), Path::ANY).await.map(drop) })
+            })
+            .collect();
+        let (connection, _) = listener.accept().await.unwrap();
+        servers.close().await;
+        for attempt in attempts {
+            assert_eq!(attempt.await.unwrap(), Err(ClientError::Closed));
+        }
+        is_let_go(connection).await;
+    });
+}
+
+#[test]
+fn the_connections_in_use_end_when_it_is_closed() {
+    run(async {
+        let servers = Servers::new(vec![server(1, leads(1)).await], &options());
+        let link = servers.link(&options(), Path::ANY).await.unwrap();
+        assert!(link.is_usable());
+        servers.close().await;
+        assert!(!link.is_usable() && servers.node().await.is_none());
+        assert_eq!(servers.link(&options(), Path::ANY).await.map(drop), Err(ClientError::Closed));
+    });
+}
