@@ -53,7 +53,7 @@ impl Replica {
 impl Leadership {
     /// The promises are read until the epoch's start is written, and never again.
     fn fingerprint(&self, into: &mut impl Hasher) {
-        let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _ } = self;
+        let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _, reads } = self;
         let Assignment { log: _, epoch, leader, voters, learners, fence, shard: _ } = assignment;
         (epoch, leader, voters, learners, fence, start).hash(into);
         match phase {
@@ -78,6 +78,7 @@ impl Leadership {
             node.hash(into);
             progress.fingerprint(into);
         }
+        reads.fingerprint(into);
         tail.len().hash(into);
         for batch in tail {
             position(&Batch::position(batch), into);

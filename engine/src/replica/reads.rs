@@ -26,7 +26,7 @@ use std::collections::BTreeSet;
 pub struct ReadTicket(pub u64);
 
 /// The reads that a leader has taken and not answered.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Reads {
     /// The number of the last round of this leadership.
     round: u64,
@@ -35,7 +35,7 @@ pub(super) struct Reads {
     waiting: Option<ReadTicket>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Round {
     up_to: ReadTicket,
     /// What was committed when the round began, and so when the reads came, or before.
@@ -44,6 +44,15 @@ struct Round {
 }
 
 impl Reads {
+    /// As [`Replica::fingerprint`].
+    #[cfg(feature = "sim")]
+    pub(super) fn fingerprint(&self, into: &mut impl std::hash::Hasher) {
+        use std::hash::Hash;
+        let Self { round, under_way, waiting } = self;
+        (round, waiting.map(|ReadTicket(number)| number)).hash(into);
+        under_way.as_ref().map(|Round { up_to, index, confirmed }| (up_to.0, index, confirmed)).hash(into);
+    }
+
     /// The newest read that has no answer.
     fn newest(&self) -> Option<ReadTicket> {
         self.waiting.or_else(|| self.under_way.as_ref().map(|round| round.up_to))

@@ -236,7 +236,11 @@ impl Node {
             Output::Commit(lsn) => to.push(Effect::Commits(lsn)),
             Output::Activated(epoch) => to.push(Effect::Reports(epoch)),
             Output::Disconnect { peer, reason } => to.push(Effect::Disconnects { peer, reason }),
-            Output::Serving(_) | Output::Superseded { .. } => {}
+            // Nobody reads here.
+            Output::Serving(_)
+            | Output::Superseded { .. }
+            | Output::ReadsConfirmed { .. }
+            | Output::ReadsRefused { .. } => {}
         }
         Ok(())
     }

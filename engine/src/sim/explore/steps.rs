@@ -246,8 +246,9 @@ const fn answers(happening: &Happening) -> Option<Epoch> {
         | Message::Refused { epoch, .. }
         | Message::Appended { epoch, .. }
         | Message::Mismatch { epoch, .. }
-        | Message::Fetched { epoch, .. } => Some(*epoch),
-        Message::Fence { .. } | Message::Append { .. } | Message::Fetch { .. } => None,
+        | Message::Fetched { epoch, .. }
+        | Message::Confirmed { epoch, .. } => Some(*epoch),
+        Message::Fence { .. } | Message::Append { .. } | Message::Fetch { .. } | Message::Confirm { .. } => None,
     }
 }
 

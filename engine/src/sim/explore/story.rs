@@ -120,6 +120,8 @@ fn said(message: &Message) -> String {
         Message::Fetched { epoch, after, batches: list } => {
             format!("Fetched epoch {}, behind {}: {}", epoch.term, text(after), batches(list))
         }
+        Message::Confirm { epoch, round } => format!("Confirm epoch {}, round {round}", epoch.term),
+        Message::Confirmed { epoch, round } => format!("Confirmed epoch {}, round {round}", epoch.term),
     }
 }
 
