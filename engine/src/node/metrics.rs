@@ -251,34 +251,34 @@ mod tests {
         assert_eq!(told, wanted);
     }
 
-    /// Of a server that one stranger came to, and one client that has gone.
+    /// Of a listener that one stranger came to, and one client that has gone.
     #[cfg(feature = "cluster")]
     fn strangers() -> towline_net::driver::ListenerStats {
-        use crate::client::{Client, ClientOptions};
-        use std::io::Write as _;
-        let directory = tempfile::tempdir().unwrap();
-        let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
-                    shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
-        let config = crate::node::Config::parse(&directory.path().join("node.toml"), text).unwrap();
-        let server = crate::node::serve(&config).unwrap();
-        let mut stranger = std::net::TcpStream::connect(server.address()).unwrap();
-        stranger.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").unwrap();
+        use tokio::io::AsyncWriteExt as _;
+        use towline_net::driver::{EventSink, Listener, ListenerOptions, connect};
+        use towline_net::{ConnectionConfig, Identity, Role};
+        let config = |node, role| {
+            let who = Identity { cluster: [7; 16], node, directory: [7; 16], incarnation: 1, role };
+            ConnectionConfig::new(who, [9; 16])
+        };
+        let ignored = || EventSink::callback(|_| ());
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let stats = runtime.block_on(async {
-            let client = Client::connect([server.address().to_string()], ClientOptions::default()).await.unwrap();
-            client.close().await.unwrap();
-            let mut stats = server.stats().connections;
-            for _ in 0..2000 {
-                if stats.accepted == 2 && stats.connections == 0 {
-                    break;
-                }
-                tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-                stats = server.stats().connections;
-            }
-            stats
-        });
-        server.shutdown().unwrap();
-        stats
+        runtime.block_on(async {
+            let any_port = "127.0.0.1:0".parse().unwrap();
+            let listener = Listener::bind(any_port, ListenerOptions::default()).await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let mut stranger = tokio::net::TcpStream::connect(address).await.unwrap();
+            stranger.write_all(b"GET / HTTP/1.1\r\nHost: example.org\r\n\r\n").await.unwrap();
+            let server = listener.accept().await.unwrap().spawn(config(1, Role::Node), ignored()).unwrap();
+            server.closed().await;
+            let client = connect(address, config(0, Role::Client), ignored()).await.unwrap();
+            let server = listener.accept().await.unwrap().spawn(config(1, Role::Node), ignored()).unwrap();
+            client.ready().await.unwrap();
+            server.ready().await.unwrap();
+            client.close();
+            server.closed().await;
+            listener.stats()
+        })
     }
 
     #[test]
