@@ -158,7 +158,7 @@ fn report(args: &Args, totals: &Totals, failures: &[(u64, Option<String>)]) {
 fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     let mut text = String::new();
     let mut row = |name: &str, value: u64| {
-        text.push_str(&format!("{name:<28}{value:>14}\n"));
+        text.push_str(&format!("{name:<32}{value:>14}\n"));
     };
     row("seeds", totals.seeds);
     row("simulated seconds", totals.simulated_ms / 1000);

@@ -12,6 +12,10 @@ use towline_wal::vdisk::CrashKind;
 const POWER_CUT_TRIES: u32 = 2_000;
 const POWER_CUT_PAUSE: Duration = Duration::from_micros(130);
 
+/// A storm of faults passes: in one that does not, a shard whose nodes lose power every two seconds does no work.
+const STORM_MAX: Duration = Duration::from_secs(60);
+const CALM_EVERY_MS: u64 = 1_000;
+
 /// How a node dies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Death {
@@ -27,7 +31,8 @@ impl World {
         if self.healed {
             return Ok(());
         }
-        let every = self.swarm.fault_every_ms;
+        let is_over = self.agenda.now() > STORM_MAX;
+        let every = if is_over { self.swarm.fault_every_ms.max(CALM_EVERY_MS) } else { self.swarm.fault_every_ms };
         let pause = self.chance.between(every / 2, every * 2);
         self.agenda.schedule(Duration::from_millis(pause), Event::Fault);
         let Some(kind) = self.swarm.fault(&mut self.chance) else { return Ok(()) };
