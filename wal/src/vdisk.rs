@@ -348,10 +348,25 @@ impl VirtualDisk {
         self.space = bytes;
     }
 
-    /// Bytes of all files together.
+    /// Bytes of all files together that have a name, or had one durably.
     #[must_use]
     pub fn used(&self) -> u64 {
-        self.files.values().map(|file| u64::try_from(file.len).unwrap_or(u64::MAX)).sum()
+        let named = self.files.iter().filter(|(file, _)| self.has_a_name(**file));
+        named.map(|(_, file)| u64::try_from(file.len).unwrap_or(u64::MAX)).sum()
+    }
+
+    fn has_a_name(&self, file: u64) -> bool {
+        self.names.values().chain(self.durable_names.values()).any(|named| *named == file)
+    }
+
+    /// Forgets a file that has no name any more, and that no crash can bring back: one that keeps the change by which it came,
+    /// and not the one by which it went, does.
+    fn forget_if_gone(&mut self, file: u64) {
+        let brings_back = |change: &NameChange| matches!(change, NameChange::Put { file: put, .. } if *put == file);
+        let mut changes = self.doomed_name_changes.iter().chain(&self.name_changes);
+        if !changes.any(brings_back) && !self.has_a_name(file) {
+            self.files.remove(&file);
+        }
     }
 
     /// Inverts one bit of a file, on the medium and in every cache. `false`: there is no such bit.
@@ -561,10 +576,7 @@ impl Io for VirtualDisk {
         // What was made of those names since is durable, and no crash brings back what was before.
         self.doomed_name_changes.retain(|doomed| !changes.iter().any(|change| change.shares_a_name_with(doomed)));
         for file in changes.iter().filter_map(|change| change.make(&mut self.durable_names)).collect::<Vec<_>>() {
-            // What has no name any more gives its room back.
-            if !self.names.values().chain(self.durable_names.values()).any(|named| *named == file) {
-                self.files.remove(&file);
-            }
+            self.forget_if_gone(file);
         }
         Ok(())
     }
@@ -580,10 +592,8 @@ impl Io for VirtualDisk {
     fn remove(&mut self, name: &str) -> Result<(), IoFailure> {
         self.may_write("remove", name)?;
         let file = self.names.remove(name).ok_or_else(|| IoFailure::new(ErrorKind::NotFound, "remove", name))?;
-        if !self.durable_names.values().any(|durable| *durable == file) {
-            self.files.remove(&file);
-        }
         self.name_changes.push(NameChange::Remove { name: name.to_owned() });
+        self.forget_if_gone(file);
         Ok(())
     }
 

@@ -36,7 +36,8 @@ impl Shard {
             Output::Persist { ticket, write } => self.persist(ticket, write),
             Output::Send { to, message } => self.send(to, &message),
             Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
-            Output::Commit(_) => {}
+            // Nobody asks for a round before a read yet: the leader is fixed by a file.
+            Output::Commit(_) | Output::ReadsConfirmed { .. } | Output::ReadsRefused { .. } => {}
             Output::Activated(epoch) => {
                 if self.master.accept_activation(epoch) {
                     self.step(Input::ActivationAccepted(epoch));

@@ -97,7 +97,8 @@ fn a_read_waits_for_the_first_commit_of_its_leader() {
         // Its log is gone from the epoch's start on, and says so.
         world.cut(A, peer);
         let node = world.node(peer);
-        (node.log.batches.clear(), node.log.durable = 0);
+        node.log.batches.clear();
+        node.log.durable = 0;
         node.crash(peer);
         world.connect(A, peer);
     }

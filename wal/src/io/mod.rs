@@ -612,7 +612,12 @@ fn create_segment(io: &mut dyn Io, segment: u64, bytes: u64) -> Result<(), IoFai
     }
     // DURABLE: a group in a file whose name is lost would be lost with it (attacked by
     // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-    io.sync_dir().map_err(IoFailure::of_sync)
+    io.sync_dir().map_err(|failure| {
+        // D7: the next sync of the directory may succeed and make nothing of this durable. Nobody is to find a name by then
+        // that nothing vouches for; the file holds nothing yet.
+        drop(io.remove(&segment_name(segment)));
+        IoFailure::of_sync(failure)
+    })
 }
 
 fn fill_and_name(io: &mut dyn Io, unready: &str, segment: u64, bytes: u64) -> Result<(), IoFailure> {

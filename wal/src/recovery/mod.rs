@@ -15,7 +15,7 @@ use crate::core::{LogCore, Options, Recovered, Slot};
 use crate::error::OpenError;
 use crate::format::layout::PutFields;
 use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME, Manifest};
-use crate::io::{Io, IoRequest, LockOutcome, execute};
+use crate::io::{Io, IoRequest, LockOutcome, execute, segment_name};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use report::OpenReport;
 use survey::{Reader, Survey, read_manifest, survey};
@@ -59,7 +59,13 @@ impl LogCore {
         }
         // DURABLE: names that an earlier process made and did not live to sync, before anything is acknowledged in such a
         // file (attacked by `a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is`).
-        io.sync_dir()?;
+        if let Err(failure) = io.sync_dir() {
+            // D7: the next open's sync would succeed, and make none of them durable. They hold nothing, and are made anew.
+            for segment in survey.ready.range(survey.end.segment + 1..).rev() {
+                drop(io.remove(&segment_name(*segment)));
+            }
+            return Err(failure.into());
+        }
         let (mut core, mut report) = Self::from_survey(survey, options, io.entropy());
         let held = if core.is_short_of_segments() { core.hold_seal_of_newest() } else { None };
         core.open_life(io)?;
