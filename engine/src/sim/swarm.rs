@@ -36,12 +36,8 @@ impl Swarm {
         let (rate, burst_max) = (chance.between(50, 150), chance.between(1, 12));
         let pause_micros = clients * 1_000_000 * (burst_max + 1) / 2 / rate;
         let mut weights: Vec<_> = FaultKind::ALL.into_iter().map(|kind| (kind, Self::weight(chance))).collect();
-        // One seed in five is a storm. No sync fails in it: one of the directory that fails, a life after it and a power
-        // cut make a log that does not open (D7), and a storm has all three.
+        // One seed in five is a storm.
         let is_storm = chance.per_mille(200);
-        if is_storm {
-            weights.retain(|(kind, _)| *kind != FaultKind::SyncError);
-        }
         let fault_every_ms = if is_storm { chance.between(100, 400) } else { chance.between(400, 3_000) };
         if weights.iter().all(|(_, weight)| *weight == 0) {
             weights = vec![(FaultKind::Kill, 1)];
