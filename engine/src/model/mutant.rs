@@ -32,7 +32,7 @@ pub enum Mutant {
     ExecuteAgain,
     /// I6: a request is executed before the one of its session that comes before it.
     Overtake,
-    /// I7: a leader serves a read before a majority has confirmed that it promised nothing newer.
+    /// Linearizability: a leader serves a read before a majority has confirmed that it promised nothing newer.
     ReadUnconfirmed,
     /// I3: a follower says its promise before it is durable.
     SkipPromiseSync,

@@ -1,6 +1,6 @@
 //! Clients that read, of whoever believes that it leads.
 //!
-//! I7: what a linearizable read shows is no older than anything that anybody was told before it was asked for: the writes that were
+//! What a linearizable read shows is no older than anything that anybody was told before it was asked for: the writes that were
 //! answered by then, and what earlier reads showed. One log orders all writes and every state is a prefix of it, so to
 //! compare positions is to check the whole history.
 
