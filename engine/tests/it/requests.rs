@@ -75,6 +75,7 @@ fn a_small_write_does_not_overtake_the_large_one_before_it() {
     let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
                 shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
     let server = serve(&Config::parse(&directory.path().join("node.toml"), text).unwrap()).unwrap();
+    until("it takes writes", || server.node().is_serving());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         let mut client = Raw::connect(server.address()).await;

@@ -60,47 +60,63 @@ pub struct ModelArgs {
     /// Plant each bug that concerns the replica in turn, and tell which are found.
     #[arg(long, conflicts_with = "mutant")]
     pub mutants: bool,
+    /// Print an object of JSON for each search instead of text.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Runs the command; `clock` tells the time since any moment.
 pub(in crate::sim) fn run_model(args: &ModelArgs, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
     if args.mutants {
-        return hunt_all(clock);
+        return hunt_all(args.json, clock);
     }
     if let Some(name) = &args.mutant {
-        return hunt(name, args.scope.as_ref(), true, clock);
+        return hunt(name, args.scope.as_ref(), if args.json { Told::Json } else { Told::Story }, clock);
     }
     let scopes = scopes(args)?;
     let mut unfinished = 0;
     for scope in &scopes {
         let begun = clock();
         let found = explore(scope);
-        say(&mut std::io::stdout(), &report(scope, &found, clock().saturating_sub(begun)));
+        let took = clock().saturating_sub(begun);
+        let text = if args.json { json(scope, &found, took) } else { report(scope, &found, took) };
+        say(&mut std::io::stdout(), &text);
         unfinished += usize::from(!found.complete);
     }
-    say(
-        &mut std::io::stdout(),
-        &format!("{} scopes searched to their end, {unfinished} not", scopes.len() - unfinished),
-    );
+    if !args.json {
+        let searched = scopes.len() - unfinished;
+        say(&mut std::io::stdout(), &format!("{searched} scopes searched to their end, {unfinished} not"));
+    }
     Ok(unfinished == 0)
 }
 
 /// Plants each bug of the replicas' agreement in turn, and looks for it.
-fn hunt_all(clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+fn hunt_all(json: bool, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+    let told = if json { Told::Json } else { Told::Line };
     let mut missed = Vec::new();
     for mutant in Mutant::ALL.into_iter().filter(|mutant| mutant.is_of_replica()) {
-        if !hunt(mutant.name(), None, false, clock)? {
+        if !hunt(mutant.name(), None, told, clock)? {
             missed.push(mutant.name());
         }
     }
-    let verdict =
-        if missed.is_empty() { "each was found".to_owned() } else { format!("not found: {}", missed.join(", ")) };
-    say(&mut std::io::stdout(), &format!("planted bugs: {verdict}"));
+    if !json {
+        let missed = if missed.is_empty() { "none".to_owned() } else { missed.join(", ") };
+        say(&mut std::io::stdout(), &format!("planted bugs that were not found: {missed}"));
+    }
     Ok(missed.is_empty())
 }
 
+/// How a hunt is told.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Told {
+    /// What is broken, and how it comes to that.
+    Story,
+    Line,
+    Json,
+}
+
 /// Plants a bug, and looks for it in one scope after the other: first a little of each, then more.
-fn hunt(name: &str, only: Option<&Scope>, tell: bool, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+fn hunt(name: &str, only: Option<&Scope>, told: Told, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
     crate::sim::plant(name)?;
     let (begun, mut states) = (clock(), 0);
     let scopes = match only {
@@ -113,17 +129,30 @@ fn hunt(name: &str, only: Option<&Scope>, tell: bool, clock: &dyn Fn() -> Durati
             states += found.states;
             let Some(violation) = &found.violation else { continue };
             let (took, depth) = (clock().saturating_sub(begun).as_secs_f64(), found.depth);
-            if tell {
+            if told == Told::Story {
                 say(&mut std::io::stdout(), &found.story.join("\n"));
             }
-            let line =
-                format!("found after {states} states, {took:.1} s, {depth} choices deep in {scope}: {violation}");
-            say(&mut std::io::stdout(), &format!("{name:<26}{line}"));
+            let text = if told == Told::Json {
+                let (scope, violation, story) = (scope.to_string(), violation.to_string(), &found.story);
+                format!(
+                    "{{\"mutant\":{name:?},\"found\":true,\"states\":{states},\"seconds\":{took:.1},\"depth\":{depth},\
+                     \"scope\":{scope:?},\"violation\":{violation:?},\"story\":{story:?}}}"
+                )
+            } else {
+                let found = format!("found after {states} states, {took:.1} s, {depth} choices deep in {scope}");
+                format!("{name:<26}{found}: {violation}")
+            };
+            say(&mut std::io::stdout(), &text);
             return Ok(true);
         }
     }
     let took = clock().saturating_sub(begun).as_secs_f64();
-    say(&mut std::io::stdout(), &format!("{name:<26}NOT FOUND in {states} states, {took:.1} s"));
+    let text = if told == Told::Json {
+        format!("{{\"mutant\":{name:?},\"found\":false,\"states\":{states},\"seconds\":{took:.1}}}")
+    } else {
+        format!("{name:<26}NOT FOUND in {states} states, {took:.1} s")
+    };
+    say(&mut std::io::stdout(), &text);
     Ok(false)
 }
 
@@ -135,6 +164,18 @@ fn scopes(args: &ModelArgs) -> Result<Vec<Scope>, String> {
     };
     scopes.iter_mut().for_each(|scope: &mut Scope| scope.states_max = args.states_max);
     Ok(scopes)
+}
+
+fn json(scope: &Scope, found: &Found, took: Duration) -> String {
+    let Found { states, transitions, depth, steps, node_states, complete, story, bytes, .. } = found;
+    let (scope, seconds) = (scope.to_string(), took.as_secs_f64());
+    let violation =
+        found.violation.as_ref().map_or_else(|| "null".to_owned(), |what| format!("{:?}", what.to_string()));
+    format!(
+        "{{\"scope\":{scope:?},\"states\":{states},\"transitions\":{transitions},\"depth\":{depth},\"seconds\":{seconds:.1},\
+         \"bytes\":{bytes},\"steps\":{steps},\"node_states\":{node_states},\"complete\":{complete},\
+         \"violation\":{violation},\"story\":{story:?}}}"
+    )
 }
 
 fn report(scope: &Scope, found: &Found, took: Duration) -> String {
