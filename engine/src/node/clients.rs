@@ -283,6 +283,7 @@ impl Server {
             Some(place) => self.read_now(namespace, body, end, snapshots, place).await,
         };
         let answered = answered.map(|answer| access.shown(answer));
+        // One that can't be put into bytes ends the connection, where it would be sent: its client would wait for it.
         let bytes = codec::encode(&Response { id, body: answered.unwrap_or_else(ResponseBody::Failed) }).ok();
         let _held = reply.half.handle.hold(bytes.as_ref().map_or(0, Bytes::len));
         // Not before: an answer that nobody counts takes the place of one that is worked on.

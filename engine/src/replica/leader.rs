@@ -117,7 +117,8 @@ impl Replica {
             out.push(Output::Superseded { promised: self.promise.epoch });
             return;
         }
-        // Who led before and leads again was not superseded: what it sealed stays in its log.
+        // Who led before and leads again was not superseded: what it sealed stays in its log, unless another led between and the
+        // log that is adopted lacks it; then a truncation says so.
         self.end_leadership(out);
         self.make_promise(Promise { epoch, leader: Some(self.id) }, out);
         let others: std::collections::BTreeSet<NodeId> =

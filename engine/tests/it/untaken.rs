@@ -17,7 +17,7 @@ const CLIENTS_BYTES: u64 = 64 * MIB;
 const PATIENCE: Duration = Duration::from_secs(60);
 const ENDED: ConnectionError = ConnectionError::ClosedByPeer { code: GoAwayCode(3027) };
 
-/// A client that takes 8 MiB and no more: its events are never looked at.
+/// A client that takes no more than its windows: what comes is never consumed.
 const NARROW: Limits =
     Limits { stream_window: 24 << 20, connection_window: 28 << 20, message_bytes_max: 20 << 20, ..Limits::DEFAULT };
 

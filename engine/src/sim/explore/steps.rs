@@ -215,6 +215,7 @@ impl Steps {
                     Outcome::Sends { to: place(to), happening: self.add_happening(Happening::Hears { from, message }) }
                 }
                 Effect::Commits(lsn) => {
+                    // A position that is no index is in no log either.
                     let at = usize::try_from(lsn.prev().get()).ok();
                     let Some(position) = at.and_then(|at| self.facts(next).accepted.get(at)) else {
                         return Err(Violation::new("I2", format!("{from} commits LSN {lsn}, which its log lacks")));
