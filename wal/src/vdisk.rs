@@ -343,7 +343,7 @@ impl VirtualDisk {
         self.space = None;
     }
 
-    /// Bounds the bytes of all files together; `None`: no bound.
+    /// Bounds the bytes of all files together; `None`: no bound. Once they are all taken, there is no room for a new name either.
     pub const fn set_space(&mut self, bytes: Option<u64>) {
         self.space = bytes;
     }
@@ -476,6 +476,10 @@ impl Io for VirtualDisk {
 
     fn create(&mut self, name: &str) -> Result<(), IoFailure> {
         self.may_write("create", name)?;
+        if self.space.is_some_and(|space| self.used() >= space) {
+            self.stats.no_space += 1;
+            return Err(IoFailure::new(ErrorKind::StorageFull, "create", name));
+        }
         let file = self.next_file;
         self.next_file += 1;
         self.files.insert(file, VirtualFile::default());

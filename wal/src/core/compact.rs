@@ -232,7 +232,7 @@ impl LogCore {
             }
             Step::Sync(under_way @ None) => {
                 *under_way = Some(id);
-                IoOp::SyncNames
+                IoOp::SyncNames { segment }
             }
             _ => return None,
         };

@@ -432,7 +432,7 @@ pub(super) struct Background {
 
 impl Background {
     fn take(&self, request: IoRequest) {
-        let long = matches!(request.op, IoOp::Compact(_) | IoOp::InstallCompacted { .. } | IoOp::SyncNames);
+        let long = matches!(request.op, IoOp::Compact(_) | IoOp::InstallCompacted { .. } | IoOp::SyncNames { .. });
         drop(if long { self.compact.send(request) } else { self.prepare.send(request) });
     }
 }

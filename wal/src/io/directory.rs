@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::{Errno, retry_on_intr};
 
-use super::{IoFailure, Oddity, is_unready_name, segment_number};
+use super::{IoFailure, Oddity, is_unready_name, names, segment_number};
 use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME};
 
 pub(super) const LOCK: &str = "LOCK";
@@ -181,6 +181,7 @@ fn is_of_a_log(name: &str) -> bool {
     [LOCK, MANIFEST_NAME, MANIFEST_UNREADY_NAME].contains(&name)
         || segment_number(name).is_some()
         || is_unready_name(name)
+        || names::marked(name).is_some()
 }
 
 /// Makes a directory and those above it that are missing, each durable in its parent before anything is put inside;

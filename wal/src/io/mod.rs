@@ -7,6 +7,7 @@ mod ahead;
 mod aligned;
 mod direct;
 mod directory;
+pub(crate) mod names;
 mod page_cache;
 mod real;
 
@@ -443,8 +444,11 @@ pub enum IoOp {
         /// The segment's number.
         segment: u64,
     },
-    /// Make names durable.
-    SyncNames,
+    /// Make the name of [`IoOp::InstallCompacted`] durable.
+    SyncNames {
+        /// The segment's number.
+        segment: u64,
+    },
     /// Remove a retired segment's file.
     DiscardSegment {
         /// The segment's number.
@@ -471,7 +475,7 @@ impl IoOp {
             Self::RecycleSegment { .. } => "recycle_segment",
             Self::Compact(_) => "compact",
             Self::InstallCompacted { .. } => "install_compacted",
-            Self::SyncNames => "sync_names",
+            Self::SyncNames { .. } => "sync_names",
             Self::DiscardSegment { .. } => "discard_segment",
         }
     }
@@ -484,7 +488,7 @@ impl IoOp {
                 slices.iter().map(|s| u64::try_from(s.len()).unwrap_or(u64::MAX)).sum()
             }
             Self::Sync { .. } | Self::RecycleSegment { .. } | Self::DiscardSegment { .. } => 0,
-            Self::ConfirmFooter(_) | Self::InstallCompacted { .. } | Self::SyncNames => 0,
+            Self::ConfirmFooter(_) | Self::InstallCompacted { .. } | Self::SyncNames { .. } => 0,
             Self::CreateSegment { bytes, .. } => *bytes,
             Self::Compact(plan) => plan.bytes,
         }
@@ -548,27 +552,19 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
             there.then_some(()).ok_or_else(|| IoFailure::new(std::io::ErrorKind::NotFound, CONFIRM, &name))
         }
         IoOp::CreateSegment { segment, bytes } => create_segment(io, *segment, *bytes),
-        IoOp::RecycleSegment { from, to } => {
-            match io.rename(&segment_name(*from), &segment_name(*to)) {
-                // An attempt before this one got so far, and was refused the rest.
-                Err(failure) if failure.kind == std::io::ErrorKind::NotFound && io.len(&segment_name(*to)).is_ok() => {}
-                renamed => renamed?,
-            }
-            // DURABLE: a group in a file whose new name is lost would be lost with it (attacked by
-            // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-            io.sync_dir().map_err(IoFailure::of_sync)
-        }
+        IoOp::RecycleSegment { from, to } => recycle_segment(io, *from, *to),
         IoOp::Compact(plan) => crate::compaction::write(io, plan),
         IoOp::InstallCompacted { segment } => {
-            let installed = io.rename(&unready_name(*segment), &segment_name(*segment));
+            let installed = names::name(io, &unready_name(*segment), &segment_name(*segment));
             if installed.as_ref().is_err_and(IoFailure::is_no_space) {
                 drop(io.remove(&unready_name(*segment)));
+                names::vouch(io, &segment_name(*segment));
             }
             installed
         }
         // DURABLE: the compacted segment's name, before the retirement of any that it stands for (attacked by
         // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-        IoOp::SyncNames => io.sync_dir().map_err(IoFailure::of_sync),
+        IoOp::SyncNames { segment } => sync_name(io, *segment),
         IoOp::DiscardSegment { segment } => {
             match io.remove(&segment_name(*segment)) {
                 // It was missing already.
@@ -608,19 +604,44 @@ fn create_segment(io: &mut dyn Io, segment: u64, bytes: u64) -> Result<(), IoFai
     if named.is_err() {
         // Gives back what was taken of a full disk. If it can't be removed, the next attempt or open removes it.
         drop(io.remove(&unready));
+        names::vouch(io, &segment_name(segment));
         return named;
     }
     // DURABLE: a group in a file whose name is lost would be lost with it (attacked by
     // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
-    io.sync_dir().map_err(|failure| {
-        // D7: the next sync of the directory may succeed and make nothing of this durable. Nobody is to find a name by then
-        // that nothing vouches for; the file holds nothing yet.
-        drop(io.remove(&segment_name(segment)));
-        IoFailure::of_sync(failure)
+    sync_name(io, segment)
+}
+
+fn recycle_segment(io: &mut dyn Io, from: u64, to: u64) -> Result<(), IoFailure> {
+    let (old, new) = (segment_name(from), segment_name(to));
+    let named = match names::name(io, &old, &new) {
+        // This is how a full disk goes on, and it may have no room for the mark.
+        Err(failure) if failure.is_no_space() => io.rename(&old, &new),
+        named => named,
+    };
+    match named {
+        // An attempt before this one got so far, and was refused the rest.
+        Err(failure) if failure.kind == std::io::ErrorKind::NotFound && io.len(&new).is_ok() => {}
+        named => named?,
+    }
+    // DURABLE: a group in a file whose new name is lost would be lost with it (attacked by
+    // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
+    sync_name(io, to).inspect_err(|_| {
+        // D7, where there is no mark: nobody is to find a name that no later sync vouches for. It holds nothing.
+        drop(io.remove(&new));
     })
 }
 
+/// Makes a segment's new name durable.
+fn sync_name(io: &mut dyn Io, segment: u64) -> Result<(), IoFailure> {
+    io.sync_dir().map_err(IoFailure::of_sync)?;
+    names::vouch(io, &segment_name(segment));
+    Ok(())
+}
+
 fn fill_and_name(io: &mut dyn Io, unready: &str, segment: u64, bytes: u64) -> Result<(), IoFailure> {
+    // First: the segment may take the last of the room.
+    names::mark(io, &segment_name(segment))?;
     io.create(unready)?;
     fill(io, unready, bytes)?;
     // DURABLE: the zeroes first, then the name; otherwise a name could stand for a shorter file (attacked by

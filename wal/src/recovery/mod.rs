@@ -15,7 +15,7 @@ use crate::core::{LogCore, Options, Recovered, Slot};
 use crate::error::OpenError;
 use crate::format::layout::PutFields;
 use crate::format::manifest::{MANIFEST_NAME, MANIFEST_UNREADY_NAME, Manifest};
-use crate::io::{Io, IoRequest, LockOutcome, execute, segment_name};
+use crate::io::{Io, IoRequest, LockOutcome, execute, names};
 use crate::limits::{BLOCK_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN};
 use report::OpenReport;
 use survey::{Reader, Survey, read_manifest, survey};
@@ -52,20 +52,16 @@ impl LogCore {
     pub(crate) fn begin_life(
         io: &mut dyn Io,
         options: &Options,
-        survey: Survey,
+        mut survey: Survey,
     ) -> Result<(Self, OpenReport), OpenError> {
         for name in &survey.leftovers {
             io.remove(name)?;
         }
+        make_names_anew(io, &mut survey.unsynced)?;
         // DURABLE: names that an earlier process made and did not live to sync, before anything is acknowledged in such a
         // file (attacked by `a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is`).
-        if let Err(failure) = io.sync_dir() {
-            // D7: the next open's sync would succeed, and make none of them durable. They hold nothing, and are made anew.
-            for segment in survey.ready.range(survey.end.segment + 1..).rev() {
-                drop(io.remove(&segment_name(*segment)));
-            }
-            return Err(failure.into());
-        }
+        io.sync_dir()?;
+        survey.unsynced.iter().for_each(|name| names::vouch(io, name));
         let (mut core, mut report) = Self::from_survey(survey, options, io.entropy());
         let held = if core.is_short_of_segments() { core.hold_seal_of_newest() } else { None };
         core.open_life(io)?;
@@ -145,6 +141,25 @@ impl LogCore {
     }
 }
 
+/// D7: a sync of these names may have failed, and then the next one makes none of them durable. Only a change that it is for.
+fn make_names_anew(io: &mut dyn Io, unsynced: &mut Vec<String>) -> Result<(), OpenError> {
+    let (names, mut in_doubt) = (io.list()?, Vec::new());
+    for name in unsynced.iter() {
+        if !names.contains(name) {
+            continue; // It was lost, or never came to be.
+        }
+        match names::make_anew(io, name) {
+            // A full disk must open, or it would never have room again; and a file that is given up here would be missed. The
+            // mark stays for a life that has room. What is risked until then: that power fails, and that the sync had failed
+            // rather than that somebody ended the process in it.
+            Err(failure) if failure.is_no_space() => in_doubt.push(name.clone()),
+            made => made?,
+        }
+    }
+    unsynced.retain(|name| !in_doubt.contains(name));
+    Ok(())
+}
+
 fn validate(options: &Options) -> Result<(), OpenError> {
     let refused = |option, why| Err(OpenError::Options { option, why });
     if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&options.segment_bytes) {
@@ -173,7 +188,8 @@ pub(crate) fn create(io: &mut dyn Io, options: &Options) -> Result<Manifest, Ope
     // manifest to say whose they are (attacked by
     // `a_crash_during_the_first_open_leaves_a_directory_that_opens`).
     io.sync_data(MANIFEST_UNREADY_NAME)?;
-    io.rename(MANIFEST_UNREADY_NAME, MANIFEST_NAME)?;
+    names::name(io, MANIFEST_UNREADY_NAME, MANIFEST_NAME)?;
     io.sync_dir()?;
+    names::vouch(io, MANIFEST_NAME);
     Ok(manifest)
 }

@@ -15,6 +15,7 @@ use crate::format::manifest::{MANIFEST_BYTES, MANIFEST_NAME, MANIFEST_UNREADY_NA
 use crate::format::manifest::{Manifest, ManifestFault};
 use crate::format::record::{BatchEntry, Record, repeat_records};
 use crate::format::segment::{LogFilesEnd, SEGMENT_HEADER_BYTES, SEGMENT_VERSION, SegmentHeader, SegmentHeaderFault};
+use crate::io::names::marked;
 use crate::io::{Io, IoFailure, is_unready_name, read_exact, segment_name, segment_number};
 use crate::limits::{BLOCK_BYTES, GROUP_HEADER_BYTES, SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MISSING_MAX};
 
@@ -59,6 +60,8 @@ pub(crate) struct Survey {
     unfit: BTreeSet<u64>,
     /// Files that a crash left half made.
     pub(crate) leftovers: Vec<String>,
+    /// Names that no sync vouches for, as far as the lives before tell.
+    pub(crate) unsynced: Vec<String>,
     pub(crate) end: LogFilesEnd,
     pub(crate) repeat: Vec<u8>,
     /// Footers of segments that have none, and of which nothing is damaged. With each, the blocks behind the end that look like groups.
@@ -111,6 +114,7 @@ pub(crate) fn survey(
     let numbers: BTreeSet<u64> = names.iter().filter_map(|name| segment_number(name)).collect();
     let half_made = |name: &&String| is_unready_name(name) || *name == MANIFEST_UNREADY_NAME;
     let leftovers = names.iter().filter(half_made).cloned().collect();
+    let unsynced = names.iter().filter_map(|name| marked(name)).collect();
     let mut survey = Survey {
         manifest,
         reader,
@@ -126,6 +130,7 @@ pub(crate) fn survey(
         unreadable: None,
         unread: Vec::new(),
         leftovers,
+        unsynced,
         end: LogFilesEnd::default(),
         repeat: Vec::new(),
         unsealed: Vec::new(),

@@ -412,7 +412,7 @@ fn a_truncation_in_a_sealed_segment_holds_though_nothing_was_appended_behind_it(
 }
 
 /// Work by which segments are made, given a new name, removed and compacted.
-fn work_of_all_kinds(world: &mut World, round: u64) {
+pub(crate) fn work_of_all_kinds(world: &mut World, round: u64) {
     world.append(log(1), 1, 200).unwrap();
     for _ in 0..8 {
         world.append(log(3), 1, 6000).unwrap();
@@ -425,7 +425,7 @@ fn work_of_all_kinds(world: &mut World, round: u64) {
 }
 
 /// The reopened log shows a state that holds all that was acknowledged.
-fn assert_nothing_is_lost(before: &World, disk: VirtualDisk, told: &str) {
+pub(crate) fn assert_nothing_is_lost(before: &World, disk: VirtualDisk, told: &str) {
     let mut after = World::open(disk, &options()).unwrap_or_else(|error| panic!("{told}: {error}"));
     let content = after.content();
     let states = before.states(before.acknowledged_entries(), before.submitted.len());
@@ -443,7 +443,7 @@ fn a_failed_sync_of_the_directory_is_final_whatever_it_was_for() {
     let sites: [Site; 4] = [
         ("create", |op| matches!(op, IoOp::CreateSegment { .. }), 1),
         ("recycle", |op| matches!(op, IoOp::RecycleSegment { .. }), 0),
-        ("names", |op| matches!(op, IoOp::SyncNames), 0),
+        ("names", |op| matches!(op, IoOp::SyncNames { .. }), 0),
         ("discard", |op| matches!(op, IoOp::DiscardSegment { .. }), 0),
     ];
     for (site, is_wanted, syncs) in sites {

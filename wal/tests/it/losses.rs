@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 use towline_wal::inspect::inspect_io;
-use towline_wal::io::{Io, IoOp, execute, segment_name};
+use towline_wal::io::{Io, IoOp, segment_name};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{Entry, GroupRow, HardStateKind, LogCore, OpenError, Options, WalError, WhenFull};
 
@@ -12,7 +12,7 @@ use crate::world::{Chance, SEGMENT, World, batch, log, options};
 
 const FIRST_GROUP_AT: u64 = 4096;
 
-fn vow(bytes: &'static [u8]) -> Entry {
+pub(crate) fn vow(bytes: &'static [u8]) -> Entry {
     Entry::HardState { log: log(5), kind: HardStateKind::Promise, bytes: Bytes::from_static(bytes) }
 }
 
@@ -72,51 +72,6 @@ fn a_segment_whose_name_was_never_synced_is_not_written_to_before_it_is() {
     assert_eq!(acknowledged, world.submitted.len());
     let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
     assert_eq!(world.lsns(log(1)).len(), acknowledged);
-}
-
-/// D7: the sync of a directory fails once, and what it was for is never durable, though the next one succeeds.
-#[test]
-fn a_name_whose_sync_failed_is_not_found_by_the_next_life() {
-    // It fails for the process that made the name, or for the next, which found it: one of the syncs of its open is the one.
-    for found_by in [None, Some(0), Some(1), Some(2), Some(3)] {
-        let mut world = World::new();
-        world.run();
-        let mut next = 3;
-        if let Some(failing) = found_by {
-            world.disk.kill_process();
-            world.disk.create(&segment_name(next)).unwrap();
-            overwrite(&mut world.disk, &segment_name(next), 0, vec![0; usize::try_from(SEGMENT).unwrap()]);
-            world.disk.fail_sync_after(failing);
-            assert!(matches!(LogCore::recover(&mut world.disk, &options()), Err(OpenError::Io(_))), "{failing}");
-        } else {
-            let request = loop {
-                while world.take() {}
-                let made = world.flying.iter().position(|r| matches!(r.op, IoOp::CreateSegment { .. }));
-                match made {
-                    Some(made) => break world.flying.remove(made),
-                    None if world.flying.is_empty() => drop(world.append(log(1), 1, 5000).unwrap()),
-                    None => world.finish(0),
-                }
-            };
-            let IoOp::CreateSegment { segment, .. } = request.op else { unreachable!("it was looked for") };
-            next = segment;
-            // Its data is synced, and then its name.
-            world.disk.fail_sync_after(1);
-            execute(&mut world.disk, &request).unwrap_err();
-        }
-        let mut disk = world.disk;
-        disk.kill_process();
-        let mut world = World::open(disk, &options()).unwrap();
-        let before = world.lsns(log(1)).len();
-        while world.core.stats().active_segment <= next {
-            world.append(log(1), 1, 5000).unwrap();
-            world.run();
-        }
-        let acknowledged = world.acknowledged_entries();
-        assert_eq!(acknowledged, world.submitted.len());
-        let mut world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
-        assert_eq!(world.lsns(log(1)).len(), before + acknowledged, "{found_by:?}");
-    }
 }
 
 /// D22.

@@ -20,6 +20,7 @@ mod kills;
 mod lifecycle;
 mod losses;
 mod misplaced;
+mod names;
 mod repair;
 mod space;
 mod stalls;
