@@ -45,8 +45,8 @@ impl Local {
     }
 
     /// What a server would answer. Reads touch the disk, and wait: on a thread where that holds up nobody.
-    pub(super) async fn ask(&self, name: &str, body: RequestBody, end: Instant) -> ResponseBody {
-        Asked { node: &self.node, name, end, snapshots: &self.snapshots }.wait_until_shown(&body).await;
+    pub(super) async fn ask(&self, name: &str, mut body: RequestBody, end: Instant) -> ResponseBody {
+        Asked { node: &self.node, name, end, snapshots: &self.snapshots }.wait_until_shown(&mut body).await;
         let (node, snapshots, name) = (Arc::clone(&self.node), Arc::clone(&self.snapshots), name.to_owned());
         let asked =
             spawn_blocking(move || Asked { node: &node, name: &name, end, snapshots: &snapshots }.respond(body));

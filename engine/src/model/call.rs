@@ -141,7 +141,7 @@ pub enum Call {
 /// use towline::model::call::{Call, Look};
 /// let look = Look::Scan { scan: Scan::prefix("stock/") };
 /// // It waits for nothing: the moment is chosen.
-/// assert_eq!(Call::Look { snapshot: 1, look }.token(), None);
+/// assert_eq!(Call::Look { snapshot: 1, look }.read(), None);
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[non_exhaustive]
@@ -288,17 +288,25 @@ pub enum Answer {
 }
 
 impl Call {
-    /// The bytes of the token that a read must show, if it must show one.
+    /// How new a read must be, if it is one that says so.
     #[must_use]
-    pub fn token(&self) -> Option<&[u8]> {
+    pub const fn read(&self) -> Option<&ReadAt> {
         match self {
             Self::MultiGet { read, .. }
             | Self::Scan { read, .. }
             | Self::ReadStream { read, .. }
-            | Self::OpenSnapshot { read } => match read {
-                ReadAt::AtLeast { token } => Some(token),
-                _ => None,
-            },
+            | Self::OpenSnapshot { read } => Some(read),
+            _ => None,
+        }
+    }
+
+    /// As [`Call::read`], to be changed.
+    pub const fn read_mut(&mut self) -> Option<&mut ReadAt> {
+        match self {
+            Self::MultiGet { read, .. }
+            | Self::Scan { read, .. }
+            | Self::ReadStream { read, .. }
+            | Self::OpenSnapshot { read } => Some(read),
             _ => None,
         }
     }

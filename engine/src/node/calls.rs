@@ -42,13 +42,31 @@ impl Asked<'_> {
         Ok(self.node.namespace(self.name).map_err(of)?.reading_within(within))
     }
 
-    /// Waits for the position that a read must show, so that no thread does.
-    pub(crate) async fn wait_until_shown(&self, body: &RequestBody) {
-        let Some(token) = token_of(body) else { return };
-        // Neither is told here: the read itself finds it, and says so.
-        let (Ok(space), Ok(token)) = (self.node.namespace(self.name), Token::decode(token)) else { return };
+    /// Waits for what a read must show, so that no thread does. What goes wrong is not told here: the read itself finds it, and
+    /// says so.
+    pub(crate) async fn wait_until_shown(&self, body: &mut RequestBody) {
+        let RequestBody::Call(call) = body else { return };
+        let (Some(read), Ok(space)) = (call.read_mut(), self.node.namespace(self.name)) else { return };
+        match read {
+            ReadAt::AtLeast { token } => {
+                let Ok(token) = Token::decode(token) else { return };
+                self.wait_until(|| space.shows(&token)).await;
+            }
+            ReadAt::Linearizable => {
+                let Some(positions) = space.confirmed(self.end).await else { return };
+                self.wait_until(|| space.has(&positions)).await;
+                if space.has(&positions) {
+                    // From here on whatever is applied is new enough.
+                    *read = ReadAt::Eventual;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    async fn wait_until(&self, is_so: impl Fn() -> bool) {
         let mut pause = SHOWN_PAUSE_MIN;
-        while !space.shows(&token) && Instant::now() < self.end {
+        while !is_so() && Instant::now() < self.end {
             sleep_until((Instant::now() + pause).min(self.end)).await;
             pause = (pause * 2).min(SHOWN_PAUSE_MAX);
         }
@@ -182,14 +200,6 @@ pub(crate) fn follow(node: &Node, wanted: Follow) -> Result<Follower, Failure> {
             follower.seek(&token).map_err(of)?;
             Ok(follower)
         }
-    }
-}
-
-/// The position that a read must show, if it must show one.
-pub(crate) fn token_of(body: &RequestBody) -> Option<&[u8]> {
-    match body {
-        RequestBody::Call(call) => call.token(),
-        _ => None,
     }
 }
 

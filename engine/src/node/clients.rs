@@ -3,7 +3,7 @@
 //! A client's writes are taken in order; its reads wait for none of them, a few at a time.
 
 use super::access::{Access, Admitted};
-use super::calls::{Asked, LARGE_RECORD_BYTES, answered, token_of, written};
+use super::calls::{Asked, LARGE_RECORD_BYTES, answered, written};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
 use super::failure;
@@ -14,7 +14,7 @@ use super::namespace::check_unconditional;
 use super::server::Server;
 use super::stages::Arrived;
 use super::{Namespace, WriteRefused};
-use crate::model::call::{Call, Reach};
+use crate::model::call::{Call, Reach, ReadAt};
 use crate::model::codec::{self, CodecError};
 use crate::model::from_client::{Cancel, FromClient};
 use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
@@ -245,11 +245,15 @@ impl Server {
     }
 
     /// Reads touch the disk: they are done away from the threads that move bytes, a few at a time.
-    async fn read_in_turns(self, access: Access, [at_once, behind_a_position]: [Arc<Line<WaitingRead>>; 2]) {
+    async fn read_in_turns(self, access: Access, [at_once, behind_a_position, asked]: [Arc<Line<WaitingRead>>; 3]) {
         let snapshots = Snapshots::new(Arc::clone(&self.snapshots), SNAPSHOT_IDLE_MAX);
         let guest = Guest { access, snapshots: Arc::new(snapshots) };
-        // Of two kinds, so that those who wait for a position hold up nobody who does not.
-        tokio::join!(self.read_each(&guest, at_once), self.read_each(&guest, behind_a_position));
+        // Of three kinds, so that those who wait for a position, or for what other nodes say, hold up nobody who does not.
+        tokio::join!(
+            self.read_each(&guest, at_once),
+            self.read_each(&guest, behind_a_position),
+            self.read_each(&guest, asked)
+        );
     }
 
     async fn read_each(&self, guest: &Guest, waiting: Arc<Line<WaitingRead>>) {
@@ -270,11 +274,11 @@ impl Server {
 
     async fn read(self, guest: Guest, turn: Turn<WaitingRead>, read: WaitingRead) {
         let Guest { access, snapshots } = guest;
-        let WaitingRead { id, namespace, end, body, reply } = read;
+        let WaitingRead { id, namespace, end, mut body, reply } = read;
         let begun = tokio::select! {
             biased;
             () = turn.stopped() => None,
-            place = self.place(Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }, &body) => Some(place),
+            place = self.place(Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }, &mut body) => Some(place),
         };
         // What has begun ends by itself.
         drop(turn);
@@ -292,9 +296,9 @@ impl Server {
     }
 
     /// Waits until a read can begin, and for its place among those that are worked on, if it takes one.
-    async fn place(&self, asked: Asked<'_>, body: &RequestBody) -> Option<OwnedSemaphorePermit> {
+    async fn place(&self, asked: Asked<'_>, body: &mut RequestBody) -> Option<OwnedSemaphorePermit> {
         asked.wait_until_shown(body).await;
-        match body {
+        match &*body {
             // How the server is must be told also while nothing else goes on.
             RequestBody::Status => None,
             // They wait for the log, and hold up no read; while it stands still, few of them may hold threads.
@@ -424,12 +428,12 @@ struct Guest {
 struct Lines {
     writes: Arc<Line<WaitingWrite>>,
     /// Those that can be done at once, and those that wait for a position.
-    reads: [Arc<Line<WaitingRead>>; 2],
+    reads: [Arc<Line<WaitingRead>>; 3],
 }
 
 impl Lines {
     fn new() -> Self {
-        Self { writes: Line::new(), reads: [Line::new(), Line::new()] }
+        Self { writes: Line::new(), reads: [Line::new(), Line::new(), Line::new()] }
     }
 
     /// Answers what has not begun. A number that nobody knows is of a request that is answered.
@@ -486,7 +490,13 @@ struct WaitingRead {
 impl WaitingRead {
     /// Which line it stands in.
     fn kind(&self) -> usize {
-        usize::from(token_of(&self.body).is_some())
+        let RequestBody::Call(call) = &self.body else { return 0 };
+        match call.read() {
+            Some(ReadAt::AtLeast { .. }) => 1,
+            // On a node that votes alone they wait for nobody.
+            Some(ReadAt::Linearizable) => 2,
+            _ => 0,
+        }
     }
 }
 

@@ -264,6 +264,12 @@ pub enum ReadError {
     /// Only the leader can say what is newest.
     #[error("node {0} leads the shard: only there a read is linearizable")]
     NotLeader(NodeId),
+    /// No majority of the voters confirmed in time that this node still leads: another one may.
+    #[error("shard {shard}: no majority of the voters confirmed in time that this node still leads it")]
+    Unconfirmed {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The node is closed.
     #[error("the node is closed")]
     Closed,
@@ -295,6 +301,7 @@ impl ReadError {
             Self::Closed => 6105,
             Self::Dropped => 6106,
             Self::Stopped { .. } => 6107,
+            Self::Unconfirmed { .. } => 6108,
             Self::Store(store) => store.code(),
         }
     }
@@ -303,7 +310,7 @@ impl ReadError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::NotYet { .. } => FailureClass::Retry,
+            Self::NotYet { .. } | Self::Unconfirmed { .. } => FailureClass::Retry,
             Self::NotLeader(_) => FailureClass::ReRoute,
             Self::Stopped { .. } => FailureClass::Operator,
             Self::Key { .. } | Self::PositionLost { .. } | Self::Closed | Self::Dropped => FailureClass::FixRequest,

@@ -7,6 +7,7 @@ use super::log_budget::LogBudget;
 use super::open::OpenError;
 use super::pins::Pins;
 use super::positions::Positions;
+use super::read_index::{Confirmation, ReadIndex};
 use super::reader::ReadOrder;
 use super::shard::{Event, Shard, ShardLog, ShardState};
 use super::stages::{Arrived, Stages};
@@ -16,7 +17,7 @@ use super::{Inbox, completion::Completion};
 use crate::control::ConfigMaster;
 use crate::model::{ClusterId, LogId, Lsn, NodeId, ShardDescriptor, ShardId};
 use crate::pipeline::{Buffers, Ready, Sequencer, SubmissionQueue};
-use crate::replica::{LogView as _, Promise, Replica};
+use crate::replica::{LogView as _, Promise, ReadTicket, Replica};
 use crate::state::{Applier, RocksStore, RocksWriter};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
@@ -70,6 +71,7 @@ pub(super) struct ShardHandle {
     pub(super) queue: Arc<SubmissionQueue<Arrived<Completion>>>,
     pub(super) events: Inbox,
     pub(super) positions: Arc<Positions>,
+    pub(super) reads: Arc<ReadIndex>,
     pub(super) health: Health,
     pub(super) pins: Arc<Pins>,
     pub(super) followers: Followers,
@@ -82,6 +84,11 @@ impl ShardHandle {
     /// Takes no more writes, and ends what is under way until then.
     pub(super) fn close(&self, deadline: Instant) {
         self.events.send(Event::Close(deadline));
+    }
+
+    /// Asks a majority whether this node still leads; the answer goes to whoever waits for it.
+    pub(super) fn confirm(&self, waiter: impl FnOnce(Confirmation) + Send + 'static) -> ReadTicket {
+        self.reads.ask(waiter, || self.events.send(Event::Read))
     }
 
     /// Waits until the shard has ended.
@@ -128,6 +135,7 @@ impl Host {
         let (event_sender, inbox) = unbounded::<Event>();
         let events = Inbox { events: event_sender, queue: Arc::clone(&queue), bell };
         let positions = Arc::new(Positions::new(applied.lsn));
+        let reads = Arc::<ReadIndex>::default();
         let health = Health::default();
         let pins = Arc::default();
         let followers = Followers::load(&pins, store, id)?;
@@ -149,6 +157,7 @@ impl Host {
             queue: Arc::clone(&queue),
             events: events.clone(),
             positions: Arc::clone(&positions),
+            reads: Arc::clone(&reads),
             health: health.clone(),
             pins,
             followers,
@@ -172,6 +181,7 @@ impl Host {
             applier: self.appliers[turn % self.appliers.len()].clone(),
             reader: self.reader.clone(),
             positions,
+            reads,
             budget: Arc::clone(&self.budget),
             buffers: Arc::clone(&self.buffers),
             health,

@@ -47,6 +47,7 @@ mod open;
 mod outputs;
 mod pins;
 mod positions;
+mod read_index;
 mod reader;
 mod session;
 mod shard;

@@ -6,6 +6,9 @@ use super::error::{ReadError, WriteRefused};
 use super::hosting::ShardHandle;
 use super::namespaces::Served;
 use super::positions::Waited;
+use super::read_index::Confirmation;
+#[cfg(any(feature = "cluster", feature = "client"))]
+use super::read_index::ReadIndex;
 use super::shard::after;
 use super::stages::Arrived;
 #[cfg(feature = "client")]
@@ -17,17 +20,20 @@ use crate::model::{
     Token, Value, Write,
 };
 use crate::pipeline::{Completer, Position, Receipt, Submission, SubmitPolicy};
+#[cfg(any(feature = "cluster", feature = "client"))]
+use crate::replica::ReadTicket;
 use crate::shard::CrossShard;
 use crate::state::{self, RocksSnapshot, RocksStore, StreamRead, View};
 use bytes::Bytes;
 #[cfg(any(feature = "cluster", feature = "client"))]
 use crossbeam::channel::Receiver;
+use crossbeam::channel::bounded;
 use parking_lot::{MutexGuard, RwLockReadGuard};
 #[cfg(any(feature = "cluster", feature = "client"))]
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use towline_wal::Wal;
 
 /// How long a read waits for the position that it must show, unless it is asked otherwise.
@@ -514,26 +520,97 @@ impl Namespace {
         }
     }
 
-    /// On the one node that takes writes, everything that was acknowledged is applied: in this epoch by the order of apply
-    /// and answer, of earlier ones once the start of this one is.
+    /// Everything that was acknowledged before now is applied here, and nobody else leads: as [`confirm`](Self::confirm) says.
     fn reach_newest(&self, shard: &ShardHandle) -> Result<(), ReadError> {
+        let deadline = after(self.read_within);
+        loop {
+            self.reach_serving(shard, deadline)?;
+            if self.shared.host.is_alone() {
+                return Ok(());
+            }
+            let (sender, confirmed) = bounded(1);
+            let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
+            match confirmed.recv_deadline(deadline) {
+                Ok(Confirmation::At(index)) => return self.reach_applied(shard, index, deadline),
+                // It led when it was looked at: maybe it leads again soon, or somebody else is known to.
+                Ok(Confirmation::Refused) => {}
+                Ok(Confirmation::Ended) => return Err(self.has_ended(shard)),
+                Err(_) => {
+                    shard.reads.forget(ticket);
+                    return Err(ReadError::Unconfirmed { shard: shard.descriptor.shard });
+                }
+            }
+        }
+    }
+
+    /// Waits until this node leads the shard, and what was committed before its epoch is applied. On a node that votes alone
+    /// that is all: what it acknowledges in its epoch, it has applied.
+    fn reach_serving(&self, shard: &ShardHandle, deadline: Instant) -> Result<(), ReadError> {
         let host = &self.shared.host;
-        if host.leader != host.node || !host.is_alone() {
-            // Among several, another one may lead by now: what reads do about that comes with the replicated control plane.
+        if host.leader != host.node {
             return Err(ReadError::NotLeader(host.leader));
         }
         let is_newest = |positions: &super::positions::Positions| {
             positions.serving().is_some_and(|start| positions.applied() >= start)
         };
-        let id = shard.descriptor.shard;
-        match shard.positions.wait(after(self.read_within), is_newest) {
+        match shard.positions.wait(deadline, is_newest) {
             Waited::Reached => Ok(()),
             Waited::Ended => Err(self.has_ended(shard)),
-            Waited::TimedOut => {
-                let applied = shard.positions.applied();
-                Err(ReadError::NotYet { shard: id, wanted: host.end(shard.log), applied })
+            Waited::TimedOut => Err(self.not_yet(shard, host.end(shard.log))),
+        }
+    }
+
+    fn reach_applied(&self, shard: &ShardHandle, index: Lsn, deadline: Instant) -> Result<(), ReadError> {
+        match shard.positions.wait(deadline, |positions| positions.applied() >= index) {
+            Waited::Reached => Ok(()),
+            Waited::Ended => Err(self.has_ended(shard)),
+            Waited::TimedOut => Err(self.not_yet(shard, index)),
+        }
+    }
+
+    fn not_yet(&self, shard: &ShardHandle, wanted: Lsn) -> ReadError {
+        ReadError::NotYet { shard: shard.descriptor.shard, wanted, applied: shard.positions.applied() }
+    }
+
+    /// Asks, without holding a thread, what [`Read::Linearizable`] asks of others: once these positions are [applied](Self::has),
+    /// shard by shard, every read shows all that was acknowledged before. None where nobody else is asked, or no answer came.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
+        let mut positions = Vec::with_capacity(self.served.shards.len());
+        for shard in &self.served.shards {
+            if self.shared.host.is_alone() || shard.positions.serving().is_none() {
+                return None;
+            }
+            let (sender, confirmed) = tokio::sync::oneshot::channel();
+            let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
+            // Also when whoever waits is dropped.
+            let _forgotten = Forgotten { reads: &shard.reads, ticket };
+            match tokio::time::timeout_at(end, confirmed).await {
+                Ok(Ok(Confirmation::At(index))) => positions.push(index),
+                _ => return None,
             }
         }
+        Some(positions)
+    }
+
+    /// Whether everything up to these positions is applied, shard by shard.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn has(&self, positions: &[Lsn]) -> bool {
+        self.served.shards.iter().zip(positions).all(|(shard, lsn)| shard.positions.applied() >= *lsn)
+    }
+}
+
+/// A read that is waited for, until this is dropped.
+#[cfg(any(feature = "cluster", feature = "client"))]
+struct Forgotten<'a> {
+    reads: &'a ReadIndex,
+    ticket: ReadTicket,
+}
+
+#[cfg(any(feature = "cluster", feature = "client"))]
+impl Drop for Forgotten<'_> {
+    fn drop(&mut self) {
+        self.reads.forget(self.ticket);
     }
 }
 

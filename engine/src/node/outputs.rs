@@ -1,6 +1,7 @@
 //! What a replica's outputs mean on real threads: each is carried out, in order; none is decided here.
 
 use super::completion::{Completion, Reached};
+use super::read_index::Confirmation;
 use super::reader::{ReadOrder, ReadTask};
 use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Shard, ShardLog, now, wall_micros};
 use super::stages::Times;
@@ -36,8 +37,9 @@ impl Shard {
             Output::Persist { ticket, write } => self.persist(ticket, write),
             Output::Send { to, message } => self.send(to, &message),
             Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
-            // Nobody asks for a round before a read yet: the leader is fixed by a file.
-            Output::Commit(_) | Output::ReadsConfirmed { .. } | Output::ReadsRefused { .. } => {}
+            Output::Commit(_) => {}
+            Output::ReadsConfirmed { up_to, index } => self.reads.answer(up_to, &Confirmation::At(index)),
+            Output::ReadsRefused { up_to } => self.reads.answer(up_to, &Confirmation::Refused),
             Output::Activated(epoch) => {
                 if self.master.accept_activation(epoch) {
                     self.step(Input::ActivationAccepted(epoch));

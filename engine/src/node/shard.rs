@@ -12,6 +12,7 @@ use super::completion::Completion;
 use super::health::Health;
 use super::log_budget::LogBudget;
 use super::positions::Positions;
+use super::read_index::ReadIndex;
 use super::stages::{Arrived, Stages};
 use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
@@ -59,6 +60,8 @@ pub(super) enum Event {
     LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
     /// The applier is done with its task, or can't be now.
     Applied(Attempt),
+    /// Reads wait for a majority to confirm that this node leads.
+    Read,
     /// Somebody wants to know how things are.
     Status(Sender<ServerStatus>),
     /// Finish what is sealed, then end; at this moment end whatever is not finished.
@@ -115,6 +118,7 @@ pub(super) struct Shard {
     pub(super) applier: Sender<ApplyOrder>,
     pub(super) reader: Sender<super::reader::ReadOrder>,
     pub(super) positions: Arc<Positions>,
+    pub(super) reads: Arc<ReadIndex>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) buffers: Arc<Buffers>,
     pub(super) health: Health,
@@ -237,6 +241,7 @@ impl Shard {
             if self.is_finished() {
                 self.abandon();
                 self.positions.end();
+                self.reads.end();
                 return Turn::Finished;
             }
             if !worked {
@@ -295,6 +300,11 @@ impl Shard {
             Event::Persisted(ticket) => {
                 self.step(Input::Persisted(ticket));
                 self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages);
+            }
+            Event::Read => {
+                if let Some(newest) = self.reads.take() {
+                    self.step(Input::Read(newest));
+                }
             }
             Event::LogFailed(error) => self.fail(&format!("the log has stopped: {error}")),
             Event::Applied(applied) => {
@@ -482,6 +492,7 @@ impl Shard {
         self.queue.close();
         self.abandon();
         self.positions.end();
+        self.reads.end();
     }
 
     fn is_finished(&self) -> bool {

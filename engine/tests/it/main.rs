@@ -18,6 +18,7 @@ mod full_disk;
 mod held;
 mod hostile_keys;
 mod limits;
+mod linear_reads;
 #[cfg(feature = "cli")]
 mod log_tools;
 #[cfg(target_os = "linux")]
