@@ -3,6 +3,7 @@
 use super::adopt::{self, PromisedLog};
 use super::commit::majority_durable;
 use super::progress::Progress;
+use super::quorum::Quorum;
 use super::reads::Reads;
 use super::{DisconnectReason, LogView, Output, Promise, Replica};
 use crate::model::limits::CATCH_UP_READ_BYTES;
@@ -76,6 +77,7 @@ pub(super) struct Leadership {
     pub(super) tail: VecDeque<Batch>,
     pub(super) tail_bytes: usize,
     pub(super) reads: Reads,
+    pub(super) quorum: Quorum,
 }
 
 impl Leadership {
@@ -140,6 +142,7 @@ impl Replica {
             tail: VecDeque::new(),
             tail_bytes: 0,
             reads: Reads::default(),
+            quorum: Quorum::default(),
         }));
     }
 
@@ -325,6 +328,7 @@ impl Replica {
             .map(|voter| leadership.progress.get(voter).map_or(own, |progress| (*voter, progress.durable())))
             .collect();
         let secured = majority_durable(self.id, &durable);
+        leadership.quorum.note_secured(secured);
         if leadership.phase == Phase::Starting && secured >= start {
             leadership.phase = Phase::Activating;
             out.push(Output::Activated(leadership.assignment.epoch));

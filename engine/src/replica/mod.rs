@@ -12,7 +12,7 @@
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
 //! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
-//! linearizable read waits for).
+//! linearizable read waits for), `quorum` (when a leader gives up).
 
 mod adopt;
 #[cfg(test)]
@@ -25,6 +25,9 @@ mod follower;
 mod leader;
 mod progress;
 mod promise;
+mod quorum;
+#[cfg(test)]
+mod quorum_test;
 mod reads;
 #[cfg(test)]
 mod reads_test;
@@ -32,14 +35,16 @@ mod reads_test;
 mod replica_test;
 mod step;
 
-use crate::model::limits::EPOCHS_NAMED_MAX;
+use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId};
 use leader::Leadership;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 pub use leader::Phase;
 pub use promise::{Promise, Verdict};
+pub use quorum::QuorumLost;
 pub use reads::ReadTicket;
 pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, Ticket};
 
@@ -101,6 +106,8 @@ pub struct Replica {
     next_ticket: u64,
     /// What each write under way is for, in order.
     under_way: VecDeque<(Ticket, Purpose)>,
+    /// How long it leads without a majority.
+    quorum_bound: Duration,
 }
 
 /// What happens when a write is durable.
@@ -138,6 +145,7 @@ impl Replica {
             connected: std::collections::BTreeSet::new(),
             next_ticket: 0,
             under_way: VecDeque::new(),
+            quorum_bound: QUORUM_LOST_AFTER_DEFAULT,
         }
     }
 
@@ -157,7 +165,9 @@ impl Replica {
             Input::Read(ticket) => self.read(ticket, &mut out),
             Input::PeerUp(peer) => self.peer_up(peer, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
+            Input::Tick(now) => self.tick(now, &mut out),
         }
+        self.watch_quorum();
         self.check();
         out
     }

@@ -113,7 +113,7 @@ impl Node {
         }
     }
 
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         self.log.durable = self.log.batches.len();
         for ticket in std::mem::take(&mut self.unsynced) {
             self.step(Input::Persisted(ticket));
@@ -171,9 +171,14 @@ impl World {
         }
     }
 
-    pub(super) fn assign(&mut self, leader: NodeId) -> Assignment {
+    /// The next assignment, which nobody has heard of.
+    pub(super) fn assignment(&mut self, leader: NodeId) -> Assignment {
         let promised = self.nodes.values().map(|node| node.replica.promise().epoch).max().unwrap();
-        let assignment = self.master.assign(leader, promised).unwrap();
+        self.master.assign(leader, promised).unwrap()
+    }
+
+    pub(super) fn assign(&mut self, leader: NodeId) -> Assignment {
+        let assignment = self.assignment(leader);
         self.node(leader).step(Input::Assign(assignment.clone()));
         assignment
     }
@@ -193,6 +198,27 @@ impl World {
                 break;
             }
         }
+    }
+
+    /// Delivers what was sent to one node, and no more.
+    pub(super) fn deliver_to(&mut self, to: NodeId) {
+        for from in [A, B, C] {
+            let node = self.node(from);
+            let (due, rest) = std::mem::take(&mut node.sent).into_iter().partition(|(receiver, _)| *receiver == to);
+            node.sent = rest;
+            for (_, message) in due as Vec<(NodeId, Message)> {
+                self.node(to).step(Input::Message { from, message });
+            }
+        }
+    }
+
+    /// Everybody promises, durably, and says so; nothing more becomes durable.
+    pub(super) fn settle_promises(&mut self) {
+        self.deliver();
+        for id in [A, B, C] {
+            self.node(id).sync();
+        }
+        self.deliver();
     }
 
     /// Delivers and syncs until nothing moves.

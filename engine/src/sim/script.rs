@@ -203,6 +203,14 @@ impl World {
         Ok(())
     }
 
+    /// A leader says that it could not reach a majority: somebody else leads, if anybody can.
+    pub(super) fn hear_stepped_down(&mut self, node: NodeId, epoch: Epoch) {
+        let is_newest = self.master.newest().is_some_and(|newest| newest.leader == node && newest.epoch == epoch);
+        if is_newest && self.agenda.now() >= self.script.away_until {
+            self.replace_leader();
+        }
+    }
+
     /// A node that starts asks whether it leads. What it hears may be what it promised before it died.
     pub(super) fn ask_for_assignment(&mut self, id: NodeId) {
         let is_away = self.agenda.now() < self.script.away_until;
