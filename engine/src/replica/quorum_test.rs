@@ -1,7 +1,7 @@
 //! A leader without a majority, by hand, and against all that may happen to it.
 
 use super::replica_test::{A, B, C, World};
-use super::{Input, LogView, Phase, ReadTicket};
+use super::{Input, Phase, ReadTicket};
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
 use crate::model::{Assignment, Epoch, Lsn, Message};
 use proptest::prelude::*;
@@ -132,6 +132,21 @@ fn a_leader_whose_writes_come_on_leads_on_however_slowly() {
         world.node(C).sync();
         world.deliver_to(A);
         assert_eq!(world.committed(A), round + 2, "one of two");
+    }
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving));
+}
+
+#[test]
+fn a_leader_whose_reads_are_confirmed_leads_on_however_slowly() {
+    let (mut world, _) = serving();
+    let mut now = ms(0);
+    world.node(A).step(Input::Read(ReadTicket(0)));
+    for ticket in 1..20 {
+        world.node(A).step(Input::Read(ReadTicket(ticket))); // It waits for the next round.
+        pass(&mut world, &mut now, BOUND - ms(1));
+        world.hop();
+        world.hop();
+        assert_eq!(said(&mut world).len(), 1, "a round is confirmed");
     }
     assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving));
 }
