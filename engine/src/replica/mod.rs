@@ -34,6 +34,8 @@ mod reads_test;
 #[cfg(test)]
 mod replica_test;
 mod step;
+#[cfg(test)]
+mod transfer_test;
 
 use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
@@ -235,6 +237,8 @@ impl Replica {
         if let Some(leadership) = &self.leadership {
             assert_eq!(self.promise.leader, Some(self.id), "a leader is bound to itself");
             assert_eq!(self.promise.epoch, leadership.epoch(), "a leader leads the epoch that it promised");
+            let kept = leadership.tail.back().map(towline_wal::Batch::position);
+            assert!(kept.is_none_or(|kept| kept == self.end), "I2: what a leader keeps to feed is the end of its log");
         }
     }
 
@@ -260,6 +264,9 @@ impl Replica {
             self.durable = to;
         }
         self.matched = self.matched.min(to.lsn);
+        if let Some(leadership) = &mut self.leadership {
+            leadership.truncate_tail(to.lsn);
+        }
         self.persist(LogWrite::Truncate(to), Purpose::Truncate, out);
     }
 

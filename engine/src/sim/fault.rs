@@ -42,7 +42,7 @@ pub enum FaultKind {
     SyncError,
     /// A process handles nothing for a while, then goes on as if nothing had been (P4).
     Pause,
-    /// The control plane moves the leadership to another voter.
+    /// The control plane moves the leadership to another voter: half the time once that has nearly all of the log, else at once.
     LeaderMove,
     /// The control plane adds a learner.
     LearnerAdded,

@@ -28,6 +28,8 @@ enum Change {
     Learn(NodeId),
     /// Of a learner, once it is near.
     Promote(NodeId),
+    /// To a voter, once it is near, while the leader serves: the pause is short then.
+    Transfer(NodeId),
     Remove(NodeId),
 }
 
@@ -248,6 +250,15 @@ impl World {
                 }
                 voters.push(id);
             }
+            Change::Transfer(id) if voters.contains(&id) && id != leader => {
+                if !self.is_near(leader, id) {
+                    if self.chance.per_mille(20) {
+                        self.script.plan.pop_front();
+                    }
+                    return;
+                }
+                next = id;
+            }
             Change::Remove(id) if voters.contains(&id) && voters.len() > VOTERS_MIN => {
                 voters.retain(|voter| *voter != id);
                 if self.chance.per_mille(300) {
@@ -289,6 +300,10 @@ impl World {
         match kind {
             FaultKind::LeaderMove => {
                 self.count(kind);
+                if self.chance.per_mille(500) {
+                    self.script.plan.push_back(Change::Transfer(voter));
+                    return Ok(());
+                }
                 let kept = if self.chance.per_mille(200) { Vec::new() } else { learners };
                 self.issue(voter, voters, kept, Delivery::Sent);
             }

@@ -15,8 +15,8 @@ const QUICK: &[&str] = &[
     "=1:123 2:123 1:123 writes 1",
     "1:12 2:123 3:23 writes 3",
     "=1:123 2:1234 2:234 writes 1",
-    "1:12 2:12 writes 2 breaks 1 ends 2",
-    "=1:123 2:123 1:123 writes 2 ends 2",
+    "1:12 2:12 1:12 writes 3 crashes 1 breaks 1 ends 2",
+    "1:123 2:123 writes 2 ends 1",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -28,10 +28,14 @@ const LARGE: &[&str] = &[
     "=1:123 =2:1234 3:234 writes 3",
     "=1:123 2:1234 2:234 writes 1 crashes 1 prompt",
     "=1:123 2:1234 2:234 writes 1 breaks 1 prompt",
+    "=1:123 2:123 1:123 writes 1 ends 1",
+    "1:123 2:123 writes 1 breaks 1 ends 1",
 ];
 /// Where a planted bug is looked for.
 const HUNT: &[&str] = &[
     "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
+    "1:12 2:12 writes 1 ends 1",
+    "=1:123 2:123 1:123 2:123 writes 1 prompt",
     "1:123 2:123 writes 2",
     "1:123 2:123 writes 2 crashes 1",
     "1:123 2:123 writes 2 losses 1",
@@ -39,7 +43,6 @@ const HUNT: &[&str] = &[
     "=1:123 3:234 3:234 writes 1",
     "=1:123 2:1234 2:234 writes 1",
     "1:12 2:123 3:23 writes 3",
-    "1:12 2:12 writes 2 breaks 1 ends 1",
 ];
 /// A hunt gives each scope up at so many states, and begins again with more.
 const HUNT_STATES_MAX: [usize; 2] = [100_000, 3_000_000];
