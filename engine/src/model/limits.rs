@@ -3,6 +3,8 @@
 //! The log has its own (`towline_wal::limits`), and so has the transport (`towline_net::limits`); the
 //! assertions at the end of this file say how they fit together.
 
+use std::time::Duration;
+
 /// A user's key or stream name, in bytes: what a RocksDB key holds comfortably.
 pub const KEY_BYTES_MAX: usize = 4 * 1024;
 /// A value or an event, in bytes: larger things belong in an object store, with a reference here.
@@ -77,6 +79,9 @@ pub const FOLLOWER_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 pub const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of one read of the log for a follower that is behind.
 pub const CATCH_UP_READ_BYTES: usize = 1024 * 1024;
+/// How long a leader goes on without a majority of its voters, unless it was opened with another bound: longer than a sync of a
+/// sick disk or a new dial takes, and still a time for which a client waits.
+pub const QUORUM_LOST_AFTER_DEFAULT: Duration = Duration::from_secs(5);
 
 /// Bytes of batches, uncompressed, that are applied in one change: all of it is in memory until then. At least one batch is.
 pub const APPLY_RAW_BYTES_MAX: usize = 16 * 1024 * 1024;

@@ -60,6 +60,12 @@ pub enum Mutant {
     TrustDoubt,
     /// I1: a voter that may have lost the end of its log says no more so after its first promise.
     SettleEarly,
+    /// Liveness: a leader that can't reach a majority goes on leading.
+    NeverStepDown,
+    /// I1: a leader that said that it leads no more goes on.
+    LeadAfterSteppingDown,
+    /// Liveness: who waits to read of a leader that leads no more hears nothing.
+    ForgetReads,
     /// I12: plain text is listened for, and spoken, beyond loopback, though nobody asked for it. The simulator has no sockets:
     /// tests of the client and of the node plant it.
     PlainTextAnywhere,
@@ -67,7 +73,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 27] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -91,6 +97,9 @@ impl Mutant {
         Self::KeepMatched,
         Self::TrustDoubt,
         Self::SettleEarly,
+        Self::NeverStepDown,
+        Self::LeadAfterSteppingDown,
+        Self::ForgetReads,
         Self::PlainTextAnywhere,
     ];
 
@@ -99,7 +108,13 @@ impl Mutant {
     pub const fn is_of_replica(self) -> bool {
         !matches!(
             self,
-            Self::ApplyTwice | Self::ExecuteAgain | Self::Overtake | Self::ReadUnconfirmed | Self::PlainTextAnywhere
+            Self::ApplyTwice
+                | Self::ExecuteAgain
+                | Self::Overtake
+                | Self::ReadUnconfirmed
+                | Self::NeverStepDown
+                | Self::ForgetReads
+                | Self::PlainTextAnywhere
         )
     }
 
@@ -130,6 +145,9 @@ impl Mutant {
             Self::KeepMatched => "keep-matched",
             Self::TrustDoubt => "trust-doubt",
             Self::SettleEarly => "settle-early",
+            Self::NeverStepDown => "never-step-down",
+            Self::LeadAfterSteppingDown => "lead-after-stepping-down",
+            Self::ForgetReads => "forget-reads",
             Self::PlainTextAnywhere => "plain-text-anywhere",
         }
     }

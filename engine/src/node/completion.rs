@@ -145,7 +145,7 @@ impl Completion {
         self.complete(Err(WriteError::Unknown));
     }
 
-    /// The write was not sealed, and never will be.
+    /// The write was not sealed, and never will be: it has no effect.
     pub(super) fn closed(self) {
         self.complete(Err(WriteError::Closed));
     }

@@ -56,8 +56,17 @@ impl Shard {
                 self.state.unapplied.doubt(self.replica.committed());
                 if self.leads {
                     self.master.note_promised(promised);
-                    self.state.reassign = Some(now() + self.state.reassign_pause);
-                    self.state.reassign_pause = (self.state.reassign_pause * 2).min(REASSIGN_PAUSE_MAX);
+                    self.assign_later();
+                }
+            }
+            Output::SteppedDown { epoch, reason } => {
+                tracing::warn!(node = %self.id, shard = %self.shard, %epoch, %reason, "leads no more");
+                self.positions.set_serving(None);
+                self.state.unapplied.doubt(self.replica.committed());
+                // What was not sealed has no place in any log: it has no effect, and is not to wait until a majority is back.
+                self.refuse_queued();
+                if self.leads {
+                    self.assign_later();
                 }
             }
             Output::Disconnect { peer, reason } => self.disconnect(peer, &reason.to_string()),
@@ -67,10 +76,17 @@ impl Shard {
     /// Asks for an epoch newer than any that is known.
     pub(super) fn assign(&mut self) {
         self.state.reassign = None;
+        self.state.awaits_majority = false;
         match self.master.assign(self.id, self.replica.promise().epoch) {
             Some(assignment) => self.step(Input::Assign(assignment)),
             None => self.fail("there is no epoch above the one that was promised"),
         }
+    }
+
+    /// The present epoch is over for this leader: it asks for a newer one after a pause, as soon as it is connected to a majority.
+    fn assign_later(&mut self) {
+        self.state.reassign = Some(now() + self.state.reassign_pause);
+        self.state.reassign_pause = (self.state.reassign_pause * 2).min(REASSIGN_PAUSE_MAX);
     }
 
     fn read(&mut self, peer: NodeId, after: LogPosition, bytes_max: usize, purpose: ReadPurpose) {

@@ -16,6 +16,7 @@ use super::read_index::ReadIndex;
 use super::stages::{Arrived, Stages};
 use super::unapplied::{ApplyTask, Part, Unapplied};
 use crate::control::ConfigMaster;
+use crate::model::control_record::majority_of;
 use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
@@ -144,6 +145,10 @@ pub(super) struct ShardState {
     /// When to ask for a newer epoch, and how long to wait the next time.
     pub(super) reassign: Option<Instant>,
     pub(super) reassign_pause: Duration,
+    /// It is to lead, and asks for an epoch when a majority is connected: before, it could do nothing with one.
+    pub(super) awaits_majority: bool,
+    /// The replica's time begins here.
+    began: Instant,
     closing: Option<Instant>,
     pub(super) failed: bool,
     bytes_sent_before: u64,
@@ -185,6 +190,8 @@ impl ShardState {
             parked: None,
             reassign: None,
             reassign_pause: REASSIGN_PAUSE,
+            awaits_majority: false,
+            began: now(),
             closing: None,
             failed: false,
             bytes_sent_before: 0,
@@ -272,12 +279,26 @@ impl Shard {
 
     fn next_deadline(&self) -> Option<Instant> {
         let parked = self.state.parked.as_ref().map(|(at, _)| *at);
-        self.state.reassign.into_iter().chain(self.state.closing).chain(parked).min()
+        // A shard that has failed takes no steps, and so no ticks.
+        let tick = self.replica.next_tick().filter(|_| !self.state.failed).map(|at| self.state.began + at);
+        self.state.reassign.into_iter().chain(self.state.closing).chain(parked).chain(tick).min()
     }
 
     fn look_at_the_clock(&mut self) {
+        if let Some(at) = self.replica.next_tick().filter(|_| !self.state.failed) {
+            let elapsed = now().saturating_duration_since(self.state.began);
+            if at <= elapsed {
+                self.step(Input::Tick(elapsed));
+            }
+        }
         if self.state.reassign.is_some_and(|at| at <= now()) {
-            self.assign();
+            if self.reaches_majority() {
+                self.assign();
+            } else {
+                // The next peer that connects looks again.
+                self.state.reassign = None;
+                self.state.awaits_majority = true;
+            }
         }
         if let Some((_, task)) = self.state.parked.take_if(|(at, _)| *at <= now()) {
             self.hand_over(task);
@@ -338,6 +359,9 @@ impl Shard {
                     self.step(Input::PeerDown(peer));
                 }
                 self.step(Input::PeerUp(peer));
+                if self.state.awaits_majority {
+                    self.state.reassign = Some(now());
+                }
             }
             Event::PeerDown(peer, session) => {
                 let is_the_one = self.state.peers.get(&peer).is_some_and(|peer| peer.link.session() == session);
@@ -365,6 +389,13 @@ impl Shard {
             }
             _ => {}
         }
+    }
+
+    /// Whether it is connected to a majority of the voters, itself among it.
+    fn reaches_majority(&self) -> bool {
+        let voters = self.master.voters();
+        let reached = voters.iter().filter(|voter| **voter == self.id || self.state.peers.contains_key(voter)).count();
+        reached >= majority_of(voters.len())
     }
 
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
@@ -515,6 +546,11 @@ impl Shard {
         self.state.parked = None;
         self.state.unapplied.doubt(Lsn::ZERO);
         std::mem::take(&mut self.state.sealing).unknown();
+        self.refuse_queued();
+    }
+
+    /// Whoever waits for a write that is not sealed hears that it never will be.
+    pub(super) fn refuse_queued(&mut self) {
         self.sequencer.drain().into_iter().for_each(|arrived| arrived.caller.closed());
         while let Some(submission) = self.queue.pop() {
             submission.into_token().caller.closed();

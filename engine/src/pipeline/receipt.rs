@@ -38,8 +38,8 @@ pub enum WriteError {
     /// Try again with an expected version, or read what became of it.
     #[error("the outcome of the write is unknown: it may or may not take effect")]
     Unknown,
-    /// It was not sealed, and never will be: the node closed. It has no effect.
-    #[error("the node closed before the write was sealed: it has no effect")]
+    /// It was not sealed, and never will be: the node closed, or could not reach a majority of its voters. It has no effect.
+    #[error("the node closed, or leads no more, before the write was sealed: it has no effect")]
     Closed,
 }
 

@@ -78,7 +78,7 @@ impl Replica {
     }
 
     /// Drops the oldest batches from memory, but none that is not durable here: those can't be read yet.
-    fn trim_tail(&mut self) {
+    pub(super) fn trim_tail(&mut self) {
         let durable = self.durable.lsn;
         let Some(leadership) = self.leadership.as_mut() else { return };
         while leadership.tail_bytes > TAIL_BYTES {

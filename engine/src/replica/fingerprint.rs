@@ -29,6 +29,7 @@ impl Replica {
             connected,
             next_ticket: _,
             under_way,
+            quorum_bound: _,
         } = self;
         (id, promise.epoch, promise.leader).hash(into);
         position(end, into);
@@ -51,9 +52,10 @@ impl Replica {
 }
 
 impl Leadership {
-    /// The promises are read until the epoch's start is written, and never again.
+    /// The promises are read until the epoch's start is written, and never again. For how long a majority was out of reach decides
+    /// when the leader gives up, and nothing else: the search lets it at any moment at which it waits for one.
     fn fingerprint(&self, into: &mut impl Hasher) {
-        let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _, reads } = self;
+        let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _, reads, quorum: _ } = self;
         let Assignment { log: _, epoch, leader, voters, learners, fence, shard: _ } = assignment;
         (epoch, leader, voters, learners, fence, start).hash(into);
         match phase {

@@ -3,6 +3,7 @@
 use super::adopt::{self, PromisedLog};
 use super::commit::majority_durable;
 use super::progress::Progress;
+use super::quorum::Quorum;
 use super::reads::Reads;
 use super::{DisconnectReason, LogView, Output, Promise, Replica};
 use crate::model::limits::CATCH_UP_READ_BYTES;
@@ -72,10 +73,11 @@ pub(super) struct Leadership {
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
     pub(super) start: Option<Lsn>,
-    /// Recent batches: all that are not durable here, and as many more as fit.
+    /// Recent batches, adopted ones among them: all that are not durable here, and as many more as fit.
     pub(super) tail: VecDeque<Batch>,
     pub(super) tail_bytes: usize,
     pub(super) reads: Reads,
+    pub(super) quorum: Quorum,
 }
 
 impl Leadership {
@@ -95,6 +97,13 @@ impl Leadership {
 
     pub(super) fn followers(&self) -> Vec<(NodeId, bool, Lsn)> {
         self.progress.iter().map(|(node, p)| (*node, p.is_connected(), p.durable())).collect()
+    }
+
+    /// The log ends at `lsn` now: what is kept of what was behind it was adopted, and has lost to a better log since.
+    pub(super) fn truncate_tail(&mut self, lsn: Lsn) {
+        while let Some(batch) = self.tail.pop_back_if(|last| last.last_lsn() > lsn) {
+            self.tail_bytes -= batch.bytes().len();
+        }
     }
 
     /// Whether followers may be fed: the log is adopted, and has this epoch's start.
@@ -140,6 +149,7 @@ impl Replica {
             tail: VecDeque::new(),
             tail_bytes: 0,
             reads: Reads::default(),
+            quorum: Quorum::default(),
         }));
     }
 
@@ -248,8 +258,10 @@ impl Replica {
                 out.push(Output::Disconnect { peer: from, reason: DisconnectReason::BrokenChain });
                 return;
             }
-            self.append(batch, out);
+            // Kept in memory, too: the followers lack it as well, and till it is durable here it can't be read from the log.
+            self.lead_append(batch, out);
         }
+        self.trim_tail();
         if self.end.lsn >= target.lsn {
             self.start_epoch(now_micros, log, out);
             return;
@@ -325,6 +337,7 @@ impl Replica {
             .map(|voter| leadership.progress.get(voter).map_or(own, |progress| (*voter, progress.durable())))
             .collect();
         let secured = majority_durable(self.id, &durable);
+        leadership.quorum.note_secured(secured);
         if leadership.phase == Phase::Starting && secured >= start {
             leadership.phase = Phase::Activating;
             out.push(Output::Activated(leadership.assignment.epoch));

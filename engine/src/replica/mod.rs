@@ -12,7 +12,7 @@
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
 //! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
-//! linearizable read waits for).
+//! linearizable read waits for), `quorum` (when a leader gives up).
 
 mod adopt;
 #[cfg(test)]
@@ -25,21 +25,28 @@ mod follower;
 mod leader;
 mod progress;
 mod promise;
+mod quorum;
+#[cfg(test)]
+mod quorum_test;
 mod reads;
 #[cfg(test)]
 mod reads_test;
 #[cfg(test)]
 mod replica_test;
 mod step;
+#[cfg(test)]
+mod transfer_test;
 
-use crate::model::limits::EPOCHS_NAMED_MAX;
+use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId};
 use leader::Leadership;
 use std::collections::VecDeque;
+use std::time::Duration;
 
 pub use leader::Phase;
 pub use promise::{Promise, Verdict};
+pub use quorum::QuorumLost;
 pub use reads::ReadTicket;
 pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, Ticket};
 
@@ -101,6 +108,8 @@ pub struct Replica {
     next_ticket: u64,
     /// What each write under way is for, in order.
     under_way: VecDeque<(Ticket, Purpose)>,
+    /// How long it leads without a majority.
+    quorum_bound: Duration,
 }
 
 /// What happens when a write is durable.
@@ -138,6 +147,7 @@ impl Replica {
             connected: std::collections::BTreeSet::new(),
             next_ticket: 0,
             under_way: VecDeque::new(),
+            quorum_bound: QUORUM_LOST_AFTER_DEFAULT,
         }
     }
 
@@ -157,7 +167,9 @@ impl Replica {
             Input::Read(ticket) => self.read(ticket, &mut out),
             Input::PeerUp(peer) => self.peer_up(peer, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
+            Input::Tick(now) => self.tick(now, &mut out),
         }
+        self.watch_quorum();
         self.check();
         out
     }
@@ -225,6 +237,8 @@ impl Replica {
         if let Some(leadership) = &self.leadership {
             assert_eq!(self.promise.leader, Some(self.id), "a leader is bound to itself");
             assert_eq!(self.promise.epoch, leadership.epoch(), "a leader leads the epoch that it promised");
+            let kept = leadership.tail.back().map(towline_wal::Batch::position);
+            assert!(kept.is_none_or(|kept| kept == self.end), "I2: what a leader keeps to feed is the end of its log");
         }
     }
 
@@ -250,6 +264,9 @@ impl Replica {
             self.durable = to;
         }
         self.matched = self.matched.min(to.lsn);
+        if let Some(leadership) = &mut self.leadership {
+            leadership.truncate_tail(to.lsn);
+        }
         self.persist(LogWrite::Truncate(to), Purpose::Truncate, out);
     }
 

@@ -53,8 +53,13 @@ impl Reads {
         under_way.as_ref().map(|Round { up_to, index, confirmed }| (up_to.0, index, confirmed)).hash(into);
     }
 
+    /// How many rounds came to their end.
+    pub(super) fn rounds_ended(&self) -> u64 {
+        self.round - u64::from(self.under_way.is_some())
+    }
+
     /// The newest read that has no answer.
-    fn newest(&self) -> Option<ReadTicket> {
+    pub(super) fn newest(&self) -> Option<ReadTicket> {
         self.waiting.or_else(|| self.under_way.as_ref().map(|round| round.up_to))
     }
 }
@@ -139,7 +144,7 @@ impl Replica {
     /// Leads no more: whoever waits to read asks elsewhere.
     pub(super) fn end_leadership(&mut self, out: &mut Vec<Output>) -> bool {
         let Some(leadership) = self.leadership.take() else { return false };
-        if let Some(up_to) = leadership.reads.newest() {
+        if let Some(up_to) = leadership.reads.newest().filter(|_| !planted(Mutant::ForgetReads)) {
             out.push(Output::ReadsRefused { up_to });
         }
         true

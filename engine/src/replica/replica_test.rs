@@ -113,7 +113,7 @@ impl Node {
         }
     }
 
-    fn sync(&mut self) {
+    pub(super) fn sync(&mut self) {
         self.log.durable = self.log.batches.len();
         for ticket in std::mem::take(&mut self.unsynced) {
             self.step(Input::Persisted(ticket));
@@ -171,11 +171,34 @@ impl World {
         }
     }
 
-    pub(super) fn assign(&mut self, leader: NodeId) -> Assignment {
+    /// The next assignment, which nobody has heard of.
+    pub(super) fn assignment(&mut self, leader: NodeId) -> Assignment {
         let promised = self.nodes.values().map(|node| node.replica.promise().epoch).max().unwrap();
-        let assignment = self.master.assign(leader, promised).unwrap();
+        self.master.assign(leader, promised).unwrap()
+    }
+
+    pub(super) fn assign(&mut self, leader: NodeId) -> Assignment {
+        let assignment = self.assignment(leader);
         self.node(leader).step(Input::Assign(assignment.clone()));
         assignment
+    }
+
+    /// Each message that is on its way arrives, and no answer to it; whether there was one.
+    pub(super) fn hop(&mut self) -> bool {
+        let sent: Vec<_> = [A, B, C].map(|id| (id, std::mem::take(&mut self.node(id).sent))).into();
+        let mut moved = false;
+        for (from, (to, message)) in sent.into_iter().flat_map(|(from, sent)| sent.into_iter().map(move |s| (from, s)))
+        {
+            moved = true;
+            self.node(to).step(Input::Message { from, message });
+        }
+        [A, B, C].into_iter().for_each(|id| self.node(id).answer_reads());
+        moved
+    }
+
+    /// All disks sync at one time.
+    pub(super) fn sync_all(&mut self) {
+        [A, B, C].into_iter().for_each(|id| self.node(id).sync());
     }
 
     /// Delivers every message and answers every read, without any sync.
@@ -193,6 +216,27 @@ impl World {
                 break;
             }
         }
+    }
+
+    /// Delivers what was sent to one node, and no more.
+    pub(super) fn deliver_to(&mut self, to: NodeId) {
+        for from in [A, B, C] {
+            let node = self.node(from);
+            let (due, rest) = std::mem::take(&mut node.sent).into_iter().partition(|(receiver, _)| *receiver == to);
+            node.sent = rest;
+            for (_, message) in due as Vec<(NodeId, Message)> {
+                self.node(to).step(Input::Message { from, message });
+            }
+        }
+    }
+
+    /// Everybody promises, durably, and says so; nothing more becomes durable.
+    pub(super) fn settle_promises(&mut self) {
+        self.deliver();
+        for id in [A, B, C] {
+            self.node(id).sync();
+        }
+        self.deliver();
     }
 
     /// Delivers and syncs until nothing moves.
@@ -567,10 +611,6 @@ fn adopting(world: &mut World, theirs: LogSummary) -> Epoch {
 
 #[test]
 fn a_leader_takes_over_no_batch_of_another_log_or_of_its_own_epoch() {
-    let batch_of = |log: LogId, epoch: Epoch, prev: LogPosition| {
-        let block = Block::encode(Bytes::from_static(b"two"), 1, Compression::Never);
-        BatchBuilder::new(log, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap()
-    };
     for wrong in ["log", "epoch", "nothing"] {
         let mut world = World::new();
         let old = world.elect(A);
@@ -589,6 +629,46 @@ fn a_leader_takes_over_no_batch_of_another_log_or_of_its_own_epoch() {
         assert_eq!(said, wrong != "nothing", "{wrong}: {:?}", world.node(A).said);
         assert_eq!(world.node(A).log.batches.len() > 1, wrong == "nothing", "{wrong}");
     }
+}
+
+fn batch_of(log: LogId, epoch: Epoch, prev: LogPosition) -> Batch {
+    let block = Block::encode(Bytes::from_static(b"two"), 1, Compression::Never);
+    BatchBuilder::new(log, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap()
+}
+
+/// A leader keeps in memory what it adopts; what it had from a log that lost to a better one since would be the first that fits.
+#[test]
+fn i2_a_leader_feeds_nothing_that_it_had_fetched_from_a_log_that_lost() {
+    let mut world = World::new();
+    let old = world.elect(A);
+    let (log, end) = (world.node(A).log.id, world.node(A).log.end());
+    let [between, later] = [1, 2].map(|more| Epoch { term: old.term + more, ..old });
+    world.master.assign(A, later).unwrap();
+    let lost = batch_of(log, between, end);
+    let longer = batch_of(log, between, lost.position()).position();
+    let epoch =
+        adopting(&mut world, LogSummary { end: longer, epochs: vec![(old, Lsn::FIRST), (between, Lsn::new(2))] });
+    world
+        .node(A)
+        .step(Input::Message { from: B, message: Message::Fetched { epoch, after: end, batches: vec![lost] } });
+    world.cut(A, B);
+    let won = batch_of(log, later, end);
+    let theirs = LogSummary { end: won.position(), epochs: vec![(old, Lsn::FIRST), (later, Lsn::new(2))] };
+    let promise = |log| Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO };
+    world.node(A).step(Input::Message { from: C, message: promise(theirs) });
+    let fetched = Message::Fetched { epoch, after: end, batches: vec![won.clone()] };
+    world.node(A).step(Input::Message { from: C, message: fetched });
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Starting));
+    world.connect(A, B);
+    world.node(A).sent.clear();
+    let theirs = LogSummary { end, epochs: vec![(old, Lsn::FIRST)] };
+    world.node(A).step(Input::Message { from: B, message: promise(theirs) });
+    let fed = world.node(A).sent.iter().find_map(|(to, message)| match message {
+        Message::Append { prev, batches, .. } if *to == B => Some((*prev, batches.clone())),
+        _ => None,
+    });
+    let (prev, batches) = fed.unwrap();
+    assert_eq!((prev, batches.len(), &batches[0]), (end, 2, &won), "and the epoch's start");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! What goes into a replica and what comes out: its whole contract with the world.
 
-use super::ReadTicket;
+use super::{QuorumLost, ReadTicket};
 use crate::model::{Assignment, Epoch, LogPosition, Lsn, Message, NodeId};
 use bytes::Bytes;
+use std::time::Duration;
 use towline_wal::Batch;
 
 /// A replica's own log, as accepted by the WAL (durable or not yet): what its rules look up.
@@ -112,6 +113,9 @@ pub enum Input {
     PeerUp(NodeId),
     /// The connection to a peer is gone.
     PeerDown(NodeId),
+    /// Monotonic time since a moment that whoever drives the replica chose and keeps to, at
+    /// [`Replica::next_tick`](super::Replica::next_tick) or later.
+    Tick(Duration),
 }
 
 /// One thing to do, in order.
@@ -178,6 +182,14 @@ pub enum Output {
     Superseded {
         /// The epoch promised, here or at a peer.
         promised: Epoch,
+    },
+    /// This replica no longer leads: it could not reach a majority. It never leads this epoch again; what it sealed and does not
+    /// know to be committed may yet come to effect, under another leader.
+    SteppedDown {
+        /// The epoch that it led.
+        epoch: Epoch,
+        /// What it lacked.
+        reason: QuorumLost,
     },
     /// The reads up to this one, of those that were taken, may be served once this is applied: nothing newer was committed
     /// anywhere when they came.

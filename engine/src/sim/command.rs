@@ -171,6 +171,7 @@ fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     row("assignments", totals.assignments);
     row("epochs activated", totals.epochs);
     row("changes of voters", totals.voter_changes);
+    row("leaders without a majority", totals.stepped_down);
     row("crashes", totals.crashes);
     row("crashes that lost bytes", totals.crashes_with_loss);
     row("leader restarts", totals.leader_restarts);
@@ -200,7 +201,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         .collect();
     format!(
         "{{\"seeds\":{},\"simulated_ms\":{},\"events\":{},\"submitted\":{},\"acknowledged\":{},\"in_doubt\":{},\
-         \"reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
+         \"reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"stepped_down\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
          \"truncations\":{},\"adoptions\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
         totals.seeds,
         totals.simulated_ms,
@@ -213,6 +214,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         totals.assignments,
         totals.epochs,
         totals.voter_changes,
+        totals.stepped_down,
         totals.crashes,
         totals.crashes_with_loss,
         totals.leader_restarts,

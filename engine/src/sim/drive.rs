@@ -39,6 +39,7 @@ impl World {
             for output in outputs {
                 self.execute(id, output)?;
             }
+            self.leads_no_more(id)?;
         }
         self.stepping = false;
         Ok(())
@@ -101,6 +102,14 @@ impl World {
                 self.agenda.schedule(delay, Event::Superseded { node: id, promised });
                 Ok(())
             }
+            Output::SteppedDown { epoch, reason } => {
+                self.totals.stepped_down += 1;
+                self.tell(|| format!("node {id} leads epoch {epoch} no more: {reason}"));
+                self.doubt(id, epoch)?;
+                let delay = Duration::from_micros(self.chance.latency(5_000));
+                self.agenda.schedule(delay, Event::SteppedDown { node: id, epoch });
+                Ok(())
+            }
             Output::ReadsConfirmed { up_to, index } => self.reads_confirmed(id, up_to, index),
             Output::ReadsRefused { up_to } => {
                 self.reads_refused(id, up_to);
@@ -125,7 +134,7 @@ impl World {
 
     /// The log ends at `to` now: who waits for what was behind it can't know what becomes of that. Otherwise
     /// they would hear what others wrote at the same LSNs since.
-    fn forget_behind(&mut self, id: NodeId, to: Lsn) -> Result<(), Violation> {
+    pub(super) fn forget_behind(&mut self, id: NodeId, to: Lsn) -> Result<(), Violation> {
         let Some(running) = &mut self.node(id).running else { return Ok(()) };
         let stays =
             |first: Lsn, writes: &[u64]| first.distance_to(to).is_some_and(|held| held >= writes.len() as u64 - 1);
@@ -350,12 +359,16 @@ impl World {
     fn schedule_tick(&mut self, id: NodeId) {
         let now = self.agenda.now();
         let Some(running) = &mut self.node(id).running else { return };
-        let due = running.peers.values().filter_map(|peer| peer.connection.next_deadline()).min();
-        let Some(due) = due.filter(|_| !running.ticking) else { return };
-        running.ticking = true;
+        let connections = running.peers.values().filter_map(|peer| peer.connection.next_deadline());
+        let Some(due) = connections.chain(running.replica.next_tick()).min() else { return };
+        let due = due.max(now + Duration::from_millis(1));
+        // One that comes sooner than the one that is scheduled is not to wait for that.
+        if running.ticking.is_some_and(|at| at <= due) {
+            return;
+        }
+        running.ticking = Some(due);
         let life = self.node(id).life;
-        let after = due.saturating_sub(now).max(Duration::from_millis(1));
-        self.agenda.schedule(after, Event::Tick { node: id, life });
+        self.agenda.schedule(due.saturating_sub(now), Event::Tick { node: id, life });
     }
 
     pub(super) fn tick(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
@@ -364,9 +377,12 @@ impl World {
         }
         let now = self.agenda.now();
         if let Some(running) = &mut self.node(id).running {
-            running.ticking = false;
+            running.ticking = running.ticking.filter(|at| *at > now);
             for peer in running.peers.values_mut() {
                 peer.connection.tick(now);
+            }
+            if running.replica.next_tick().is_some_and(|at| at <= now) {
+                self.step(id, Input::Tick(now))?;
             }
         }
         network::close_dead(self, id)

@@ -14,7 +14,7 @@ pub(super) enum Event {
     Deliver { link: u64, from: NodeId, to: NodeId, bytes: Vec<Bytes> },
     /// A disk finished a request; the result is there already if it happened when it was asked.
     Io { node: NodeId, life: u64, request: IoRequest, result: Option<Result<(), IoFailure>> },
-    /// A connection's timers are due.
+    /// A timer of a connection or of the replica is due.
     Tick { node: NodeId, life: u64 },
     /// The two nodes try to connect.
     Dial { low: NodeId, high: NodeId },
@@ -32,6 +32,8 @@ pub(super) enum Event {
     Accepted { node: NodeId, life: u64, epoch: Epoch },
     /// The control plane hears that a leader was superseded.
     Superseded { node: NodeId, promised: Epoch },
+    /// The control plane hears that a leader could not reach a majority, and leads no more.
+    SteppedDown { node: NodeId, epoch: Epoch },
     /// The control plane looks at the shard, and goes on with what it plans.
     Look,
     /// The script assigns again, at once.
@@ -95,6 +97,7 @@ impl Event {
             Self::Resume { node, life } => [18, node.get(), *life, 0, 0],
             Self::Recover { node } => [19, node.get(), 0, 0, 0],
             Self::Read { client } => [20, *client, 0, 0, 0],
+            Self::SteppedDown { node, epoch } => [21, node.get(), epoch.term.into(), 0, 0],
         }
     }
 

@@ -32,6 +32,8 @@ pub enum FaultKind {
     OneWayCut,
     /// A connection stands, and nothing moves on it for a while.
     Stall,
+    /// The leader reaches nobody for a while, and nobody it (N2): a minority's leader. Half the time it is told, and else finds out.
+    LeaderIsolated,
     /// One byte changes in flight (N8).
     Corruption,
     /// A disk's syncs take very long for a while (D25).
@@ -40,7 +42,7 @@ pub enum FaultKind {
     SyncError,
     /// A process handles nothing for a while, then goes on as if nothing had been (P4).
     Pause,
-    /// The control plane moves the leadership to another voter.
+    /// The control plane moves the leadership to another voter: half the time once that has nearly all of the log, else at once.
     LeaderMove,
     /// The control plane adds a learner.
     LearnerAdded,
@@ -66,7 +68,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds, in the order of the enumeration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
         Self::PowerCutAll,
@@ -75,6 +77,7 @@ impl FaultKind {
         Self::Partition,
         Self::OneWayCut,
         Self::Stall,
+        Self::LeaderIsolated,
         Self::Corruption,
         Self::SlowDisk,
         Self::SyncError,
@@ -104,6 +107,7 @@ impl FaultKind {
             Self::Partition => "partition",
             Self::OneWayCut => "one-way cut",
             Self::Stall => "stalled connection",
+            Self::LeaderIsolated => "leader isolated",
             Self::Corruption => "corruption in flight",
             Self::SlowDisk => "slow disk",
             Self::SyncError => "sync error",
@@ -158,6 +162,8 @@ pub struct Totals {
     pub epochs: u64,
     /// Epochs activated whose voters were not those of the one before.
     pub voter_changes: u64,
+    /// Leaders that gave up for want of a majority.
+    pub stepped_down: u64,
     /// Crashes of nodes.
     pub crashes: u64,
     /// Crashes that lost unsynced bytes.
@@ -191,6 +197,7 @@ impl Totals {
         self.assignments += other.assignments;
         self.epochs += other.epochs;
         self.voter_changes += other.voter_changes;
+        self.stepped_down += other.stepped_down;
         self.crashes += other.crashes;
         self.crashes_with_loss += other.crashes_with_loss;
         self.leader_restarts += other.leader_restarts;

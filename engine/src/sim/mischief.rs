@@ -65,6 +65,7 @@ impl World {
                 self.node(any).disk.fail_sync_after(0);
                 Ok(())
             }
+            FaultKind::LeaderIsolated => self.isolate(kind, leader),
             FaultKind::Pause => {
                 self.pause(any);
                 Ok(())
@@ -77,6 +78,28 @@ impl World {
             }
             _ => self.assign_badly(kind),
         }
+    }
+
+    /// A node talks to nobody, for about as long as a leader may lead alone. One at a time: of five that all talk to nobody none
+    /// would ever lead.
+    fn isolate(&mut self, kind: FaultKind, id: NodeId) -> Result<(), Violation> {
+        let now = self.agenda.now();
+        if now < self.isolated_until {
+            return Ok(());
+        }
+        self.count(kind);
+        let until =
+            now + Duration::from_millis(self.chance.between(self.swarm.quorum_ms / 2, self.swarm.quorum_ms * 3));
+        let is_told = self.chance.per_mille(500);
+        self.isolated_until = until;
+        self.tell(|| format!("node {id} talks to nobody until {until:?}"));
+        for other in self.ids.clone().into_iter().filter(|other| *other != id) {
+            self.cuts.extend([((id, other), until), ((other, id), until)]);
+            if is_told {
+                self.drop_link(id, other)?;
+            }
+        }
+        Ok(())
     }
 
     /// Something happens between two nodes.

@@ -25,6 +25,7 @@ mod master;
 mod mischief;
 mod network;
 mod node;
+mod patience;
 mod reads;
 mod script;
 mod sessions;

@@ -2,12 +2,14 @@
 
 use super::checker::Violation;
 use super::event::Event;
+use super::patience::Waits;
 use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor};
 use crate::pipeline::Sequencer;
 use crate::replica::{LogView, Promise, Replica, Ticket};
 use crate::state::{Applier, MemStore};
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
 use towline_net::{Connection, StreamId};
 use towline_wal::vdisk::VirtualDisk;
 use towline_wal::{Batch, Epoch, HardStateKind, LogCore, OpenError, Options};
@@ -32,6 +34,8 @@ pub(super) struct SimNode {
     pub(super) paused: bool,
     /// What it will handle when it goes on, in order.
     pub(super) put_off: Vec<Event>,
+    /// How long its replica leads without a majority.
+    pub(super) quorum_bound: Duration,
 }
 
 /// What lives in memory only.
@@ -49,7 +53,11 @@ pub(super) struct Running {
     /// Up to here the checker has seen this life's commits.
     pub(super) checked: Lsn,
     pub(super) applying: bool,
-    pub(super) ticking: bool,
+    /// When timers are looked at next.
+    pub(super) ticking: Option<Duration>,
+    /// The last epoch in which the replica said that it leads no more for want of a majority.
+    pub(super) stepped_down: Option<Epoch>,
+    pub(super) waits: Waits,
 }
 
 /// One end of a connection to another node.
@@ -112,7 +120,7 @@ impl LogView for ShardLog<'_> {
 }
 
 impl SimNode {
-    pub(super) fn new(id: NodeId) -> Self {
+    pub(super) fn new(id: NodeId, quorum_bound: Duration) -> Self {
         Self {
             id,
             life: 0,
@@ -124,6 +132,7 @@ impl SimNode {
             slowness: 1,
             paused: false,
             put_off: Vec::new(),
+            quorum_bound,
         }
     }
 
@@ -161,7 +170,7 @@ impl SimNode {
             return Err(Violation::new("I1", what));
         }
         let view = ShardLog::new(&mut core, &mut self.disk, log);
-        let replica = Replica::open(self.id, log, promise, applied, &view);
+        let replica = Replica::open(self.id, log, promise, applied, &view).with_quorum_bound(self.quorum_bound);
         self.life += 1;
         self.writes = 0;
         self.running = Some(Running {
@@ -174,7 +183,9 @@ impl SimNode {
             unanswered: VecDeque::new(),
             checked: applied,
             applying: false,
-            ticking: false,
+            ticking: None,
+            stepped_down: None,
+            waits: Waits::default(),
         });
         Ok(true)
     }

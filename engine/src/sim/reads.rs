@@ -34,6 +34,12 @@ impl Reads {
         self.told = self.told.max(lsn);
     }
 
+    /// Whether a read at this node waits until its leader is confirmed.
+    pub(super) fn waits_for_confirmation(&self, node: NodeId) -> bool {
+        let mut of_node = self.waiting.range((node, ReadTicket(0))..=(node, ReadTicket(u64::MAX)));
+        of_node.any(|(_, waiting)| waiting.index.is_none())
+    }
+
     /// A node dies, and what it was asked with it.
     pub(super) fn forget(&mut self, node: NodeId) {
         self.waiting.retain(|(asked, _), _| *asked != node);
@@ -57,6 +63,9 @@ impl World {
     }
 
     pub(super) fn reads_confirmed(&mut self, node: NodeId, up_to: ReadTicket, index: Lsn) -> Result<(), Violation> {
+        if let Some(running) = &mut self.node(node).running {
+            running.waits.reads_answered += 1;
+        }
         for (_, waiting) in self.reads.waiting.range_mut((node, ReadTicket(0))..=(node, up_to)) {
             waiting.index.get_or_insert(index);
         }

@@ -28,6 +28,8 @@ enum Change {
     Learn(NodeId),
     /// Of a learner, once it is near.
     Promote(NodeId),
+    /// To a voter, once it is near, while the leader serves: the pause is short then.
+    Transfer(NodeId),
     Remove(NodeId),
 }
 
@@ -203,6 +205,14 @@ impl World {
         Ok(())
     }
 
+    /// A leader says that it could not reach a majority: somebody else leads, if anybody can.
+    pub(super) fn hear_stepped_down(&mut self, node: NodeId, epoch: Epoch) {
+        let is_newest = self.master.newest().is_some_and(|newest| newest.leader == node && newest.epoch == epoch);
+        if is_newest && self.agenda.now() >= self.script.away_until {
+            self.replace_leader();
+        }
+    }
+
     /// A node that starts asks whether it leads. What it hears may be what it promised before it died.
     pub(super) fn ask_for_assignment(&mut self, id: NodeId) {
         let is_away = self.agenda.now() < self.script.away_until;
@@ -239,6 +249,15 @@ impl World {
                     return;
                 }
                 voters.push(id);
+            }
+            Change::Transfer(id) if voters.contains(&id) && id != leader => {
+                if !self.is_near(leader, id) {
+                    if self.chance.per_mille(20) {
+                        self.script.plan.pop_front();
+                    }
+                    return;
+                }
+                next = id;
             }
             Change::Remove(id) if voters.contains(&id) && voters.len() > VOTERS_MIN => {
                 voters.retain(|voter| *voter != id);
@@ -281,6 +300,10 @@ impl World {
         match kind {
             FaultKind::LeaderMove => {
                 self.count(kind);
+                if self.chance.per_mille(500) {
+                    self.script.plan.push_back(Change::Transfer(voter));
+                    return Ok(());
+                }
                 let kept = if self.chance.per_mille(200) { Vec::new() } else { learners };
                 self.issue(voter, voters, kept, Delivery::Sent);
             }

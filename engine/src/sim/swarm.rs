@@ -24,6 +24,8 @@ pub(super) struct Swarm {
     pub(super) fault_every_ms: u64,
     /// How long, typically, the control plane waits for a leader of which it hears nothing.
     pub(super) patience_ms: u64,
+    /// How long a leader goes on without a majority.
+    pub(super) quorum_ms: u64,
     /// What each kind of fault weighs against the others.
     weights: Vec<(FaultKind, u64)>,
 }
@@ -52,6 +54,7 @@ impl Swarm {
             sync_micros: chance.pick(&[100, 400, 400, 2_000]).unwrap_or(400),
             fault_every_ms,
             patience_ms: chance.between(200, 2_000),
+            quorum_ms: chance.between(300, 5_000),
             weights,
         }
     }

@@ -80,6 +80,8 @@ pub(super) struct World {
     pub(super) arrivals: BTreeMap<(u64, NodeId), Duration>,
     /// Until when nothing gets from one node to another.
     pub(super) cuts: BTreeMap<(NodeId, NodeId), Duration>,
+    /// Until when a node is isolated, the last one that was.
+    pub(super) isolated_until: Duration,
     /// Until when nothing moves on a link.
     pub(super) stalls: BTreeMap<u64, Duration>,
     pub(super) checker: Checker,
@@ -118,6 +120,7 @@ impl World {
         let swarm = Swarm::draw(&mut chance);
         let ids: Vec<NodeId> = (1..=NODES).map(NodeId::new).collect();
         let cluster = ClusterId::new([0xc1; 16]);
+        let quorum_bound = Duration::from_millis(swarm.quorum_ms);
         let mut founders = ids.clone();
         for _ in 0..chance.pick(&[2, 2, 2, 1, 0]).unwrap_or(2) {
             let out = chance.below(founders.len() as u64);
@@ -126,7 +129,7 @@ impl World {
         let master = ScriptedMaster::new(cluster, shard(), founders);
         Self {
             agenda: Agenda::default(),
-            nodes: ids.iter().map(|id| (*id, SimNode::new(*id))).collect(),
+            nodes: ids.iter().map(|id| (*id, SimNode::new(*id, quorum_bound))).collect(),
             ids,
             touched: BTreeSet::new(),
             options: Options { segment_bytes: 256 * 1024, ..Options::default() },
@@ -139,6 +142,7 @@ impl World {
             next_link: 0,
             arrivals: BTreeMap::new(),
             cuts: BTreeMap::new(),
+            isolated_until: Duration::ZERO,
             stalls: BTreeMap::new(),
             checker: Checker::default(),
             totals: Totals::default(),
@@ -233,7 +237,11 @@ impl World {
                 }
             }
             Event::Superseded { node, promised } => self.hear_superseded(node, promised)?,
-            Event::Look => self.look(),
+            Event::SteppedDown { node, epoch } => self.hear_stepped_down(node, epoch),
+            Event::Look => {
+                self.witness_waits()?;
+                self.look();
+            }
             Event::Hasten => self.hasten(),
             Event::Write { client } => self.write(client),
             Event::Read { client } => self.read(client)?,

@@ -9,7 +9,14 @@ use std::time::Duration;
 
 /// A world without faults, in which the first leader serves.
 fn serving() -> (World, NodeId) {
+    serving_alone_for(Duration::from_secs(60))
+}
+
+/// The same, where leaders go on for so long without a majority.
+fn serving_alone_for(bound: Duration) -> (World, NodeId) {
     let mut world = World::new(11, false);
+    world.swarm.quorum_ms = u64::try_from(bound.as_millis()).unwrap();
+    world.nodes.values_mut().for_each(|node| node.quorum_bound = bound);
     world.begin();
     let leader = loop {
         world.turn().unwrap();
@@ -28,12 +35,28 @@ fn run_for(world: &mut World, time: Duration) {
     }
 }
 
+fn cut_off(world: &mut World, id: NodeId) {
+    let until = world.agenda.now() + Duration::from_secs(60);
+    for other in world.ids.clone().into_iter().filter(|other| *other != id) {
+        world.cuts.extend([((id, other), until), ((other, id), until)]);
+    }
+}
+
 fn end(world: &World, id: NodeId) -> Lsn {
     world.nodes[&id].running.as_ref().unwrap().replica.end().lsn
 }
 
 fn other_voter(world: &World, leader: NodeId) -> NodeId {
     *world.master.fence().iter().find(|voter| **voter != leader).unwrap()
+}
+
+/// A node looked at its timers first when the time for a Hello would have been over, though the Hello had long come: by then no
+/// Ping had gone for five seconds, and each link that was idle broke, at all nodes, and again five seconds later.
+#[test]
+fn links_stand_for_as_long_as_nothing_breaks_them() {
+    let (mut world, _) = serving();
+    run_for(&mut world, Duration::from_secs(20));
+    assert_eq!(world.next_link, 10, "one for each pair");
 }
 
 #[test]
@@ -107,11 +130,11 @@ fn without_faults_the_shard_gets_another_leader_when_its_leader_stays_away() {
 fn who_waits_for_a_batch_that_is_truncated_is_not_told_of_the_one_in_its_place() {
     let (mut world, leader) = serving();
     let waiting = |world: &World| world.nodes[&leader].running.as_ref().unwrap().unanswered.len();
-    let until = world.agenda.now() + Duration::from_secs(60);
-    for id in world.ids.clone().into_iter().filter(|id| *id != leader) {
-        world.cuts.extend([((leader, id), until), ((id, leader), until)]);
+    cut_off(&mut world, leader);
+    while world.master.newest().unwrap().leader == leader || !world.master.is_settled() {
+        world.turn().unwrap();
     }
-    run_for(&mut world, Duration::from_secs(10));
+    run_for(&mut world, Duration::from_secs(1)); // The other one writes.
     assert!(waiting(&world) > 0, "it still takes writes");
     let voters = world.master.fence().to_vec();
     let again = world.master.assign(leader, voters, Vec::new());
@@ -127,6 +150,57 @@ fn who_waits_for_a_batch_that_is_truncated_is_not_told_of_the_one_in_its_place()
     assert!(world.totals.truncations > truncated);
     world.heal().unwrap();
     world.judge().unwrap();
+}
+
+const BOUND: Duration = Duration::from_secs(1);
+
+#[test]
+fn n2_whoever_waits_at_a_leader_that_is_cut_off_hears_within_its_bound_and_another_leads() {
+    let (mut world, leader) = serving_alone_for(BOUND);
+    cut_off(&mut world, leader);
+    let phase = |world: &World| world.nodes[&leader].running.as_ref().unwrap().replica.phase();
+    run_for(&mut world, BOUND - Duration::from_millis(100));
+    assert!(phase(&world).is_some(), "not before");
+    let in_doubt = world.totals.in_doubt;
+    run_for(&mut world, BOUND / 4 + Duration::from_millis(150));
+    let running = world.nodes[&leader].running.as_ref().unwrap();
+    assert_eq!((phase(&world), running.unanswered.len()), (None, 0));
+    assert!(world.totals.in_doubt > in_doubt && !world.reads.waits_for_confirmation(leader));
+    run_for(&mut world, Duration::from_secs(5));
+    assert!(world.serving().is_some_and(|next| next != leader));
+    world.heal().unwrap();
+    world.judge().unwrap();
+}
+
+/// The control plane may have nobody else: it goes on assigning, and somebody leads as soon as anybody can.
+#[test]
+fn while_nobody_reaches_a_majority_nobody_leads_for_long_and_afterwards_somebody_does() {
+    let (mut world, _) = serving_alone_for(BOUND);
+    for id in world.ids.clone() {
+        cut_off(&mut world, id);
+    }
+    run_for(&mut world, Duration::from_secs(20));
+    assert!(world.totals.stepped_down > 3, "{}", world.totals.stepped_down);
+    assert_eq!(world.serving(), None);
+    world.heal().unwrap();
+    world.judge().unwrap();
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_leader_that_never_gives_up_one_that_goes_on_and_one_that_forgets_its_reads_are_noticed() {
+    use crate::model::mutant::{Mutant, plant};
+    for mutant in [Mutant::NeverStepDown, Mutant::LeadAfterSteppingDown, Mutant::ForgetReads] {
+        let (mut world, leader) = serving_alone_for(BOUND);
+        cut_off(&mut world, leader);
+        plant(Some(mutant));
+        let until = world.agenda.now() + BOUND * 3;
+        let noticed = std::iter::from_fn(|| (world.agenda.now() < until).then(|| world.turn())).find_map(Result::err);
+        plant(None);
+        let invariant = noticed.map(|violation| violation.invariant);
+        let expected = if mutant == Mutant::LeadAfterSteppingDown { "I1" } else { "liveness" };
+        assert_eq!(invariant, Some(expected), "{}", mutant.name());
+    }
 }
 
 #[test]

@@ -22,6 +22,15 @@ fn i1_i2_i3_hold_in_every_order_of_two_epochs_of_two_nodes_with_a_fault_of_each_
 }
 
 #[test]
+fn i1_i2_i3_hold_whenever_a_leader_gives_up_while_it_waits_for_a_majority() {
+    let found = explore(&scope("1:12 2:12 writes 2 breaks 1 ends 2"));
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    let without = explore(&scope("1:12 2:12 writes 2 breaks 1"));
+    assert!(found.complete && found.states > 2 * without.states, "{} and {}", found.states, without.states);
+    assert!(found.activated[1] > without.activated[1], "{found:?}");
+}
+
+#[test]
 fn two_searches_of_one_scope_count_the_same() {
     let scope = scope("=1:123 2:123 writes 1");
     let counts = [explore(&scope), explore(&scope)].map(|f| (f.states, f.transitions, f.depth, f.steps, f.node_states));
@@ -85,6 +94,7 @@ fn a_search_that_takes_replicas_for_one_by_their_hash_comes_to_the_same_worlds_a
         "1:12 2:12 writes 1 crashes 1",
         "1:12 2:12 writes 1 losses 1",
         "1:12 2:12 writes 1 breaks 1",
+        "1:12 2:12 writes 1 breaks 1 ends 1",
         "=1:123 2:23 writes 1",
     ] {
         let scope = scope(text);
@@ -112,9 +122,10 @@ mod planted {
             (Mutant::SkipFence, two),
             (Mutant::StartBeforeAdoption, two),
             (Mutant::CommitOldEpoch, two),
-            (Mutant::AcknowledgeUnmatched, two),
+            (Mutant::AcknowledgeUnmatched, "=1:123 2:123 1:123 2:123 writes 1 prompt"),
             (Mutant::SettleEarly, two),
             (Mutant::SkipPromiseSync, "1:123 2:123 crashes 1"),
+            (Mutant::LeadAfterSteppingDown, "1:12 2:12 writes 1 ends 1"),
         ])
     }
 
@@ -122,7 +133,7 @@ mod planted {
     fn each_rule_that_is_removed_breaks_an_invariant_in_a_small_scope() {
         for (mutant, text) in early() {
             plant(Some(mutant));
-            let found = explore(&Scope { states_max: 200_000, ..scope(text) });
+            let found = explore(&Scope { states_max: 400_000, ..scope(text) });
             plant(None);
             assert!(found.violation.is_some(), "{}: {} states", mutant.name(), found.states);
         }

@@ -9,6 +9,7 @@ use crate::sim::Violation;
 use std::collections::VecDeque;
 use std::hash::{Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 use xxhash_rust::xxh3::Xxh3;
 
@@ -36,6 +37,8 @@ pub(super) enum Happening {
     Crashes {
         survive: u8,
     },
+    /// The leader waited too long for a majority.
+    GivesUp,
     /// The node starts again, without the last batch that was durable, and knows that it may lack it.
     Loses,
 }
@@ -47,6 +50,7 @@ pub(super) enum Effect {
     Commits(Lsn),
     Reports(Epoch),
     Disconnects { peer: NodeId, reason: DisconnectReason },
+    StepsDown(Epoch),
 }
 
 #[derive(Debug, Clone)]
@@ -176,6 +180,7 @@ impl Node {
             },
             Happening::Up(peer) => Input::PeerUp(peer),
             Happening::Down(peer) => Input::PeerDown(peer),
+            Happening::GivesUp => return self.give_up(),
             Happening::Crashes { survive } => {
                 for _ in 0..survive {
                     self.log.sync();
@@ -200,6 +205,21 @@ impl Node {
         }
         if self.said <= self.log.promise.epoch {
             self.said = Epoch::ZERO;
+        }
+        Ok(effects)
+    }
+
+    /// Time passes, as much as it takes.
+    fn give_up(&mut self) -> Result<Vec<Effect>, Violation> {
+        let (mut effects, mut now) = (Vec::new(), Duration::ZERO);
+        while let Some(at) = self.replica.next_tick() {
+            now = now.max(at);
+            for output in self.outputs(Input::Tick(now))? {
+                self.execute(output, None, &mut effects)?;
+            }
+            if effects.iter().any(|effect| matches!(effect, Effect::StepsDown(_))) {
+                break;
+            }
         }
         Ok(effects)
     }
@@ -236,6 +256,13 @@ impl Node {
             Output::Commit(lsn) => to.push(Effect::Commits(lsn)),
             Output::Activated(epoch) => to.push(Effect::Reports(epoch)),
             Output::Disconnect { peer, reason } => to.push(Effect::Disconnects { peer, reason }),
+            Output::SteppedDown { epoch, .. } => {
+                if self.replica.phase().is_some() {
+                    let what = format!("the leader of epoch {} says that it leads no more, and leads", epoch.term);
+                    return Err(Violation::new("I1", what));
+                }
+                to.push(Effect::StepsDown(epoch));
+            }
             // Nobody reads here.
             Output::Serving(_)
             | Output::Superseded { .. }

@@ -26,6 +26,7 @@ pub(super) enum Outcome {
         peer: usize,
         reason: DisconnectReason,
     },
+    StepsDown(Epoch),
 }
 
 /// What the judge, and the choice of what may happen, see of a node's state.
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub(super) reads: bool,
     pub(super) leads: bool,
     pub(super) serves: bool,
+    /// It leads, and waits for a majority.
+    pub(super) waits: bool,
 }
 
 impl Facts {
@@ -161,6 +164,7 @@ impl Steps {
             reads: !node.reads.is_empty(),
             leads: node.replica.phase().is_some(),
             serves: node.is_serving(),
+            waits: node.replica.next_tick().is_some(),
         }
     }
 
@@ -224,6 +228,7 @@ impl Steps {
                 }
                 Effect::Reports(epoch) => Outcome::Reports(epoch),
                 Effect::Disconnects { peer, reason } => Outcome::Disconnects { peer: place(peer), reason },
+                Effect::StepsDown(epoch) => Outcome::StepsDown(epoch),
             });
         }
         Ok(Step { node: next, outcomes: outcomes.into() })
@@ -260,11 +265,12 @@ fn frequent(happening: &Happening) -> Option<usize> {
     match happening {
         Happening::Syncs => Some(0),
         Happening::Reads => Some(FREQUENT - 1),
+        Happening::GivesUp => Some(FREQUENT - 2),
         Happening::Writes => Some(1),
         Happening::Loses => Some(2),
         Happening::Up(peer) => Some(3 + place(*peer)),
         Happening::Down(peer) => Some(3 + NODES + place(*peer)),
-        Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 1),
+        Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 2),
         Happening::Hears { .. } | Happening::Assigned(_) | Happening::Accepted(_) => None,
     }
 }
@@ -288,6 +294,7 @@ pub(super) fn key(happening: &Happening) -> u128 {
         Happening::Crashes { survive } => (7_u8, survive).hash(&mut into),
         Happening::Loses => 8_u8.hash(&mut into),
         Happening::Reads => 9_u8.hash(&mut into),
+        Happening::GivesUp => 10_u8.hash(&mut into),
     }
     into.digest128()
 }

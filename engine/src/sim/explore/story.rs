@@ -65,6 +65,7 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
         Action::Connect(low, high) => format!("nodes {} and {} connect", low + 1, high + 1),
         Action::Read(node) => format!("node {} has read its log", node + 1),
         Action::Write(node) => format!("node {} seals a batch", node + 1),
+        Action::GiveUp(node) => format!("node {} has waited too long for a majority", node + 1),
     }
 }
 
@@ -78,6 +79,7 @@ fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
         Action::Sync(node) => (node, steps.add_happening(Happening::Syncs)),
         Action::Read(node) => (node, steps.add_happening(Happening::Reads)),
         Action::Write(node) => (node, steps.add_happening(Happening::Writes)),
+        Action::GiveUp(node) => (node, steps.add_happening(Happening::GivesUp)),
         _ => return String::new(),
     };
     let outcomes =
@@ -92,6 +94,7 @@ fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
             Outcome::Commits(position) => format!("commits {}", text(&steps.position(position))),
             Outcome::Reports(epoch) => format!("reports epoch {} as activated", epoch.term),
             Outcome::Disconnects { peer, reason } => format!("disconnects node {}: {reason}", peer + 1),
+            Outcome::StepsDown(epoch) => format!("leads epoch {} no more", epoch.term),
         });
     }
     if told.is_empty() { String::new() } else { format!("; it {}", told.join(", ")) }

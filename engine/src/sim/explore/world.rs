@@ -39,6 +39,8 @@ pub(super) enum Action {
     Write(usize),
     /// The oldest read of a log is done.
     Read(usize),
+    /// A leader has waited too long for a majority.
+    GiveUp(usize),
 }
 
 impl Action {
@@ -56,6 +58,7 @@ impl Action {
             Self::Connect(low, high) => (8, low, high),
             Self::Write(node) => (9, node, 0),
             Self::Read(node) => (10, node, 0),
+            Self::GiveUp(node) => (11, node, 0),
         };
         (kind << 12 | a << 8 | b) as u16
     }
@@ -73,7 +76,8 @@ impl Action {
             7 => Self::Break(a, b),
             8 => Self::Connect(a, b),
             9 => Self::Write(a),
-            _ => Self::Read(a),
+            10 => Self::Read(a),
+            _ => Self::GiveUp(a),
         }
     }
 }
@@ -97,6 +101,7 @@ pub(super) struct World {
     crashes: u8,
     breaks: u8,
     losses: u8,
+    ends: u8,
     /// The highest position that any replica ever called committed; 0 before the first, else its number and one.
     pub(super) committed: u16,
     /// Messages on the way: direction (sender, receiver) and happening; in order of directions, and of sending in each.
@@ -123,6 +128,7 @@ impl World {
             crashes: fixed.scope.crashes,
             breaks: fixed.scope.breaks,
             losses: fixed.scope.losses,
+            ends: fixed.scope.ends,
             ..Self::default()
         };
         for (low, high) in PAIRS {
@@ -184,6 +190,9 @@ impl World {
             if self.crashes > 0 {
                 into.extend((0..=facts.under_way).map(|survive| Action::Crash(node, survive)));
             }
+            if self.ends > 0 && facts.waits {
+                into.push(Action::GiveUp(node));
+            }
             if self.losses > 0 && !facts.durable.is_empty() {
                 into.push(Action::Lose(node));
             }
@@ -193,8 +202,8 @@ impl World {
     /// Whether anything happens without a fault, a write or a new assignment.
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
         choices.iter().all(|choice| {
-            use Action::{Assign, Break, Crash, Lose, Write};
-            matches!(choice, Assign | Break(..) | Crash(..) | Lose(_) | Write(_))
+            use Action::{Assign, Break, Crash, GiveUp, Lose, Write};
+            matches!(choice, Assign | Break(..) | Crash(..) | GiveUp(_) | Lose(_) | Write(_))
         })
     }
 
@@ -229,6 +238,10 @@ impl World {
             }
             Action::Read(node) => world.happens(fixed, steps, node, Happening::Reads)?,
             Action::Sync(node) => world.happens(fixed, steps, node, Happening::Syncs)?,
+            Action::GiveUp(node) => {
+                world.ends -= 1;
+                world.happens(fixed, steps, node, Happening::GivesUp)?;
+            }
             Action::Crash(node, survive) => {
                 world.crashes -= 1;
                 world.restart(fixed, steps, node, Happening::Crashes { survive })?;
@@ -313,6 +326,8 @@ impl World {
                     self.reported |= reported & master::acceptable(self.assigned);
                 }
                 Outcome::Disconnects { peer, reason } => broken.push((peer, reason)),
+                // What it had reported, the master may accept all the same: then nobody leads that epoch.
+                Outcome::StepsDown(_) => {}
             }
         }
         if let Some(position) = commits {
@@ -380,6 +395,7 @@ impl World {
             crashes,
             breaks,
             losses,
+            ends,
             committed,
             messages,
         } = self;
@@ -387,7 +403,7 @@ impl World {
         let bytes = |a: u8, b: u8, c: u8, d: u8| u32::from_le_bytes([a, b, c, d]);
         into.push(bytes(*up, *assigned, *reported, *accepted));
         into.push(bytes(*untold, *written, *crashes, *breaks));
-        into.push(u32::from(*committed) << 8 | u32::from(*losses));
+        into.push(u32::from(*committed) << 16 | u32::from(*ends) << 8 | u32::from(*losses));
         into.push(messages.len() as u32);
         for (direction, happening) in messages {
             assert!(*happening < 1 << 24, "more than 16 million happenings do not fit beside a direction");
@@ -416,7 +432,8 @@ impl World {
             crashes,
             breaks,
             losses: (c & 0xff) as u8,
-            committed: (c >> 8) as u16,
+            ends: (c >> 8 & 0xff) as u8,
+            committed: (c >> 16) as u16,
             messages: words[8..end].iter().map(message).collect(),
         };
         (world, end)
