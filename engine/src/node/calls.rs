@@ -102,7 +102,7 @@ impl Asked<'_> {
             }
             Call::Token => Ok(Answer::Token(token_bytes(&self.space()?.token())?)),
             Call::OpenSession | Call::CloseSession { .. } if !self.node.is_serving() => {
-                Err(failure::not_serving(self.node, self.node.shared.host.leader))
+                Err(failure::not_serving(self.node))
             }
             Call::OpenSession => {
                 let session = self.space()?.open_session().map_err(of)?;
@@ -137,6 +137,9 @@ impl Asked<'_> {
                 Ok(Answer::Done)
             }
             Call::Describe => Ok(Answer::Namespace(self.space()?.descriptor())),
+            Call::AssignLeader { shard, leader } => {
+                self.node.assign_leader(&self.space()?, shard, leader, self.end.into_std())
+            }
             other => self.change(other),
         }
     }

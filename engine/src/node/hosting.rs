@@ -31,7 +31,8 @@ pub(super) struct Host {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
     pub(super) voters: Vec<NodeId>,
-    pub(super) leader: NodeId,
+    /// Who leads as long as there was no promise.
+    pub(super) first_leader: NodeId,
     pub(super) wal: Arc<Wal>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) buffers: Arc<Buffers>,
@@ -127,7 +128,8 @@ impl Host {
         let queue = Arc::new(SubmissionQueue::new(self.queue_slots, self.queue_bytes, Arc::clone(&bell)));
         let (event_sender, inbox) = unbounded::<Event>();
         let events = Inbox { events: event_sender, queue: Arc::clone(&queue), bell };
-        let positions = Arc::new(Positions::new(applied.lsn));
+        let leader = promise.leader.unwrap_or(self.first_leader);
+        let positions = Arc::new(Positions::new(applied.lsn).led_by(leader));
         let health = Health::default();
         let pins = Arc::default();
         let followers = Followers::load(&pins, store, id)?;
@@ -158,7 +160,7 @@ impl Host {
         let shard = Shard {
             id: self.node,
             shard: id,
-            leads: self.leader == self.node,
+            leads_at_start: master.leads_at_start(self.node, self.first_leader, promise.leader),
             log,
             wal: Arc::clone(&self.wal),
             replica,

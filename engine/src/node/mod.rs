@@ -19,6 +19,7 @@
 //! How many of the first two there are, [`NodeOptions`] says.
 
 mod applier;
+mod assigning;
 mod backup;
 #[cfg(any(feature = "cluster", feature = "client"))]
 pub(crate) mod calls;
@@ -44,6 +45,8 @@ mod metrics;
 pub(crate) mod namespace;
 mod namespaces;
 mod open;
+#[cfg(any(feature = "cluster", feature = "client"))]
+mod operator;
 mod outputs;
 mod pins;
 mod positions;
@@ -154,7 +157,7 @@ pub struct NodeOptions {
     pub node: NodeId,
     /// All voters, this node among them.
     pub voters: Vec<NodeId>,
-    /// Which of them leads.
+    /// Which of them leads as long as nobody was assigned by hand; from then on, that one.
     pub leader: NodeId,
     /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
     /// write.

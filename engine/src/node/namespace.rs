@@ -258,9 +258,10 @@ impl Namespace {
     }
 
     pub(super) fn check_writable(&self) -> Result<(), WriteRefused> {
-        let host = &self.shared.host;
-        if host.leader != host.node {
-            return Err(WriteRefused::NotLeader(host.leader));
+        // As long as nobody is known to lead, the queue decides: it turns away what it can't seal.
+        let leaders = self.served.shards.iter().filter_map(|shard| shard.positions.leader());
+        if let Some(other) = leaders.into_iter().find(|leader| *leader != self.shared.host.node) {
+            return Err(WriteRefused::NotLeader(other));
         }
         if self.is_dropped() { Err(WriteRefused::Dropped) } else { Ok(()) }
     }
@@ -518,9 +519,9 @@ impl Namespace {
     /// and answer, of earlier ones once the start of this one is.
     fn reach_newest(&self, shard: &ShardHandle) -> Result<(), ReadError> {
         let host = &self.shared.host;
-        if host.leader != host.node || !host.is_alone() {
+        if !host.is_alone() {
             // Among several, another one may lead by now: what reads do about that comes with the replicated control plane.
-            return Err(ReadError::NotLeader(host.leader));
+            return Err(ReadError::NotLeader(shard.positions.leader().unwrap_or(host.first_leader)));
         }
         let is_newest = |positions: &super::positions::Positions| {
             positions.serving().is_some_and(|start| positions.applied() >= start)

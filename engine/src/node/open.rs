@@ -260,7 +260,7 @@ fn start(
         cluster: identity.cluster,
         node: options.node,
         voters: options.voters,
-        leader: options.leader,
+        first_leader: options.leader,
         wal,
         budget: Arc::default(),
         buffers: Arc::default(),

@@ -11,7 +11,7 @@ use towline::pipeline::WriteError;
 use towline_wal::inspect;
 
 const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     directory: tempfile::TempDir,
@@ -20,7 +20,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut cluster = Self::without(2);
         cluster.start(2);
         cluster
@@ -40,6 +40,10 @@ impl Cluster {
 
     pub(crate) fn id(&self) -> ClusterId {
         self.config(0).cluster
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
     }
 
     pub(crate) fn port(&self, index: usize) -> u16 {
@@ -73,22 +77,26 @@ impl Cluster {
     }
 
     fn write(&self, number: u64) {
+        self.write_at(0, number);
+    }
+
+    pub(crate) fn write_at(&self, leader: usize, number: u64) {
         let append = Operation::Append {
             stream: Bytes::from(format!("stream-{}", number % 7)),
             expect: Expect::Any,
             metadata: Bytes::new(),
             value: Bytes::from(number.to_string()),
         };
-        let receipt = self.server(0).node().default_namespace().write(Record::of(vec![append])).unwrap();
+        let receipt = self.server(leader).node().default_namespace().write(Record::of(vec![append])).unwrap();
         let written = receipt.wait_for(PATIENCE).unwrap().expect("an answer in time");
         assert!(matches!(written.outcome, Outcome::Applied { .. }));
     }
 
-    fn applied(&self, index: usize) -> u64 {
+    pub(crate) fn applied(&self, index: usize) -> u64 {
         self.server(index).node().status().unwrap().applied
     }
 
-    fn log_path(&self, index: usize) -> std::path::PathBuf {
+    pub(crate) fn log_path(&self, index: usize) -> std::path::PathBuf {
         self.directory.path().join(format!("node-{index}/wal"))
     }
 }
@@ -103,7 +111,7 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Each batch of the one log in a directory, by its bytes.
-fn batches(directory: &Path) -> Vec<Bytes> {
+pub(crate) fn batches(directory: &Path) -> Vec<Bytes> {
     let logs = inspect::logs(directory).unwrap();
     let (log, ..) = logs.first().expect("a log");
     inspect::batches(directory, *log).unwrap().into_iter().map(|batch| batch.bytes().clone()).collect()
