@@ -7,6 +7,7 @@ mod get;
 mod load;
 mod serve;
 mod servers;
+mod shard;
 mod status;
 mod stream;
 mod wal;
@@ -42,6 +43,9 @@ pub(crate) enum Command {
     Digest(digest::Args),
     /// Print how each node is
     Status(status::Args),
+    /// Say which node leads a shard
+    #[command(subcommand)]
+    Shard(shard::Command),
     /// Make certificates for TLS: an authority, nodes, clients
     #[command(subcommand)]
     Cert(cert::Command),
@@ -63,6 +67,7 @@ impl Command {
             Self::Stream(_) => "stream",
             Self::Digest(_) => "digest",
             Self::Status(_) => "status",
+            Self::Shard(command) => command.name(),
             Self::Cert(command) => command.name(),
             Self::Wal(command) => command.name(),
             Self::Sim(_) => "sim",
@@ -78,6 +83,7 @@ impl Command {
             Self::Stream(args) => args.format.json,
             Self::Digest(args) => args.format.json,
             Self::Status(args) => args.format.json,
+            Self::Shard(command) => command.speaks_json(),
             Self::Cert(command) => command.speaks_json(),
             Self::Wal(command) => command.speaks_json(),
             Self::Sim(args) => args.json,
@@ -95,6 +101,7 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
         Command::Stream(args) => asynchronously(stream::run(args)),
         Command::Digest(args) => asynchronously(digest::run(args)),
         Command::Status(args) => asynchronously(status::run(args)),
+        Command::Shard(command) => asynchronously(shard::run(command)),
         Command::Cert(command) => cert::run(&command),
         Command::Wal(command) => wal::run(&command),
         Command::Sim(args) => {

@@ -20,10 +20,20 @@ const ADDRESS_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longer than anybody waits: a deadline must be a time that there is.
 pub(super) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 
+/// Which server is looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The one that the options say.
+    Routed,
+    /// This node; or, if it is at none of the addresses, whoever answers.
+    Node(NodeId),
+}
+
 /// Finds a server that can be used. What any server answers is added to `bytes_received`.
 pub(super) async fn connect(
     addresses: &[String],
     options: &ClientOptions,
+    wanted: Wanted,
     bytes_received: &Arc<AtomicU64>,
 ) -> Result<Link, ClientError> {
     if addresses.is_empty() {
@@ -34,7 +44,7 @@ pub(super) async fn connect(
     let mut tried = Vec::new();
     loop {
         renew(options).await;
-        match timeout_at(deadline, round(addresses, options, bytes_received)).await {
+        match timeout_at(deadline, round(addresses, options, wanted, bytes_received)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Said::NotNow(said))) => tried = said,
             Ok(Err(Said::Never(error))) => return Err(error),
@@ -59,17 +69,22 @@ enum Said {
 }
 
 /// One look at every address.
-async fn round(addresses: &[String], options: &ClientOptions, bytes_received: &Arc<AtomicU64>) -> Result<Link, Said> {
+async fn round(
+    addresses: &[String],
+    options: &ClientOptions,
+    wanted: Wanted,
+    bytes_received: &Arc<AtomicU64>,
+) -> Result<Link, Said> {
     let mut tried = Vec::new();
-    let mut named = None;
+    let mut passed = None;
     let (mut is_reached, mut is_untrusted) = (false, false);
     for address in addresses {
-        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, bytes_received));
+        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, wanted, bytes_received));
         match attempt.await.unwrap_or_else(|_| Err(Miss::NotNow("no answer".to_owned()))) {
             Ok(Seen::Usable(link)) => return Ok(link),
+            Ok(Seen::Passed(link)) => passed = passed.or(Some(link)),
             Ok(Seen::Other { node, leader }) => {
                 is_reached = true;
-                named = named.or(leader);
                 tried.push(match leader {
                     Some(leader) if leader == node => format!("{address}: node {node} leads, and takes no writes yet"),
                     Some(leader) => format!("{address}: node {node} follows node {leader}"),
@@ -85,16 +100,29 @@ async fn round(addresses: &[String], options: &ClientOptions, bytes_received: &A
             }
         }
     }
+    if let Some(link) = passed {
+        return Ok(link);
+    }
     let is_never = is_untrusted && !is_reached;
     Err(if is_never { Said::Never(ClientError::Untrusted { tried }) } else { Said::NotNow(tried) })
 }
 
 enum Seen {
     Usable(Link),
-    Other { node: NodeId, leader: Option<NodeId> },
+    /// It answers, and is another one than was looked for.
+    Passed(Link),
+    Other {
+        node: NodeId,
+        leader: Option<NodeId>,
+    },
 }
 
-async fn look(address: &str, options: &ClientOptions, bytes_received: &Arc<AtomicU64>) -> Result<Seen, Miss> {
+async fn look(
+    address: &str,
+    options: &ClientOptions,
+    wanted: Wanted,
+    bytes_received: &Arc<AtomicU64>,
+) -> Result<Seen, Miss> {
     let resolved: Vec<SocketAddr> =
         tokio::net::lookup_host(address).await.map_err(|error| format!("{error}"))?.collect();
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
@@ -102,6 +130,8 @@ async fn look(address: &str, options: &ClientOptions, bytes_received: &Arc<Atomi
     let mut said = Miss::NotNow("the name has no address".to_owned());
     for candidate in resolved {
         match Link::open(candidate, host, options, bytes_received).await {
+            Ok(link) if wanted == Wanted::Node(link.node()) => return Ok(Seen::Usable(link)),
+            Ok(link) if wanted != Wanted::Routed => return Ok(Seen::Passed(link)),
             Ok(link) if options.route == Route::Any => return Ok(Seen::Usable(link)),
             Ok(link) => {
                 let status = status(&link, options).await?;

@@ -24,6 +24,9 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{Instant, sleep, timeout_at};
 
+/// How long an answer may be on its way that says that the time was over: it says how far it came.
+const ANSWER_GRACE: Duration = Duration::from_secs(3);
+
 /// A connection to a cluster, or a node in this process: which of them, only the constructor says. Clones share it.
 ///
 /// Everything it does is bounded: by [`ClientOptions::in_flight_max`] requests at a time, each by
@@ -647,6 +650,42 @@ impl Client {
         match answer {
             ResponseBody::Failed(failure) => Err(ClientError::Refused(failure)),
             answer => Ok((answer, holder)),
+        }
+    }
+
+    /// Asks a node that shall lead, whoever leads now: over a connection of its own, and once, as it may have been done.
+    pub(super) async fn ask_node(
+        &self,
+        node: NodeId,
+        namespace: &str,
+        call: Call,
+        within: Duration,
+    ) -> Result<ResponseBody, ClientError> {
+        let body = RequestBody::Call(call);
+        let servers = match &self.shared.way {
+            Way::Servers(servers) => servers,
+            #[cfg(feature = "node")]
+            Way::Node(local) => return Ok(local.ask(namespace, body, Instant::now() + within).await),
+        };
+        let mut link = servers.link_to(&self.shared.options, node).await?;
+        loop {
+            let deadline = Instant::now() + within;
+            let place = self.place(deadline).await?;
+            let answer = self.send(&link, place, namespace, body.clone(), deadline).await?;
+            match timeout_at(deadline + ANSWER_GRACE, answer.left_when_dropped()).await {
+                Ok(Answer::Body(ResponseBody::Answer(crate::model::call::Answer::Elsewhere { address, .. })))
+                    if link.node() != node =>
+                {
+                    link = servers.link_at(address, &self.shared.options, node).await?;
+                    if link.node() != node {
+                        let found = link.node();
+                        return Err(ClientError::Answer(format!("node {node} was said to be where node {found} is")));
+                    }
+                }
+                Ok(Answer::Body(body)) => return Ok(body),
+                Ok(Answer::ConnectionLost) => return Err(ClientError::ConnectionLost),
+                Err(_) => return Err(ClientError::Deadline { waited: within }),
+            }
         }
     }
 

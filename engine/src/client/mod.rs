@@ -49,7 +49,7 @@ pub use error::{ClientError, UnknownCause, WriteError};
 pub use feed::Feed;
 pub use follower::Follower;
 pub use handle::{Client, ClientStats, StateDigest, StreamPage, VersionedValue};
-pub use namespace::Namespace;
+pub use namespace::{Assigned, Namespace};
 pub use options::{ClientOptions, Route};
 pub use receipt::{WriteReceipt, Written};
 pub use session::{Session, SessionError};

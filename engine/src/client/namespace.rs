@@ -7,10 +7,14 @@ use super::servers::{Path, first_key};
 use crate::model::call::{Answer, Call, Reach, ReadAt};
 use crate::model::request::{Direction, RequestBody, ResponseBody};
 use crate::model::{
-    Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, Page, Policy, Position, Read, Record, Scan, ShardId,
-    StreamRead, Token, Value, Write, Written,
+    Epoch, Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, NodeId, Page, Policy, Position, Read, Record, Scan,
+    ShardId, StreamRead, Token, Value, Write, Written,
 };
 use bytes::Bytes;
+use std::time::Duration;
+
+/// Longer no server waits.
+const ASSIGN_WITHIN_MAX: Duration = Duration::from_secs(60);
 
 /// A namespace of the cluster, by its name: what [`crate::node::Namespace`] is to the embedding program. Clones share the client's
 /// connection. Whether there is such a namespace shows with the first call.
@@ -43,6 +47,42 @@ use bytes::Bytes;
 pub struct Namespace {
     client: Client,
     name: String,
+}
+
+/// A leader that was assigned by hand, and leads.
+///
+/// ```
+/// use std::time::Duration;
+/// use towline::client::{Client, ClientOptions, Route};
+/// use towline::model::NodeId;
+/// # #[cfg(feature = "cluster")] {
+/// # use towline::node::{Config, serve};
+/// # let directory = tempfile::tempdir()?;
+/// # let text = "cluster = '0193aabb-ccdd-7eff-8000-010203040506'\nnode_id = 1\ndata_dir = 'data'\nlisten = '127.0.0.1:0'\n\
+/// #     shard = { leader = 1 }\nnode = [{ id = 1, address = '127.0.0.1:7400' }]";
+/// # let server = serve(&Config::parse(&directory.path().join("node.toml"), text)?)?;
+/// # let address = server.address().to_string();
+/// # tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(async {
+/// // Nobody may lead by now: any server does.
+/// let client = Client::connect([address], ClientOptions { route: Route::Any, ..ClientOptions::default() }).await?;
+/// let default = client.namespace("default");
+/// let assigned = default.assign_leader(None, NodeId::new(1), Duration::from_secs(30)).await?;
+/// assert_eq!(assigned.leader, NodeId::new(1));
+/// assert_eq!(default.put("a", "1").await?.await?.epoch, assigned.epoch);
+/// # Ok::<(), Box<dyn std::error::Error>>(()) })?;
+/// # server.shutdown()?;
+/// # }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Assigned {
+    /// The shard.
+    pub shard: ShardId,
+    /// The node.
+    pub leader: NodeId,
+    /// The epoch that began with it.
+    pub epoch: Epoch,
 }
 
 /// Whether the same may be asked again when the connection ends before the answer.
@@ -298,6 +338,30 @@ impl Namespace {
     async fn ask_by(&self, path: Path, call: Call, again: Again) -> Result<Answer, ClientError> {
         match self.client.ask_of(&self.name, RequestBody::Call(call), path, again == Again::Yes).await? {
             ResponseBody::Answer(answer) => Ok(answer),
+            other => Err(misunderstood(&other)),
+        }
+    }
+
+    /// Makes a node the leader of a shard (none: of the only one), whoever leads it now, alive or not, and waits until it takes writes,
+    /// a minute at the most. The node is asked itself: it is looked for among the client's addresses, and where a server says it is.
+    ///
+    /// Cancellation: it may or may not be done; as well if the connection is lost. To ask again does no harm.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`]: TW-8030, where the node reached no majority, and nothing was changed; TW-8031, where it does not serve
+    /// yet, and does when a majority answers; TW-8032, where a newer assignment was made. No answer in time.
+    pub async fn assign_leader(
+        &self,
+        shard: Option<ShardId>,
+        leader: NodeId,
+        within: Duration,
+    ) -> Result<Assigned, ClientError> {
+        let within = within.min(ASSIGN_WITHIN_MAX);
+        match self.client.ask_node(leader, &self.name, Call::AssignLeader { shard, leader }, within).await? {
+            ResponseBody::Answer(Answer::Assigned { shard, leader, epoch: (version, term) }) => {
+                Ok(Assigned { shard, leader, epoch: Epoch { version, term } })
+            }
+            ResponseBody::Failed(failure) => Err(ClientError::Refused(failure)),
             other => Err(misunderstood(&other)),
         }
     }

@@ -1,6 +1,6 @@
 //! [`Servers`]: the connections of a client, and which of them a request takes.
 
-use super::connector;
+use super::connector::{self, Wanted};
 use super::error::ClientError;
 use super::link::Link;
 use super::options::ClientOptions;
@@ -86,18 +86,42 @@ impl Servers {
 
     /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
     pub(super) async fn own_link(&self, options: &ClientOptions) -> Result<Link, ClientError> {
-        let link = self.connect(options).await?;
+        let link = self.connect(options, Wanted::Routed).await?;
         // What it was asked, if anything, was who leads.
         link.end_requests();
         Ok(link)
     }
 
-    async fn connect(&self, options: &ClientOptions) -> Result<Link, ClientError> {
+    /// A connection to this node, whoever leads; or to any other, if it is at none of the addresses.
+    pub(super) async fn link_to(&self, options: &ClientOptions, node: NodeId) -> Result<Link, ClientError> {
+        self.connect(options, Wanted::Node(node)).await
+    }
+
+    /// As [`Servers::link_to`], at an address that another one of the servers told.
+    pub(super) async fn link_at(
+        &self,
+        address: String,
+        options: &ClientOptions,
+        node: NodeId,
+    ) -> Result<Link, ClientError> {
+        self.connect_to(&[address], options, Wanted::Node(node)).await
+    }
+
+    async fn connect(&self, options: &ClientOptions, wanted: Wanted) -> Result<Link, ClientError> {
+        self.connect_to(&self.addresses, options, wanted).await
+    }
+
+    async fn connect_to(
+        &self,
+        addresses: &[String],
+        options: &ClientOptions,
+        wanted: Wanted,
+    ) -> Result<Link, ClientError> {
         let mut closed = self.closed.subscribe();
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(ClientError::Closed),
-            connected = connector::connect(&self.addresses, options, &self.bytes_received) => connected,
+            connected = connector::connect(addresses, options, wanted, &self.bytes_received) => connected,
         }
     }
 
@@ -121,7 +145,7 @@ impl Servers {
         }
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
         drop(current.link.take());
-        let link = match self.connect(options).await {
+        let link = match self.connect(options, Wanted::Routed).await {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 current.failed = Some((Instant::now(), error.clone()));

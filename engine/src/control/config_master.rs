@@ -4,13 +4,22 @@ use crate::model::{Assignment, ClusterId, Epoch, LogId, NodeId, ShardDescriptor,
 
 /// The version of a shard's first home: counter 1, cluster ordinal 0 (`version = counter * 1024 + ordinal`).
 const FIRST_VERSION: u64 = 1024;
+/// Terms of one round: as many as a leader can restart in it, once a second for twelve days.
+const ROUND_TERMS: u32 = 1 << 20;
 
 /// Assigns one shard to a fixed set of voters; decisions only, no I/O.
 ///
-/// A restart of the leader is a new term: it asks for an assignment newer than what it promised itself, and
-/// hears of newer promises by its peers' refusals, so that it ends above the highest term that any majority
-/// promised. Two files that name different leaders can't both win one epoch, as a promise binds a voter to one
-/// leader; but they outbid one another for ever, safely and at a slow pace, until the files are mended.
+/// Every node has one, for the leadership of that node. What keeps them apart is the *round*, 2^20 terms:
+///
+/// - The first round is of the leader that the configuration file names. Each later one is of one voter, in turn (the
+///   round's number modulo the number of voters), so that no two nodes ever assign themselves the same epoch.
+/// - A restart is the next term of the same round. It never begins another one: a leader that was superseded can restart
+///   as often as it likes without coming above whoever superseded it.
+/// - An assignment by hand begins the next round of its node above everything that the node knows.
+///
+/// A node that knew too little hears of newer promises by its peers' refusals. If they are of its own round, its disk has
+/// forgotten them, and it renews above them; otherwise another one leads. Two files that name different leaders can't both win an
+/// epoch of the first round, as a promise binds a voter to one leader.
 ///
 /// ```
 /// use towline::control::ConfigMaster;
@@ -25,6 +34,12 @@ const FIRST_VERSION: u64 = 1024;
 /// assert!(second.epoch > first.epoch);
 /// assert!(!master.accept_activation(first.epoch), "a newer assignment was made");
 /// assert!(master.accept_activation(second.epoch));
+///
+/// // By hand, node 2 begins a round: no restart of node 1 comes above it.
+/// let mut other = master.clone();
+/// let by_hand = other.assign_by_hand(NodeId::new(2), second.epoch).ok_or("no epoch is left")?;
+/// let restarts = std::iter::from_fn(|| master.assign(NodeId::new(1), second.epoch)).take(1000);
+/// assert!(restarts.last().is_some_and(|last| last.epoch < by_hand.epoch));
 /// # Ok::<(), &str>(())
 /// ```
 #[derive(Debug, Clone)]
@@ -56,22 +71,42 @@ impl ConfigMaster {
         LogId::new(xxhash_rust::xxh3::xxh3_128(&name))
     }
 
-    /// A new assignment to `leader`, newer than `promised` and than every earlier one of this master; none if there
-    /// is no newer epoch.
+    /// Whether a node assigns itself when it starts: the one to whom its own durable promise is, and before there is any promise the
+    /// one that the configuration names as the first. Who votes alone always does.
+    #[must_use]
+    pub fn leads_at_start(&self, node: NodeId, first: NodeId, promised_to: Option<NodeId>) -> bool {
+        self.is_alone() || promised_to.unwrap_or(first) == node
+    }
+
+    /// A new assignment to `leader`, which promised this itself: the next term of the same round, above all that was noted. None if the
+    /// round is over, is not the newest, or is another node's.
     ///
     /// The voters to fence are those of the last activated assignment: with a fixed set, always the same.
     pub fn assign(&mut self, leader: NodeId, promised: Epoch) -> Option<Assignment> {
-        let highest = promised.max(self.newest).max(Epoch { version: FIRST_VERSION, term: 0 });
-        self.newest = Epoch { version: highest.version, term: highest.term.checked_add(1)? };
-        Some(Assignment {
-            log: self.log,
-            epoch: self.newest,
-            leader,
-            voters: self.voters.clone(),
-            learners: Vec::new(),
-            fence: self.voters.clone(),
-            shard: self.shard.clone(),
-        })
+        let highest = self.highest(promised);
+        // Nobody promises the last of all: no one could lead after it.
+        let term = highest.term.checked_add(1).filter(|term| *term < u32::MAX)?;
+        let epoch = Epoch { version: highest.version, term };
+        let stays = round(epoch) == round(promised.max(FIRST)) && self.is_round_of(leader, epoch);
+        // Of one voter nobody else can lead.
+        (stays || self.is_alone()).then(|| self.issue(leader, epoch))
+    }
+
+    /// A new assignment to `leader` by hand: the next round that is its own, above `promised` and all that was noted. None if there is
+    /// no such round any more, or `leader` does not vote.
+    pub fn assign_by_hand(&mut self, leader: NodeId, promised: Epoch) -> Option<Assignment> {
+        let highest = self.highest(promised);
+        let next = highest.term / ROUND_TERMS + 1;
+        let begins = |round: u32| Some(Epoch { version: highest.version, term: round.checked_mul(ROUND_TERMS)? });
+        let mut rounds = (next..).take(self.voters.len()).map_while(begins);
+        let own = rounds.find(|epoch| self.is_round_of(leader, *epoch))?;
+        Some(self.issue(leader, own))
+    }
+
+    /// Whether a promise that was found newer than the last assignment is of the same round, and so of the same leader.
+    #[must_use]
+    pub fn is_of_the_same_round(&self, promised: Epoch) -> bool {
+        round(promised) == round(self.newest)
     }
 
     /// A peer promised this epoch: the next assignment is newer.
@@ -96,4 +131,42 @@ impl ConfigMaster {
     pub fn voters(&self) -> &[NodeId] {
         &self.voters
     }
+
+    fn is_alone(&self) -> bool {
+        self.voters.len() == 1
+    }
+
+    /// Whether the round of this epoch is this node's: each voter's in its turn. Who has the first one, the file says.
+    fn is_round_of(&self, node: NodeId, epoch: Epoch) -> bool {
+        let turn = (epoch.term / ROUND_TERMS) as usize;
+        turn == 0 || self.voters.get(turn % self.voters.len()) == Some(&node)
+    }
+
+    fn highest(&self, promised: Epoch) -> Epoch {
+        promised.max(self.newest).max(FIRST)
+    }
+
+    fn issue(&mut self, leader: NodeId, epoch: Epoch) -> Assignment {
+        self.newest = epoch;
+        Assignment {
+            log: self.log,
+            epoch,
+            leader,
+            voters: self.voters.clone(),
+            learners: Vec::new(),
+            fence: self.voters.clone(),
+            shard: self.shard.clone(),
+        }
+    }
 }
+
+/// Below every epoch that is assigned.
+const FIRST: Epoch = Epoch { version: FIRST_VERSION, term: 0 };
+
+const fn round(epoch: Epoch) -> (u64, u32) {
+    (epoch.version, epoch.term / ROUND_TERMS)
+}
+
+#[cfg(test)]
+#[path = "config_master_test.rs"]
+mod tests;

@@ -4,7 +4,7 @@
 //! response. They are read where they came from: everything in them is checked again by the server.
 
 use super::codec::{Decode, Encode};
-use super::ids::ShardId;
+use super::ids::{NodeId, ShardId};
 use super::namespace::{NamespaceDescriptor, Policy};
 use super::outcome::Outcome;
 use super::read::Read;
@@ -131,6 +131,13 @@ pub enum Call {
         seat: u64,
         /// The bytes of its token ([`Token::encode`]).
         token: Vec<u8>,
+    },
+    /// Makes a node the leader of a shard of the namespace, whoever leads it. That node is asked: another one says where it is.
+    AssignLeader {
+        /// Which shard; none: the namespace's only one.
+        shard: Option<ShardId>,
+        /// Which node.
+        leader: NodeId,
     },
 }
 
@@ -285,6 +292,22 @@ pub enum Answer {
     /// Who follows: of each, in each shard, its name, the shard, the last record that it is done with, the last that there is, and
     /// whether somebody follows by this name now.
     Followers(Vec<(String, ShardId, u64, u64, bool)>),
+    /// The node leads, and takes writes.
+    Assigned {
+        /// The shard.
+        shard: ShardId,
+        /// The node.
+        leader: NodeId,
+        /// The epoch that began with it: version and term.
+        epoch: (u64, u32),
+    },
+    /// Another node is to be asked.
+    Elsewhere {
+        /// Which.
+        node: NodeId,
+        /// Its address, as the configuration of the node that answers has it.
+        address: String,
+    },
 }
 
 impl Call {

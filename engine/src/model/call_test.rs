@@ -75,6 +75,8 @@ fn calls() -> Vec<(&'static str, Call)> {
             "acknowledge",
             Call::Acknowledge { follower: "mailer".into(), seat: 5, token: token().encode().unwrap().to_vec() },
         ),
+        ("assign_leader", Call::AssignLeader { shard: Some(ShardId::new(1024)), leader: NodeId::new(2) }),
+        ("assign_leader_of_the_only_shard", Call::AssignLeader { shard: None, leader: NodeId::new(2) }),
     ]
 }
 
@@ -95,6 +97,8 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("done", Answer::Done),
         ("snapshot", Answer::Snapshot { snapshot: 3, token: token().encode().unwrap().to_vec() }),
         ("followers", Answer::Followers(vec![("mailer".into(), shard, 9, 11, true)])),
+        ("assigned", Answer::Assigned { shard, leader: NodeId::new(2), epoch }),
+        ("elsewhere", Answer::Elsewhere { node: NodeId::new(2), address: "db-2:7400".into() }),
     ]
 }
 

@@ -136,7 +136,7 @@ impl fmt::Display for Action<'_> {
 /// ```
 /// use towline::node::access::Verb;
 /// assert_eq!(Verb::named("subscribe"), Some(Verb::Subscribe));
-/// assert_eq!(Verb::ALL.map(|verb| verb.to_string()).join(" "), "read write subscribe manage observe");
+/// assert_eq!(Verb::ALL.map(|verb| verb.to_string()).join(" "), "read write subscribe manage assign observe");
 /// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -149,15 +149,17 @@ pub enum Verb {
     Subscribe,
     /// Makes it, renames it (for which both names must be allowed), sets its policy, removes it.
     Manage,
+    /// Says which node leads its shards.
+    Assign,
     /// Sees how the server is: positions, sizes, the digest of its state, all namespaces together.
     Observe,
 }
 
 impl Verb {
     /// All of them.
-    pub const ALL: [Self; 5] = [Self::Read, Self::Write, Self::Subscribe, Self::Manage, Self::Observe];
+    pub const ALL: [Self; 6] = [Self::Read, Self::Write, Self::Subscribe, Self::Manage, Self::Assign, Self::Observe];
     /// Those that are about a namespace: who may do one of them there may know that it exists.
-    const IN_NAMESPACES: [Self; 4] = [Self::Read, Self::Write, Self::Subscribe, Self::Manage];
+    const IN_NAMESPACES: [Self; 5] = [Self::Read, Self::Write, Self::Subscribe, Self::Manage, Self::Assign];
 
     /// The one of this name.
     #[must_use]
@@ -171,6 +173,7 @@ impl Verb {
             Self::Write => "write",
             Self::Subscribe => "subscribe",
             Self::Manage => "manage",
+            Self::Assign => "assign",
             Self::Observe => "observe",
         }
     }
@@ -229,6 +232,7 @@ fn needs<'a>(namespace: &'a str, body: &'a RequestBody) -> Needs<'a> {
             Call::Describe => Needs::Sight(namespace),
             Call::Namespaces => Needs::Nothing,
             Call::CreateNamespace { .. } | Call::SetPolicy { .. } | Call::DropNamespace => this(Verb::Manage),
+            Call::AssignLeader { .. } => this(Verb::Assign),
             Call::RenameNamespace { to } => {
                 Needs::Both([namespace, to].map(|name| Action::new(Verb::Manage, Some(name))))
             }
@@ -356,11 +360,17 @@ impl Access {
 
     fn deny(&self, action: &Action<'_>) -> Failure {
         if let Some(untold) = self.door.denials.count(now()) {
-            let Caller { identity, address } = &*self.caller;
-            let who = identity.as_deref().unwrap_or("a client without a certificate");
-            tracing::warn!(%address, untold, "TW-8007: {who} is not allowed to {action}");
+            tracing::warn!(untold, "TW-8007: {self} is not allowed to {action}");
         }
         failure::not_allowed(action)
+    }
+}
+
+/// Who it is, for the log.
+impl fmt::Display for Access {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Caller { identity, address } = &*self.caller;
+        write!(f, "{} at {address}", identity.as_deref().unwrap_or("a client without a certificate"))
     }
 }
 

@@ -9,7 +9,7 @@ const SHOP: &str = "shop";
 
 /// What a request takes of somebody who may do nothing else; none: nothing. Written down a second time, and without `_`.
 fn expected(body: &RequestBody) -> &'static [Verb] {
-    use Verb::{Manage, Observe, Read, Subscribe, Write};
+    use Verb::{Assign, Manage, Observe, Read, Subscribe, Write};
     match body {
         RequestBody::Status => &[],
         RequestBody::Digest => &[Observe],
@@ -20,7 +20,8 @@ fn expected(body: &RequestBody) -> &'static [Verb] {
             Call::MultiGet { .. } | Call::Scan { .. } | Call::ReadStream { .. } | Call::Token => &[Read],
             Call::OpenSnapshot { .. } | Call::Look { .. } | Call::CloseSnapshot { .. } => &[Read],
             Call::Followers | Call::ForgetFollower { .. } | Call::Acknowledge { .. } => &[Subscribe],
-            Call::Describe => &[Read, Write, Subscribe, Manage],
+            Call::Describe => &[Read, Write, Subscribe, Manage, Assign],
+            Call::AssignLeader { .. } => &[Assign],
             Call::Namespaces => &[],
             Call::CreateNamespace { .. }
             | Call::RenameNamespace { .. }
@@ -59,6 +60,7 @@ fn every_body() -> Vec<RequestBody> {
         Call::Followers,
         Call::ForgetFollower { name: "f".into() },
         Call::Acknowledge { follower: "f".into(), seat: 1, token: vec![] },
+        Call::AssignLeader { shard: None, leader: NodeId::new(1) },
     ];
     let plain = [
         RequestBody::Write { record },
@@ -83,11 +85,12 @@ fn who_may(allowed: &'static [(Verb, Option<&'static str>)]) -> (Door, Access) {
 }
 
 /// Each verb alone, where it applies.
-const EACH: [&[(Verb, Option<&str>)]; 5] = [
+const EACH: [&[(Verb, Option<&str>)]; 6] = [
     &[(Verb::Read, Some(SHOP))],
     &[(Verb::Write, Some(SHOP))],
     &[(Verb::Subscribe, Some(SHOP))],
     &[(Verb::Manage, Some(SHOP))],
+    &[(Verb::Assign, Some(SHOP))],
     &[(Verb::Observe, None)],
 ];
 

@@ -53,11 +53,18 @@ impl Asked<'_> {
                 self.wait_until(|| space.shows(&token)).await;
             }
             ReadAt::Linearizable => {
-                let Some(positions) = space.confirmed(self.end).await else { return };
-                self.wait_until(|| space.has(&positions)).await;
-                if space.has(&positions) {
-                    // From here on whatever is applied is new enough.
-                    *read = ReadAt::Eventual;
+                while space.asks_others() && Instant::now() < self.end {
+                    self.wait_until(|| space.leads() || !space.asks_others()).await;
+                    let Some(positions) = space.confirmed(self.end).await else {
+                        sleep_until((Instant::now() + SHOWN_PAUSE_MIN).min(self.end)).await;
+                        continue;
+                    };
+                    self.wait_until(|| space.has(&positions)).await;
+                    if space.has(&positions) {
+                        // From here on whatever is applied is new enough.
+                        *read = ReadAt::Eventual;
+                    }
+                    return;
                 }
             }
             _ => {}
@@ -120,7 +127,7 @@ impl Asked<'_> {
             }
             Call::Token => Ok(Answer::Token(token_bytes(&self.space()?.token())?)),
             Call::OpenSession | Call::CloseSession { .. } if !self.node.is_serving() => {
-                Err(failure::not_serving(self.node, self.node.shared.host.leader))
+                Err(failure::not_serving(self.node))
             }
             Call::OpenSession => {
                 let session = self.space()?.open_session().map_err(of)?;
@@ -155,6 +162,9 @@ impl Asked<'_> {
                 Ok(Answer::Done)
             }
             Call::Describe => Ok(Answer::Namespace(self.space()?.descriptor())),
+            Call::AssignLeader { shard, leader } => {
+                self.node.assign_leader(&self.space()?, shard, leader, self.end.into_std())
+            }
             other => self.change(other),
         }
     }

@@ -14,7 +14,7 @@ use super::namespace::check_unconditional;
 use super::server::Server;
 use super::stages::Arrived;
 use super::{Namespace, WriteRefused};
-use crate::model::call::{Call, Reach, ReadAt};
+use crate::model::call::{Answer, Call, Reach, ReadAt};
 use crate::model::codec::{self, CodecError};
 use crate::model::from_client::{Cancel, FromClient};
 use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
@@ -173,7 +173,7 @@ impl Server {
             }
         };
         if !self.node.is_serving() {
-            reply.fail(id, failure::not_serving(&self.node, self.leader));
+            reply.fail(id, failure::not_serving(&self.node));
             return None;
         }
         let (completion, placed) = completion(&shard, id, reach, &reply);
@@ -223,7 +223,7 @@ impl Server {
                 break failure::cancelled();
             }
             if !self.node.is_serving() {
-                break failure::not_serving(&self.node, self.leader);
+                break failure::not_serving(&self.node);
             }
             let refused = match shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => {
@@ -275,6 +275,14 @@ impl Server {
     async fn read(self, guest: Guest, turn: Turn<WaitingRead>, read: WaitingRead) {
         let Guest { access, snapshots } = guest;
         let WaitingRead { id, namespace, end, mut body, reply } = read;
+        if let RequestBody::Call(Call::AssignLeader { leader, .. }) = &body {
+            if let Some(address) = self.address_of_another(*leader) {
+                return reply.send(id, ResponseBody::Answer(Answer::Elsewhere { node: *leader, address }));
+            }
+            // A figure for people, which orders nothing.
+            self.assignments.fetch_add(1, Ordering::Relaxed);
+            tracing::info!(node = %leader, %namespace, "{access} assigns this node by hand");
+        }
         let begun = tokio::select! {
             biased;
             () = turn.stopped() => None,
@@ -302,7 +310,7 @@ impl Server {
             // How the server is must be told also while nothing else goes on.
             RequestBody::Status => None,
             // They wait for the log, and hold up no read; while it stands still, few of them may hold threads.
-            RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }) => {
+            RequestBody::Call(Call::OpenSession | Call::CloseSession { .. } | Call::AssignLeader { .. }) => {
                 let place = Arc::clone(&self.opening).acquire_owned();
                 tokio::time::timeout_at(asked.end, place).await.ok().and_then(Result::ok)
             }
@@ -326,12 +334,13 @@ impl Server {
         let respond =
             move |body| Asked { node: &self.node, name: &namespace, end, snapshots: &snapshots }.respond(body);
         let is_of_session = matches!(body, RequestBody::Call(Call::OpenSession | Call::CloseSession { .. }));
-        if is_of_session && place.is_none() {
+        let is_assignment = matches!(body, RequestBody::Call(Call::AssignLeader { .. }));
+        if (is_of_session || is_assignment) && place.is_none() {
             return (Err(Failure { no_side_effects: true, ..failure::unknown() }), None);
         }
         // The place goes along: where nobody waits for the answer any more, both end with it.
         let asked = tokio::task::spawn_blocking(move || (respond(body), place));
-        // Other reads end in their own time: what they could wait for is there.
+        // Others end in their own time: what reads could wait for is there, and an assignment says itself how far it is.
         let answered = if is_of_session { tokio::time::timeout_at(end, asked).await.ok() } else { Some(asked.await) };
         answered.and_then(Result::ok).unwrap_or_else(|| (Err(failure::unknown()), None))
     }

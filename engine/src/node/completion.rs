@@ -145,6 +145,11 @@ impl Completion {
         self.complete(Err(WriteError::Unknown));
     }
 
+    /// The write was not sealed, and never will be here: another node leads.
+    pub(super) fn not_led(self) {
+        self.complete(Err(WriteError::NotLeader));
+    }
+
     /// The write was not sealed, and never will be: it has no effect.
     pub(super) fn closed(self) {
         self.complete(Err(WriteError::Closed));

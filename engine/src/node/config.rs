@@ -20,6 +20,7 @@
 //! [limits]                                            # may be left out
 //! queue_bytes   = 16_777_216
 //! clients_bytes = 536_870_912
+//! quorum_seconds = 5
 //!
 //! [tls]                                               # for all but loopback
 //! certificate    = "tls/certificate.pem"
@@ -43,7 +44,7 @@
 
 use super::NAMESPACE_NAME;
 use super::grants::{Certificates, Grant, GrantText};
-use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, VOTERS_MAX};
+use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
 use crate::model::{ClusterId, NodeId};
 use serde::Deserialize;
@@ -55,6 +56,8 @@ use std::time::Duration;
 use toml::Spanned;
 use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 
+/// A leader that waits longer for its majority serves nobody by it.
+const QUORUM_SECONDS_MAX: u64 = 3600;
 /// Bytes of the submission queue below which one write of the largest size would not fit.
 const QUEUE_BYTES_MIN: u64 = 1024 * 1024;
 /// Bytes of the submission queue above which it is memory that waits, not a queue.
@@ -119,6 +122,8 @@ pub struct Config {
     /// Bytes that clients, all of them together, may have the server hold: what they asked for and do not take, and what they sent
     /// and is not done. When it is more, connections end (TW-3027): of the client that has most, the largest.
     pub clients_bytes: u64,
+    /// How long a leader waits for a majority of the voters before it gives up: see [`super::NodeOptions::quorum_lost_after`].
+    pub quorum_lost_after: Duration,
     /// Credentials, for the connections of clients and of nodes alike; none: plain TCP.
     pub tls: Option<TlsConfig>,
     /// Plain TCP also where others can reach it.
@@ -402,6 +407,7 @@ struct LogText {
 struct LimitsText {
     queue_bytes: Option<Spanned<u64>>,
     clients_bytes: Option<Spanned<u64>>,
+    quorum_seconds: Option<Spanned<u64>>,
 }
 
 pub(super) struct Checker<'a> {
@@ -469,10 +475,21 @@ impl Checker<'_> {
             segment_bytes,
             queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
             clients_bytes,
+            quorum_lost_after: self.quorum(raw.limits.quorum_seconds.as_ref())?,
             tls,
             insecure_plaintext: raw.insecure_plaintext,
             grants,
         })
+    }
+
+    fn quorum(&self, value: Option<&Spanned<u64>>) -> Result<Duration, ConfigError> {
+        let Some(value) = value else { return Ok(QUORUM_LOST_AFTER_DEFAULT) };
+        let seconds = *value.get_ref();
+        if !(1..=QUORUM_SECONDS_MAX).contains(&seconds) {
+            let expected = format!("1 to {QUORUM_SECONDS_MAX} seconds");
+            return Err(self.wrong(value.span(), "limits.quorum_seconds", expected, seconds));
+        }
+        Ok(Duration::from_secs(seconds))
     }
 
     /// A path; a relative one is relative to the directory of the configuration.

@@ -51,6 +51,7 @@ fn what_may_be_left_out_has_the_default_of_the_limits() {
     let config = parse(&short.replace("namespace = \"default\"\n", "")).unwrap();
     assert_eq!(config.segment_bytes, SEGMENT_BYTES_DEFAULT);
     assert_eq!((config.queue_bytes, config.clients_bytes), (QUEUE_BYTES_DEFAULT, 512 << 20));
+    assert_eq!(config.quorum_lost_after, Duration::from_secs(5));
     assert_eq!(config.namespace, "default");
 }
 
@@ -139,6 +140,8 @@ fn sizes_out_of_bounds_are_refused_with_the_bounds() {
     assert!(said.starts_with("etc/node.toml:22:15: "), "{said}");
     let said = refused("queue_bytes = 4_194_304", "clients_bytes = 1_000_000");
     assert!(said.contains("limits.clients_bytes: expected 67108864 to 1099511627776 bytes, found 1000000"), "{said}");
+    let said = refused("queue_bytes = 4_194_304", "quorum_seconds = 0");
+    assert!(said.contains("limits.quorum_seconds: expected 1 to 3600 seconds, found 0"), "{said}");
 }
 
 #[test]

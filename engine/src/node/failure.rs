@@ -13,6 +13,7 @@
 //! | TW-8009 | retry | the request was cancelled before it began |
 //! | TW-8020 | retry | too many snapshots are held |
 //! | TW-8021 | fix the request | the snapshot is not held, or not any more: open another one |
+//! | TW-8030 to TW-8033 | | of an assignment by hand: the table of `AssignError` in `node/assigning.rs` |
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
@@ -20,9 +21,9 @@
 
 #[cfg(feature = "cluster")]
 use super::access::Action;
+use super::assigning::AssignError;
 use super::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX, SNAPSHOTS_OF_A_CLIENT};
 use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
-use crate::model::NodeId;
 use crate::model::request::{Failure, FailureClass, code};
 use crate::pipeline::{SubmitError, WriteError};
 
@@ -124,13 +125,28 @@ pub(super) fn of(error: &Error) -> Failure {
     Failure { no_side_effects, leader, ..failure(error.code(), error.class(), error.to_string()) }
 }
 
-pub(super) fn not_serving(node: &Node, leader: NodeId) -> Failure {
-    if leader == node.identity().node {
-        let message = format!("node {leader} leads, and does not take writes yet: it waits for a majority");
-        return failure(code::NOT_SERVING, FailureClass::Retry, message);
+pub(super) fn not_serving(node: &Node) -> Failure {
+    let this = node.identity().node;
+    match node.default_shard().positions.leader() {
+        Some(leader) if leader == this => {
+            let message = format!("node {leader} leads, and does not take writes yet: it waits for a majority");
+            failure(code::NOT_SERVING, FailureClass::Retry, message)
+        }
+        Some(leader) => {
+            let message = format!("node {this} follows; node {leader} leads");
+            Failure { leader: Some(leader), ..failure(8001, FailureClass::ReRoute, message) }
+        }
+        None => {
+            let message = format!("node {this} does not lead any more, and does not know yet who does");
+            failure(code::NOT_SERVING, FailureClass::Retry, message)
+        }
     }
-    let message = format!("node {} follows; node {leader} leads", node.identity().node);
-    Failure { leader: Some(leader), ..failure(8001, FailureClass::ReRoute, message) }
+}
+
+/// It is not done, or not yet.
+pub(super) fn not_assigned(error: &AssignError) -> Failure {
+    let no_side_effects = error.has_no_side_effects();
+    Failure { no_side_effects, ..failure(error.code(), error.class(), error.to_string()) }
 }
 
 pub(crate) fn refused(refused: &WriteRefused) -> Failure {
@@ -149,6 +165,7 @@ pub(crate) fn refused(refused: &WriteRefused) -> Failure {
 pub(super) fn write(error: &WriteError) -> Failure {
     match error {
         WriteError::Closed => closing(),
+        WriteError::NotLeader => failure(8001, FailureClass::ReRoute, error.to_string()),
         error => Failure { no_side_effects: false, ..failure(8004, FailureClass::Retry, error.to_string()) },
     }
 }
@@ -156,7 +173,7 @@ pub(super) fn write(error: &WriteError) -> Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::ShardId;
+    use crate::model::{NodeId, ShardId};
     use crate::pipeline::{Ready, SubmissionQueue};
 
     /// A write at a follower was answered as a bad request, so that its client gave up instead of asking the leader.

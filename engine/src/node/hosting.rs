@@ -23,7 +23,7 @@ use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use towline_wal::{HardStateKind, Wal};
 
 /// What every shard of a node needs.
@@ -32,12 +32,14 @@ pub(super) struct Host {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
     pub(super) voters: Vec<NodeId>,
-    pub(super) leader: NodeId,
+    /// Who leads as long as there was no promise.
+    pub(super) first_leader: NodeId,
     pub(super) wal: Arc<Wal>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) buffers: Arc<Buffers>,
     /// By chance, of this life.
     pub(super) seed: u64,
+    pub(super) quorum_lost_after: Duration,
     pub(super) queue_slots: usize,
     pub(super) queue_bytes: usize,
     pub(super) unapplied_bytes: usize,
@@ -126,7 +128,8 @@ impl Host {
         if found > promise.epoch {
             return Err(OpenError::PromiseLost { promised: promise.epoch, found });
         }
-        let replica = Replica::open(self.node, log, promise, applied.lsn, &view);
+        let replica =
+            Replica::open(self.node, log, promise, applied.lsn, &view).with_quorum_bound(self.quorum_lost_after);
         // Shards are numbered one after another, a cluster's ordinal apart.
         let turn = usize::try_from(id.get() / 1024).unwrap_or(0);
         let worker = turn % self.workers.len();
@@ -134,7 +137,8 @@ impl Host {
         let queue = Arc::new(SubmissionQueue::new(self.queue_slots, self.queue_bytes, Arc::clone(&bell)));
         let (event_sender, inbox) = unbounded::<Event>();
         let events = Inbox { events: event_sender, queue: Arc::clone(&queue), bell };
-        let positions = Arc::new(Positions::new(applied.lsn));
+        let leader = promise.leader.unwrap_or(self.first_leader);
+        let positions = Arc::new(Positions::new(applied.lsn).led_by(leader));
         let reads = Arc::<ReadIndex>::default();
         let health = Health::default();
         let pins = Arc::default();
@@ -167,7 +171,7 @@ impl Host {
         let shard = Shard {
             id: self.node,
             shard: id,
-            leads: self.leader == self.node,
+            leads_at_start: master.leads_at_start(self.node, self.first_leader, promise.leader),
             log,
             wal: Arc::clone(&self.wal),
             replica,

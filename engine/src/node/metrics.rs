@@ -106,6 +106,7 @@ impl ServerStats {
         set(&labels, "towline_server_requests", self.requests as u64);
         set(&labels, "towline_server_feeds", self.feeds as u64);
         count(&labels, "towline_server_denied_total", self.denied);
+        count(&labels, "towline_server_assignments_total", self.assignments);
         set(&labels, "towline_server_held_bytes", self.held_bytes);
         count(&labels, "towline_server_ended_for_memory_total", self.ended_for_memory);
         let connections = &self.connections;
@@ -215,6 +216,7 @@ mod tests {
             requests: 5,
             feeds: 2,
             denied: 7,
+            assignments: 8,
             held_bytes: 11,
             ended_for_memory: 13,
             connections: strangers(),
@@ -232,6 +234,7 @@ mod tests {
         let mut told: Vec<_> = told.collect();
         told.sort();
         let wanted = [
+            "assignments_total + 8",
             "clients = 3",
             "connections = 0",
             "connections_accepted_total + 2",

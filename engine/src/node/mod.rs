@@ -19,6 +19,7 @@
 //! How many of the first two there are, [`NodeOptions`] says.
 
 mod applier;
+mod assigning;
 mod backup;
 #[cfg(any(feature = "cluster", feature = "client"))]
 pub(crate) mod calls;
@@ -44,6 +45,8 @@ mod metrics;
 pub(crate) mod namespace;
 mod namespaces;
 mod open;
+#[cfg(any(feature = "cluster", feature = "client"))]
+mod operator;
 mod outputs;
 mod pins;
 mod positions;
@@ -81,7 +84,9 @@ mod server_stats;
 mod transport;
 
 use crate::control::{DEFAULT_NAME, DEFAULT_SHARD};
-use crate::model::limits::{QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT, UNAPPLIED_BYTES_DEFAULT};
+use crate::model::limits::{
+    QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, UNAPPLIED_BYTES_DEFAULT,
+};
 use crate::model::request::{FailureClass, ServerStatus};
 use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
 use crate::pipeline::{Bell, SubmissionQueue};
@@ -155,7 +160,7 @@ pub struct NodeOptions {
     pub node: NodeId,
     /// All voters, this node among them.
     pub voters: Vec<NodeId>,
-    /// Which of them leads.
+    /// Which of them leads as long as nobody was assigned by hand; from then on, that one.
     pub leader: NodeId,
     /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
     /// write.
@@ -164,6 +169,9 @@ pub struct NodeOptions {
     pub state: RocksOptions,
     /// Bytes of the logs that an opening after a crash may have to replay, about: the state is flushed before there are more.
     pub replay_bytes_max: u64,
+    /// How long a leader waits for a majority of the voters that is away, or comes no nearer to what waits for it, before it leads
+    /// no more: then whoever waits hears so. It takes a new term when a majority is connected again.
+    pub quorum_lost_after: Duration,
     /// Bytes of submissions that each shard's queue holds.
     pub queue_bytes: usize,
     /// Submissions that each shard's queue holds.
@@ -194,6 +202,7 @@ impl NodeOptions {
             log: towline_wal::Options::default(),
             state: RocksOptions::default(),
             replay_bytes_max: REPLAY_BYTES_DEFAULT,
+            quorum_lost_after: QUORUM_LOST_AFTER_DEFAULT,
             queue_bytes: QUEUE_BYTES_DEFAULT,
             queue_slots: QUEUE_SLOTS_DEFAULT,
             unapplied_bytes: UNAPPLIED_BYTES_DEFAULT,

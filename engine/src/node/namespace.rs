@@ -264,9 +264,10 @@ impl Namespace {
     }
 
     pub(super) fn check_writable(&self) -> Result<(), WriteRefused> {
-        let host = &self.shared.host;
-        if host.leader != host.node {
-            return Err(WriteRefused::NotLeader(host.leader));
+        // As long as nobody is known to lead, the queue decides: it turns away what it can't seal.
+        let leaders = self.served.shards.iter().filter_map(|shard| shard.positions.leader());
+        if let Some(other) = leaders.into_iter().find(|leader| *leader != self.shared.host.node) {
+            return Err(WriteRefused::NotLeader(other));
         }
         if self.is_dropped() { Err(WriteRefused::Dropped) } else { Ok(()) }
     }
@@ -547,8 +548,8 @@ impl Namespace {
     /// that is all: what it acknowledges in its epoch, it has applied.
     fn reach_serving(&self, shard: &ShardHandle, deadline: Instant) -> Result<(), ReadError> {
         let host = &self.shared.host;
-        if host.leader != host.node {
-            return Err(ReadError::NotLeader(host.leader));
+        if let Some(leader) = shard.positions.leader().filter(|leader| *leader != host.node) {
+            return Err(ReadError::NotLeader(leader));
         }
         let is_newest = |positions: &super::positions::Positions| {
             positions.serving().is_some_and(|start| positions.applied() >= start)
@@ -572,13 +573,29 @@ impl Namespace {
         ReadError::NotYet { shard: shard.descriptor.shard, wanted, applied: shard.positions.applied() }
     }
 
+    /// Whether a linearizable read here asks other nodes: there are some, and none of them is known to lead.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn asks_others(&self) -> bool {
+        let host = &self.shared.host;
+        let may_lead = |shard: &Arc<ShardHandle>| {
+            shard.positions.leader().is_none_or(|leader| leader == host.node) && !shard.positions.has_ended()
+        };
+        !host.is_alone() && self.served.shards.iter().all(may_lead)
+    }
+
+    /// Whether writes are taken here, in all shards.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn leads(&self) -> bool {
+        self.served.shards.iter().all(|shard| shard.positions.serving().is_some())
+    }
+
     /// Asks, without holding a thread, what [`Read::Linearizable`] asks of others: once these positions are [applied](Self::has),
-    /// shard by shard, every read shows all that was acknowledged before. None where nobody else is asked, or no answer came.
+    /// shard by shard, every read shows all that was acknowledged before. None where it does not lead, or no answer came.
     #[cfg(any(feature = "cluster", feature = "client"))]
     pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
         let mut positions = Vec::with_capacity(self.served.shards.len());
         for shard in &self.served.shards {
-            if self.shared.host.is_alone() || shard.positions.serving().is_none() {
+            if shard.positions.serving().is_none() {
                 return None;
             }
             let (sender, confirmed) = tokio::sync::oneshot::channel();

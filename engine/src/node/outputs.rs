@@ -6,7 +6,7 @@ use super::reader::{ReadOrder, ReadTask};
 use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Shard, ShardLog, now, wall_micros};
 use super::stages::Times;
 use crate::model::limits::PEER_READS_MAX;
-use crate::model::{LogPosition, Message, NodeId};
+use crate::model::{Epoch, LogPosition, Message, NodeId};
 use crate::pipeline::Position;
 use crate::replica::{Input, LogWrite, Output, ReadPurpose, Ticket};
 use towline_wal::{Batch, Entry, HardStateKind, WalError, WhenFull};
@@ -49,37 +49,55 @@ impl Shard {
                 tracing::info!(node = %self.id, %epoch, "serving");
                 self.state.reassign_pause = REASSIGN_PAUSE;
                 self.positions.set_serving(Some(self.replica.end().lsn));
+                self.by_hand_serves(epoch);
             }
-            Output::Superseded { promised } => {
-                tracing::warn!(node = %self.id, %promised, "a newer epoch was promised");
-                self.positions.set_serving(None);
-                self.state.unapplied.doubt(self.replica.committed());
-                if self.leads {
-                    self.master.note_promised(promised);
-                    self.assign_later();
-                }
-            }
+            Output::Superseded { promised } => self.superseded(promised),
             Output::SteppedDown { epoch, reason } => {
                 tracing::warn!(node = %self.id, shard = %self.shard, %epoch, %reason, "leads no more");
                 self.positions.set_serving(None);
                 self.state.unapplied.doubt(self.replica.committed());
                 // What was not sealed has no place in any log: it has no effect, and is not to wait until a majority is back.
-                self.refuse_queued();
-                if self.leads {
-                    self.assign_later();
-                }
+                self.refuse_queued(Completion::not_led);
+                self.assign_later();
             }
             Output::Disconnect { peer, reason } => self.disconnect(peer, &reason.to_string()),
         }
     }
 
-    /// Asks for an epoch newer than any that is known.
+    /// This node does not lead any more. It stays a follower, unless an operator wants it otherwise at this moment, or it is its own
+    /// term that its disk has forgotten.
+    fn superseded(&mut self, promised: Epoch) {
+        self.positions.set_serving(None);
+        self.state.unapplied.doubt(self.replica.committed());
+        let is_own = self.master.is_of_the_same_round(promised);
+        self.master.note_promised(promised);
+        if self.by_hand_goes_on(promised) {
+            return;
+        }
+        let promise = self.replica.promise();
+        if is_own && promise.leader == Some(self.id) {
+            tracing::warn!(node = %self.id, %promised, "a newer term of its own was promised: it renews above that");
+            self.assign_later();
+            return;
+        }
+        let leader = promise.leader.filter(|leader| *leader != self.id);
+        let leader = leader.map_or_else(|| "another node".to_owned(), |leader| format!("node {leader}"));
+        tracing::warn!(node = %self.id, shard = %self.shard, %promised, "superseded: {leader} leads, and this node follows");
+    }
+
+    /// Asks for the next term.
     pub(super) fn assign(&mut self) {
         self.state.reassign = None;
         self.state.awaits_majority = false;
         match self.master.assign(self.id, self.replica.promise().epoch) {
-            Some(assignment) => self.step(Input::Assign(assignment)),
-            None => self.fail("there is no epoch above the one that was promised"),
+            Some(assignment) => {
+                self.by_hand_is_renewed(assignment.epoch);
+                self.step(Input::Assign(assignment));
+            }
+            None => {
+                let promised = self.replica.promise().epoch;
+                tracing::error!(node = %self.id, shard = %self.shard, %promised, "no term is left: assign a leader by hand");
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! How far a shard is, for every thread that wants to know, and for those who wait until it is further.
 
-use crate::model::Lsn;
+use crate::model::{Lsn, NodeId};
 use crate::pipeline::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, wake};
 use std::collections::BTreeMap;
 use std::task::Waker;
@@ -15,6 +15,8 @@ pub(super) struct Positions {
     applied: AtomicU64,
     /// While the shard takes writes: where the epoch began in which it does. Otherwise 0.
     serving: AtomicU64,
+    /// Who leads, as far as it is known; 0: it is not.
+    leader: AtomicU64,
     /// The shard ended: nothing moves any more.
     ended: AtomicU64,
     waiting: AtomicUsize,
@@ -37,11 +39,18 @@ impl Positions {
         Self {
             applied: AtomicU64::new(applied.get()),
             serving: AtomicU64::new(0),
+            leader: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::new(BTreeMap::new()),
             moved: Condvar::new(),
         }
+    }
+
+    /// Of a shard of which it is known who leads.
+    pub(super) fn led_by(self, leader: NodeId) -> Self {
+        self.set_leader(Some(leader));
+        self
     }
 
     /// Everything up to here is in the state.
@@ -53,6 +62,16 @@ impl Positions {
     pub(super) fn serving(&self) -> Option<Lsn> {
         let start = self.serving.load(Ordering::SeqCst);
         (start > 0).then(|| Lsn::new(start))
+    }
+
+    /// Who leads, as far as it is known here. A hint for whoever is sent on: nobody waits for it, and it orders nothing.
+    pub(super) fn leader(&self) -> Option<NodeId> {
+        let leader = self.leader.load(Ordering::Relaxed);
+        (leader > 0).then(|| NodeId::new(leader))
+    }
+
+    pub(super) fn set_leader(&self, leader: Option<NodeId>) {
+        self.leader.store(leader.map_or(0, NodeId::get), Ordering::Relaxed);
     }
 
     pub(super) fn set_applied(&self, applied: Lsn) {

@@ -231,6 +231,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         leader: config.leader,
         log: config.log_options(),
         queue_bytes: config.queue_bytes,
+        quorum_lost_after: config.quorum_lost_after,
         ..NodeOptions::alone(&config.data_dir)
     })?);
     let shard = node.default_shard();
@@ -250,7 +251,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         peers: config.nodes.iter().map(|peer| (peer.id, peer.address.clone())).collect(),
         node: Arc::clone(&node),
         network,
-        leader: config.leader,
+        assignments: Arc::default(),
         reading: Arc::new(Semaphore::new(READS_MAX)),
         feeds: Arc::new(Semaphore::new(FEEDS_MAX)),
         snapshots: Arc::new(Semaphore::new(SNAPSHOTS_MAX)),
@@ -280,7 +281,8 @@ pub(super) struct Server {
     pub(super) node: Arc<Node>,
     network: Network,
     peers: BTreeMap<NodeId, String>,
-    pub(super) leader: NodeId,
+    /// Assignments by hand that were asked.
+    pub(super) assignments: Arc<AtomicU64>,
     /// Reads that touch the disk at a time.
     pub(super) reading: Arc<Semaphore>,
     /// Sessions that are opened or closed at a time.
@@ -311,10 +313,16 @@ impl Server {
             requests: self.requests.load(Ordering::Relaxed),
             feeds: FEEDS_MAX.saturating_sub(self.feeds.available_permits()),
             denied: self.door.denied(),
+            assignments: self.assignments.load(Ordering::Relaxed),
             held_bytes: self.memory.held(),
             ended_for_memory: self.memory.ended(),
             connections: self.listener.stats(),
         }
+    }
+
+    /// Where another node of the cluster is asked.
+    pub(super) fn address_of_another(&self, node: NodeId) -> Option<String> {
+        self.peers.get(&node).filter(|_| node != self.node.identity().node).cloned()
     }
 
     async fn accept(self) {

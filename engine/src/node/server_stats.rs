@@ -27,6 +27,8 @@ pub struct ServerStats {
     pub feeds: usize,
     /// Requests and feeds that their client was not allowed (TW-8007).
     pub denied: u64,
+    /// Assignments of this node as a leader by hand that were asked, whatever came of them.
+    pub assignments: u64,
     /// Bytes held for clients: what they asked for and have not taken, and what they sent and is not done. Up to 64 KiB of each
     /// connection are not counted.
     pub held_bytes: u64,

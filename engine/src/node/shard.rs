@@ -8,6 +8,7 @@
 //! at a time. While the log has no room for another step, what peers say is kept for later, in order.
 
 use super::applier::{Applied, ApplyOrder, ApplyStage, Attempt};
+use super::assigning::{AssignWaiter, ByHand};
 use super::completion::Completion;
 use super::health::Health;
 use super::log_budget::LogBudget;
@@ -37,8 +38,8 @@ const ROUNDS_MAX: usize = 16;
 const APPLY_AT_ONCE_BYTES: usize = 16 * 1024;
 /// How long it waits before it writes again to a state whose disk is full.
 const FULL_DISK_PAUSE: Duration = Duration::from_millis(500);
-/// How long a leader that was superseded waits before it asks for a newer epoch, at first and at the most: two
-/// that are configured to lead outbid one another, and must not do so in a busy loop.
+/// How long a leader whose disk has forgotten its terms waits before it asks for a newer one, at first and at the most: two that
+/// different files name as the first outbid one another, and must not do so in a busy loop.
 pub(super) const REASSIGN_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const REASSIGN_PAUSE_MAX: Duration = Duration::from_secs(5);
 
@@ -65,6 +66,12 @@ pub(super) enum Event {
     Read,
     /// Somebody wants to know how things are.
     Status(Sender<ServerStatus>),
+    /// Somebody wants this node to lead.
+    #[cfg_attr(
+        not(any(feature = "cluster", feature = "client")),
+        expect(dead_code, reason = "nobody asks from elsewhere")
+    )]
+    Assign(AssignWaiter),
     /// Finish what is sealed, then end; at this moment end whatever is not finished.
     Close(Instant),
     /// A thread of the node panicked at work for this shard.
@@ -105,7 +112,8 @@ pub(super) enum Turn {
 pub(super) struct Shard {
     pub(super) id: NodeId,
     pub(super) shard: ShardId,
-    pub(super) leads: bool,
+    /// Whether it asks for a new term at its start.
+    pub(super) leads_at_start: bool,
     pub(super) log: LogId,
     pub(super) wal: Arc<Wal>,
     pub(super) replica: Replica,
@@ -142,6 +150,8 @@ pub(super) struct ShardState {
     applying: bool,
     /// What could not be applied because the disk of the state is full, and when to try again; it counts as being applied.
     parked: Option<(Instant, ApplyTask)>,
+    /// An assignment by hand that is not in force yet.
+    pub(super) by_hand: Option<ByHand>,
     /// When to ask for a newer epoch, and how long to wait the next time.
     pub(super) reassign: Option<Instant>,
     pub(super) reassign_pause: Duration,
@@ -188,6 +198,7 @@ impl ShardState {
             sealing: Sealing::default(),
             applying: false,
             parked: None,
+            by_hand: None,
             reassign: None,
             reassign_pause: REASSIGN_PAUSE,
             awaits_majority: false,
@@ -235,7 +246,7 @@ impl LogView for ShardLog<'_> {
 impl Shard {
     /// Begins: a leader asks for its epoch.
     pub(super) fn start(&mut self) {
-        if self.leads {
+        if self.leads_at_start {
             self.assign();
         }
     }
@@ -269,6 +280,7 @@ impl Shard {
             worked = true;
             self.handle(event);
         }
+        self.turn_away();
         worked |= self.seal();
         worked |= self.apply();
         self.settle();
@@ -279,9 +291,10 @@ impl Shard {
 
     fn next_deadline(&self) -> Option<Instant> {
         let parked = self.state.parked.as_ref().map(|(at, _)| *at);
+        let by_hand = self.state.by_hand.as_ref().and_then(ByHand::next_deadline);
         // A shard that has failed takes no steps, and so no ticks.
         let tick = self.replica.next_tick().filter(|_| !self.state.failed).map(|at| self.state.began + at);
-        self.state.reassign.into_iter().chain(self.state.closing).chain(parked).chain(tick).min()
+        self.state.reassign.into_iter().chain(self.state.closing).chain(parked).chain(by_hand).chain(tick).min()
     }
 
     fn look_at_the_clock(&mut self) {
@@ -291,15 +304,16 @@ impl Shard {
                 self.step(Input::Tick(elapsed));
             }
         }
-        if self.state.reassign.is_some_and(|at| at <= now()) {
+        // It may have promised another leader by now.
+        if self.state.reassign.take_if(|at| *at <= now()).is_some() && self.replica.promise().leader == Some(self.id) {
             if self.reaches_majority() {
                 self.assign();
             } else {
                 // The next peer that connects looks again.
-                self.state.reassign = None;
                 self.state.awaits_majority = true;
             }
         }
+        self.expire_by_hand();
         if let Some((_, task)) = self.state.parked.take_if(|(at, _)| *at <= now()) {
             self.hand_over(task);
         }
@@ -336,7 +350,11 @@ impl Shard {
                 // Whoever asked may be gone.
                 drop(reply.try_send(self.status()));
             }
+            // Dropped, where it is too late: who waits hears by that.
+            Event::Assign(waiter) if self.state.closing.is_none() && !self.state.failed => self.assign_by_hand(waiter),
+            Event::Assign(_) => {}
             Event::Close(deadline) => {
+                self.state.by_hand = None;
                 self.state.closing = Some(deadline);
                 self.queue.close();
             }
@@ -359,9 +377,10 @@ impl Shard {
                     self.step(Input::PeerDown(peer));
                 }
                 self.step(Input::PeerUp(peer));
-                if self.state.awaits_majority {
+                if std::mem::take(&mut self.state.awaits_majority) {
                     self.state.reassign = Some(now());
                 }
+                self.try_by_hand();
             }
             Event::PeerDown(peer, session) => {
                 let is_the_one = self.state.peers.get(&peer).is_some_and(|peer| peer.link.session() == session);
@@ -392,10 +411,8 @@ impl Shard {
     }
 
     /// Whether it is connected to a majority of the voters, itself among it.
-    fn reaches_majority(&self) -> bool {
-        let voters = self.master.voters();
-        let reached = voters.iter().filter(|voter| **voter == self.id || self.state.peers.contains_key(voter)).count();
-        reached >= majority_of(voters.len())
+    pub(super) fn reaches_majority(&self) -> bool {
+        self.voters_reached() >= majority_of(self.master.voters().len())
     }
 
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
@@ -403,6 +420,21 @@ impl Shard {
             self.state.bytes_sent_before += link.bytes_sent();
             self.step(Input::PeerDown(peer));
         }
+    }
+
+    /// Of a shard that does not lead, and is not about to, nothing is sealed: whoever waits for that hears it.
+    fn turn_away(&mut self) {
+        self.positions.set_leader(self.known_leader());
+        if self.replica.phase().is_some() || self.state.reassign.is_some() {
+            return;
+        }
+        self.refuse_queued(Completion::not_led);
+    }
+
+    /// Who leads, as far as it is known here. A node that others have left behind has only its own promise, to itself.
+    fn known_leader(&self) -> Option<NodeId> {
+        let promised_to = self.replica.promise().leader;
+        promised_to.filter(|leader| *leader != self.id || self.replica.phase().is_some())
     }
 
     /// Seals what waits in the queue, unless too much is sealed and not applied, or not durable.
@@ -521,6 +553,7 @@ impl Shard {
         // The reason first: whoever is woken by the rest asks for it.
         self.health.fail(reason);
         self.queue.close();
+        self.state.by_hand = None;
         self.abandon();
         self.positions.end();
         self.reads.end();
@@ -546,14 +579,14 @@ impl Shard {
         self.state.parked = None;
         self.state.unapplied.doubt(Lsn::ZERO);
         std::mem::take(&mut self.state.sealing).unknown();
-        self.refuse_queued();
+        self.refuse_queued(Completion::closed);
     }
 
-    /// Whoever waits for a write that is not sealed hears that it never will be.
-    pub(super) fn refuse_queued(&mut self) {
-        self.sequencer.drain().into_iter().for_each(|arrived| arrived.caller.closed());
+    /// Whoever waits for a write that is not sealed hears that it never will be, and why.
+    pub(super) fn refuse_queued(&mut self, refuse: fn(Completion)) {
+        self.sequencer.drain().into_iter().for_each(|arrived| refuse(arrived.caller));
         while let Some(submission) = self.queue.pop() {
-            submission.into_token().caller.closed();
+            refuse(submission.into_token().caller);
         }
     }
 
@@ -562,7 +595,7 @@ impl Shard {
         let sent: u64 = self.state.peers.values().map(|peer| peer.link.bytes_sent()).sum();
         ServerStatus {
             node: self.id,
-            leader: promise.leader,
+            leader: self.known_leader(),
             serving: self.replica.phase() == Some(Phase::Serving) && !self.state.failed,
             epoch: (promise.epoch.version, promise.epoch.term),
             end: self.replica.end().lsn.get(),

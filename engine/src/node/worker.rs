@@ -217,6 +217,7 @@ mod tests {
         for receipt in receipts {
             match receipt.wait() {
                 Ok(_) | Err(WriteError::Closed | WriteError::Unknown) => {}
+                Err(WriteError::NotLeader) => panic!("nobody else leads"),
             }
         }
         let refused = loop {

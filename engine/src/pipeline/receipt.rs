@@ -16,6 +16,7 @@ use std::time::Duration;
 /// |---|---|---|
 /// | TW-5102 | re-route | it has no effect: ask another node, or this one when it is open again |
 /// | TW-5103 | retry | it may have an effect: try again with an expected version, or read what became of it |
+/// | TW-5105 | re-route | it has no effect: ask the node that leads by now |
 ///
 /// ```
 /// use towline::model::request::FailureClass;
@@ -41,6 +42,9 @@ pub enum WriteError {
     /// It was not sealed, and never will be: the node closed, or could not reach a majority of its voters. It has no effect.
     #[error("the node closed, or leads no more, before the write was sealed: it has no effect")]
     Closed,
+    /// It was not sealed, and never will be: the node lost its leadership. It has no effect.
+    #[error("the node lost its leadership before the write was sealed: it has no effect")]
+    NotLeader,
 }
 
 impl WriteError {
@@ -50,6 +54,7 @@ impl WriteError {
         match self {
             Self::Closed => 5102,
             Self::Unknown => 5103,
+            Self::NotLeader => 5105,
         }
     }
 
@@ -57,7 +62,7 @@ impl WriteError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::Closed => FailureClass::ReRoute,
+            Self::Closed | Self::NotLeader => FailureClass::ReRoute,
             Self::Unknown => FailureClass::Retry,
         }
     }
@@ -65,7 +70,7 @@ impl WriteError {
     /// Whether the write has certainly not taken effect, and will not.
     #[must_use]
     pub const fn has_no_side_effects(&self) -> bool {
-        matches!(self, Self::Closed)
+        matches!(self, Self::Closed | Self::NotLeader)
     }
 }
 

@@ -67,6 +67,7 @@ fn clients_do_what_is_granted_to_the_names_in_their_certificates_and_nothing_els
     let world = World::new(&format!(
         "[[grant]]\nidentity = 'towline://{CLUSTER}/client/shop'\nnamespaces = ['shop', 'shop-*']\n\
          actions = ['read', 'write', 'manage']\n\
+         [[grant]]\nidentity = 'towline://{CLUSTER}/client/operator'\nnamespaces = ['default']\nactions = ['assign']\n\
          [[grant]]\nidentity = 'towline://{CLUSTER}/client/audit'\nnamespaces = ['shop']\nactions = ['subscribe']\n\
          [[grant]]\nidentity = 'towline://{CLUSTER}/client/audit'\nactions = ['observe']\n"
     ));
@@ -120,6 +121,18 @@ fn clients_do_what_is_granted_to_the_names_in_their_certificates_and_nothing_els
         assert_eq!(feed.next().await.unwrap().operations[0].key(), "a");
         assert!(seen.descriptor().await.is_ok() && audit.digest().await.is_ok());
         assert!(audit.status().await.unwrap().end > 0);
+        // To say who leads is a thing of its own.
+        let operator = world.client("operator").await;
+        let leader = towline::model::NodeId::new(1);
+        let assigning = async |client: &Client, name: &str| {
+            client.namespace(name).assign_leader(None, leader, Duration::from_secs(60)).await
+        };
+        assert_eq!(assigning(&operator, "default").await.unwrap().leader, leader);
+        for (client, name) in [(&shop, "shop"), (&shop, "default"), (&audit, "shop"), (&operator, "shop")] {
+            assert!(is_denied(&assigning(client, name).await.unwrap_err()), "{name}");
+        }
+        assert_eq!(world.server.stats().assignments, 1);
+        assert!(is_denied(&operator.namespace("default").get("a", Read::Eventual).await.unwrap_err()));
         for error in [
             seen.get("a", Read::Eventual).await.map(drop).unwrap_err(),
             seen.open_session().await.map(drop).unwrap_err(),

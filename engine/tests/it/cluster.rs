@@ -5,18 +5,20 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::{Duration, Instant};
 use towline::model::limits::{VALUE_BYTES_MAX, WRITE_BYTES_MAX};
-use towline::model::{ClusterId, Expect, NodeId, Operation, Outcome, Record};
-use towline::node::{Config, ServerHandle, WriteRefused, serve};
+use towline::model::request::Direction;
+use towline::model::{ClusterId, Expect, NodeId, Operation, Outcome, Read, Record};
+use towline::node::{Config, ReadError, ServerHandle, WriteRefused, serve};
 use towline::pipeline::WriteError;
 use towline_wal::inspect;
 
 const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Cluster {
     directory: tempfile::TempDir,
     ports: Vec<u16>,
     servers: Vec<Option<ServerHandle>>,
+    quorum_seconds: u64,
 }
 
 impl Cluster {
@@ -26,20 +28,36 @@ impl Cluster {
         cluster
     }
 
+    /// One whose leader waits no longer for a majority than it must.
+    pub(crate) fn hasty() -> Self {
+        let mut cluster = Self::of(1);
+        (0..3).for_each(|index| cluster.start(index));
+        cluster
+    }
+
     /// A cluster of three, one of which is not started.
     pub(crate) fn without(missing: usize) -> Self {
-        // Held together while they are chosen, so that they differ.
-        let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let ports = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
-        drop(held);
-        let mut cluster =
-            Self { directory: tempfile::tempdir().unwrap(), ports, servers: (0..3).map(|_| None).collect() };
+        // On a busy machine a node may take long to come back; who does not test it must not see its leader give up.
+        let mut cluster = Self::of(600);
         (0..3).filter(|index| *index != missing).for_each(|index| cluster.start(index));
         cluster
     }
 
+    fn of(quorum_seconds: u64) -> Self {
+        // Held together while they are chosen, so that they differ.
+        let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let ports = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
+        drop(held);
+        let servers = (0..3).map(|_| None).collect();
+        Self { directory: tempfile::tempdir().unwrap(), ports, servers, quorum_seconds }
+    }
+
     pub(crate) fn id(&self) -> ClusterId {
         self.config(0).cluster
+    }
+
+    pub(crate) fn addresses(&self) -> Vec<String> {
+        self.ports.iter().map(|port| format!("127.0.0.1:{port}")).collect()
     }
 
     pub(crate) fn port(&self, index: usize) -> u16 {
@@ -49,9 +67,10 @@ impl Cluster {
     fn config(&self, index: usize) -> Config {
         let mut text = format!(
             "cluster = \"{CLUSTER}\"\nnode_id = {}\ndata_dir = \"node-{index}\"\nlisten = \"127.0.0.1:{}\"\n\n\
-             [shard]\nleader = 1\n",
+             [shard]\nleader = 1\n\n[limits]\nquorum_seconds = {}\n",
             index + 1,
-            self.ports[index]
+            self.ports[index],
+            self.quorum_seconds
         );
         for (peer, port) in self.ports.iter().enumerate() {
             text.push_str(&format!("\n[[node]]\nid = {}\naddress = \"127.0.0.1:{port}\"\n", peer + 1));
@@ -73,22 +92,26 @@ impl Cluster {
     }
 
     fn write(&self, number: u64) {
+        self.write_at(0, number);
+    }
+
+    pub(crate) fn write_at(&self, leader: usize, number: u64) {
         let append = Operation::Append {
             stream: Bytes::from(format!("stream-{}", number % 7)),
             expect: Expect::Any,
             metadata: Bytes::new(),
             value: Bytes::from(number.to_string()),
         };
-        let receipt = self.server(0).node().default_namespace().write(Record::of(vec![append])).unwrap();
+        let receipt = self.server(leader).node().default_namespace().write(Record::of(vec![append])).unwrap();
         let written = receipt.wait_for(PATIENCE).unwrap().expect("an answer in time");
         assert!(matches!(written.outcome, Outcome::Applied { .. }));
     }
 
-    fn applied(&self, index: usize) -> u64 {
+    pub(crate) fn applied(&self, index: usize) -> u64 {
         self.server(index).node().status().unwrap().applied
     }
 
-    fn log_path(&self, index: usize) -> std::path::PathBuf {
+    pub(crate) fn log_path(&self, index: usize) -> std::path::PathBuf {
         self.directory.path().join(format!("node-{index}/wal"))
     }
 }
@@ -103,7 +126,7 @@ pub(crate) fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Each batch of the one log in a directory, by its bytes.
-fn batches(directory: &Path) -> Vec<Bytes> {
+pub(crate) fn batches(directory: &Path) -> Vec<Bytes> {
     let logs = inspect::logs(directory).unwrap();
     let (log, ..) = logs.first().expect("a log");
     inspect::batches(directory, *log).unwrap().into_iter().map(|batch| batch.bytes().clone()).collect()
@@ -186,6 +209,36 @@ fn a_follower_takes_no_writes_and_says_who_does() {
     let refused = cluster.server(1).node().default_namespace().write(&record).map(drop).unwrap_err();
     assert!(matches!(refused, WriteRefused::NotLeader(leader) if leader == NodeId::new(1)), "{refused}");
     (0..3).for_each(|index| cluster.stop(index));
+}
+
+#[test]
+fn a_leader_without_a_majority_gives_up_says_so_to_whoever_waits_and_leads_again_when_it_is_back() {
+    let mut cluster = Cluster::hasty();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    (0..20).for_each(|number| cluster.write(number));
+    (1..3).for_each(|index| cluster.stop(index));
+    let space = cluster.server(0).node().default_namespace();
+    let put = |key: &'static str| space.put(key, "v").unwrap();
+    // It is in the log, so another leader may take it over; what waited behind it is refused without effect.
+    let sealed = put("k").wait_for(PATIENCE);
+    assert!(matches!(sealed, Err(WriteError::Unknown | WriteError::NotLeader)), "{sealed:?}");
+    until("it gives up", || !cluster.server(0).node().is_serving());
+    let late = put("late").wait_for(PATIENCE);
+    assert_eq!(late, Err(WriteError::NotLeader), "TW-5105: it has no effect");
+    let hasty = space.clone().reading_within(Duration::from_millis(100));
+    let unread = hasty.get("k", Read::Linearizable).unwrap_err();
+    assert!(matches!(unread, ReadError::NotYet { .. } | ReadError::Unconfirmed { .. }), "{unread}");
+    assert!(space.get("k", Read::Eventual).is_ok());
+    cluster.start(2);
+    until("it leads again, in a new term", || cluster.server(0).node().is_serving());
+    (20..40).for_each(|number| cluster.write(number));
+    assert_eq!(space.get("late", Read::Linearizable).unwrap(), None);
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("both applied everything", || [0, 2].into_iter().all(|index| cluster.applied(index) == end));
+    assert_eq!(cluster.server(0).node().digest().unwrap(), cluster.server(2).node().digest().unwrap(), "I4");
+    let read = space.read_stream("stream-0", 1, Direction::Forward, (100, 1 << 20), Read::Linearizable).unwrap();
+    assert_eq!(read.head, 6, "0, 7, 14, 21, 28, 35");
+    [0, 2].into_iter().for_each(|index| cluster.stop(index));
 }
 
 #[test]

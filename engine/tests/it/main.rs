@@ -5,6 +5,9 @@
 
 #[cfg(feature = "cli")]
 mod access;
+mod assign;
+#[cfg(feature = "cli")]
+mod assign_processes;
 mod backups;
 mod broken_state;
 mod cancel;
