@@ -424,7 +424,10 @@ impl Shard {
 
     /// Of a shard that does not lead, and is not about to, nothing is sealed: whoever waits for that hears it.
     fn turn_away(&mut self) {
-        self.positions.set_leader(self.known_leader());
+        // Until there is a promise, it is the one whom the file names.
+        if self.replica.promise().leader.is_some() {
+            self.positions.set_leader(self.known_leader());
+        }
         if self.replica.phase().is_some() || self.state.reassign.is_some() {
             return;
         }
