@@ -1,112 +1,11 @@
 //! `towline shard assign` of real processes, killed and paused.
 
-use rustix::process::{Pid, Signal, kill_process};
+use crate::processes::Processes;
+use rustix::process::Signal;
 use serde_json::Value;
-use std::fs;
-use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
-use towline::client::{Client, ClientOptions, WriteError};
+use std::process::{Command, Stdio};
+use towline::client::{Client, WriteError};
 use towline::model::{Read, Write};
-
-const PATIENCE: Duration = Duration::from_secs(60);
-const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
-
-/// Three servers, each a process that ends with this one.
-struct Processes {
-    directory: tempfile::TempDir,
-    addresses: Vec<String>,
-    children: Vec<Option<Child>>,
-}
-
-impl Processes {
-    fn start_all() -> Self {
-        let held: Vec<_> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-        let addresses: Vec<_> = held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect();
-        drop(held);
-        let directory = tempfile::tempdir().unwrap();
-        let voter =
-            |(place, address): (usize, &String)| format!("\n[[node]]\nid = {}\naddress = \"{address}\"\n", place + 1);
-        let voters: String = addresses.iter().enumerate().map(voter).collect();
-        for (place, address) in addresses.iter().enumerate() {
-            let text = format!(
-                "cluster = \"{CLUSTER}\"\nnode_id = {}\ndata_dir = \"data-{place}\"\nlisten = \"{address}\"\n\n\
-                 [shard]\nleader = 1\n{voters}",
-                place + 1,
-            );
-            fs::write(directory.path().join(format!("{place}.toml")), text).unwrap();
-        }
-        let mut all = Self { directory, addresses, children: (0..3).map(|_| None).collect() };
-        (0..3).for_each(|place| all.start(place));
-        all
-    }
-
-    fn start(&mut self, place: usize) {
-        let config = self.directory.path().join(format!("{place}.toml"));
-        let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
-        program.arg("serve").arg("--config").arg(config).arg("--with-parent");
-        let child = program.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        self.children[place] = Some(child);
-    }
-
-    /// kill -9.
-    fn kill(&mut self, place: usize) {
-        let mut child = self.children[place].take().unwrap();
-        child.kill().unwrap();
-        child.wait().unwrap();
-    }
-
-    fn signal(&self, place: usize, signal: Signal) {
-        let pid = self.children[place].as_ref().and_then(|child| i32::try_from(child.id()).ok());
-        kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
-    }
-
-    fn towline(&self, args: &[&str]) -> Output {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
-        program.args(args).arg("--addr").arg(self.addresses.join(","));
-        program.stdin(Stdio::null()).output().unwrap()
-    }
-
-    fn assign(&self, leader: &str) -> Value {
-        let output = self.towline(&["shard", "assign", "--leader", leader, "--within", "60", "--json"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
-    }
-
-    /// What `towline status` says of a node.
-    fn status(&self, place: usize) -> Value {
-        let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
-        program.args(["status", "--json", "--timeout", "5", "--addr", &self.addresses[place]]);
-        let output = program.stdin(Stdio::null()).output().unwrap();
-        serde_json::from_slice(&output.stdout).unwrap_or_default()
-    }
-
-    #[expect(clippy::disallowed_methods, reason = "a test waits for real servers")]
-    fn until(&self, what: &str, place: usize, holds: impl Fn(&Value) -> bool) {
-        let begun = Instant::now();
-        while !holds(&self.status(place)) {
-            assert!(begun.elapsed() < PATIENCE, "not in time: {what}: {}", self.status(place));
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    async fn client(&self) -> Client {
-        let patience = PATIENCE;
-        let options =
-            ClientOptions { request_timeout: patience, connect_timeout: patience, ..ClientOptions::default() };
-        Client::connect(self.addresses.clone(), options).await.unwrap()
-    }
-}
-
-impl Drop for Processes {
-    fn drop(&mut self) {
-        for child in self.children.iter_mut().flatten() {
-            // It may have ended by itself.
-            drop(child.kill());
-            drop(child.wait());
-        }
-    }
-}
 
 /// Writes number after number until `stop`, and returns those that were acknowledged.
 async fn write_on(client: &Client, from: u32, stop: &std::sync::atomic::AtomicBool) -> Vec<u32> {

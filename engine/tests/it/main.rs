@@ -11,6 +11,8 @@ mod assign_processes;
 mod backups;
 mod broken_state;
 mod cancel;
+#[cfg(feature = "cli")]
+mod chaos;
 mod cluster;
 mod crash;
 mod embedded;
@@ -19,6 +21,8 @@ mod errors;
 mod feeds;
 mod full_disk;
 mod held;
+#[cfg(feature = "cli")]
+mod history;
 mod hostile_keys;
 mod limits;
 mod linear_reads;
@@ -28,6 +32,10 @@ mod log_tools;
 mod memory;
 mod namespaces;
 mod noise;
+#[cfg(feature = "cli")]
+mod processes;
+#[cfg(feature = "cli")]
+mod proxy;
 mod races;
 mod raw;
 mod receipts;

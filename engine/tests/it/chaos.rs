@@ -1,0 +1,273 @@
+//! Three real servers, killed, stopped, cut off from one another and led by whoever is assigned, while clients write and read.
+
+use crate::history::{Seen, contradiction, not_once_each};
+use crate::processes::{PATIENCE, Processes, free_addresses};
+use crate::proxy::{Mode, Proxy};
+use rustix::process::Signal;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use towline::client::{Client, SessionError, WriteError};
+use towline::model::request::Direction;
+use towline::model::{Expect, Outcome, Read, Write};
+
+const WRITERS: u64 = 3;
+const REGISTER: &str = "register";
+
+/// So many faults, by this seed; `TOWLINE_CHAOS=rounds,seed` asks for others.
+fn wanted() -> (u32, u64) {
+    let asked = std::env::var("TOWLINE_CHAOS").ok();
+    let parts = asked.as_deref().and_then(|text| text.split_once(','));
+    let parts = parts.map(|(rounds, seed)| (rounds.parse(), seed.parse()));
+    match parts {
+        Some((Ok(rounds), Ok(seed))) => (rounds, seed),
+        Some(_) => panic!("TOWLINE_CHAOS is `rounds,seed`"),
+        None => (10, u64::from(std::process::id())),
+    }
+}
+
+/// xorshift64.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % sides
+    }
+
+    fn place(&mut self) -> usize {
+        usize::try_from(self.below(3)).unwrap()
+    }
+
+    fn moment(&mut self) -> Duration {
+        Duration::from_millis(100 + self.below(1800))
+    }
+}
+
+/// When the test began, and whether it is over.
+#[derive(Clone)]
+struct Clock {
+    begun: Instant,
+    is_over: Arc<AtomicBool>,
+}
+
+#[expect(clippy::disallowed_methods, reason = "a test waits for real servers")]
+impl Clock {
+    fn new() -> Self {
+        Self { begun: Instant::now(), is_over: Arc::default() }
+    }
+
+    fn now(&self) -> Duration {
+        self.begun.elapsed()
+    }
+
+    fn is_over(&self) -> bool {
+        self.is_over.load(Ordering::SeqCst)
+    }
+
+    fn pause(time: Duration) {
+        std::thread::sleep(time);
+    }
+}
+
+/// What a writer was told: what it saw, and the numbers of its stream that were acknowledged.
+async fn write(client: Client, writer: u64, clock: Clock) -> (Vec<Seen>, Vec<u64>) {
+    let session = loop {
+        match client.namespace("default").open_session().await {
+            Ok(session) => break session,
+            Err(error) => assert!(!clock.is_over(), "no session: {error}"),
+        }
+    };
+    let (mut seen, mut acknowledged, mut entry) = (Vec::new(), Vec::new(), 0_u64);
+    while !clock.is_over() {
+        entry += 1;
+        let value = format!("{writer}-{entry}");
+        let write = Write::new().append(format!("stream-{writer}"), Expect::Any, entry.to_string());
+        let write = write.put(REGISTER, value.clone());
+        let begun = clock.now();
+        let mut number = None;
+        // By its number, until it has an answer: it is executed once.
+        let written = loop {
+            let tried = match number {
+                None => session.write(&write).await,
+                Some(number) => session.retry(number, &write).await,
+            };
+            match tried {
+                Ok(written) => break Some(written),
+                Err(SessionError::Write { number: used, source: WriteError::Unknown { .. } }) => number = Some(used),
+                Err(SessionError::Write { number: used, source: WriteError::Refused(failure) }) => {
+                    assert!(failure.class != towline::model::request::FailureClass::Damage, "{failure:?}");
+                    // Whether it was executed by an earlier try is not known: it is asked for again, by its number.
+                    number = number.map(|_| used);
+                }
+                Err(_) => {}
+            }
+            if clock.is_over() && number.is_none() {
+                break None;
+            }
+            assert!(clock.now() < begun + PATIENCE * 2, "{value} has no answer");
+        };
+        let Some(written) = written else { break };
+        assert!(matches!(written.outcome, Outcome::Applied { .. }), "{written:?}");
+        acknowledged.push(entry);
+        seen.push(Seen { begun, ended: clock.now(), place: written.lsn.get(), value, is_write: true });
+    }
+    (seen, acknowledged)
+}
+
+async fn read(client: Client, clock: Clock) -> Vec<Seen> {
+    let mut seen = Vec::new();
+    while !clock.is_over() {
+        let begun = clock.now();
+        // Whoever gets no answer has seen nothing.
+        if let Ok(found) = client.namespace("default").get(REGISTER, Read::Linearizable).await {
+            let (place, value) = found.map_or_else(Default::default, |found| (found.version, found.value));
+            let value = String::from_utf8(value.to_vec()).unwrap();
+            seen.push(Seen { begun, ended: clock.now(), place, value, is_write: false });
+        } else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+    seen
+}
+
+/// The ways between the nodes: of each pair those in both directions.
+struct Ways(Vec<(usize, usize, Proxy)>);
+
+impl Ways {
+    fn set(&self, mode: Mode, concerns: impl Fn(usize, usize) -> bool) {
+        self.0.iter().filter(|(from, to, _)| concerns(*from, *to)).for_each(|(.., proxy)| proxy.set(mode));
+    }
+
+    fn find(&self, from: usize, to: usize) -> String {
+        let found = self.0.iter().find(|(a, b, _)| (*a, *b) == (from, to));
+        found.map(|(.., proxy)| proxy.address.clone()).unwrap()
+    }
+}
+
+/// One fault, and its end.
+fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice) -> String {
+    let (victim, other) = (dice.place(), dice.place());
+    let of_victim = |from: usize, to: usize| from == victim || to == victim;
+    let one_way = |from: usize, to: usize| (from, to) == (victim, other);
+    let told = match dice.below(8) {
+        0 | 1 => {
+            all.kill(victim);
+            let assigned = if dice.below(2) == 0 { assign_any(all, dice) } else { String::new() };
+            Clock::pause(dice.moment());
+            all.start(victim);
+            format!("node {} killed {assigned}", victim + 1)
+        }
+        2 | 3 => {
+            all.signal(victim, Signal::STOP);
+            let assigned = if dice.below(2) == 0 { assign_any(all, dice) } else { String::new() };
+            Clock::pause(dice.moment());
+            all.signal(victim, Signal::CONT);
+            format!("node {} stopped {assigned}", victim + 1)
+        }
+        4 | 5 => {
+            let mode = [Mode::Cut, Mode::Stalled][usize::try_from(dice.below(2)).unwrap()];
+            ways.set(mode, of_victim);
+            let assigned = if dice.below(2) == 0 { assign_any(all, dice) } else { String::new() };
+            Clock::pause(dice.moment());
+            format!("node {} {mode:?} {assigned}", victim + 1)
+        }
+        6 => {
+            let mode = [Mode::Deaf, Mode::Mute, Mode::Slow][usize::try_from(dice.below(3)).unwrap()];
+            ways.set(mode, one_way);
+            Clock::pause(dice.moment());
+            format!("from node {} to node {} {mode:?}", victim + 1, other + 1)
+        }
+        _ => assign_any(all, dice),
+    };
+    ways.set(Mode::Open, |_, _| true);
+    told
+}
+
+/// Somebody leads from now on, or nobody can.
+fn assign_any(all: &Processes, dice: &mut Dice) -> String {
+    let leader = dice.place();
+    if !all.runs(leader) {
+        return "and nobody assigned".to_owned();
+    }
+    let number = (leader + 1).to_string();
+    let output = all.towline(&["shard", "assign", "--leader", &number, "--within", "2", "--timeout", "3"]);
+    format!("and node {number} assigned ({:?})", output.status.code())
+}
+
+#[test]
+fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments() {
+    let (rounds, seed) = wanted();
+    let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let addresses = free_addresses(3);
+    let pairs = (0..3).flat_map(|from| (0..3).filter(move |to| *to != from).map(move |to| (from, to)));
+    let ways: Vec<_> =
+        pairs.map(|(from, to)| (from, to, Proxy::new(runtime.handle(), addresses[to].clone()))).collect();
+    let ways = Ways(ways);
+    let mut all = Processes::start_with(addresses, "quorum_seconds = 1", |from, to| ways.find(from, to));
+    all.until("node 1 leads", 0, |status| status["serving"] == true);
+
+    let clock = Clock::new();
+    let client = || runtime.block_on(all.client_within(Duration::from_secs(2)));
+    let writers: Vec<_> = (0..WRITERS).map(|writer| runtime.spawn(write(client(), writer, clock.clone()))).collect();
+    let readers: Vec<_> = (0..2).map(|_| runtime.spawn(read(client(), clock.clone()))).collect();
+    let mut story = vec![format!("TOWLINE_CHAOS={rounds},{seed}")];
+    for _ in 0..rounds {
+        let at = clock.now();
+        let told = harm(&mut all, &ways, &mut dice);
+        story.push(format!("{at:.1?}: {told}"));
+        Clock::pause(Duration::from_millis(dice.below(700)));
+    }
+    let story = story.join("\n");
+    // All is well from here on, and one of them leads.
+    let leader = dice.place();
+    let assigned = all.assign(&(leader + 1).to_string());
+    assert_eq!(assigned["serving"], true, "{assigned}\n{story}");
+    Clock::pause(Duration::from_millis(500));
+    clock.is_over.store(true, Ordering::SeqCst);
+
+    let (mut seen, mut told) = (Vec::new(), Vec::new());
+    for writer in writers {
+        let (wrote, acknowledged) = runtime.block_on(writer).unwrap_or_else(|error| panic!("{error}\n{story}"));
+        seen.extend(wrote);
+        told.push(acknowledged);
+    }
+    let writes = seen.len();
+    for reader in readers {
+        seen.extend(runtime.block_on(reader).unwrap());
+    }
+    assert!(writes > 50 && seen.len() - writes > 20, "{writes} writes, {} in all\n{story}", seen.len());
+    assert_eq!(contradiction(&seen), None, "I7\n{story}");
+
+    let client = runtime.block_on(all.client());
+    let space = client.namespace("default");
+    let last = runtime.block_on(space.get(REGISTER, Read::Linearizable)).unwrap().unwrap();
+    let newest = seen.iter().map(|seen| seen.place).max();
+    assert!(Some(last.version) >= newest, "I1: {last:?} {newest:?}\n{story}");
+    for (writer, acknowledged) in told.iter().enumerate() {
+        let stream = format!("stream-{writer}");
+        let (mut found, mut from) = (Vec::new(), 1);
+        loop {
+            let read = space.read_stream(&stream, from, Direction::Forward, (1000, 1 << 20), Read::Linearizable);
+            let read = runtime.block_on(read).unwrap();
+            found.extend(
+                read.events.iter().map(|event| std::str::from_utf8(&event.value).unwrap().parse::<u64>().unwrap()),
+            );
+            from = read.events.last().map_or(from, |event| event.version + 1);
+            if !read.more {
+                break;
+            }
+        }
+        assert_eq!(not_once_each(&found, acknowledged), None, "{stream}\n{story}");
+    }
+    let end = all.status(leader)["end"].clone();
+    for place in 0..3 {
+        all.until("all have applied all", place, |status| status["applied"] == end);
+    }
+    let digests = all.towline(&["digest", "--json"]);
+    assert!(digests.status.success(), "I4: {}\n{story}", String::from_utf8_lossy(&digests.stderr));
+    println!("{writes} writes and {} reads\n{story}", seen.len() - writes);
+}

@@ -1,0 +1,126 @@
+//! Three servers, each a process that ends with the test.
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::fs;
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use towline::client::{Client, ClientOptions};
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
+
+pub(crate) struct Processes {
+    directory: tempfile::TempDir,
+    pub(crate) addresses: Vec<String>,
+    children: Vec<Option<Child>>,
+}
+
+/// Addresses of loopback that nobody listens on, all different.
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
+    let held: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    held.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+}
+
+impl Processes {
+    pub(crate) fn start_all() -> Self {
+        let addresses = free_addresses(3);
+        let direct = addresses.clone();
+        Self::start_with(addresses, "", |_, to| direct[to].clone())
+    }
+
+    /// With these limits in their configuration; `seen(from, to)`: at which address a node looks for another.
+    pub(crate) fn start_with(addresses: Vec<String>, limits: &str, seen: impl Fn(usize, usize) -> String) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        for (place, address) in addresses.iter().enumerate() {
+            let voter = |to: usize| {
+                let address = if to == place { address.clone() } else { seen(place, to) };
+                format!("\n[[node]]\nid = {}\naddress = \"{address}\"\n", to + 1)
+            };
+            let voters: String = (0..addresses.len()).map(voter).collect();
+            let text = format!(
+                "cluster = \"{CLUSTER}\"\nnode_id = {}\ndata_dir = \"data-{place}\"\nlisten = \"{address}\"\n\n\
+                 [shard]\nleader = 1\n\n[limits]\n{limits}\n{voters}",
+                place + 1,
+            );
+            fs::write(directory.path().join(format!("{place}.toml")), text).unwrap();
+        }
+        let mut all = Self { directory, addresses, children: (0..3).map(|_| None).collect() };
+        (0..3).for_each(|place| all.start(place));
+        all
+    }
+
+    pub(crate) fn start(&mut self, place: usize) {
+        let config = self.directory.path().join(format!("{place}.toml"));
+        let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
+        program.arg("serve").arg("--config").arg(config).arg("--with-parent");
+        let child = program.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        self.children[place] = Some(child);
+    }
+
+    pub(crate) fn runs(&self, place: usize) -> bool {
+        self.children[place].is_some()
+    }
+
+    /// kill -9.
+    pub(crate) fn kill(&mut self, place: usize) {
+        let mut child = self.children[place].take().unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    pub(crate) fn signal(&self, place: usize, signal: Signal) {
+        let pid = self.children[place].as_ref().and_then(|child| i32::try_from(child.id()).ok());
+        kill_process(pid.and_then(Pid::from_raw).unwrap(), signal).unwrap();
+    }
+
+    pub(crate) fn towline(&self, args: &[&str]) -> Output {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
+        program.args(args).arg("--addr").arg(self.addresses.join(","));
+        program.stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub(crate) fn assign(&self, leader: &str) -> Value {
+        let output = self.towline(&["shard", "assign", "--leader", leader, "--within", "60", "--json"]);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// What `towline status` says of a node.
+    pub(crate) fn status(&self, place: usize) -> Value {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
+        program.args(["status", "--json", "--timeout", "5", "--addr", &self.addresses[place]]);
+        let output = program.stdin(Stdio::null()).output().unwrap();
+        serde_json::from_slice(&output.stdout).unwrap_or_default()
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "a test waits for real servers")]
+    pub(crate) fn until(&self, what: &str, place: usize, holds: impl Fn(&Value) -> bool) {
+        let begun = Instant::now();
+        while !holds(&self.status(place)) {
+            assert!(begun.elapsed() < PATIENCE, "not in time: {what}: {}", self.status(place));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    pub(crate) async fn client(&self) -> Client {
+        self.client_within(PATIENCE).await
+    }
+
+    /// One whose requests wait so long.
+    pub(crate) async fn client_within(&self, time: Duration) -> Client {
+        let options = ClientOptions { request_timeout: time, connect_timeout: PATIENCE, ..ClientOptions::default() };
+        Client::connect(self.addresses.clone(), options).await.unwrap()
+    }
+}
+
+impl Drop for Processes {
+    fn drop(&mut self) {
+        for child in self.children.iter_mut().flatten() {
+            // It may have ended by itself.
+            drop(child.kill());
+            drop(child.wait());
+        }
+    }
+}
