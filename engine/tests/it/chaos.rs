@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use towline::client::{Client, SessionError, WriteError};
 use towline::model::request::Direction;
-use towline::model::{Expect, Outcome, Read, Write};
+use towline::model::{Expect, Outcome, Read, Value, Write};
 
 const WRITERS: u64 = 3;
 const REGISTER: &str = "register";
@@ -123,14 +123,17 @@ async fn read(client: Client, clock: Clock) -> Vec<Seen> {
         let begun = clock.now();
         // Whoever gets no answer has seen nothing.
         if let Ok(found) = client.namespace("default").get(REGISTER, Read::Linearizable).await {
-            let (place, value) = found.map_or_else(Default::default, |found| (found.version, found.value));
-            let value = String::from_utf8(value.to_vec()).unwrap();
-            seen.push(Seen { begun, ended: clock.now(), place, value, is_write: false });
+            seen.push(shown(begun, clock.now(), found));
         } else {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
     seen
+}
+
+fn shown(begun: Duration, ended: Duration, found: Option<Value>) -> Seen {
+    let (place, value) = found.map_or_else(Default::default, |found| (found.version, found.value));
+    Seen { begun, ended, place, value: String::from_utf8(value.to_vec()).unwrap(), is_write: false }
 }
 
 /// The ways between the nodes: of each pair those in both directions.
@@ -147,9 +150,37 @@ impl Ways {
     }
 }
 
+/// Who looks on, and what it has seen.
+struct Witness<'a> {
+    runtime: &'a tokio::runtime::Runtime,
+    clock: &'a Clock,
+    seen: Vec<Seen>,
+}
+
+impl Witness<'_> {
+    /// Somebody else leads now: what it acknowledges, the one who may not know it must not deny.
+    fn ask_the_old_one(&mut self, all: &Processes, old: usize, new: usize) {
+        let asked = async {
+            let (writer, reader) = (all.client_of(new).await, all.client_of(old).await);
+            let (begun, value) = (self.clock.now(), format!("witness-{}", self.seen.len()));
+            let written = writer.namespace("default").put(REGISTER, value.clone()).await.ok()?.await.ok()?;
+            let ended = self.clock.now();
+            self.seen.push(Seen { begun, ended, place: written.lsn.get(), value, is_write: true });
+            let begun = self.clock.now();
+            let found = reader.namespace("default").get(REGISTER, Read::Linearizable).await.ok()?;
+            self.seen.push(shown(begun, self.clock.now(), found));
+            Some(())
+        };
+        // Whoever has no answer has seen nothing; and one that is stopped gives none.
+        drop(self.runtime.block_on(async { tokio::time::timeout(Duration::from_secs(2), asked).await }));
+    }
+}
+
 /// One fault, and its end.
-fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice) -> String {
+fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice, witness: &mut Witness<'_>) -> String {
     let (victim, other) = (dice.place(), dice.place());
+    let leader = (0..3).find(|place| all.runs(*place) && all.status(*place)["serving"] == true);
+    let victim = leader.filter(|_| dice.below(2) == 0).unwrap_or(victim);
     let of_victim = |from: usize, to: usize| from == victim || to == victim;
     let one_way = |from: usize, to: usize| (from, to) == (victim, other);
     let told = match dice.below(8) {
@@ -170,7 +201,9 @@ fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice) -> String {
         4 | 5 => {
             let mode = [Mode::Cut, Mode::Stalled][usize::try_from(dice.below(2)).unwrap()];
             ways.set(mode, of_victim);
-            let assigned = if dice.below(2) == 0 { assign_any(all, dice) } else { String::new() };
+            let new = (victim + 1 + usize::try_from(dice.below(2)).unwrap()) % 3;
+            let assigned = if dice.below(3) > 0 { assign(all, new) } else { String::new() };
+            witness.ask_the_old_one(all, victim, new);
             Clock::pause(dice.moment());
             format!("node {} {mode:?} {assigned}", victim + 1)
         }
@@ -188,7 +221,10 @@ fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice) -> String {
 
 /// Somebody leads from now on, or nobody can.
 fn assign_any(all: &Processes, dice: &mut Dice) -> String {
-    let leader = dice.place();
+    assign(all, dice.place())
+}
+
+fn assign(all: &Processes, leader: usize) -> String {
     if !all.runs(leader) {
         return "and nobody assigned".to_owned();
     }
@@ -213,11 +249,14 @@ fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments(
     let clock = Clock::new();
     let client = || runtime.block_on(all.client_within(Duration::from_secs(2)));
     let writers: Vec<_> = (0..WRITERS).map(|writer| runtime.spawn(write(client(), writer, clock.clone()))).collect();
-    let readers: Vec<_> = (0..2).map(|_| runtime.spawn(read(client(), clock.clone()))).collect();
+    // Of each node one: whoever leads no more, and does not know it, is asked as well.
+    let readers: Vec<_> =
+        (0..3).map(|place| runtime.spawn(read(runtime.block_on(all.client_of(place)), clock.clone()))).collect();
+    let mut witness = Witness { runtime: &runtime, clock: &clock, seen: Vec::new() };
     let mut story = vec![format!("TOWLINE_CHAOS={rounds},{seed}")];
     for _ in 0..rounds {
         let at = clock.now();
-        let told = harm(&mut all, &ways, &mut dice);
+        let told = harm(&mut all, &ways, &mut dice, &mut witness);
         story.push(format!("{at:.1?}: {told}"));
         Clock::pause(Duration::from_millis(dice.below(700)));
     }
@@ -229,13 +268,13 @@ fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments(
     Clock::pause(Duration::from_millis(500));
     clock.is_over.store(true, Ordering::SeqCst);
 
-    let (mut seen, mut told) = (Vec::new(), Vec::new());
+    let (mut seen, mut told) = (witness.seen, Vec::new());
     for writer in writers {
         let (wrote, acknowledged) = runtime.block_on(writer).unwrap_or_else(|error| panic!("{error}\n{story}"));
         seen.extend(wrote);
         told.push(acknowledged);
     }
-    let writes = seen.len();
+    let writes = seen.iter().filter(|seen| seen.is_write).count();
     for reader in readers {
         seen.extend(runtime.block_on(reader).unwrap());
     }

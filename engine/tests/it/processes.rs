@@ -6,7 +6,7 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
-use towline::client::{Client, ClientOptions};
+use towline::client::{Client, ClientOptions, Route};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
@@ -106,6 +106,14 @@ impl Processes {
 
     pub(crate) async fn client(&self) -> Client {
         self.client_within(PATIENCE).await
+    }
+
+    /// One of this node alone, whoever leads.
+    pub(crate) async fn client_of(&self, place: usize) -> Client {
+        let request_timeout = Duration::from_secs(2);
+        let options =
+            ClientOptions { route: Route::Any, request_timeout, connect_timeout: PATIENCE, ..ClientOptions::default() };
+        Client::connect([self.addresses[place].clone()], options).await.unwrap()
     }
 
     /// One whose requests wait so long.
