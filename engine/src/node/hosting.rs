@@ -15,7 +15,7 @@ use super::stats::Counters;
 use super::worker::Order;
 use super::{Inbox, completion::Completion};
 use crate::control::ConfigMaster;
-use crate::model::{ClusterId, LogId, Lsn, NodeId, ShardDescriptor, ShardId};
+use crate::model::{ClusterId, Epoch, LogId, Lsn, NodeId, ShardDescriptor, ShardId};
 use crate::pipeline::{Buffers, Ready, Sequencer, SubmissionQueue};
 use crate::replica::{LogView as _, Promise, ReadTicket, Replica};
 use crate::state::{Applier, RocksStore, RocksWriter};
@@ -122,12 +122,7 @@ impl Host {
         if applied.lsn < start {
             return Err(OpenError::StateLost { applied: applied.lsn, start });
         }
-        let promise =
-            self.wal.hard_state(log, HardStateKind::Promise).map_or(Ok(Promise::NONE), |b| Promise::decode(&b))?;
-        let found = view.end().epoch;
-        if found > promise.epoch {
-            return Err(OpenError::PromiseLost { promised: promise.epoch, found });
-        }
+        let promise = self.promise(log, view.end().epoch)?;
         let replica =
             Replica::open(self.node, log, promise, applied.lsn, &view).with_quorum_bound(self.quorum_lost_after);
         // Shards are numbered one after another, a cluster's ordinal apart.
@@ -194,6 +189,16 @@ impl Host {
             alive,
         };
         Ok(Prepared { shard: Box::new(shard), worker, handle })
+    }
+
+    /// What was promised of a log whose last batch is of this epoch.
+    fn promise(&self, log: LogId, found: Epoch) -> Result<Promise, OpenError> {
+        let promise =
+            self.wal.hard_state(log, HardStateKind::Promise).map_or(Ok(Promise::NONE), |b| Promise::decode(&b))?;
+        if found > promise.epoch {
+            return Err(OpenError::PromiseLost { promised: promise.epoch, found });
+        }
+        Ok(promise)
     }
 
     /// Has it served from here on.

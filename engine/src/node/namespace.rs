@@ -595,9 +595,7 @@ impl Namespace {
     pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
         let mut positions = Vec::with_capacity(self.served.shards.len());
         for shard in &self.served.shards {
-            if shard.positions.serving().is_none() {
-                return None;
-            }
+            shard.positions.serving()?;
             let (sender, confirmed) = tokio::sync::oneshot::channel();
             let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
             // Also when whoever waits is dropped.
