@@ -662,11 +662,21 @@ impl Client {
         within: Duration,
     ) -> Result<ResponseBody, ClientError> {
         let body = RequestBody::Call(call);
-        let servers = match &self.shared.way {
-            Way::Servers(servers) => servers,
+        match &self.shared.way {
+            Way::Servers(servers) => self.ask_node_of(servers, node, namespace, body, within).await,
             #[cfg(feature = "node")]
-            Way::Node(local) => return Ok(local.ask(namespace, body, Instant::now() + within).await),
-        };
+            Way::Node(local) => Ok(local.ask(namespace, body, Instant::now() + within).await),
+        }
+    }
+
+    async fn ask_node_of(
+        &self,
+        servers: &Servers,
+        node: NodeId,
+        namespace: &str,
+        body: RequestBody,
+        within: Duration,
+    ) -> Result<ResponseBody, ClientError> {
         let mut link = servers.link_to(&self.shared.options, node).await?;
         loop {
             let deadline = Instant::now() + within;
