@@ -229,6 +229,12 @@ impl Replica {
         self.leadership.as_ref().map_or_else(Vec::new, |leadership| leadership.followers())
     }
 
+    /// How many have promised this leader's epoch, as far as it counts them.
+    #[cfg(feature = "sim")]
+    pub(crate) fn promises(&self) -> usize {
+        self.leadership.as_ref().map_or(0, |leadership| leadership.promises.len())
+    }
+
     /// Asserts what must be true of a replica between steps.
     pub fn check(&self) {
         assert!(self.durable.lsn <= self.end.lsn, "durable {} passes the end {}", self.durable.lsn, self.end.lsn);

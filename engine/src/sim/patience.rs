@@ -31,6 +31,8 @@ struct Moved {
     done: u64,
     /// Before it serves: its log, and what the others hold of it.
     logs: Vec<Lsn>,
+    /// The most that had promised this epoch. Who promises, is lost and promises again is no move.
+    promises: usize,
 }
 
 impl World {
@@ -77,6 +79,7 @@ impl World {
                     let others = replica.followers().into_iter().map(|(_, _, durable)| durable);
                     others.chain([replica.end().lsn]).collect()
                 },
+                promises: replica.promises(),
             };
             let is_sealed = |(_, first, writes): &(Epoch, Lsn, Vec<u64>)| {
                 first.distance_to(committed).is_none_or(|reached| reached + 1 < writes.len() as u64)
@@ -102,7 +105,10 @@ impl World {
 }
 
 /// How long it has waited without a move.
-fn since(waits: &mut Option<(Duration, Moved)>, moved: Moved, is_waiting: bool, now: Duration) -> Duration {
+fn since(waits: &mut Option<(Duration, Moved)>, mut moved: Moved, is_waiting: bool, now: Duration) -> Duration {
+    if let Some((_, before)) = waits.as_ref().filter(|(_, before)| before.epoch == moved.epoch) {
+        moved.promises = moved.promises.max(before.promises);
+    }
     if !is_waiting {
         *waits = None;
     } else if waits.as_ref().is_none_or(|(_, before)| *before != moved) {
