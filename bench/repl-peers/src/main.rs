@@ -1,5 +1,5 @@
-//! `bench-repl`: replicated writes of three nodes on loopback, beside etcd, NATS JetStream, Redis and PostgreSQL, in one run, as a
-//! table, and as ratios beside the goals.
+//! `bench-repl`: replicated writes of three nodes on loopback, beside etcd, NATS JetStream, Redis and PostgreSQL, in one run,
+//! as a table, and as ratios beside the goals.
 //!
 //! Every system is started anew for each round, and all take their turns, so that they see the same machine: its single
 //! figures move with whoever shares it, its ratios hardly do. Servers are processes of their own; the clients, each on a
@@ -9,6 +9,7 @@
 
 #[path = "../../peers/src/clock.rs"]
 mod clock;
+mod disk;
 mod follower;
 mod goals;
 mod load;
@@ -91,7 +92,7 @@ fn main() -> Result<()> {
     let directory = args.directory.unwrap_or_else(std::env::temp_dir).canonicalize()?;
     /// `TMPFS_MAGIC` of the kernel's `linux/magic.h`.
     const TMPFS: i64 = 0x0102_1994;
-    let memory = i64::try_from(rustix::fs::statfs(&directory)?.f_type)? == TMPFS;
+    let memory = rustix::fs::statfs(&directory)?.f_type == TMPFS;
     ensure!(!memory, "{} lies in memory: --directory takes one on a disk", directory.display());
     let (time, rounds) = if args.quick { (1.0, 1) } else { (args.seconds, args.rounds) };
     let time = Duration::try_from_secs_f64(time)?;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -91,8 +91,8 @@ const TICK: Duration = Duration::from_millis(10);
 
 /// Processor time of these processes and of all that descend from them, those that have ended included.
 pub(crate) fn processor_time(roots: &[Process]) -> Result<Duration> {
-    let mut times = HashMap::new();
-    let mut children: HashMap<u32, Vec<u32>> = HashMap::new();
+    let mut times = BTreeMap::new();
+    let mut children: BTreeMap<u32, Vec<u32>> = BTreeMap::new();
     for entry in std::fs::read_dir("/proc")? {
         let Ok(pid) = entry?.file_name().to_string_lossy().parse::<u32>() else { continue };
         // A process may end between the listing and the look.

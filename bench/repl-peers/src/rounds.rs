@@ -1,5 +1,6 @@
 //! The rounds, and the table of them.
 
+use crate::disk::Disk;
 use crate::follower::{self, Stopped};
 use crate::goals;
 use crate::load::{Case, Load, Sample, VALUE_BYTES};
@@ -14,11 +15,17 @@ pub(crate) struct Row {
     pub(crate) peer: Peer,
     pub(crate) case: Case,
     pub(crate) samples: Vec<Sample>,
+    /// Milliseconds that a sync of the bare disk took before each.
+    pub(crate) syncs: Vec<f64>,
     /// Why there are none.
     pub(crate) missing: Option<String>,
 }
 
 impl Row {
+    const fn new(peer: Peer, case: Case) -> Self {
+        Self { peer, case, samples: Vec::new(), syncs: Vec::new(), missing: None }
+    }
+
     pub(crate) fn median(&self, figure: impl Fn(&Sample) -> f64) -> Option<f64> {
         median(self.samples.iter().map(figure))
     }
@@ -52,9 +59,9 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
     let mut rows = Vec::new();
     let peers = || Peer::ALL.into_iter().filter(|peer| run.wants(*peer));
     for peer in peers() {
-        rows.extend(cases(peer).into_iter().map(|case| Row { peer, case, samples: Vec::new(), missing: None }));
+        rows.extend(cases(peer).into_iter().map(|case| Row::new(peer, case)));
     }
-    let mut stopped = Vec::new();
+    let (disk, mut stopped) = (Disk::new(&run.directory)?, Vec::new());
     for round in 1..=run.rounds {
         let mut turns: Vec<Peer> = peers().collect();
         if round % 2 == 0 {
@@ -65,7 +72,7 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
             if own.iter().any(|row| row.missing.is_some()) {
                 continue;
             }
-            match turn(run, round, peer, &mut own).await {
+            match turn(run, &disk, round, peer, &mut own).await {
                 Ok(found) => stopped.extend(found),
                 Err(failure) if peer == Peer::Towline => return Err(failure),
                 Err(failure) => {
@@ -82,12 +89,14 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
 }
 
 /// A system's turn in a round: started anew, all its rows, ended.
-async fn turn(run: &Run, round: usize, peer: Peer, rows: &mut [&mut Row]) -> Result<Option<Stopped>> {
+async fn turn(run: &Run, disk: &Disk, round: usize, peer: Peer, rows: &mut [&mut Row]) -> Result<Option<Stopped>> {
     progress(&format!("round {round}: {} starts", peer.name()));
     let place = run.place()?;
     let system = peer.start(&run.programs, place.path()).await?;
     for row in rows.iter_mut() {
         progress(&format!("round {round}: {}, clients: {}", peer.name(), row.who()));
+        clock::await_calm(run.patience)?;
+        row.syncs.push(disk.sync()?);
         let sample = stretch(run, system.as_ref(), row.case).await;
         row.samples.push(sample.with_context(|| format!("clients: {}", row.who()))?);
     }
@@ -99,7 +108,6 @@ async fn turn(run: &Run, round: usize, peer: Peer, rows: &mut [&mut Row]) -> Res
 }
 
 async fn stretch(run: &Run, system: &dyn System, case: Case) -> Result<Sample> {
-    clock::await_calm(run.patience)?;
     let load = Load::begin(system, case).await?;
     tokio::time::sleep(run.warm_up).await;
     let time = if case.clients == 1 { run.time / 2 } else { run.time };
@@ -122,6 +130,7 @@ fn table(run: &Run, rows: &[Row]) -> Table {
         "p99 ms",
         "cores, servers",
         "cores, clients",
+        "a sync before, ms",
         "when acknowledged",
     ];
     let title = format!("three nodes on loopback, one disk, {VALUE_BYTES} B a write, medians of {} rounds", run.rounds);
@@ -139,6 +148,7 @@ fn table(run: &Run, rows: &[Row]) -> Table {
             figure(row.median(|sample| sample.p99), 2),
             figure(row.median(|sample| sample.servers), 2),
             figure(row.median(|sample| sample.clients), 2),
+            figure(median(row.syncs.iter().copied()), 2),
             Cell::from(if row.missing.is_some() { "left out, see below" } else { row.peer.acknowledged() }),
         ]);
     }
@@ -147,6 +157,14 @@ fn table(run: &Run, rows: &[Row]) -> Table {
         if let Some(reason) = missing {
             table.note(format!("{} is left out: {reason}.", peer.name()));
         }
+    }
+    let syncs = || rows.iter().flat_map(|row| row.syncs.iter().copied());
+    if let (Some(least), Some(middle), Some(most)) =
+        (syncs().reduce(f64::min), median(syncs()), syncs().reduce(f64::max))
+    {
+        table.note(format!(
+            "4 KiB synced to the disk just before took {middle:.2} ms (median of all rows; {least:.2} to {most:.2})."
+        ));
     }
     let others = || rows.iter().flat_map(|row| &row.samples).map(|sample| sample.others);
     if let (Some(middle), Some(most)) = (median(others()), others().reduce(f64::max)) {
