@@ -18,7 +18,7 @@ unexport SECONDS
 # One set of flags for everything in the dev profile: another set would be another build of the same crates.
 ALL := --workspace --all-features
 
-.PHONY: help demo test sim model models examples mutants bench bench-wal bench-net bench-engine bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
+.PHONY: help demo test sim model models examples mutants bench bench-wal bench-net bench-engine bench-repl bench-state clippy-peers fuzz docs fmt lint clippy features golden bless deny audit setup env ci
 
 help: ## This list
 	@echo "Towline. The main job: make demo. What is promised: make test."
@@ -92,19 +92,29 @@ bench-engine: ## [ARGS=...] The embedded engine beside bare RocksDB and the bare
 	@$(IN) .make/with-progress release "building the engine's bench" cargo build --release -p towline-bench --bin bench-engine
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-engine" "$$@"' bench-engine $(ARGS)
 
+bench-repl: ## [ARGS=...] Three nodes beside three of etcd, NATS, Redis and PostgreSQL, in one run; ARGS=--quick, ARGS=--help
+	@.make/setup build python
+	@$(IN) .make/with-progress release "building the program" cargo build --release -p towline --features cli --bin towline
+	@$(IN) .make/with-progress - "building the bench of replication" \
+	  cargo build --release --locked --manifest-path bench/repl-peers/Cargo.toml
+	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-repl" --peers "$$(.make/repl-peers)" "$$@"' bench-repl $(ARGS)
+
 bench-state: ## [ARGS=...] What each option of the state's RocksDB costs and brings
 	@.make/setup build
 	@$(IN) .make/with-progress release "building the bench of RocksDB's options" cargo build --release -p towline-bench --bin bench-state
 	@$(IN) bash -c 'exec "$$CARGO_TARGET_DIR/release/bench-state" "$$@"' bench-state $(ARGS)
 
-clippy-peers: ## Clippy on the benches of the log and of the transport, which are workspaces of their own
+clippy-peers: ## Clippy on the benches beside peers (log, transport, replication), which are workspaces of their own
 	@.make/setup build lint
 	@$(IN) cargo fmt --manifest-path bench/peers/Cargo.toml --check
 	@$(IN) cargo fmt --manifest-path bench/net-peers/Cargo.toml --check
+	@$(IN) cargo fmt --manifest-path bench/repl-peers/Cargo.toml --check
 	@$(IN) .make/with-progress release "clippy of the log's bench" \
 	  cargo clippy --release --locked --manifest-path bench/peers/Cargo.toml -- -D warnings
 	@$(IN) .make/with-progress - "clippy of the transport's bench" \
 	  cargo clippy --release --locked --manifest-path bench/net-peers/Cargo.toml -- -D warnings
+	@$(IN) .make/with-progress - "clippy of the bench of replication" \
+	  cargo clippy --release --locked --manifest-path bench/repl-peers/Cargo.toml -- -D warnings
 
 fuzz: ## [SECONDS=n] Feeds each parser of foreign bytes hostile ones, each for that long
 	@.make/fuzz run $(FUZZ_SECONDS)
@@ -120,6 +130,7 @@ fmt: ## Formats the sources
 	@$(IN) cargo fmt --all
 	@$(IN) cargo fmt --manifest-path bench/peers/Cargo.toml
 	@$(IN) cargo fmt --manifest-path bench/net-peers/Cargo.toml
+	@$(IN) cargo fmt --manifest-path bench/repl-peers/Cargo.toml
 
 lint: ## Format, clippy and the tidy rules, as CI wants them
 	@.make/setup lint
