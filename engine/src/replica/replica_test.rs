@@ -14,6 +14,7 @@ use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 #[derive(Debug, Clone)]
 pub(super) struct TestLog {
     id: LogId,
+    pub(super) start: LogPosition,
     pub(super) batches: Vec<Batch>,
     pub(super) durable: usize,
     suspect: Option<Lsn>,
@@ -21,11 +22,14 @@ pub(super) struct TestLog {
 
 impl TestLog {
     fn position(&self, count: usize) -> LogPosition {
-        count.checked_sub(1).map_or_else(|| LogPosition::origin(self.id), |last| self.batches[last].position())
+        count.checked_sub(1).map_or(self.start, |last| self.batches[last].position())
     }
 }
 
 impl LogView for TestLog {
+    fn start(&self) -> LogPosition {
+        self.start
+    }
     fn end(&self) -> LogPosition {
         self.position(self.batches.len())
     }
@@ -65,7 +69,7 @@ pub(super) struct Node {
 
 impl Node {
     fn new(id: NodeId, log: LogId) -> Self {
-        let log = TestLog { id: log, batches: Vec::new(), durable: 0, suspect: None };
+        let log = TestLog { id: log, start: LogPosition::origin(log), batches: Vec::new(), durable: 0, suspect: None };
         let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log);
         Self {
             replica,
@@ -103,6 +107,11 @@ impl Node {
                         }
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
                         LogWrite::Settle => self.log.suspect = None,
+                        LogWrite::Mark(_) => {}
+                        LogWrite::Reset { to, .. } => {
+                            self.log.batches.clear();
+                            (self.log.start, self.log.durable) = (to, 0);
+                        }
                     }
                     self.unsynced.push(ticket);
                 }

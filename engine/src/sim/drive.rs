@@ -49,19 +49,29 @@ impl World {
         match output {
             Output::Persist { ticket, write } => {
                 let log = self.log;
-                let entry = match write {
-                    LogWrite::Append(batch) => Entry::Batch(batch),
+                let kind = HardStateKind::Snapshot;
+                let entries = match write {
+                    LogWrite::Append(batch) => vec![Entry::Batch(batch)],
                     LogWrite::Truncate(to) => {
                         self.totals.truncations += 1;
                         self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
                         self.forget_behind(id, to.lsn)?;
-                        Entry::Truncate { log, to }
+                        vec![Entry::Truncate { log, to }]
                     }
-                    LogWrite::Settle => Entry::Settle { log },
-                    LogWrite::Promise(bytes) => Entry::HardState { log, kind: HardStateKind::Promise, bytes },
+                    LogWrite::Mark(bytes) => vec![Entry::HardState { log, kind, bytes }],
+                    LogWrite::Reset { to, mark: bytes } => {
+                        self.tell(|| format!("node {id} lets its log begin behind {}", to.lsn));
+                        // Nothing here tells what becomes of what it sealed when it led.
+                        self.forget_unanswered(id, false)?;
+                        vec![Entry::Reset { log, to }, Entry::HardState { log, kind, bytes }]
+                    }
+                    LogWrite::Settle => vec![Entry::Settle { log }],
+                    LogWrite::Promise(bytes) => {
+                        vec![Entry::HardState { log, kind: HardStateKind::Promise, bytes }]
+                    }
                 };
                 let Some(running) = &mut self.node(id).running else { return Ok(()) };
-                match running.log.submit(vec![entry]) {
+                match running.log.submit(entries) {
                     Ok(submitted) => {
                         running.tickets.insert(submitted, ticket);
                         Ok(())
@@ -79,6 +89,23 @@ impl World {
                 let log = self.log;
                 let batches = self.node(id).read(log, after.lsn, bytes_max)?;
                 self.step(id, Input::LogRead { peer, purpose, after, batches })
+            }
+            Output::TakeSnapshot { peer, epoch } => self.take_snapshot(id, peer, epoch),
+            Output::ReadSnapshot { peer, epoch, snapshot, index } => {
+                self.read_snapshot(id, (peer, epoch), (snapshot, index));
+                Ok(())
+            }
+            Output::StageSnapshot { snapshot } => {
+                self.stage(id, snapshot);
+                Ok(())
+            }
+            Output::StageChunk { snapshot: _, index, bytes } => {
+                self.stage_chunk(id, index, bytes);
+                Ok(())
+            }
+            Output::InstallSnapshot { .. } => {
+                self.install_later(id);
+                Ok(())
             }
             Output::Commit(_) => {
                 self.witness_commit(id)?;
@@ -329,10 +356,9 @@ impl World {
     }
 
     pub(super) fn flush_state(&mut self, id: NodeId, life: u64) {
-        if self.is_alive(id, life)
-            && let Some(running) = &mut self.node(id).running
-        {
-            running.applier.store_mut().flush();
+        if self.is_alive(id, life) {
+            self.flush(id);
+            self.release(id);
         }
     }
 
