@@ -65,6 +65,8 @@ pub(super) struct Node {
     pub(super) sent: Vec<(NodeId, Message)>,
     reads: Vec<(NodeId, LogPosition, super::ReadPurpose)>,
     pub(super) said: Vec<String>,
+    /// What it asked for snapshots' sake.
+    pub(super) asked: Vec<Output>,
 }
 
 impl Node {
@@ -79,6 +81,7 @@ impl Node {
             sent: Vec::new(),
             reads: Vec::new(),
             said: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -88,7 +91,8 @@ impl Node {
         self.unsynced.clear();
         self.sent.clear();
         self.reads.clear();
-        self.replica = Replica::open(id, self.log.id, self.promise, Lsn::ZERO, &self.log);
+        let applied = self.log.start.lsn; // What was released is in the state.
+        self.replica = Replica::open(id, self.log.id, self.promise, applied, &self.log);
     }
 
     pub(super) fn step(&mut self, input: Input) {
@@ -117,6 +121,11 @@ impl Node {
                 }
                 Output::Send { to, message } => self.sent.push((to, message)),
                 Output::ReadLog { peer, after, purpose, .. } => self.reads.push((peer, after, purpose)),
+                asked @ (Output::TakeSnapshot { .. }
+                | Output::ReadSnapshot { .. }
+                | Output::StageSnapshot { .. }
+                | Output::StageChunk { .. }
+                | Output::InstallSnapshot { .. }) => self.asked.push(asked),
                 other => self.said.push(format!("{other:?}")),
             }
         }

@@ -146,6 +146,12 @@ impl Agenda {
         self.sequence += 1;
     }
 
+    /// What happens next.
+    #[cfg(test)]
+    pub(super) fn peek(&self) -> Option<&Event> {
+        self.events.first_key_value().map(|(_, event)| event)
+    }
+
     /// The next event; time moves to it.
     pub(super) fn next(&mut self) -> Option<Event> {
         let ((at, _), event) = self.events.pop_first()?;

@@ -187,11 +187,11 @@ fn json(scope: &Scope, found: &Found, took: Duration) -> String {
 }
 
 fn report(scope: &Scope, found: &Found, took: Duration) -> String {
-    let Found { states, transitions, depth, steps, node_states, quiet, committed, .. } = found;
+    let Found { states, transitions, depth, steps, node_states, quiet, installing, committed, .. } = found;
     let activated: Vec<_> = found.activated.iter().take(scope.epochs()).map(u64::to_string).collect();
     let mut text = format!(
         "{scope}\n  {states} states, {transitions} transitions, depth {depth}, {:.1} s, {} MiB\n  \
-         {steps} steps of {node_states} states of a node; epochs activated in {} states; {quiet} ends; {committed} batches\n",
+         {steps} steps of {node_states} states of a node; epochs activated in {} states; {quiet} ends; {installing} with a snapshot; {committed} batches\n",
         took.as_secs_f64(),
         found.bytes >> 20,
         activated.join(", "),

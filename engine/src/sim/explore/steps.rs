@@ -7,7 +7,7 @@ use super::ids::Ids;
 use super::node::{Effect, Happening, Node};
 use super::scope::{NODES, Scope, place};
 use crate::model::{Epoch, LogPosition, Lsn, Message};
-use crate::replica::DisconnectReason;
+use crate::replica::{DisconnectReason, LogWrite};
 use crate::sim::Violation;
 use std::hash::{Hash, Hasher};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -39,6 +39,8 @@ pub(super) struct Facts {
     pub(super) suspect: Option<Lsn>,
     pub(super) under_way: u8,
     pub(super) reads: bool,
+    /// A snapshot is being installed.
+    pub(super) installs: bool,
     /// Its log may be released.
     pub(super) releases: bool,
     pub(super) leads: bool,
@@ -168,6 +170,11 @@ impl Steps {
             suspect: node.log.suspect,
             under_way: u8::try_from(node.log.under_way.len()).unwrap_or(u8::MAX),
             reads: !node.reads.is_empty(),
+            installs: node
+                .log
+                .under_way
+                .iter()
+                .any(|(_, write)| matches!(write, LogWrite::Mark(_) | LogWrite::Reset { .. })),
             releases: node.releasable().is_some(),
             leads: node.replica.phase().is_some(),
             serves: node.is_serving(),
