@@ -7,7 +7,7 @@ use super::fault::FaultKind;
 use super::node::{SimNode, Staging};
 use super::world::World;
 use crate::model::{Epoch, NodeId, SnapshotId};
-use crate::replica::Input;
+use crate::replica::{Input, Output};
 use crate::state::{Applier, StagedSnapshot, install_snapshot, take_snapshot};
 use bytes::Bytes;
 use std::time::Duration;
@@ -57,8 +57,23 @@ impl World {
         self.agenda.schedule(delay, Event::Snapshot { node: id, life, step });
     }
 
+    /// What a replica asks its driver for.
+    pub(super) fn do_for_a_snapshot(&mut self, id: NodeId, asked: Output) -> Result<(), Violation> {
+        match asked {
+            Output::TakeSnapshot { peer, epoch } => return self.take_snapshot(id, peer, epoch),
+            Output::ReadSnapshot { peer, epoch, snapshot, index } => {
+                self.read_snapshot(id, (peer, epoch), (snapshot, index));
+            }
+            Output::StageSnapshot { snapshot } => self.stage(id, snapshot),
+            Output::StageChunk { index, bytes, .. } => self.stage_chunk(id, index, bytes),
+            Output::InstallSnapshot { .. } => self.step_later(id, SnapshotStep::Install),
+            _ => {}
+        }
+        Ok(())
+    }
+
     /// A snapshot for a peer: the last one, as long as the log goes on behind it.
-    pub(super) fn take_snapshot(&mut self, id: NodeId, peer: NodeId, epoch: Epoch) -> Result<(), Violation> {
+    fn take_snapshot(&mut self, id: NodeId, peer: NodeId, epoch: Epoch) -> Result<(), Violation> {
         let (log, chunk_bytes) = (self.log, self.swarm.chunk_bytes);
         let Some(running) = &mut self.node(id).running else { return Ok(()) };
         let start = running.log.start(log).lsn;
@@ -77,7 +92,7 @@ impl World {
         Ok(())
     }
 
-    pub(super) fn read_snapshot(&mut self, id: NodeId, (peer, epoch): (NodeId, Epoch), part: (SnapshotId, u32)) {
+    fn read_snapshot(&mut self, id: NodeId, (peer, epoch): (NodeId, Epoch), part: (SnapshotId, u32)) {
         let (snapshot, index) = part;
         let taken = self.nodes[&id].running.as_ref().and_then(|running| running.taken.as_ref());
         let chunks = taken.filter(|(taken, _)| *taken == snapshot).map(|(_, chunks)| chunks);
@@ -86,7 +101,7 @@ impl World {
     }
 
     /// Chunks of this snapshot will come; some may be here already.
-    pub(super) fn stage(&mut self, id: NodeId, snapshot: SnapshotId) {
+    fn stage(&mut self, id: NodeId, snapshot: SnapshotId) {
         let staging = &mut self.node(id).staging;
         if staging.as_ref().is_none_or(|staging| staging.snapshot.id() != snapshot) {
             *staging = Some(Staging { snapshot: StagedSnapshot::new(snapshot), synced: 0 });
@@ -97,7 +112,7 @@ impl World {
         self.ask_for_next(id);
     }
 
-    pub(super) fn stage_chunk(&mut self, id: NodeId, index: u32, bytes: Bytes) {
+    fn stage_chunk(&mut self, id: NodeId, index: u32, bytes: Bytes) {
         let (rots, at) = (self.rot_next, self.chance.below(1 << 20));
         let Some(staging) = &mut self.node(id).staging else { return };
         staging.snapshot.add(index, bytes);
@@ -117,10 +132,6 @@ impl World {
             Some(index) => self.answer_later(id, 50, Input::SnapshotWanted { snapshot, index }),
             None => self.step_later(id, SnapshotStep::Sync),
         }
-    }
-
-    pub(super) fn install_later(&mut self, id: NodeId) {
-        self.step_later(id, SnapshotStep::Install);
     }
 
     pub(super) fn snapshot_step(&mut self, id: NodeId, life: u64, step: SnapshotStep) -> Result<(), Violation> {

@@ -29,7 +29,7 @@ fn applied() -> (Applier<MemStore>, Record) {
     let session = session_id(shard().shard, EPOCH, opened.first_lsn());
     applier.apply(&[opened]).unwrap();
     let mut request = Write::new().put("k", "first").append("s", crate::model::Expect::Any, "event").into_record();
-    request.request = RequestId { session, number: 1, ack_low: 1, after: 0, ..request.request };
+    request.request = RequestId { session, number: 1, ack_low: 1, after: 0 };
     let refused = Write::new().expect("k", crate::model::Expect::Absent).put("k", "second").into_record();
     for record in [&request, &refused] {
         let next = batch(BatchKind::Data, record.encode().unwrap(), applier.applied());
@@ -40,7 +40,8 @@ fn applied() -> (Applier<MemStore>, Record) {
 
 fn installed(id: &SnapshotId, chunks: &[Bytes]) -> Result<MemStore, SnapshotError> {
     let (mut store, mut changes) = (MemStore::new(), ChangeSet::default());
-    changes.put(Family::Rejected, [&shard().namespace.get().to_be_bytes()[..], &[0; 24]].concat(), b"of another log");
+    let foreign = super::key::rejected_key(shard().namespace, LogId::new(1), id.at.lsn);
+    changes.put(Family::Rejected, foreign, b"of another log");
     store.commit(&changes).unwrap();
     install_snapshot(&mut store, &shard(), LOG, id, chunks).map(|()| store)
 }
