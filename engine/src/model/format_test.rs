@@ -74,6 +74,15 @@ fn batches() -> Vec<Batch> {
     batches
 }
 
+fn snapshot() -> SnapshotId {
+    SnapshotId {
+        at: position(1024, 6, 95),
+        chunks: 3,
+        bytes: 2_500_000,
+        digest: 0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978,
+    }
+}
+
 fn messages() -> Vec<(&'static str, Message)> {
     let epoch = Epoch { version: 1024, term: 7 };
     let log = LogSummary { end: position(1024, 6, 99), epochs: vec![(Epoch { version: 1024, term: 6 }, Lsn::new(80))] };
@@ -92,6 +101,12 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("message_fetched.bin", Message::Fetched { epoch, after, batches: batches() }),
         ("message_confirm.bin", Message::Confirm { epoch, round: 300 }),
         ("message_confirmed.bin", Message::Confirmed { epoch, round: 300 }),
+        ("message_snapshot_offer.bin", Message::SnapshotOffer { epoch, snapshot: snapshot() }),
+        ("message_snapshot_wanted.bin", Message::SnapshotWanted { epoch, snapshot: snapshot(), index: 2 }),
+        (
+            "message_snapshot_chunk.bin",
+            Message::SnapshotChunk { epoch, snapshot: snapshot(), index: 1, bytes: "a part of the state".into() },
+        ),
     ]
 }
 

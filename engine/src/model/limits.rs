@@ -79,6 +79,12 @@ pub const FOLLOWER_WINDOW_BYTES: usize = 8 * 1024 * 1024;
 pub const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of one read of the log for a follower that is behind.
 pub const CATCH_UP_READ_BYTES: usize = 1024 * 1024;
+/// Bytes at which a chunk of a snapshot is full: as much as a read of the log for a follower that is behind.
+pub const SNAPSHOT_CHUNK_BYTES: usize = 1024 * 1024;
+/// The largest chunk: one entry is always whole, however large its value.
+pub const SNAPSHOT_CHUNK_BYTES_MAX: usize = 20 * 1024 * 1024;
+/// Chunks of one snapshot: 16 TiB of them, which no shard holds; it bounds what a peer can make another expect.
+pub const SNAPSHOT_CHUNKS_MAX: u32 = 16 * 1024 * 1024;
 /// How long a leader goes on without a majority of its voters, unless it was opened with another bound: longer than a sync of a
 /// sick disk or a new dial takes, and still a time for which a client waits.
 pub const QUORUM_LOST_AFTER_DEFAULT: Duration = Duration::from_secs(5);
@@ -91,6 +97,9 @@ const _: () = {
     assert!(WRITE_BYTES_MAX < MESSAGE_BYTES_MAX);
     // One batch, however large, and the message around it.
     assert!(towline_wal::limits::BATCH_BYTES_MAX + 64 * 1024 <= MESSAGE_BYTES_MAX);
+    // One entry, however large: its value, what stands before it, and its key, of which each byte may be two.
+    assert!(VALUE_BYTES_MAX + METADATA_BYTES_MAX + 2 * KEY_BYTES_MAX + 1024 <= SNAPSHOT_CHUNK_BYTES_MAX);
+    assert!(SNAPSHOT_CHUNK_BYTES_MAX + 64 * 1024 <= MESSAGE_BYTES_MAX);
     assert!(CATALOG_BYTES_MAX < WRITE_BYTES_MAX);
     assert!(SHARDS_OF_NAMESPACE_MAX <= SHARDS_MAX);
     assert!(BATCH_BYTES_TARGET <= WRITE_BYTES_MAX);

@@ -1,12 +1,13 @@
 //! What nodes say to one another about one shard's log.
 //!
 //! On the wire: an envelope ([`super::codec`]) whose body is the message without its batches, then the batches'
-//! own bytes, one after the other, exactly as they lie in every log. A message belongs to one replication
+//! own bytes, one after the other, exactly as they lie in every log; the bytes of a snapshot's chunk follow it likewise. A message belongs to one replication
 //! stream, whose first envelope ([`super::request::StreamHello`]) names the log.
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
 use super::ids::NodeId;
-use super::limits::{APPEND_BATCHES_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX};
+use super::limits::{APPEND_BATCHES_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
+use super::snapshot_id::SnapshotId;
 use bytes::{Bytes, BytesMut};
 use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn};
 
@@ -140,6 +141,34 @@ pub enum Message {
         /// What it answers.
         round: u64,
     },
+    /// What the other needs, this log holds no more: here is the state instead, and the log goes on behind it.
+    SnapshotOffer {
+        /// The epoch in which they speak: the leader's, or that of a new leader who fetches what it lacks.
+        epoch: Epoch,
+        /// The snapshot.
+        snapshot: SnapshotId,
+    },
+    /// A part of the snapshot is wanted. Whoever takes it asks for one after the other: so it has what it can store, and
+    /// goes on where it was when the connection breaks.
+    SnapshotWanted {
+        /// The epoch in which they speak.
+        epoch: Epoch,
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk, from 0.
+        index: u32,
+    },
+    /// The part that was asked for.
+    SnapshotChunk {
+        /// The epoch in which they speak.
+        epoch: Epoch,
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        index: u32,
+        /// Its bytes.
+        bytes: Bytes,
+    },
 }
 
 /// Why bytes are not a message.
@@ -186,6 +215,12 @@ pub enum MessageError {
     /// More epochs than a summary may name.
     #[error("a log summary names {0} epochs, more than {EPOCHS_NAMED_MAX}")]
     Epochs(usize),
+    /// There can be no such snapshot, or it has no such chunk.
+    #[error("a snapshot contradicts itself")]
+    Snapshot,
+    /// The bytes of a chunk are not what the message says of them.
+    #[error("a snapshot's chunk is damaged")]
+    Chunk,
     /// Its epochs are not in order, or the last is not the one in which the log ends.
     #[error("a log summary contradicts itself")]
     Summary,
@@ -220,6 +255,32 @@ enum MessageV1 {
     Fetched { epoch: EpochV1, after: PositionV1, batches: u32 },
     Confirm { epoch: EpochV1, round: u64 },
     Confirmed { epoch: EpochV1, round: u64 },
+    SnapshotOffer { epoch: EpochV1, snapshot: SnapshotV1 },
+    SnapshotWanted { epoch: EpochV1, snapshot: SnapshotV1, index: u32 },
+    SnapshotChunk { epoch: EpochV1, snapshot: SnapshotV1, index: u32, bytes: u32, crc: u32 },
+}
+
+#[derive(Encode, Decode)]
+struct SnapshotV1 {
+    at: PositionV1,
+    chunks: u32,
+    bytes: u64,
+    digest: u128,
+}
+
+impl From<&SnapshotId> for SnapshotV1 {
+    fn from(id: &SnapshotId) -> Self {
+        Self { at: id.at.into(), chunks: id.chunks, bytes: id.bytes, digest: id.digest }
+    }
+}
+
+impl TryFrom<SnapshotV1> for SnapshotId {
+    type Error = MessageError;
+
+    fn try_from(id: SnapshotV1) -> Result<Self, MessageError> {
+        let id = Self { at: id.at.into(), chunks: id.chunks, bytes: id.bytes, digest: id.digest };
+        if id.is_possible() { Ok(id) } else { Err(MessageError::Snapshot) }
+    }
 }
 
 impl Enveloped for MessageV1 {
@@ -328,6 +389,15 @@ impl Message {
             ),
             Self::Confirm { epoch, round } => (MessageV1::Confirm { epoch: (*epoch).into(), round: *round }, &[]),
             Self::Confirmed { epoch, round } => (MessageV1::Confirmed { epoch: (*epoch).into(), round: *round }, &[]),
+            Self::SnapshotOffer { epoch, snapshot } => {
+                (MessageV1::SnapshotOffer { epoch: (*epoch).into(), snapshot: snapshot.into() }, &[])
+            }
+            Self::SnapshotWanted { epoch, snapshot, index } => {
+                (MessageV1::SnapshotWanted { epoch: (*epoch).into(), snapshot: snapshot.into(), index: *index }, &[])
+            }
+            Self::SnapshotChunk { epoch, snapshot, index, bytes } => {
+                return encode_chunk(*epoch, snapshot, *index, bytes);
+            }
         };
         if batches.len() > APPEND_BATCHES_MAX {
             return Err(MessageError::Batches { stated: APPEND_BATCHES_MAX, found: batches.len() });
@@ -356,7 +426,6 @@ impl Message {
         }
         let (body, rest) = codec::decode_prefix::<MessageV1>(bytes)?;
         let mut rest = bytes.slice_ref(rest);
-        let mut take = |stated: u32| take_batches(&mut rest, stated as usize);
         let message = match body {
             MessageV1::Fence { epoch, leader } => Self::Fence { epoch: epoch.into(), leader },
             MessageV1::Promise { epoch, log, suspect, committed } => Self::Promise {
@@ -370,7 +439,7 @@ impl Message {
                 epoch: epoch.into(),
                 prev: prev.into(),
                 commit: Lsn::new(commit),
-                batches: take(batches)?,
+                batches: take_batches(&mut rest, batches as usize)?,
             },
             MessageV1::Appended { epoch, durable } => {
                 Self::Appended { epoch: epoch.into(), durable: Lsn::new(durable) }
@@ -381,17 +450,60 @@ impl Message {
             MessageV1::Fetch { epoch, after, bytes_max } => {
                 Self::Fetch { epoch: epoch.into(), after: after.into(), bytes_max }
             }
-            MessageV1::Fetched { epoch, after, batches } => {
-                Self::Fetched { epoch: epoch.into(), after: after.into(), batches: take(batches)? }
-            }
+            MessageV1::Fetched { epoch, after, batches } => Self::Fetched {
+                epoch: epoch.into(),
+                after: after.into(),
+                batches: take_batches(&mut rest, batches as usize)?,
+            },
             MessageV1::Confirm { epoch, round } => Self::Confirm { epoch: epoch.into(), round },
             MessageV1::Confirmed { epoch, round } => Self::Confirmed { epoch: epoch.into(), round },
+            MessageV1::SnapshotOffer { epoch, snapshot } => {
+                Self::SnapshotOffer { epoch: epoch.into(), snapshot: snapshot.try_into()? }
+            }
+            MessageV1::SnapshotWanted { epoch, snapshot, index } => {
+                let snapshot = chunk_of(snapshot, index)?;
+                Self::SnapshotWanted { epoch: epoch.into(), snapshot, index }
+            }
+            MessageV1::SnapshotChunk { epoch, snapshot, index, bytes, crc } => {
+                let snapshot = chunk_of(snapshot, index)?;
+                // Not more than what follows: a length is believed only so far.
+                let length = (bytes as usize).min(rest.len());
+                let chunk = rest.split_to(length);
+                if length != bytes as usize || length > SNAPSHOT_CHUNK_BYTES_MAX || crc32fast::hash(&chunk) != crc {
+                    return Err(MessageError::Chunk);
+                }
+                Self::SnapshotChunk { epoch: epoch.into(), snapshot, index, bytes: chunk }
+            }
         };
         if !rest.is_empty() {
             return Err(MessageError::Batches { stated: 0, found: 1 });
         }
         Ok(message)
     }
+}
+
+/// The snapshot, if it has a chunk of this number.
+fn chunk_of(snapshot: SnapshotV1, index: u32) -> Result<SnapshotId, MessageError> {
+    let snapshot = SnapshotId::try_from(snapshot)?;
+    if index < snapshot.chunks { Ok(snapshot) } else { Err(MessageError::Snapshot) }
+}
+
+/// The envelope's checksum is of the body alone: so the body has one of the bytes behind it.
+fn encode_chunk(epoch: Epoch, snapshot: &SnapshotId, index: u32, bytes: &Bytes) -> Result<Bytes, MessageError> {
+    if bytes.len() > SNAPSHOT_CHUNK_BYTES_MAX {
+        return Err(MessageError::Chunk);
+    }
+    let head = codec::encode(&MessageV1::SnapshotChunk {
+        epoch: epoch.into(),
+        snapshot: snapshot.into(),
+        index,
+        bytes: u32::try_from(bytes.len()).unwrap_or(u32::MAX),
+        crc: crc32fast::hash(bytes),
+    })?;
+    let mut out = BytesMut::with_capacity(head.len().saturating_add(bytes.len()));
+    out.extend_from_slice(&head);
+    out.extend_from_slice(bytes);
+    Ok(out.freeze())
 }
 
 fn take_batches(rest: &mut Bytes, stated: usize) -> Result<Vec<Batch>, MessageError> {

@@ -33,6 +33,7 @@ pub mod scan;
 #[cfg(any(feature = "node", feature = "client"))]
 mod session_numbers;
 mod session_state;
+mod snapshot_id;
 pub mod subscription;
 pub mod token;
 pub mod write;
@@ -60,6 +61,7 @@ pub(crate) use session_numbers::Numbered;
 #[cfg(any(feature = "node", feature = "client"))]
 pub(crate) use session_numbers::Numbers;
 pub use session_state::{Sent, SessionState, SessionStateError};
+pub use snapshot_id::SnapshotId;
 pub use token::{Token, TokenError};
 pub use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
 pub use write::Write;

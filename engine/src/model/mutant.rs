@@ -66,6 +66,12 @@ pub enum Mutant {
     LeadAfterSteppingDown,
     /// Liveness: who waits to read of a leader that leads no more hears nothing.
     ForgetReads,
+    /// I5: a snapshot is taken without its sessions.
+    ForgetSessions,
+    /// I4: a snapshot is installed though nobody looked whether it is what was offered.
+    TrustStaged,
+    /// I1: a log is reset behind a snapshot before the state is durable.
+    ResetEarly,
     /// I12: plain text is listened for, and spoken, beyond loopback, though nobody asked for it. The simulator has no sockets:
     /// tests of the client and of the node plant it.
     PlainTextAnywhere,
@@ -73,7 +79,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 27] = [
+    pub const ALL: [Self; 30] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -100,6 +106,9 @@ impl Mutant {
         Self::NeverStepDown,
         Self::LeadAfterSteppingDown,
         Self::ForgetReads,
+        Self::ForgetSessions,
+        Self::TrustStaged,
+        Self::ResetEarly,
         Self::PlainTextAnywhere,
     ];
 
@@ -114,6 +123,9 @@ impl Mutant {
                 | Self::ReadUnconfirmed
                 | Self::NeverStepDown
                 | Self::ForgetReads
+                | Self::ForgetSessions
+                | Self::TrustStaged
+                | Self::ResetEarly
                 | Self::PlainTextAnywhere
         )
     }
@@ -148,6 +160,9 @@ impl Mutant {
             Self::NeverStepDown => "never-step-down",
             Self::LeadAfterSteppingDown => "lead-after-stepping-down",
             Self::ForgetReads => "forget-reads",
+            Self::ForgetSessions => "forget-sessions",
+            Self::TrustStaged => "trust-staged",
+            Self::ResetEarly => "reset-early",
             Self::PlainTextAnywhere => "plain-text-anywhere",
         }
     }

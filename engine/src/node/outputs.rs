@@ -6,9 +6,10 @@ use super::reader::{ReadOrder, ReadTask};
 use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Shard, ShardLog, now, wall_micros};
 use super::stages::Times;
 use crate::model::limits::PEER_READS_MAX;
-use crate::model::{Epoch, LogPosition, Message, NodeId};
+use crate::model::{Epoch, LogId, LogPosition, Message, NodeId};
 use crate::pipeline::Position;
 use crate::replica::{Input, LogWrite, Output, ReadPurpose, Ticket};
+use bytes::Bytes;
 use towline_wal::{Batch, Entry, HardStateKind, WalError, WhenFull};
 
 impl Shard {
@@ -38,6 +39,13 @@ impl Shard {
             Output::Send { to, message } => self.send(to, &message),
             Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
             Output::Commit(_) => {}
+            // A node lets its log go only when it is alone: so among several every log goes back to the first record, and nobody
+            // ever needs a snapshot. Should a peer of another release ask all the same, it is told nothing, and fed nothing.
+            Output::TakeSnapshot { .. }
+            | Output::ReadSnapshot { .. }
+            | Output::StageSnapshot { .. }
+            | Output::StageChunk { .. }
+            | Output::InstallSnapshot { .. } => {}
             Output::ReadsConfirmed { up_to, index } => self.reads.answer(up_to, &Confirmation::At(index)),
             Output::ReadsRefused { up_to } => self.reads.answer(up_to, &Confirmation::Refused),
             Output::Activated(epoch) => {
@@ -131,18 +139,23 @@ impl Shard {
     }
 
     fn persist(&mut self, ticket: Ticket, write: LogWrite) {
-        let (entry, bytes) = match write {
+        let (entries, bytes) = match write {
             LogWrite::Append(batch) => {
                 self.keep(batch.clone());
                 let bytes = batch.bytes().len();
-                (Entry::Batch(batch), bytes)
+                (vec![Entry::Batch(batch)], bytes)
             }
             LogWrite::Truncate(to) => {
                 self.state.unapplied.truncate(to.lsn);
-                (Entry::Truncate { log: self.log, to }, 0)
+                (vec![Entry::Truncate { log: self.log, to }], 0)
             }
-            LogWrite::Settle => (Entry::Settle { log: self.log }, 0),
-            LogWrite::Promise(bytes) => (Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }, 0),
+            // Only a snapshot that was staged is installed, and none is (see `execute`).
+            LogWrite::Mark(bytes) => (vec![mark_entry(self.log, bytes)], 0),
+            LogWrite::Reset { to, mark } => (vec![Entry::Reset { log: self.log, to }, mark_entry(self.log, mark)], 0),
+            LogWrite::Settle => (vec![Entry::Settle { log: self.log }], 0),
+            LogWrite::Promise(bytes) => {
+                (vec![Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }], 0)
+            }
         };
         let events = self.events.clone();
         let taken = self.budget.take(bytes);
@@ -153,7 +166,7 @@ impl Shard {
                 Err(error) => events.send(Event::LogFailed(error)),
             }
         };
-        if let Err(error) = self.wal.submit_with(vec![entry], WhenFull::Wait, done) {
+        if let Err(error) = self.wal.submit_with(entries, WhenFull::Wait, done) {
             self.fail(&format!("the log takes no more: {error}"));
         }
     }
@@ -185,4 +198,8 @@ impl Shard {
         };
         self.disconnect(to, reason);
     }
+}
+
+const fn mark_entry(log: LogId, bytes: Bytes) -> Entry {
+    Entry::HardState { log, kind: HardStateKind::Snapshot, bytes }
 }

@@ -218,6 +218,10 @@ pub(super) struct ShardLog<'a> {
 }
 
 impl LogView for ShardLog<'_> {
+    fn start(&self) -> LogPosition {
+        self.wal.start_of(self.log)
+    }
+
     fn end(&self) -> LogPosition {
         self.wal.end(self.log)
     }

@@ -59,16 +59,23 @@ pub(super) fn rank(log: &LogSummary) -> (Epoch, Lsn) {
 ///
 /// An epoch has one leader, and a leader writes one history: so two logs that both hold an epoch, from the same
 /// first LSN, are equal up to the shorter one's end of it. The highest such epoch decides. (The chain is checked
-/// again on every batch that follows; this only says where to begin.)
+/// again on every batch that follows; this only says where to begin.) A log that begins behind what was released, or behind
+/// a snapshot, has its first epoch from there on only. LSN 0: they share no epoch that both name.
 pub(super) fn common_point(ours: &LogSummary, theirs: &LogSummary) -> Lsn {
     let last_of = |log: &LogSummary, index: usize| {
         log.epochs.get(index + 1).map_or(log.end.lsn, |(_, next_start)| next_start.prev())
     };
     for (index, (epoch, start)) in ours.epochs.iter().enumerate().rev() {
-        let same = |(other, other_start): &(Epoch, Lsn)| other == epoch && other_start == start;
-        if let Some(position) = theirs.epochs.iter().position(same) {
+        let found = theirs.epochs.iter().position(|(other, _)| other == epoch);
+        let same = |position: &usize| *position == 0 || index == 0 || theirs.epochs[*position].1 == *start;
+        if let Some(position) = found.filter(same) {
             return last_of(ours, index).min(last_of(theirs, position));
         }
     }
     Lsn::ZERO
+}
+
+/// From which LSN on a log says what its epochs are: from the first, or from where it begins.
+pub(super) fn told_from(log: &LogSummary) -> Lsn {
+    log.epochs.first().map_or(Lsn::FIRST, |(_, start)| *start)
 }

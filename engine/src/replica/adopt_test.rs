@@ -1,6 +1,6 @@
 //! I1, adoption: the newest epoch wins, suspects are waited out, and forks are found.
 
-use super::adopt::{PromisedLog, best, common_point, enough};
+use super::adopt::{PromisedLog, best, common_point, enough, told_from};
 use crate::model::{Chain, Epoch, LogPosition, LogSummary, Lsn, NodeId};
 use std::collections::BTreeMap;
 
@@ -69,5 +69,17 @@ fn two_logs_part_where_the_highest_epoch_that_both_hold_ends_in_the_shorter_one(
     assert_eq!(common_point(&ours, &log(&[(1, 1), (2, 8)], 30)), Lsn::new(7), "epoch 2 began in mid-epoch 1");
     assert_eq!(common_point(&ours, &log(&[(1, 1), (2, 14)], 30)), Lsn::new(10), "ours left epoch 1 first");
     assert_eq!(common_point(&ours, &log(&[], 0)), Lsn::ZERO);
-    assert_eq!(common_point(&ours, &log(&[(1, 2)], 30)), Lsn::ZERO, "another history by the same number");
+    assert_eq!(common_point(&ours, &log(&[(1, 1), (3, 9)], 30)), Lsn::new(8), "another history by the same number");
+}
+
+/// A log that begins later, behind what was released or behind a snapshot, has the first of its epochs from there on only.
+#[test]
+fn a_log_that_begins_later_parts_where_it_would_if_it_were_whole() {
+    let ours = log(&[(1, 1), (3, 11)], 20);
+    assert_eq!(common_point(&ours, &log(&[(1, 6), (2, 8)], 30)), Lsn::new(7));
+    assert_eq!(common_point(&ours, &log(&[(3, 15)], 17)), Lsn::new(17), "it holds what it acknowledged");
+    assert_eq!(common_point(&log(&[(3, 15)], 17), &ours), Lsn::new(17));
+    assert_eq!(common_point(&ours, &log(&[(3, 25)], 30)), Lsn::new(20), "though it begins behind our end");
+    assert_eq!(common_point(&ours, &log(&[(4, 25)], 30)), Lsn::ZERO, "nothing that both name");
+    assert_eq!([told_from(&ours), told_from(&log(&[(4, 25)], 30))], [Lsn::new(1), Lsn::new(25)]);
 }

@@ -21,17 +21,23 @@ impl Replica {
     }
 
     /// Sends one follower what its window takes.
-    pub(super) fn feed(&mut self, peer: NodeId, _log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn feed(&mut self, peer: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
         let (end, commit) = (self.end, self.committed);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.is_feeding()) else { return };
         let epoch = leadership.assignment.epoch;
         let Some(progress) = leadership.progress.get_mut(&peer).filter(|p| p.is_connected()) else { return };
         while let Some(prev) = progress.sent() {
-            if prev.lsn >= end.lsn || progress.window() == 0 || progress.is_reading() {
+            let waits = progress.is_reading() || progress.awaits_snapshot();
+            if prev.lsn >= end.lsn || progress.window() == 0 || waits {
                 break;
             }
             let batches = from_tail(&leadership.tail, prev.lsn, progress.window());
             let Some(last) = batches.last().map(Batch::position) else {
+                if prev.lsn < log.start().lsn {
+                    progress.note_gap();
+                    out.push(Output::TakeSnapshot { peer, epoch });
+                    break;
+                }
                 // Not in memory: from the log, as far as it is written there. What was adopted a moment ago may not
                 // be; then nothing comes, and it is fed when it is durable.
                 progress.note_reading(true);
@@ -74,6 +80,8 @@ impl Replica {
             let message = Message::Append { epoch, prev: after, commit, batches };
             out.push(Output::Send { to: peer, message });
             self.feed(peer, log, out);
+        } else if after.lsn < log.start().lsn {
+            self.feed(peer, log, out); // It was released since.
         }
     }
 

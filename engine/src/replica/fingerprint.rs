@@ -5,7 +5,7 @@
 
 use super::leader::Leadership;
 use super::{Phase, Purpose, Replica};
-use crate::model::{Assignment, LogPosition};
+use crate::model::{Assignment, LogPosition, SnapshotId};
 use std::hash::{Hash, Hasher};
 use towline_wal::Batch;
 
@@ -26,6 +26,8 @@ impl Replica {
             suspect,
             told_since_doubt,
             leadership,
+            fetching,
+            installing,
             connected,
             next_ticket: _,
             under_way,
@@ -35,12 +37,25 @@ impl Replica {
         position(end, into);
         position(durable, into);
         (committed, matched, suspect, told_since_doubt.filter(|_| suspect.is_some()), connected).hash(into);
+        for snapshot in [fetching.map(|fetching| fetching.snapshot), *installing] {
+            snapshot.is_some().hash(into);
+            if let Some(SnapshotId { at, chunks, bytes, digest }) = snapshot {
+                position(&at, into);
+                (chunks, bytes, digest).hash(into);
+            }
+        }
+        fetching.map(|fetching| fetching.from).hash(into);
         under_way.len().hash(into);
         for (_, purpose) in under_way {
             match purpose {
                 Purpose::Extend(to) => position(to, into),
                 Purpose::Truncate => 1_u8.hash(into),
                 Purpose::Settle => 2_u8.hash(into),
+                Purpose::Mark => 4_u8.hash(into),
+                Purpose::Reset(to) => {
+                    5_u8.hash(into);
+                    position(to, into);
+                }
                 Purpose::Promise(promise) => (3_u8, promise.epoch, promise.leader).hash(into),
             }
         }

@@ -32,6 +32,13 @@ impl Replica {
             }
             Message::Confirm { epoch, round } => self.confirm(from, epoch, round, out),
             Message::Confirmed { epoch, round } => self.confirmed(from, epoch, round, out),
+            Message::SnapshotOffer { epoch, snapshot } => self.snapshot_offered(from, epoch, snapshot, log, out),
+            Message::SnapshotWanted { epoch, snapshot, index } => {
+                self.snapshot_asked(from, epoch, (snapshot, index), out);
+            }
+            Message::SnapshotChunk { epoch, snapshot, index, bytes } => {
+                self.snapshot_chunk(from, epoch, (snapshot, index), bytes, out);
+            }
         }
     }
 
@@ -69,6 +76,7 @@ impl Replica {
         assert!(promise.epoch > self.promise.epoch, "I3: promises only rise");
         let led = self.end_leadership(out);
         self.promise = promise;
+        self.fetching = None;
         if !planted(Mutant::KeepMatched) {
             self.matched = Lsn::ZERO;
         }
@@ -196,6 +204,8 @@ impl Replica {
             let purpose = ReadPurpose::Fetch(epoch);
             let bytes_max = (bytes_max as usize).min(CATCH_UP_READ_BYTES);
             out.push(Output::ReadLog { peer: from, after, bytes_max, purpose });
+        } else if after.lsn < log.start().lsn {
+            out.push(Output::TakeSnapshot { peer: from, epoch });
         } else {
             out.push(Output::Send { to: from, message: Message::Fetched { epoch, after, batches: Vec::new() } });
         }
@@ -213,6 +223,7 @@ impl Replica {
 
     pub(super) fn peer_down(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.remove(&peer);
+        self.fetching = self.fetching.filter(|fetching| fetching.from != peer);
         if self.leadership.is_some() {
             self.lost_peer(peer, now_micros, log, out);
         }
@@ -230,6 +241,11 @@ impl Replica {
         batches.truncate(APPEND_BATCHES_MAX); // A read is bounded by bytes, a message by both.
         match purpose {
             ReadPurpose::CatchUp => self.feed_read(peer, after, batches, log, out),
+            ReadPurpose::Fetch(epoch)
+                if epoch == self.promise.epoch && batches.is_empty() && after.lsn < log.start().lsn =>
+            {
+                out.push(Output::TakeSnapshot { peer, epoch }); // It was released since.
+            }
             ReadPurpose::Fetch(epoch) if epoch == self.promise.epoch => {
                 out.push(Output::Send { to: peer, message: Message::Fetched { epoch, after, batches } });
             }

@@ -207,8 +207,13 @@ impl Replica {
             self.start_epoch(now_micros, log, out);
             return;
         }
-        let common = self.boundary_at_or_before(adopt::common_point(&ours, &theirs), log);
-        if common.lsn < self.end.lsn {
+        let shared = adopt::common_point(&ours, &theirs);
+        let told_from = adopt::told_from(&theirs);
+        // Where they share no epoch, and the other begins later: nothing tells where they part, so nothing is cut off. It is
+        // asked for what is behind the last that is certain, and offers a snapshot, if it has that no more.
+        let is_unknown = shared == Lsn::ZERO && told_from > Lsn::FIRST && self.committed < told_from;
+        let common = self.boundary_at_or_before(if is_unknown { self.committed } else { shared }, log);
+        if common.lsn < self.end.lsn && !is_unknown {
             if common.lsn < self.committed {
                 out.push(Output::Disconnect { peer: source, reason: DisconnectReason::ContradictsCommitted });
                 return;
@@ -243,11 +248,14 @@ impl Replica {
     ) {
         let Some(leadership) = self.leadership.as_ref().filter(|l| l.epoch() == epoch) else { return };
         let Phase::Adopting { source, target } = leadership.phase else { return };
-        if source != from || after != self.end {
+        if source != from {
             return;
         }
         if batches.is_empty() {
             out.push(Output::Disconnect { peer: from, reason: DisconnectReason::MissingBatches });
+            return;
+        }
+        if after != self.end {
             return;
         }
         for batch in batches {
@@ -419,8 +427,15 @@ impl Replica {
             leadership.promises.remove(&peer);
         }
         if adopting_from {
-            // What was fetched so far is a part of the best log; the others are asked for the rest.
-            leadership.phase = Phase::Fencing;
+            self.adopt_again(now_micros, log, out);
+        }
+    }
+
+    /// What was fetched so far is a part of the best log; who has the best one now is asked for the rest.
+    pub(super) fn adopt_again(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let Some(leadership) = self.leadership.as_mut().filter(|l| !l.is_feeding()) else { return };
+        leadership.phase = Phase::Fencing;
+        if leadership.promises.contains_key(&self.id) {
             self.count_own_promise(log);
             self.try_adopt(now_micros, log, out);
         }

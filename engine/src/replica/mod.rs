@@ -12,7 +12,7 @@
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
 //! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
-//! linearizable read waits for), `quorum` (when a leader gives up).
+//! linearizable read waits for), `quorum` (when a leader gives up), `snapshot` and `mark` (the state, where the log is gone).
 
 mod adopt;
 #[cfg(test)]
@@ -23,6 +23,7 @@ mod feed;
 mod fingerprint;
 mod follower;
 mod leader;
+mod mark;
 mod progress;
 mod promise;
 mod quorum;
@@ -33,18 +34,23 @@ mod reads;
 mod reads_test;
 #[cfg(test)]
 mod replica_test;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_test;
 mod step;
 #[cfg(test)]
 mod transfer_test;
 
 use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId};
+use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId, SnapshotId};
 use leader::Leadership;
+use snapshot::Fetching;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 pub use leader::Phase;
+pub use mark::{InstallMark, Opening};
 pub use promise::{Promise, Verdict};
 pub use quorum::QuorumLost;
 pub use reads::ReadTicket;
@@ -104,6 +110,10 @@ pub struct Replica {
     /// The first commit position that the promised epoch's leader told this replica.
     told_since_doubt: Option<Lsn>,
     leadership: Option<Box<Leadership>>,
+    /// The snapshot that it fetches, while it does.
+    fetching: Option<Fetching>,
+    /// The snapshot that is being installed: from the mark in the log until the state is replaced.
+    installing: Option<SnapshotId>,
     connected: std::collections::BTreeSet<NodeId>,
     next_ticket: u64,
     /// What each write under way is for, in order.
@@ -121,6 +131,10 @@ enum Purpose {
     Truncate,
     /// Nothing more to say.
     Settle,
+    /// The state may be replaced.
+    Mark,
+    /// The log begins here, or held this already.
+    Reset(LogPosition),
     /// The promise can be said.
     Promise(Promise),
 }
@@ -144,6 +158,8 @@ impl Replica {
             suspect: log.suspect(),
             told_since_doubt: None,
             leadership: None,
+            fetching: None,
+            installing: None,
             connected: std::collections::BTreeSet::new(),
             next_ticket: 0,
             under_way: VecDeque::new(),
@@ -164,6 +180,13 @@ impl Replica {
             Input::LogRead { peer, purpose, after, batches } => {
                 self.log_read(peer, purpose, after, batches, log, &mut out);
             }
+            Input::SnapshotTaken { peer, epoch, snapshot } => self.snapshot_taken(peer, epoch, snapshot, log, &mut out),
+            Input::SnapshotRead { peer, epoch, snapshot, index, bytes } => {
+                self.snapshot_read(peer, epoch, (snapshot, index), bytes, &mut out);
+            }
+            Input::SnapshotWanted { snapshot, index } => self.snapshot_wanted(snapshot, index, &mut out),
+            Input::SnapshotStaged(snapshot) => self.snapshot_staged(snapshot, log, &mut out),
+            Input::SnapshotInstalled(snapshot) => self.snapshot_installed(snapshot, log, &mut out),
             Input::Read(ticket) => self.read(ticket, &mut out),
             Input::PeerUp(peer) => self.peer_up(peer, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
@@ -296,6 +319,11 @@ impl Replica {
             // Only a leader's own `EpochStart`, written in this step, is not in the view yet.
             epochs.push((self.end.epoch, self.end.lsn));
         }
+        // A log that begins behind a snapshot says in which epoch that was: what is compared with it may have no later one.
+        let start = log.start();
+        if start.lsn > Lsn::ZERO && epochs.first().is_none_or(|(epoch, _)| *epoch > start.epoch) {
+            epochs.insert(0, (start.epoch, start.lsn));
+        }
         let excess = epochs.len().saturating_sub(EPOCHS_NAMED_MAX);
         epochs.drain(..excess);
         LogSummary { end: self.end, epochs }
@@ -310,6 +338,8 @@ impl Replica {
             match purpose {
                 Purpose::Extend(position) => self.extended(position, log),
                 Purpose::Truncate | Purpose::Settle => {}
+                Purpose::Mark => self.marked(out),
+                Purpose::Reset(to) => self.was_reset(to, now_micros, log, out),
                 Purpose::Promise(promise) if promise == self.promise => self.promised(now_micros, log, out),
                 Purpose::Promise(_) => {} // A newer one was made meanwhile; it will be said.
             }

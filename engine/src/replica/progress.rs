@@ -22,6 +22,8 @@ pub(super) struct Progress {
     in_flight_bytes: usize,
     /// A read of the log for it is under way.
     reading: bool,
+    /// It needs what the log holds no more: it is sent nothing until it has a snapshot and says so.
+    awaits_snapshot: bool,
 }
 
 impl Progress {
@@ -35,6 +37,7 @@ impl Progress {
             in_flight: VecDeque::new(),
             in_flight_bytes: 0,
             reading: false,
+            awaits_snapshot: false,
         }
     }
 
@@ -56,6 +59,7 @@ impl Progress {
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.reading = false;
+        self.awaits_snapshot = false;
         self.commit_told = None;
     }
 
@@ -93,6 +97,25 @@ impl Progress {
         self.reading = reading;
     }
 
+    /// It is sent no batches from here on: the log lacks those that come next.
+    pub(super) const fn note_gap(&mut self) {
+        self.awaits_snapshot = true;
+    }
+
+    /// It is fed again; if the log lacks what it needs, that is found out again.
+    pub(super) const fn end_gap(&mut self) {
+        self.awaits_snapshot = false;
+    }
+
+    /// It was offered a snapshot, which may make it acknowledge so much.
+    pub(super) fn note_offered(&mut self, at: Lsn) {
+        self.reached = self.reached.max(at);
+    }
+
+    pub(super) const fn awaits_snapshot(&self) -> bool {
+        self.awaits_snapshot
+    }
+
     pub(super) const fn is_connected(&self) -> bool {
         self.connected
     }
@@ -118,9 +141,28 @@ impl Progress {
     #[cfg(feature = "sim")]
     pub(super) fn fingerprint(&self, into: &mut impl std::hash::Hasher) {
         use std::hash::Hash;
-        let Self { connected, sent, reached, durable, commit_told, in_flight, in_flight_bytes: _, reading } = self;
+        let Self {
+            connected,
+            sent,
+            reached,
+            durable,
+            commit_told,
+            in_flight,
+            in_flight_bytes: _,
+            reading,
+            awaits_snapshot,
+        } = self;
         reached.hash(into);
-        (connected, sent.map(|at| (at.lsn, at.epoch, at.chain)), durable, commit_told, in_flight, reading).hash(into);
+        (
+            connected,
+            sent.map(|at| (at.lsn, at.epoch, at.chain)),
+            durable,
+            commit_told,
+            in_flight,
+            reading,
+            awaits_snapshot,
+        )
+            .hash(into);
     }
 
     /// Whether a message with nothing but the commit position is worth sending: the follower is idle, and does
@@ -130,6 +172,6 @@ impl Progress {
     /// answer is how the leader learns so. Otherwise a leader whose start is durable everywhere might wait for ever.
     pub(super) fn wants_commit(&self, commit: Lsn) -> bool {
         let untold = self.commit_told.is_none_or(|told| told < commit);
-        self.connected && self.sent.is_some() && self.in_flight.is_empty() && untold
+        self.connected && self.sent.is_some() && !self.awaits_snapshot && self.in_flight.is_empty() && untold
     }
 }

@@ -14,6 +14,7 @@ use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 #[derive(Debug, Clone)]
 pub(super) struct TestLog {
     id: LogId,
+    pub(super) start: LogPosition,
     pub(super) batches: Vec<Batch>,
     pub(super) durable: usize,
     suspect: Option<Lsn>,
@@ -21,11 +22,14 @@ pub(super) struct TestLog {
 
 impl TestLog {
     fn position(&self, count: usize) -> LogPosition {
-        count.checked_sub(1).map_or_else(|| LogPosition::origin(self.id), |last| self.batches[last].position())
+        count.checked_sub(1).map_or(self.start, |last| self.batches[last].position())
     }
 }
 
 impl LogView for TestLog {
+    fn start(&self) -> LogPosition {
+        self.start
+    }
     fn end(&self) -> LogPosition {
         self.position(self.batches.len())
     }
@@ -61,11 +65,13 @@ pub(super) struct Node {
     pub(super) sent: Vec<(NodeId, Message)>,
     reads: Vec<(NodeId, LogPosition, super::ReadPurpose)>,
     pub(super) said: Vec<String>,
+    /// What it asked for snapshots' sake.
+    pub(super) asked: Vec<Output>,
 }
 
 impl Node {
     fn new(id: NodeId, log: LogId) -> Self {
-        let log = TestLog { id: log, batches: Vec::new(), durable: 0, suspect: None };
+        let log = TestLog { id: log, start: LogPosition::origin(log), batches: Vec::new(), durable: 0, suspect: None };
         let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log);
         Self {
             replica,
@@ -75,6 +81,7 @@ impl Node {
             sent: Vec::new(),
             reads: Vec::new(),
             said: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -84,7 +91,8 @@ impl Node {
         self.unsynced.clear();
         self.sent.clear();
         self.reads.clear();
-        self.replica = Replica::open(id, self.log.id, self.promise, Lsn::ZERO, &self.log);
+        let applied = self.log.start.lsn; // What was released is in the state.
+        self.replica = Replica::open(id, self.log.id, self.promise, applied, &self.log);
     }
 
     pub(super) fn step(&mut self, input: Input) {
@@ -103,11 +111,21 @@ impl Node {
                         }
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
                         LogWrite::Settle => self.log.suspect = None,
+                        LogWrite::Mark(_) => {}
+                        LogWrite::Reset { to, .. } => {
+                            self.log.batches.clear();
+                            (self.log.start, self.log.durable) = (to, 0);
+                        }
                     }
                     self.unsynced.push(ticket);
                 }
                 Output::Send { to, message } => self.sent.push((to, message)),
                 Output::ReadLog { peer, after, purpose, .. } => self.reads.push((peer, after, purpose)),
+                asked @ (Output::TakeSnapshot { .. }
+                | Output::ReadSnapshot { .. }
+                | Output::StageSnapshot { .. }
+                | Output::StageChunk { .. }
+                | Output::InstallSnapshot { .. }) => self.asked.push(asked),
                 other => self.said.push(format!("{other:?}")),
             }
         }

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out: its whole contract with the world.
 
 use super::{QuorumLost, ReadTicket};
-use crate::model::{Assignment, Epoch, LogPosition, Lsn, Message, NodeId};
+use crate::model::{Assignment, Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use bytes::Bytes;
 use std::time::Duration;
 use towline_wal::Batch;
@@ -18,6 +18,7 @@ use towline_wal::Batch;
 /// /// A log in memory: all of it is durable, and none of it was ever lost.
 /// struct Memory(LogId, Vec<Batch>);
 /// impl LogView for Memory {
+///     fn start(&self) -> LogPosition { LogPosition::origin(self.0) }
 ///     fn end(&self) -> LogPosition { self.1.last().map_or(LogPosition::origin(self.0), Batch::position) }
 ///     fn durable_end(&self) -> LogPosition { self.end() }
 ///     fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
@@ -44,6 +45,8 @@ use towline_wal::Batch;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub trait LogView {
+    /// Where the log begins: its origin, or behind what was released, or behind a snapshot.
+    fn start(&self) -> LogPosition;
     /// The end of the log.
     fn end(&self) -> LogPosition;
     /// The end of what is durable.
@@ -107,6 +110,40 @@ pub enum Input {
         /// The batches, in order; none if they can't be read now.
         batches: Vec<Batch>,
     },
+    /// The answer to [`Output::TakeSnapshot`]: a snapshot of what is applied here, behind which the log goes on. None comes if
+    /// none can be taken; the peer is fed nothing until it connects anew.
+    SnapshotTaken {
+        /// For whom.
+        peer: NodeId,
+        /// The epoch that was named.
+        epoch: Epoch,
+        /// What it is.
+        snapshot: SnapshotId,
+    },
+    /// The answer to [`Output::ReadSnapshot`].
+    SnapshotRead {
+        /// For whom.
+        peer: NodeId,
+        /// The epoch that was named.
+        epoch: Epoch,
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        index: u32,
+        /// The chunk; none if that snapshot is not kept any more.
+        bytes: Option<Bytes>,
+    },
+    /// This part of what is staged is missing: it is asked for. One at a time, as fast as the driver likes.
+    SnapshotWanted {
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        index: u32,
+    },
+    /// All parts of a snapshot are staged, durably, and their digest is what was offered.
+    SnapshotStaged(SnapshotId),
+    /// The answer to [`Output::InstallSnapshot`]: the state is the snapshot's, durably.
+    SnapshotInstalled(SnapshotId),
     /// Somebody wants to read what is committed now, or newer. Tickets rise.
     Read(ReadTicket),
     /// A connection to a peer stands, both ways; messages in flight on an older one are gone.
@@ -171,6 +208,46 @@ pub enum Output {
         bytes_max: usize,
         /// What the batches are for.
         purpose: ReadPurpose,
+    },
+    /// A peer needs what the log holds no more: take a snapshot of what is applied, or one taken before behind which the log
+    /// goes on, and say [`Input::SnapshotTaken`].
+    TakeSnapshot {
+        /// Who needs it.
+        peer: NodeId,
+        /// In which epoch; the answer names it.
+        epoch: Epoch,
+    },
+    /// Read a part of a snapshot that was taken, and say [`Input::SnapshotRead`].
+    ReadSnapshot {
+        /// For whom.
+        peer: NodeId,
+        /// In which epoch; the answer names it.
+        epoch: Epoch,
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        index: u32,
+    },
+    /// Keep the parts of this snapshot that come, instead of those of any other. If some are here already, they are not asked for
+    /// again. Say by [`Input::SnapshotWanted`] which is the next, or [`Input::SnapshotStaged`] if none is missing.
+    StageSnapshot {
+        /// Which snapshot.
+        snapshot: SnapshotId,
+    },
+    /// Keep this part, and ask for the next.
+    StageChunk {
+        /// Of which snapshot.
+        snapshot: SnapshotId,
+        /// Which chunk.
+        index: u32,
+        /// Its bytes.
+        bytes: Bytes,
+    },
+    /// Replace the state by the snapshot that is staged, all of it at once, and say [`Input::SnapshotInstalled`] when that is
+    /// durable. A log that is read meanwhile may end before the state.
+    InstallSnapshot {
+        /// Which snapshot.
+        snapshot: SnapshotId,
     },
     /// Everything up to here is committed.
     Commit(Lsn),
@@ -343,7 +420,7 @@ pub struct Ticket(pub(super) u64);
 ///         LogWrite::Append(batch) => log.1.push(batch),
 ///         LogWrite::Truncate(to) => log.1.retain(|batch| batch.last_lsn() <= to.lsn),
 ///         LogWrite::Promise(bytes) => promise = Promise::decode(&bytes)?,
-///         _ => {} // `Settle`: this log never lacks anything.
+///         _ => {} // `Settle`, `Mark`, `Reset`: this log never lacks anything.
 ///     }
 /// }
 /// assert_eq!(promise.leader, Some(me));
@@ -359,6 +436,15 @@ pub enum LogWrite {
     Truncate(LogPosition),
     /// Keep this promise (hard state).
     Promise(Bytes),
+    /// Keep this [`InstallMark`](super::InstallMark) (hard state of the kind *snapshot*).
+    Mark(Bytes),
+    /// Forget the whole log and let it begin behind this position; in the same submission keep this mark.
+    Reset {
+        /// Where it begins.
+        to: LogPosition,
+        /// The [`InstallMark`](super::InstallMark).
+        mark: Bytes,
+    },
     /// The log lacks nothing any more: forget that it may ([`LogView::suspect`]).
     Settle,
 }

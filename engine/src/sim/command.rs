@@ -177,6 +177,9 @@ fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     row("leader restarts", totals.leader_restarts);
     row("truncated suffixes", totals.truncations);
     row("logs adopted", totals.adoptions);
+    row("logs released", totals.releases);
+    row("snapshots installed", totals.snapshots);
+    row("snapshots resumed", totals.snapshots_resumed);
     for kind in FaultKind::ALL {
         row(&format!("fault: {}", kind.name()), totals.faults.get(&kind).copied().unwrap_or(0));
     }
@@ -202,7 +205,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     format!(
         "{{\"seeds\":{},\"simulated_ms\":{},\"events\":{},\"submitted\":{},\"acknowledged\":{},\"in_doubt\":{},\
          \"reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"stepped_down\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
-         \"truncations\":{},\"adoptions\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
+         \"truncations\":{},\"adoptions\":{},\"releases\":{},\"snapshots\":{},\"snapshots_resumed\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
         totals.seeds,
         totals.simulated_ms,
         totals.events,
@@ -220,6 +223,9 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         totals.leader_restarts,
         totals.truncations,
         totals.adoptions,
+        totals.releases,
+        totals.snapshots,
+        totals.snapshots_resumed,
         faults.join(","),
         failed.join(",")
     )

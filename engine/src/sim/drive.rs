@@ -8,7 +8,7 @@ use super::{network, workload};
 use crate::model::limits::UNAPPLIED_BYTES_DEFAULT;
 use crate::model::{Epoch, Lsn, NodeId};
 use crate::pipeline::Submission;
-use crate::replica::{Input, LogWrite, Output};
+use crate::replica::{Input, LogWrite, Output, Ticket};
 use crate::state::check_batch;
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -47,30 +47,7 @@ impl World {
 
     fn execute(&mut self, id: NodeId, output: Output) -> Result<(), Violation> {
         match output {
-            Output::Persist { ticket, write } => {
-                let log = self.log;
-                let entry = match write {
-                    LogWrite::Append(batch) => Entry::Batch(batch),
-                    LogWrite::Truncate(to) => {
-                        self.totals.truncations += 1;
-                        self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
-                        self.forget_behind(id, to.lsn)?;
-                        Entry::Truncate { log, to }
-                    }
-                    LogWrite::Settle => Entry::Settle { log },
-                    LogWrite::Promise(bytes) => Entry::HardState { log, kind: HardStateKind::Promise, bytes },
-                };
-                let Some(running) = &mut self.node(id).running else { return Ok(()) };
-                match running.log.submit(vec![entry]) {
-                    Ok(submitted) => {
-                        running.tickets.insert(submitted, ticket);
-                        Ok(())
-                    }
-                    // Poisoned (D6) in this very step: what was to be promised on top of it never is.
-                    Err(_) if running.log.poisoned().is_some() => self.stop(id, super::mischief::Death::Process),
-                    Err(error) => Err(Violation::new("I2", format!("node {id}: the log refuses: {error}"))),
-                }
-            }
+            Output::Persist { ticket, write } => self.persist(id, ticket, write),
             Output::Send { to, message } => self.send(id, to, &message),
             Output::ReadLog { peer, after, bytes_max, purpose } => {
                 if matches!(purpose, crate::replica::ReadPurpose::Fetch(_)) {
@@ -80,6 +57,11 @@ impl World {
                 let batches = self.node(id).read(log, after.lsn, bytes_max)?;
                 self.step(id, Input::LogRead { peer, purpose, after, batches })
             }
+            asked @ (Output::TakeSnapshot { .. }
+            | Output::ReadSnapshot { .. }
+            | Output::StageSnapshot { .. }
+            | Output::StageChunk { .. }
+            | Output::InstallSnapshot { .. }) => self.do_for_a_snapshot(id, asked),
             Output::Commit(_) => {
                 self.witness_commit(id)?;
                 self.schedule_apply(id);
@@ -119,6 +101,42 @@ impl World {
                 self.tell(|| format!("node {id} disconnects node {peer}: {reason}"));
                 self.drop_link(id, peer)
             }
+        }
+    }
+
+    /// Gives a write to the log.
+    fn persist(&mut self, id: NodeId, ticket: Ticket, write: LogWrite) -> Result<(), Violation> {
+        let log = self.log;
+        let kind = HardStateKind::Snapshot;
+        let entries = match write {
+            LogWrite::Append(batch) => vec![Entry::Batch(batch)],
+            LogWrite::Truncate(to) => {
+                self.totals.truncations += 1;
+                self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
+                self.forget_behind(id, to.lsn)?;
+                vec![Entry::Truncate { log, to }]
+            }
+            LogWrite::Mark(bytes) => vec![Entry::HardState { log, kind, bytes }],
+            LogWrite::Reset { to, mark: bytes } => {
+                self.tell(|| format!("node {id} lets its log begin behind {}", to.lsn));
+                // Nothing here tells what becomes of what it sealed when it led.
+                self.forget_unanswered(id, false)?;
+                vec![Entry::Reset { log, to }, Entry::HardState { log, kind, bytes }]
+            }
+            LogWrite::Settle => vec![Entry::Settle { log }],
+            LogWrite::Promise(bytes) => {
+                vec![Entry::HardState { log, kind: HardStateKind::Promise, bytes }]
+            }
+        };
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        match running.log.submit(entries) {
+            Ok(submitted) => {
+                running.tickets.insert(submitted, ticket);
+                Ok(())
+            }
+            // Poisoned (D6) in this very step: what was to be promised on top of it never is.
+            Err(_) if running.log.poisoned().is_some() => self.stop(id, super::mischief::Death::Process),
+            Err(error) => Err(Violation::new("I2", format!("node {id}: the log refuses: {error}"))),
         }
     }
 
@@ -329,10 +347,9 @@ impl World {
     }
 
     pub(super) fn flush_state(&mut self, id: NodeId, life: u64) {
-        if self.is_alive(id, life)
-            && let Some(running) = &mut self.node(id).running
-        {
-            running.applier.store_mut().flush();
+        if self.is_alive(id, life) {
+            self.flush(id);
+            self.release(id);
         }
     }
 

@@ -1,7 +1,9 @@
 //! What is still to happen, in order of virtual time.
 
 use super::fault::FaultKind;
+use super::snapshots::SnapshotStep;
 use crate::model::{Assignment, Epoch, NodeId};
+use crate::replica::Input;
 use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,6 +26,10 @@ pub(super) enum Event {
     Apply { node: NodeId, life: u64 },
     /// A node's state reaches its disk.
     Flush { node: NodeId, life: u64 },
+    /// What a replica asked of its driver is there.
+    Answer { node: NodeId, life: u64, input: Box<Input> },
+    /// A node is a step further with a snapshot that it is given.
+    Snapshot { node: NodeId, life: u64, step: SnapshotStep },
     /// An assignment reaches its leader.
     Assign { node: NodeId, assignment: Box<Assignment> },
     /// A leader reports (again) that its epoch is ready to be activated.
@@ -64,6 +70,8 @@ impl Event {
             | Self::Broken { node, .. }
             | Self::Apply { node, .. }
             | Self::Flush { node, .. }
+            | Self::Answer { node, .. }
+            | Self::Snapshot { node, .. }
             | Self::Assign { node, .. }
             | Self::Report { node, .. }
             | Self::Accepted { node, .. } => Some(*node),
@@ -97,6 +105,8 @@ impl Event {
             Self::Resume { node, life } => [18, node.get(), *life, 0, 0],
             Self::Recover { node } => [19, node.get(), 0, 0, 0],
             Self::Read { client } => [20, *client, 0, 0, 0],
+            Self::Answer { node, life, .. } => [22, node.get(), *life, 0, 0],
+            Self::Snapshot { node, life, step } => [23, node.get(), *life, *step as u64, 0],
             Self::SteppedDown { node, epoch } => [21, node.get(), epoch.term.into(), 0, 0],
         }
     }
@@ -112,6 +122,7 @@ impl Event {
             Self::Assign { node, assignment } => {
                 format!("the assignment of epoch {} reaches node {node}", assignment.epoch)
             }
+            Self::Answer { node, life, .. } => format!("node {node}.{life}: a part of a snapshot"),
             other => format!("{other:?}"),
         }
     }
@@ -133,6 +144,12 @@ impl Agenda {
     pub(super) fn schedule(&mut self, after: Duration, event: Event) {
         self.events.insert((self.now + after, self.sequence), event);
         self.sequence += 1;
+    }
+
+    /// What happens next.
+    #[cfg(test)]
+    pub(super) fn peek(&self) -> Option<&Event> {
+        self.events.first_key_value().map(|(_, event)| event)
     }
 
     /// The next event; time moves to it.

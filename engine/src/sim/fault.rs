@@ -38,6 +38,8 @@ pub enum FaultKind {
     Corruption,
     /// A disk's syncs take very long for a while (D25).
     SlowDisk,
+    /// A chunk of a snapshot changes where it is kept (D24).
+    SnapshotRot,
     /// A sync fails (D6): the log is poisoned, and the process reopens from disk.
     SyncError,
     /// A process handles nothing for a while, then goes on as if nothing had been (P4).
@@ -68,7 +70,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds, in the order of the enumeration.
-    pub const ALL: [Self; 24] = [
+    pub const ALL: [Self; 25] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
         Self::PowerCutAll,
@@ -80,6 +82,7 @@ impl FaultKind {
         Self::LeaderIsolated,
         Self::Corruption,
         Self::SlowDisk,
+        Self::SnapshotRot,
         Self::SyncError,
         Self::Pause,
         Self::LeaderMove,
@@ -110,6 +113,7 @@ impl FaultKind {
             Self::LeaderIsolated => "leader isolated",
             Self::Corruption => "corruption in flight",
             Self::SlowDisk => "slow disk",
+            Self::SnapshotRot => "staged snapshot damaged",
             Self::SyncError => "sync error",
             Self::Pause => "process pause",
             Self::LeaderMove => "leader move",
@@ -174,6 +178,12 @@ pub struct Totals {
     pub truncations: u64,
     /// Leaders that fetched batches from a better log.
     pub adoptions: u64,
+    /// Times that a node released a part of its log.
+    pub releases: u64,
+    /// Snapshots installed.
+    pub snapshots: u64,
+    /// Snapshots of which a part was there already.
+    pub snapshots_resumed: u64,
     /// How often each kind of fault was drawn.
     pub faults: BTreeMap<FaultKind, u64>,
 }
@@ -203,6 +213,9 @@ impl Totals {
         self.leader_restarts += other.leader_restarts;
         self.truncations += other.truncations;
         self.adoptions += other.adoptions;
+        self.releases += other.releases;
+        self.snapshots += other.snapshots;
+        self.snapshots_resumed += other.snapshots_resumed;
         for (kind, count) in &other.faults {
             *self.faults.entry(*kind).or_default() += count;
         }

@@ -53,6 +53,10 @@ impl World {
                 self.corruption_next = true;
                 Ok(())
             }
+            FaultKind::SnapshotRot => {
+                self.rot_next = true;
+                Ok(())
+            }
             FaultKind::SlowDisk => {
                 self.count(kind);
                 self.node(any).slowness = self.chance_between(20, 400);
@@ -223,6 +227,7 @@ impl World {
             node.disk.crash(kind, &mut |bound| chance.below(bound));
             let lossy = node.disk.stats().lossy_crashes > before;
             self.chance = chance;
+            self.lose_staged(id);
             if lossy {
                 self.totals.crashes_with_loss += 1;
             }

@@ -29,6 +29,9 @@ mod patience;
 mod reads;
 mod script;
 mod sessions;
+mod snapshots;
+#[cfg(test)]
+mod snapshots_test;
 mod swarm;
 mod witness;
 mod workload;

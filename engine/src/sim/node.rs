@@ -3,16 +3,18 @@
 use super::checker::Violation;
 use super::event::Event;
 use super::patience::Waits;
-use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor};
+use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor, SnapshotId};
 use crate::pipeline::Sequencer;
-use crate::replica::{LogView, Promise, Replica, Ticket};
-use crate::state::{Applier, MemStore};
+use crate::replica::{InstallMark, LogView, Opening, Promise, Replica, Ticket};
+use crate::state::{Applier, MemStore, StagedSnapshot};
+use bytes::Bytes;
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 use towline_net::{Connection, StreamId};
+use towline_wal::io::execute;
 use towline_wal::vdisk::VirtualDisk;
-use towline_wal::{Batch, Epoch, HardStateKind, LogCore, OpenError, Options};
+use towline_wal::{Batch, Entry, Epoch, HardStateKind, LogCore, OpenError, Options};
 
 /// What a node is, running or not.
 #[derive(Debug)]
@@ -23,6 +25,10 @@ pub(super) struct SimNode {
     pub(super) disk: VirtualDisk,
     /// The state's store; it goes back to its last flush when the power fails.
     pub(super) store: MemStore,
+    /// Up to here it survives that.
+    pub(super) flushed: Lsn,
+    /// A snapshot that it is given, as far as it is here.
+    pub(super) staging: Option<Staging>,
     pub(super) running: Option<Running>,
     /// The log as it was when the node last stopped: what it had called durable must be there again.
     pub(super) before: Option<LogCore>,
@@ -36,6 +42,14 @@ pub(super) struct SimNode {
     pub(super) put_off: Vec<Event>,
     /// How long its replica leads without a majority.
     pub(super) quorum_bound: Duration,
+}
+
+/// Chunks beside the state.
+#[derive(Debug)]
+pub(super) struct Staging {
+    pub(super) snapshot: StagedSnapshot,
+    /// So many chunks survive if the power fails.
+    pub(super) synced: usize,
 }
 
 /// What lives in memory only.
@@ -58,6 +72,8 @@ pub(super) struct Running {
     /// The last epoch in which the replica said that it leads no more for want of a majority.
     pub(super) stepped_down: Option<Epoch>,
     pub(super) waits: Waits,
+    /// The last snapshot that it took for others.
+    pub(super) taken: Option<(SnapshotId, Vec<Bytes>)>,
 }
 
 /// One end of a connection to another node.
@@ -94,6 +110,10 @@ impl<'a> ShardLog<'a> {
 }
 
 impl LogView for ShardLog<'_> {
+    fn start(&self) -> LogPosition {
+        self.core().start(self.log)
+    }
+
     fn end(&self) -> LogPosition {
         self.core().end(self.log)
     }
@@ -126,6 +146,8 @@ impl SimNode {
             life: 0,
             disk: VirtualDisk::with_seed(id.get()),
             store: MemStore::new(),
+            flushed: Lsn::ZERO,
+            staging: None,
             running: None,
             before: None,
             writes: 0,
@@ -157,6 +179,10 @@ impl SimNode {
             Some(bytes) => Promise::decode(&bytes).map_err(|e| failed("promise", &e))?,
             None => Promise::NONE,
         };
+        let mark = match core.hard_state(log, HardStateKind::Snapshot) {
+            Some(bytes) => InstallMark::decode(&bytes).map_err(|e| failed("mark", &e))?,
+            None => InstallMark::NONE,
+        };
         if let Some(before) = &self.before {
             core.load_index(&mut self.disk, log, before.durable_end(log).lsn);
             self.compare(before, &core, log)?;
@@ -164,11 +190,12 @@ impl SimNode {
         let applier =
             Applier::open(std::mem::take(&mut self.store), shard.clone(), log).map_err(|e| failed("state", &e))?;
         let applied = applier.applied().lsn;
-        let end = core.end(log).lsn;
-        if applied > end {
-            let what = format!("node {}: the state holds LSN {applied}, the log ends at {end}", self.id);
-            return Err(Violation::new("I1", what));
+        if !self.finish_installation(&mut core, mark, applier.applied(), log)? {
+            self.store = applier.into_store();
+            self.disk.kill_process();
+            return Ok(false);
         }
+        self.flushed = applied;
         let view = ShardLog::new(&mut core, &mut self.disk, log);
         let replica = Replica::open(self.id, log, promise, applied, &view).with_quorum_bound(self.quorum_bound);
         self.life += 1;
@@ -186,8 +213,40 @@ impl SimNode {
             ticking: None,
             stepped_down: None,
             waits: Waits::default(),
+            taken: None,
         });
         Ok(true)
+    }
+
+    /// Before anything is done with it: a node that was given a snapshot when it died has that to its end, or as it was before.
+    /// False if the disk failed meanwhile.
+    fn finish_installation(
+        &mut self,
+        core: &mut LogCore,
+        mark: InstallMark,
+        applied: LogPosition,
+        log: LogId,
+    ) -> Result<bool, Violation> {
+        core.load_index(&mut self.disk, log, applied.lsn);
+        let bounds = (core.start(log), core.end(log));
+        let opening = mark.opening(applied, bounds, core.position_at(log, applied.lsn));
+        let mut entries = match opening {
+            Opening::Whole => return Ok(true),
+            Opening::Forget => Vec::new(),
+            Opening::Reset(to) => vec![Entry::Reset { log, to }],
+            Opening::LogLost | Opening::StateLost => {
+                let what = format!("node {} opens with its state at {}, log {bounds:?}", self.id, applied.lsn);
+                return Err(Violation::new("I1", format!("{what}: {opening:?}")));
+            }
+        };
+        let bytes = InstallMark::NONE.encode().map_err(|e| Violation::assertion(e.to_string()))?;
+        entries.push(Entry::HardState { log, kind: HardStateKind::Snapshot, bytes });
+        core.submit(entries).map_err(|e| Violation::assertion(format!("node {}: {e}", self.id)))?;
+        while let Some(request) = core.poll_io() {
+            let result = execute(&mut self.disk, &request);
+            core.on_io(request.id, result);
+        }
+        Ok(std::iter::from_fn(|| core.poll_completion()).all(|done| done.result.is_ok()))
     }
 
     /// I1 at one node: what the log called durable before is in the log that was opened.
@@ -196,7 +255,9 @@ impl SimNode {
         let found = if now.end(log) == durable { Some(durable) } else { now.position_at(log, durable.lsn) };
         // A truncation that was accepted and not durable may or may not have happened: then the log goes on with
         // what it held before, or ends where the truncation put it.
-        if found == Some(durable) || before.end(log).lsn < durable.lsn {
+        // What was released, or given up for a snapshot, the state holds: that is looked at next.
+        let has_it_elsewhere = now.start(log).lsn >= durable.lsn;
+        if found == Some(durable) || before.end(log).lsn < durable.lsn || has_it_elsewhere {
             return Ok(());
         }
         let what = format!("node {} had {durable:?} durable and opens with {:?}", self.id, now.end(log));

@@ -26,6 +26,10 @@ pub(super) struct Swarm {
     pub(super) patience_ms: u64,
     /// How long a leader goes on without a majority.
     pub(super) quorum_ms: u64,
+    /// How often a node releases its log after a flush, how much of it it keeps, and how large chunks of snapshots are.
+    pub(super) release_per_mille: u64,
+    pub(super) kept_bytes: u64,
+    pub(super) chunk_bytes: usize,
     /// What each kind of fault weighs against the others.
     weights: Vec<(FaultKind, u64)>,
 }
@@ -55,6 +59,10 @@ impl Swarm {
             fault_every_ms,
             patience_ms: chance.between(200, 2_000),
             quorum_ms: chance.between(300, 5_000),
+            // One seed in four keeps everything.
+            release_per_mille: chance.pick(&[0, 50, 300, 1_000]).unwrap_or(0),
+            kept_bytes: chance.pick(&[0, 5_000, 50_000]).unwrap_or(0),
+            chunk_bytes: chance.pick(&[20_000, 100_000, 1_000_000]).unwrap_or(100_000),
             weights,
         }
     }

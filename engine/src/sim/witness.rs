@@ -56,6 +56,11 @@ impl World {
         let Some(core) = running.as_mut().map(|running| &mut running.log).or(before.as_mut()) else { return false };
         let view = ShardLog::new(core, disk, log);
         let durable = view.durable_end();
+        // What it released it had; while a reset is under way nothing is certainly there.
+        let released = view.start();
+        if position.lsn <= released.lsn && released.lsn <= durable.lsn {
+            return true;
+        }
         durable == position || (position.lsn < durable.lsn && view.position_at(position.lsn) == Some(position))
     }
 

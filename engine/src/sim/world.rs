@@ -91,6 +91,8 @@ pub(super) struct World {
     pub(super) reads: Reads,
     pub(super) healed: bool,
     pub(super) corruption_next: bool,
+    /// The next chunk of a snapshot that is kept is damaged.
+    pub(super) rot_next: bool,
     pub(super) trace_hash: u64,
     pub(super) story: Option<Vec<String>>,
     /// Inputs that follow from the step that is being executed.
@@ -151,6 +153,7 @@ impl World {
             reads: Reads::default(),
             healed: false,
             corruption_next: false,
+            rot_next: false,
             trace_hash: 0,
             story: tell.then(Vec::new),
             inputs: VecDeque::new(),
@@ -225,6 +228,8 @@ impl World {
             Event::Broken { node, peer, link } => self.lose_peer(node, peer, link)?,
             Event::Apply { node, life } => self.apply(node, life)?,
             Event::Flush { node, life } => self.flush_state(node, life),
+            Event::Answer { node, life, input } => self.answer(node, life, *input)?,
+            Event::Snapshot { node, life, step } => self.snapshot_step(node, life, step)?,
             Event::Assign { node, assignment } => {
                 if self.nodes[&node].running.is_some() {
                     self.step(node, Input::Assign(*assignment))?;

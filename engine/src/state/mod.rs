@@ -22,6 +22,9 @@ mod rocks;
 mod sessions;
 #[cfg(test)]
 mod sessions_test;
+mod snapshot;
+#[cfg(test)]
+mod snapshot_test;
 mod store;
 
 pub use crate::model::StreamRead;
@@ -37,4 +40,5 @@ pub use read::{
 };
 #[cfg(feature = "node")]
 pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksTimes, RocksWriter, StateStats, StatisticsLevel};
+pub use snapshot::{SnapshotError, StagedSnapshot, install_snapshot, take_snapshot};
 pub use store::{Family, Order, Store, StoreError, View, Visitor};

@@ -25,6 +25,9 @@ impl Memory {
 }
 
 impl LogView for Memory {
+    fn start(&self) -> LogPosition {
+        LogPosition::origin(self.0)
+    }
     fn end(&self) -> LogPosition {
         self.ends().next_back().unwrap_or(LogPosition::origin(self.0))
     }

@@ -17,6 +17,8 @@ const QUICK: &[&str] = &[
     "=1:123 2:1234 2:234 writes 1",
     "1:12 2:12 1:12 writes 3 crashes 1 breaks 1 ends 2",
     "1:123 2:123 writes 2 ends 1",
+    "=1:12 2:123 writes 1 crashes 1 releases 1",
+    "=1:12 3:123 writes 1 crashes 1 releases 2",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -30,6 +32,8 @@ const LARGE: &[&str] = &[
     "=1:123 2:1234 2:234 writes 1 breaks 1 prompt",
     "=1:123 2:123 1:123 writes 1 ends 1",
     "1:123 2:123 writes 1 breaks 1 ends 1",
+    "=1:123 2:123 writes 1 breaks 1 releases 1",
+    "=1:123 3:123 1:123 writes 1 releases 1",
 ];
 /// Where a planted bug is looked for.
 const HUNT: &[&str] = &[
@@ -54,7 +58,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses` and `ends` (of leaders that give up) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
+    /// `breaks`, `losses` and `ends` (of leaders that give up) and `releases` (of logs) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Scope>,
     /// Give a search up at so many states; then it proves nothing.
@@ -185,11 +189,11 @@ fn json(scope: &Scope, found: &Found, took: Duration) -> String {
 }
 
 fn report(scope: &Scope, found: &Found, took: Duration) -> String {
-    let Found { states, transitions, depth, steps, node_states, quiet, committed, .. } = found;
+    let Found { states, transitions, depth, steps, node_states, quiet, installing, committed, .. } = found;
     let activated: Vec<_> = found.activated.iter().take(scope.epochs()).map(u64::to_string).collect();
     let mut text = format!(
         "{scope}\n  {states} states, {transitions} transitions, depth {depth}, {:.1} s, {} MiB\n  \
-         {steps} steps of {node_states} states of a node; epochs activated in {} states; {quiet} ends; {committed} batches\n",
+         {steps} steps of {node_states} states of a node; epochs activated in {} states; {quiet} ends; {installing} with a snapshot; {committed} batches\n",
         took.as_secs_f64(),
         found.bytes >> 20,
         activated.join(", "),

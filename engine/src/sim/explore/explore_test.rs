@@ -30,6 +30,16 @@ fn i1_i2_i3_hold_whenever_a_leader_gives_up_while_it_waits_for_a_majority() {
     assert!(found.activated[1] > without.activated[1], "{found:?}");
 }
 
+/// The third voter is new: it is given a snapshot by a leader that released its log, or leads, and gets one before it starts.
+#[test]
+fn i1_i2_i3_hold_when_logs_are_released_and_a_new_voter_is_given_a_snapshot_or_a_new_leader_is() {
+    for text in ["=1:12 2:123 writes 1 crashes 1 releases 1", "=1:12 3:123 writes 1 crashes 1 releases 2"] {
+        let found = explore(&scope(text));
+        assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+        assert!(found.complete && found.installing > 1_000, "{found:?}");
+    }
+}
+
 #[test]
 fn two_searches_of_one_scope_count_the_same() {
     let scope = scope("=1:123 2:123 writes 1");
@@ -96,6 +106,7 @@ fn a_search_that_takes_replicas_for_one_by_their_hash_comes_to_the_same_worlds_a
         "1:12 2:12 writes 1 breaks 1",
         "1:12 2:12 writes 1 breaks 1 ends 1",
         "=1:123 2:23 writes 1",
+        "=1:12 3:123 writes 1 releases 1",
     ] {
         let scope = scope(text);
         let (by_hash, verbatim) = (worlds(&scope, false), worlds(&scope, true));

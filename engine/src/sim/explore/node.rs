@@ -1,9 +1,10 @@
 //! One node of the model: the real replica over a log in memory, with what of it is on the disk.
 
 use super::scope::node_id;
-use crate::model::{Assignment, Epoch, LogId, LogPosition, Lsn, Message, NodeId};
+use crate::model::{Assignment, Epoch, LogId, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use crate::replica::{
-    DisconnectReason, Input, LogView, LogWrite, Output, Phase, Promise, ReadPurpose, Replica, Ticket,
+    DisconnectReason, Input, InstallMark, LogView, LogWrite, Opening, Output, Phase, Promise, ReadPurpose, Replica,
+    Ticket,
 };
 use crate::sim::Violation;
 use std::collections::VecDeque;
@@ -39,6 +40,8 @@ pub(super) enum Happening {
     },
     /// The leader waited too long for a majority.
     GivesUp,
+    /// The node's state is durable as far as it is applied, and the log before that is released.
+    Releases,
     /// The node starts again, without the last batch that was durable, and knows that it may lack it.
     Loses,
 }
@@ -60,6 +63,8 @@ pub(super) struct Node {
     pub(super) log: ModelLog,
     /// Reads of the log under way, in order.
     pub(super) reads: VecDeque<(NodeId, LogPosition, ReadPurpose)>,
+    /// What its state holds, durably. (A state that is never released or replaced need not be on the disk.)
+    state: LogPosition,
     /// The newest epoch whose promise was said, if the disk does not hold it: a promise that a crash would break.
     said: Epoch,
 }
@@ -68,6 +73,10 @@ pub(super) struct Node {
 #[derive(Debug, Clone)]
 pub(super) struct ModelLog {
     id: LogId,
+    /// Where it begins.
+    pub(super) start: LogPosition,
+    pub(super) durable_start: LogPosition,
+    mark: InstallMark,
     /// As the replica sees it: with what is on its way to the disk.
     pub(super) accepted: Vec<Batch>,
     pub(super) durable: Vec<Batch>,
@@ -77,12 +86,16 @@ pub(super) struct ModelLog {
 }
 
 impl LogView for ModelLog {
+    fn start(&self) -> LogPosition {
+        self.start
+    }
+
     fn end(&self) -> LogPosition {
-        self.end_of(&self.accepted)
+        self.accepted.last().map_or(self.start, Batch::position)
     }
 
     fn durable_end(&self) -> LogPosition {
-        self.end_of(&self.durable)
+        self.durable.last().map_or(self.durable_start, Batch::position)
     }
 
     fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
@@ -91,7 +104,7 @@ impl LogView for ModelLog {
 
     fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
         let ends = self.accepted.iter().rev().map(Batch::position);
-        ends.chain([LogPosition::origin(self.id)]).find(|at| at.lsn <= lsn)
+        ends.chain([self.start]).find(|at| at.lsn <= lsn)
     }
 
     fn epochs(&self) -> Vec<(Epoch, Lsn)> {
@@ -105,10 +118,6 @@ impl LogView for ModelLog {
 }
 
 impl ModelLog {
-    fn end_of(&self, batches: &[Batch]) -> LogPosition {
-        batches.last().map_or_else(|| LogPosition::origin(self.id), Batch::position)
-    }
-
     fn accept(&mut self, ticket: Ticket, write: LogWrite) -> Result<(), Violation> {
         match &write {
             LogWrite::Append(batch) if !batch.follows(&self.end()) => {
@@ -116,7 +125,11 @@ impl ModelLog {
             }
             LogWrite::Append(batch) => self.accepted.push(batch.clone()),
             LogWrite::Truncate(to) => self.accepted.retain(|batch| batch.last_lsn() <= to.lsn),
-            LogWrite::Promise(_) | LogWrite::Settle => {}
+            LogWrite::Reset { to, .. } => {
+                self.accepted.clear();
+                self.start = *to;
+            }
+            LogWrite::Promise(_) | LogWrite::Settle | LogWrite::Mark(_) => {}
         }
         self.under_way.push_back((ticket, write));
         Ok(())
@@ -130,13 +143,22 @@ impl ModelLog {
             LogWrite::Truncate(to) => self.durable.retain(|batch| batch.last_lsn() <= to.lsn),
             LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
             LogWrite::Settle => self.suspect = None,
+            LogWrite::Mark(bytes) => self.mark = InstallMark::decode(&bytes).unwrap_or(self.mark),
+            LogWrite::Reset { to, .. } => self.reset(to),
         }
         Some(ticket)
     }
 
+    /// What is on the disk begins here, and there is no mark any more.
+    fn reset(&mut self, to: LogPosition) {
+        self.durable.clear();
+        (self.durable_start, self.mark) = (to, InstallMark::NONE);
+        self.suspect = self.suspect.map(|_| to.lsn.next());
+    }
+
     /// What can be read behind a position: what is durable, and was not truncated since.
     fn read(&self, after: LogPosition) -> Vec<Batch> {
-        if after.lsn != Lsn::ZERO && self.position_at(after.lsn) != Some(after) {
+        if self.position_at(after.lsn) != Some(after) || self.start != self.durable_start {
             return Vec::new();
         }
         let same = self.accepted.iter().zip(&self.durable).take_while(|(one, other)| one == other);
@@ -148,6 +170,9 @@ impl Node {
     pub(super) fn new(place: usize, id: LogId) -> Self {
         let log = ModelLog {
             id,
+            start: LogPosition::origin(id),
+            durable_start: LogPosition::origin(id),
+            mark: InstallMark::NONE,
             accepted: Vec::new(),
             durable: Vec::new(),
             promise: Promise::NONE,
@@ -156,7 +181,7 @@ impl Node {
         };
         let node = node_id(place);
         let replica = Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log);
-        Self { id: node, replica, log, reads: VecDeque::new(), said: Epoch::ZERO }
+        Self { id: node, replica, log, reads: VecDeque::new(), state: LogPosition::origin(id), said: Epoch::ZERO }
     }
 
     /// One thing happens, and all that follows from it at this node.
@@ -185,13 +210,17 @@ impl Node {
                 for _ in 0..survive {
                     self.log.sync();
                 }
-                self.open();
+                self.open()?;
+                return Ok(effects);
+            }
+            Happening::Releases => {
+                self.release();
                 return Ok(effects);
             }
             Happening::Loses => {
                 let lost = self.log.durable.pop().map(|batch| batch.first_lsn());
                 self.log.suspect = self.log.suspect.into_iter().chain(lost).min();
-                self.open();
+                self.open()?;
                 return Ok(effects);
             }
         };
@@ -200,8 +229,12 @@ impl Node {
         } else {
             None
         };
-        for output in self.outputs(input)? {
-            self.execute(output, of, &mut effects)?;
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for output in self.outputs(input)? {
+                inputs.extend(self.answer(&output));
+                self.execute(output, of, &mut effects)?;
+            }
         }
         if self.said <= self.log.promise.epoch {
             self.said = Epoch::ZERO;
@@ -263,6 +296,12 @@ impl Node {
                 }
                 to.push(Effect::StepsDown(epoch));
             }
+            // Answered already.
+            Output::TakeSnapshot { .. }
+            | Output::ReadSnapshot { .. }
+            | Output::StageSnapshot { .. }
+            | Output::StageChunk { .. }
+            | Output::InstallSnapshot { .. } => {}
             // Nobody reads here.
             Output::Serving(_)
             | Output::Superseded { .. }
@@ -279,23 +318,81 @@ impl Node {
         BatchBuilder::new(self.log.id, BatchKind::Data, epoch, end, 0).block(block).seal().ok()
     }
 
-    /// The process starts again, from the disk. Its state held nothing yet: so the replica knows of no commit.
-    fn open(&mut self) {
-        self.log.under_way.clear();
+    /// What the driver does about a snapshot takes no time here, and a snapshot is one chunk: the messages are what other
+    /// things happen between, and the writes to the log.
+    fn answer(&mut self, output: &Output) -> Option<Input> {
+        match *output {
+            Output::TakeSnapshot { peer, epoch } => {
+                let at = self.log.position_at(self.replica.applicable())?;
+                let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: at.chain.get().into() };
+                snapshot.is_possible().then_some(Input::SnapshotTaken { peer, epoch, snapshot })
+            }
+            Output::ReadSnapshot { peer, epoch, snapshot, index } => {
+                Some(Input::SnapshotRead { peer, epoch, snapshot, index, bytes: Some("s".into()) })
+            }
+            Output::StageSnapshot { snapshot } => Some(Input::SnapshotWanted { snapshot, index: 0 }),
+            Output::StageChunk { snapshot, .. } => Some(Input::SnapshotStaged(snapshot)),
+            Output::InstallSnapshot { snapshot } => {
+                self.state = snapshot.at;
+                Some(Input::SnapshotInstalled(snapshot))
+            }
+            _ => None,
+        }
+    }
+
+    /// Up to where the log may be released, if it holds anything before that.
+    pub(super) fn releasable(&self) -> Option<LogPosition> {
+        let at = self.log.position_at(self.replica.applicable())?;
+        let (start, is_settled) = (self.log.start, self.log.start == self.log.durable_start);
+        (is_settled && at.lsn > start.lsn && at.lsn >= self.state.lsn).then_some(at)
+    }
+
+    fn release(&mut self) {
+        let Some(to) = self.releasable() else { return };
+        let ModelLog { start, durable_start, accepted, durable, .. } = &mut self.log;
+        (*start, *durable_start, self.state) = (to, to, to);
+        accepted.retain(|batch| batch.last_lsn() > to.lsn);
+        durable.retain(|batch| batch.last_lsn() > to.lsn);
+    }
+
+    /// The process starts again, from the disk. Unless a log was released or reset, its state held nothing yet: so the replica
+    /// knows of no commit.
+    fn open(&mut self) -> Result<(), Violation> {
+        let log = &mut self.log;
+        log.under_way.clear();
         self.reads.clear();
-        self.log.accepted = self.log.durable.clone();
-        self.replica = Replica::open(self.id, self.log.id, self.log.promise, Lsn::ZERO, &self.log);
+        (log.accepted, log.start) = (log.durable.clone(), log.durable_start);
+        let opening = log.mark.opening(self.state, (log.start, log.end()), log.position_at(self.state.lsn));
+        match opening {
+            Opening::Whole => {}
+            Opening::Forget => log.mark = InstallMark::NONE,
+            Opening::Reset(to) => {
+                log.reset(to);
+                (log.accepted, log.start) = (Vec::new(), to);
+            }
+            Opening::LogLost | Opening::StateLost => {
+                let what =
+                    format!("it opens with its state at {}, and its log from {}: {opening:?}", self.state, log.start);
+                return Err(Violation::new("I1", what));
+            }
+        }
+        self.replica = Replica::open(self.id, self.log.id, self.log.promise, self.state.lsn, &self.log);
+        Ok(())
     }
 
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
-        let Self { id: _, replica, log, reads, said } = self;
-        let ModelLog { id: _, accepted, durable, promise, suspect, under_way } = log;
+        let Self { id: _, replica, log, reads, state, said } = self;
+        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, under_way } = log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);
         for batches in [accepted, durable] {
             batches.len().hash(&mut into);
             batches.iter().for_each(|batch| position(&batch.position(), &mut into));
+        }
+        for at in [Some(*state), Some(*start), Some(*durable_start), mark.0] {
+            at.is_some().hash(&mut into);
+            at.iter().for_each(|at| position(at, &mut into));
         }
         (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
@@ -307,6 +404,11 @@ impl Node {
                 }
                 LogWrite::Promise(bytes) => (2_u8, &bytes[..]).hash(&mut into),
                 LogWrite::Settle => 3_u8.hash(&mut into),
+                LogWrite::Mark(bytes) => (4_u8, &bytes[..]).hash(&mut into),
+                LogWrite::Reset { to, .. } => {
+                    5_u8.hash(&mut into);
+                    position(to, &mut into);
+                }
             }
         }
         for (peer, after, purpose) in reads {

@@ -26,7 +26,7 @@ pub(super) struct Turn {
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 1_000, "{found:?}");
 ///
-/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 prompt reads";
+/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -46,6 +46,8 @@ pub struct Scope {
     pub(super) losses: u8,
     /// How often a leader that waits for a majority may give up waiting, and lead no more.
     pub(super) ends: u8,
+    /// How often a node may release all of its log that it has applied.
+    pub(super) releases: u8,
     /// Writes are durable at once: for a scope that would be too large otherwise.
     pub(super) prompt: bool,
     /// Reads of the log take time: other things happen before they are done.
@@ -66,6 +68,7 @@ impl std::str::FromStr for Scope {
             breaks: 0,
             losses: 0,
             ends: 0,
+            releases: 0,
             prompt: false,
             reads: false,
             states_max: usize::MAX,
@@ -82,6 +85,7 @@ impl std::str::FromStr for Scope {
                 "breaks" => scope.breaks = count()?,
                 "losses" => scope.losses = count()?,
                 "ends" => scope.ends = count()?,
+                "releases" => scope.releases = count()?,
                 "prompt" => scope.prompt = true,
                 "reads" => scope.reads = true,
                 epoch => {
@@ -149,6 +153,7 @@ impl std::fmt::Display for Scope {
             (self.breaks, "breaks"),
             (self.losses, "losses"),
             (self.ends, "ends"),
+            (self.releases, "releases"),
         ];
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, " {what} {count}")?;

@@ -34,6 +34,8 @@ pub struct Found {
     pub activated: [u64; EPOCHS_MAX],
     /// States in which nothing was left to happen but faults, writes and new assignments.
     pub quiet: u64,
+    /// States in which a snapshot was being installed.
+    pub installing: u64,
     /// The most batches that were committed in a state.
     pub committed: u64,
     /// Bytes of its tables.
@@ -77,6 +79,7 @@ pub fn explore(scope: &Scope) -> Found {
         depth: 0,
         activated: [0; EPOCHS_MAX],
         quiet: 0,
+        installing: 0,
         committed: 0,
         layers_bytes: 0,
     };
@@ -93,6 +96,7 @@ struct Search<'a> {
     depth: usize,
     activated: [u64; EPOCHS_MAX],
     quiet: u64,
+    installing: u64,
     committed: u64,
     layers_bytes: usize,
 }
@@ -164,6 +168,8 @@ impl Search<'_> {
         if let Some(known) = world.committed.checked_sub(1) {
             self.committed = self.committed.max(self.steps.position(known).lsn.get());
         }
+        let installs = |node: &u32| self.steps.facts(*node).installs;
+        self.installing += u64::from(world.nodes.iter().any(installs));
         if !World::is_quiet(choices) {
             return Ok(());
         }
@@ -188,6 +194,7 @@ impl Search<'_> {
             node_states: self.steps.nodes(),
             activated: self.activated,
             quiet: self.quiet,
+            installing: self.installing,
             committed: self.committed,
             bytes: self.seen.bytes() + paths + self.layers_bytes + self.steps.bytes(),
             complete,

@@ -7,7 +7,7 @@ use super::ids::Ids;
 use super::node::{Effect, Happening, Node};
 use super::scope::{NODES, Scope, place};
 use crate::model::{Epoch, LogPosition, Lsn, Message};
-use crate::replica::DisconnectReason;
+use crate::replica::{DisconnectReason, LogWrite};
 use crate::sim::Violation;
 use std::hash::{Hash, Hasher};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
@@ -39,6 +39,10 @@ pub(super) struct Facts {
     pub(super) suspect: Option<Lsn>,
     pub(super) under_way: u8,
     pub(super) reads: bool,
+    /// A snapshot is being installed.
+    pub(super) installs: bool,
+    /// Its log may be released.
+    pub(super) releases: bool,
     pub(super) leads: bool,
     pub(super) serves: bool,
     /// It leads, and waits for a majority.
@@ -141,11 +145,15 @@ impl Steps {
     }
 
     fn facts_of(&mut self, node: &Node) -> Facts {
-        let mut positions = |batches: &[towline_wal::Batch]| {
+        let mut positions = |start: LogPosition, batches: &[towline_wal::Batch]| {
+            // What was released, or is behind a snapshot, is the history of where the log begins: others had it.
             let mut numbers = Vec::new();
+            if start.lsn > Lsn::ZERO {
+                let (number, _) = self.position_ids.number(key_of(&start));
+                numbers.extend_from_slice(&self.histories[number as usize]);
+            }
             for at in batches.iter().map(towline_wal::Batch::position) {
-                let (number, new) =
-                    self.position_ids.number(u128::from(at.chain.get()) << 64 | u128::from(at.lsn.get()));
+                let (number, new) = self.position_ids.number(key_of(&at));
                 numbers.push(u16::try_from(number).unwrap_or(u16::MAX));
                 if new {
                     self.positions.push(at);
@@ -155,13 +163,19 @@ impl Steps {
             numbers.into_boxed_slice()
         };
         Facts {
-            accepted: positions(&node.log.accepted),
-            durable: positions(&node.log.durable),
+            accepted: positions(node.log.start, &node.log.accepted),
+            durable: positions(node.log.durable_start, &node.log.durable),
             promised: node.replica.promise().epoch,
             committed: node.replica.committed(),
             suspect: node.log.suspect,
             under_way: u8::try_from(node.log.under_way.len()).unwrap_or(u8::MAX),
             reads: !node.reads.is_empty(),
+            installs: node
+                .log
+                .under_way
+                .iter()
+                .any(|(_, write)| matches!(write, LogWrite::Mark(_) | LogWrite::Reset { .. })),
+            releases: node.releasable().is_some(),
             leads: node.replica.phase().is_some(),
             serves: node.is_serving(),
             waits: node.replica.next_tick().is_some(),
@@ -254,8 +268,19 @@ const fn answers(happening: &Happening) -> Option<Epoch> {
         | Message::Mismatch { epoch, .. }
         | Message::Fetched { epoch, .. }
         | Message::Confirmed { epoch, .. } => Some(*epoch),
-        Message::Fence { .. } | Message::Append { .. } | Message::Fetch { .. } | Message::Confirm { .. } => None,
+        // A snapshot is spoken of both ways: by who leads, and to who leads.
+        Message::Fence { .. }
+        | Message::Append { .. }
+        | Message::Fetch { .. }
+        | Message::Confirm { .. }
+        | Message::SnapshotOffer { .. }
+        | Message::SnapshotWanted { .. }
+        | Message::SnapshotChunk { .. } => None,
     }
+}
+
+const fn key_of(at: &LogPosition) -> u128 {
+    (at.chain.get() as u128) << 64 | at.lsn.get() as u128
 }
 
 const FREQUENT: usize = 32;
@@ -266,11 +291,12 @@ fn frequent(happening: &Happening) -> Option<usize> {
         Happening::Syncs => Some(0),
         Happening::Reads => Some(FREQUENT - 1),
         Happening::GivesUp => Some(FREQUENT - 2),
+        Happening::Releases => Some(FREQUENT - 3),
         Happening::Writes => Some(1),
         Happening::Loses => Some(2),
         Happening::Up(peer) => Some(3 + place(*peer)),
         Happening::Down(peer) => Some(3 + NODES + place(*peer)),
-        Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 2),
+        Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 3),
         Happening::Hears { .. } | Happening::Assigned(_) | Happening::Accepted(_) => None,
     }
 }
@@ -295,6 +321,7 @@ pub(super) fn key(happening: &Happening) -> u128 {
         Happening::Loses => 8_u8.hash(&mut into),
         Happening::Reads => 9_u8.hash(&mut into),
         Happening::GivesUp => 10_u8.hash(&mut into),
+        Happening::Releases => 11_u8.hash(&mut into),
     }
     into.digest128()
 }

@@ -65,6 +65,7 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
         Action::Connect(low, high) => format!("nodes {} and {} connect", low + 1, high + 1),
         Action::Read(node) => format!("node {} has read its log", node + 1),
         Action::Write(node) => format!("node {} seals a batch", node + 1),
+        Action::Release(node) => format!("node {} releases its log as far as it is applied", node + 1),
         Action::GiveUp(node) => format!("node {} has waited too long for a majority", node + 1),
     }
 }
@@ -125,6 +126,15 @@ fn said(message: &Message) -> String {
         }
         Message::Confirm { epoch, round } => format!("Confirm epoch {}, round {round}", epoch.term),
         Message::Confirmed { epoch, round } => format!("Confirmed epoch {}, round {round}", epoch.term),
+        Message::SnapshotOffer { epoch, snapshot } => {
+            format!("SnapshotOffer epoch {}, at {}", epoch.term, text(&snapshot.at))
+        }
+        Message::SnapshotWanted { epoch, snapshot, .. } => {
+            format!("SnapshotWanted epoch {}, at {}", epoch.term, text(&snapshot.at))
+        }
+        Message::SnapshotChunk { epoch, snapshot, .. } => {
+            format!("SnapshotChunk epoch {}, at {}", epoch.term, text(&snapshot.at))
+        }
     }
 }
 
@@ -136,6 +146,8 @@ fn written(write: &LogWrite) -> String {
             Ok(promise) => format!("the promise of epoch {}", promise.epoch.term),
             Err(error) => format!("a promise: {error}"),
         },
+        LogWrite::Mark(_) => "the mark of a snapshot".into(),
+        LogWrite::Reset { to, .. } => format!("the log's beginning behind {}", text(to)),
         LogWrite::Settle => "the end of its doubt".into(),
     }
 }

@@ -41,6 +41,8 @@ pub(super) enum Action {
     Read(usize),
     /// A leader has waited too long for a majority.
     GiveUp(usize),
+    /// A node releases its log.
+    Release(usize),
 }
 
 impl Action {
@@ -59,6 +61,7 @@ impl Action {
             Self::Write(node) => (9, node, 0),
             Self::Read(node) => (10, node, 0),
             Self::GiveUp(node) => (11, node, 0),
+            Self::Release(node) => (12, node, 0),
         };
         (kind << 12 | a << 8 | b) as u16
     }
@@ -77,7 +80,8 @@ impl Action {
             8 => Self::Connect(a, b),
             9 => Self::Write(a),
             10 => Self::Read(a),
-            _ => Self::GiveUp(a),
+            11 => Self::GiveUp(a),
+            _ => Self::Release(a),
         }
     }
 }
@@ -102,6 +106,7 @@ pub(super) struct World {
     breaks: u8,
     losses: u8,
     ends: u8,
+    releases: u8,
     /// The highest position that any replica ever called committed; 0 before the first, else its number and one.
     pub(super) committed: u16,
     /// Messages on the way: direction (sender, receiver) and happening; in order of directions, and of sending in each.
@@ -129,6 +134,7 @@ impl World {
             breaks: fixed.scope.breaks,
             losses: fixed.scope.losses,
             ends: fixed.scope.ends,
+            releases: fixed.scope.releases,
             ..Self::default()
         };
         for (low, high) in PAIRS {
@@ -193,6 +199,9 @@ impl World {
             if self.ends > 0 && facts.waits {
                 into.push(Action::GiveUp(node));
             }
+            if self.releases > 0 && facts.releases {
+                into.push(Action::Release(node));
+            }
             if self.losses > 0 && !facts.durable.is_empty() {
                 into.push(Action::Lose(node));
             }
@@ -202,8 +211,8 @@ impl World {
     /// Whether anything happens without a fault, a write or a new assignment.
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
         choices.iter().all(|choice| {
-            use Action::{Assign, Break, Crash, GiveUp, Lose, Write};
-            matches!(choice, Assign | Break(..) | Crash(..) | GiveUp(_) | Lose(_) | Write(_))
+            use Action::{Assign, Break, Crash, GiveUp, Lose, Release, Write};
+            matches!(choice, Assign | Break(..) | Crash(..) | GiveUp(_) | Lose(_) | Release(_) | Write(_))
         })
     }
 
@@ -241,6 +250,10 @@ impl World {
             Action::GiveUp(node) => {
                 world.ends -= 1;
                 world.happens(fixed, steps, node, Happening::GivesUp)?;
+            }
+            Action::Release(node) => {
+                world.releases -= 1;
+                world.happens(fixed, steps, node, Happening::Releases)?;
             }
             Action::Crash(node, survive) => {
                 world.crashes -= 1;
@@ -396,6 +409,7 @@ impl World {
             breaks,
             losses,
             ends,
+            releases,
             committed,
             messages,
         } = self;
@@ -404,7 +418,7 @@ impl World {
         into.push(bytes(*up, *assigned, *reported, *accepted));
         into.push(bytes(*untold, *written, *crashes, *breaks));
         into.push(u32::from(*committed) << 16 | u32::from(*ends) << 8 | u32::from(*losses));
-        into.push(messages.len() as u32);
+        into.push(u32::from(*releases) << 24 | messages.len() as u32);
         for (direction, happening) in messages {
             assert!(*happening < 1 << 24, "more than 16 million happenings do not fit beside a direction");
             into.push(u32::from(*direction >> 4 << 2 | *direction & 3) << 24 | happening);
@@ -416,7 +430,7 @@ impl World {
         let [a, b, c, d] = [4, 5, 6, 7].map(|at| words[at]);
         let [up, assigned, reported, accepted] = a.to_le_bytes();
         let [untold, written, crashes, breaks] = b.to_le_bytes();
-        let end = 8 + d as usize;
+        let end = 8 + (d & 0x00ff_ffff) as usize;
         let message = |word: &u32| {
             let direction = (word >> 24) as u8;
             (direction >> 2 << 4 | direction & 3, word & 0x00ff_ffff)
@@ -433,6 +447,7 @@ impl World {
             breaks,
             losses: (c & 0xff) as u8,
             ends: (c >> 8 & 0xff) as u8,
+            releases: (d >> 24) as u8,
             committed: (c >> 16) as u16,
             messages: words[8..end].iter().map(message).collect(),
         };
