@@ -277,7 +277,7 @@ fn a_node_of_several_makes_no_namespaces_and_refuses_a_directory_that_has_some()
     let refused = node.create_namespace("x", &NamespaceOptions::default()).map(drop);
     assert!(matches!(refused, Err(NamespaceError::NotAlone(_))));
     // It is the one that the options name, and nobody has promised it anything.
-    let hasty = node.default_namespace().reading_within(std::time::Duration::from_millis(50));
+    let hasty = node.default_namespace().reading_within(Duration::from_millis(50));
     assert!(matches!(hasty.get("a", Read::Linearizable), Err(ReadError::NotYet { .. })));
     node.close().unwrap();
     let directory = tempfile::tempdir().unwrap();
