@@ -7,7 +7,7 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use towline::model::call::{Answer, Call};
+use towline::model::call::{Answer, Call, ReadAt};
 use towline::model::codec::{self, ENVELOPE_BYTES, Enveloped};
 use towline::model::from_client::{Cancel, FromClient};
 use towline::model::request::{Request, RequestBody, Response, ResponseBody, StreamHello};
@@ -98,7 +98,9 @@ fn request(bytes: &[u8]) {
         Some(RequestBody::Write { record: bytes }) => record(bytes),
         Some(RequestBody::Call(Call::Write { record: bytes, .. })) => record(bytes),
         Some(RequestBody::Call(call)) => {
-            call.token().into_iter().for_each(token);
+            if let Some(ReadAt::AtLeast { token: bytes }) = call.read() {
+                token(bytes);
+            }
             match call {
                 Call::MultiGet { read, .. } | Call::Scan { read, .. } | Call::ReadStream { read, .. } => {
                     drop(Read::try_from(read));
