@@ -521,7 +521,8 @@ impl Namespace {
         }
     }
 
-    /// Everything that was acknowledged before now is applied here, and nobody else leads: as [`confirm`](Self::confirm) says.
+    /// Waits until everything that was acknowledged before now is applied here. Among several nodes a majority says first that this
+    /// one still leads: otherwise another one may have acknowledged more.
     fn reach_newest(&self, shard: &ShardHandle) -> Result<(), ReadError> {
         let deadline = after(self.read_within);
         loop {
