@@ -10,6 +10,7 @@ use std::io::ErrorKind;
 
 use bytes::Bytes;
 
+use crate::io::names::DirectorySyncs;
 use crate::io::{Io, IoFailure, LockOutcome};
 
 const SECTOR: usize = 512;
@@ -184,6 +185,8 @@ pub struct VirtualDisk {
     name_changes: Vec<NameChange>,
     next_file: u64,
     locked: bool,
+    /// Of the process that has the disk.
+    directory_syncs: DirectorySyncs,
     entropy: u64,
     space: Option<u64>,
     is_read_only: bool,
@@ -221,7 +224,7 @@ impl VirtualDisk {
     /// disks.
     pub fn crash(&mut self, kind: CrashKind, chance: &mut dyn FnMut(u64) -> u64) {
         self.stats.crashes += 1;
-        self.locked = false;
+        self.kill_process();
         self.crash_names(kind, chance);
         let lost_before = self.stats.lost_bytes;
         let mut files = std::mem::take(&mut self.files);
@@ -305,6 +308,7 @@ impl VirtualDisk {
     /// The process died and the machine did not: everything written stays, the lock is free.
     pub fn kill_process(&mut self) {
         self.locked = false;
+        self.directory_syncs = DirectorySyncs::default();
     }
 
     /// The `n`th sync from now fails (0: the next), once; what it should have made durable never will be.
@@ -353,6 +357,24 @@ impl VirtualDisk {
     pub fn used(&self) -> u64 {
         let named = self.files.iter().filter(|(file, _)| self.has_a_name(**file));
         named.map(|(_, file)| u64::try_from(file.len).unwrap_or(u64::MAX)).sum()
+    }
+
+    fn sync_names(&mut self) -> Result<(), IoFailure> {
+        self.may_write("sync", ".")?;
+        let fails = self.fail_syncs.remove(&self.sync_count);
+        self.sync_count += 1;
+        if let Some(kind) = fails {
+            self.doomed_name_changes.append(&mut self.name_changes);
+            self.stats.failed_syncs += 1;
+            return Err(IoFailure::new(kind, "sync", "."));
+        }
+        let changes = std::mem::take(&mut self.name_changes);
+        // What was made of those names since is durable, and no crash brings back what was before.
+        self.doomed_name_changes.retain(|doomed| !changes.iter().any(|change| change.shares_a_name_with(doomed)));
+        for file in changes.iter().filter_map(|change| change.make(&mut self.durable_names)).collect::<Vec<_>>() {
+            self.forget_if_gone(file);
+        }
+        Ok(())
     }
 
     fn has_a_name(&self, file: u64) -> bool {
@@ -568,23 +590,11 @@ impl Io for VirtualDisk {
     }
 
     fn sync_dir(&mut self) -> Result<(), IoFailure> {
-        self.may_write("sync", ".")?;
-        let fails = self.fail_syncs.remove(&self.sync_count);
-        self.sync_count += 1;
-        if let Some(kind) = fails {
-            self.doomed_name_changes.append(&mut self.name_changes);
-            self.stats.failed_syncs += 1;
-            return Err(IoFailure::new(kind, "sync", "."));
-        }
-        let changes = std::mem::take(&mut self.name_changes);
-        // What was made of those names since is durable, and no crash brings back what was before.
-        self.doomed_name_changes.retain(|doomed| !changes.iter().any(|change| change.shares_a_name_with(doomed)));
-        for file in changes.iter().filter_map(|change| change.make(&mut self.durable_names)).collect::<Vec<_>>() {
-            self.forget_if_gone(file);
-        }
-        Ok(())
+        let mut syncs = std::mem::take(&mut self.directory_syncs);
+        let synced = syncs.run(|| self.sync_names());
+        self.directory_syncs = syncs;
+        synced
     }
-
     fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {
         self.may_write("rename", from)?;
         let file = self.names.remove(from).ok_or_else(|| IoFailure::new(ErrorKind::NotFound, "rename", from))?;
@@ -643,6 +653,8 @@ mod tests {
         disk.fail_sync_after(0);
         disk.sync_dir().unwrap_err();
         assert_eq!(disk.list().unwrap(), ["c", "d"], "they are seen");
+        disk.sync_dir().unwrap_err();
+        disk.kill_process();
         // A name made anew is a change of its own.
         disk.create("d").unwrap();
         disk.create("e").unwrap();

@@ -12,6 +12,7 @@ mod clock;
 mod disk;
 mod follower;
 mod goals;
+mod handover;
 mod load;
 mod process;
 mod rounds;

@@ -3,6 +3,7 @@
 use crate::disk::Disk;
 use crate::follower::{self, Stopped};
 use crate::goals;
+use crate::handover::{self, Handovers};
 use crate::load::{Case, Load, Sample, VALUE_BYTES};
 use crate::systems::{Peer, System};
 use crate::table::{Cell, Table, progress};
@@ -61,7 +62,7 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
     for peer in peers() {
         rows.extend(cases(peer).into_iter().map(|case| Row::new(peer, case)));
     }
-    let (disk, mut stopped) = (Disk::new(&run.directory)?, Vec::new());
+    let (disk, mut stopped, mut handed_over) = (Disk::new(&run.directory)?, Vec::new(), Vec::new());
     for round in 1..=run.rounds {
         let mut turns: Vec<Peer> = peers().collect();
         if round % 2 == 0 {
@@ -73,7 +74,10 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
                 continue;
             }
             match turn(run, &disk, round, peer, &mut own).await {
-                Ok(found) => stopped.extend(found),
+                Ok(found) => found.into_iter().for_each(|(one, other)| {
+                    stopped.push(one);
+                    handed_over.push(other);
+                }),
                 Err(failure) if peer == Peer::Towline => return Err(failure),
                 Err(failure) => {
                     progress(&format!("{} is left out: {failure:#}", peer.name()));
@@ -85,11 +89,18 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
     table(run, &rows).print(run.json);
     goals::table(&rows).print(run.json);
     follower::table(&stopped).print(run.json);
+    handover::table(&handed_over).print(run.json);
     Ok(())
 }
 
 /// A system's turn in a round: started anew, all its rows, ended.
-async fn turn(run: &Run, disk: &Disk, round: usize, peer: Peer, rows: &mut [&mut Row]) -> Result<Option<Stopped>> {
+async fn turn(
+    run: &Run,
+    disk: &Disk,
+    round: usize,
+    peer: Peer,
+    rows: &mut [&mut Row],
+) -> Result<Option<(Stopped, Handovers)>> {
     progress(&format!("round {round}: {} starts", peer.name()));
     let place = run.place()?;
     let system = peer.start(&run.programs, place.path()).await?;
@@ -104,7 +115,10 @@ async fn turn(run: &Run, disk: &Disk, round: usize, peer: Peer, rows: &mut [&mut
         return Ok(None);
     }
     progress(&format!("round {round}: {}, one follower stopped", peer.name()));
-    Ok(Some(follower::measure(run, system.as_ref()).await.context("with a follower stopped")?))
+    let stopped = follower::measure(run, system.as_ref()).await.context("with a follower stopped")?;
+    progress(&format!("round {round}: {}, handovers", peer.name()));
+    clock::await_calm(run.patience)?;
+    Ok(Some((stopped, handover::measure(run, disk, system.as_ref()).await.context("handed over")?)))
 }
 
 async fn stretch(run: &Run, system: &dyn System, case: Case) -> Result<Sample> {

@@ -1,6 +1,8 @@
 //! The master of a configuration file.
 
-use crate::model::{Assignment, ClusterId, Epoch, LogId, NodeId, ShardDescriptor, ShardId};
+use crate::model::control_record::majority_of;
+use crate::model::{Assignment, ClusterId, DirectoryId, Epoch, LogId, NodeId, ShardDescriptor, ShardId};
+use std::collections::BTreeMap;
 
 /// The version of a shard's first home: counter 1, cluster ordinal 0 (`version = counter * 1024 + ordinal`).
 const FIRST_VERSION: u64 = 1024;
@@ -21,6 +23,14 @@ const ROUND_TERMS: u32 = 1 << 20;
 /// forgotten them, and it renews above them; otherwise another one leads. Two files that name different leaders can't both win an
 /// epoch of the first round, as a promise binds a voter to one leader.
 ///
+/// A vote is a disk's. Whose disks have the votes, the last `EpochStart` in a node's own log says
+/// ([`ConfigMaster::note_votes`]), and an assignment keeps to that: a majority of those disks is fenced. Where no log says so yet,
+/// as when a cluster begins, and where a voter came with another disk and is to have its vote again, an assignment names the disks
+/// that are here ([`ConfigMaster::meet`]), and takes the promise of every voter. This is what makes it safe without a control plane that
+/// knows of all assignments: each other one that counts a promise of the lost disk has a leader that had bound itself to it before
+/// that disk was lost, and refuses; and the log that is adopted is the best one of all that are left. Where nothing is known of the
+/// votes (*founding*), who begins must have as good a log as any other: an empty one takes over nobody's.
+///
 /// ```
 /// use towline::control::ConfigMaster;
 /// use towline::model::{Epoch, NamespaceId, NodeId, ShardDescriptor, ShardId, ClusterId};
@@ -34,6 +44,10 @@ const ROUND_TERMS: u32 = 1 << 20;
 /// assert!(second.epoch > first.epoch);
 /// assert!(!master.accept_activation(first.epoch), "a newer assignment was made");
 /// assert!(master.accept_activation(second.epoch));
+/// assert_eq!(first.fence_quorum, 3, "a cluster begins with all of its nodes");
+/// master.note_votes(Some(voters.map(|voter| (voter, Default::default())).into()));
+/// let third = master.assign(NodeId::new(1), second.epoch).ok_or("no epoch is left")?;
+/// assert_eq!(third.fence_quorum, 2, "a majority of the disks that have the votes");
 ///
 /// // By hand, node 2 begins a round: no restart of node 1 comes above it.
 /// let mut other = master.clone();
@@ -48,6 +62,10 @@ pub struct ConfigMaster {
     shard: ShardDescriptor,
     voters: Vec<NodeId>,
     newest: Epoch,
+    /// The disks that have the votes, if it is known of all.
+    votes: Option<BTreeMap<NodeId, DirectoryId>>,
+    /// The disks with which voters came.
+    present: BTreeMap<NodeId, DirectoryId>,
 }
 
 impl ConfigMaster {
@@ -57,7 +75,8 @@ impl ConfigMaster {
         let mut voters = voters.to_vec();
         voters.sort_unstable();
         voters.dedup();
-        Self { log: Self::lineage(cluster, shard.shard), shard, voters, newest: Epoch::ZERO }
+        let log = Self::lineage(cluster, shard.shard);
+        Self { log, shard, voters, newest: Epoch::ZERO, votes: None, present: BTreeMap::new() }
     }
 
     /// The lineage of a shard's log. Every node computes the same from its configuration; a control plane mints
@@ -90,6 +109,48 @@ impl ConfigMaster {
         let stays = round(epoch) == round(promised.max(FIRST)) && self.is_round_of(leader, epoch);
         // Of one voter nobody else can lead.
         (stays || self.is_alone()).then(|| self.issue(leader, epoch))
+    }
+
+    /// As [`ConfigMaster::assign`], and the votes are from there on those of the disks that are here: of every voter, as it came. It
+    /// takes the promise of each.
+    pub fn readmit(&mut self, leader: NodeId, promised: Epoch) -> Option<Assignment> {
+        let votes = self.votes.take();
+        let assignment = self.assign(leader, promised);
+        self.votes = votes;
+        // What was known is given up on purpose.
+        assignment.map(|assignment| Assignment { founding: false, ..assignment })
+    }
+
+    /// A voter came, with this disk.
+    pub fn meet(&mut self, node: NodeId, directory: DirectoryId) {
+        self.present.insert(node, directory);
+    }
+
+    /// The disks that have the votes, as the last `EpochStart` of the own log says; none where there is no such record, or it says
+    /// nothing of a voter.
+    pub fn note_votes(&mut self, votes: Option<BTreeMap<NodeId, DirectoryId>>) {
+        let is_whole = |votes: &BTreeMap<_, _>| self.voters.iter().all(|voter| votes.contains_key(voter));
+        // Who votes alone has nobody to ask, and nobody else could lead: also not with another disk.
+        self.votes = votes.filter(is_whole).filter(|_| !self.is_alone());
+    }
+
+    /// Whether it is known whose disks have the votes.
+    #[must_use]
+    pub const fn knows_votes(&self) -> bool {
+        self.votes.is_some()
+    }
+
+    /// How many voters an assignment takes, of those whose word [counts](Self::counts).
+    #[must_use]
+    pub fn needed(&self) -> usize {
+        let all = self.voters.len();
+        if self.votes.is_some() { majority_of(all) } else { all }
+    }
+
+    /// Whether the word of a voter that came with this disk counts.
+    #[must_use]
+    pub fn counts(&self, voter: NodeId, directory: DirectoryId) -> bool {
+        self.votes.as_ref().is_none_or(|votes| votes.get(&voter) == Some(&directory))
     }
 
     /// A new assignment to `leader` by hand: the next round that is its own, above `promised` and all that was noted. None if there is
@@ -148,6 +209,8 @@ impl ConfigMaster {
 
     fn issue(&mut self, leader: NodeId, epoch: Epoch) -> Assignment {
         self.newest = epoch;
+        let directories = self.votes.as_ref().unwrap_or(&self.present);
+        let of_voters = directories.iter().filter(|(node, _)| self.voters.contains(node));
         Assignment {
             log: self.log,
             epoch,
@@ -155,6 +218,9 @@ impl ConfigMaster {
             voters: self.voters.clone(),
             learners: Vec::new(),
             fence: self.voters.clone(),
+            fence_quorum: self.needed(),
+            directories: of_voters.map(|(node, directory)| (*node, *directory)).collect(),
+            founding: self.votes.is_none() && !self.is_alone(),
             shard: self.shard.clone(),
         }
     }

@@ -144,3 +144,50 @@ fn who_was_promised_last_leads_at_the_start_and_before_any_promise_the_one_of_th
     assert!(master.leads_at_start(two, one, Some(two)) && !master.leads_at_start(one, one, Some(two)));
     assert_eq!(master.assign_by_hand(NodeId::new(1), Epoch::ZERO), None, "it does not vote");
 }
+
+fn disks(of: &[(u64, u8)]) -> BTreeMap<NodeId, DirectoryId> {
+    of.iter().map(|(place, disk)| (voter(*place), DirectoryId::new([*disk; 16]))).collect()
+}
+
+#[test]
+fn a_log_without_an_epoch_begins_with_every_voter_and_then_a_majority_of_their_disks_is_enough() {
+    let mut master = master(3);
+    let here = disks(&[(0, 1), (1, 2), (2, 3)]);
+    here.iter().for_each(|(node, disk)| master.meet(*node, *disk));
+    master.meet(NodeId::new(99), DirectoryId::default());
+    assert_eq!(master.needed(), 3);
+    let first = master.assign(voter(0), Epoch::ZERO).unwrap();
+    assert_eq!((first.check(), first.fence_quorum, &first.directories), (Ok(()), 3, &here));
+
+    master.note_votes(Some(here.clone()));
+    assert_eq!(master.needed(), 2);
+    let next = master.assign_by_hand(voter(1), first.epoch).unwrap();
+    assert_eq!((next.fence_quorum, next.directories), (2, here), "also of a voter that is not here");
+    // What says nothing of a voter says nothing.
+    master.note_votes(Some(disks(&[(0, 1), (1, 2)])));
+    assert_eq!(master.needed(), 3);
+}
+
+#[test]
+fn i1_a_voter_with_another_disk_counts_for_nothing_until_every_voter_has_promised_that_it_does() {
+    let mut master = master(3);
+    master.note_votes(Some(disks(&[(0, 1), (1, 2), (2, 3)])));
+    let [other, own] = [9, 3].map(|disk| DirectoryId::new([disk; 16]));
+    assert!(master.counts(voter(2), own) && !master.counts(voter(2), other));
+    disks(&[(0, 1), (1, 2), (2, 9)]).into_iter().for_each(|(node, disk)| master.meet(node, disk));
+    let kept = master.assign(voter(0), Epoch::ZERO).unwrap();
+    assert_eq!((kept.fence_quorum, kept.directories[&voter(2)]), (2, own));
+    let readmitted = master.readmit(voter(0), kept.epoch).unwrap();
+    assert_eq!((readmitted.check(), readmitted.fence_quorum, readmitted.directories[&voter(2)]), (Ok(()), 3, other));
+    let kept = master.assign(voter(0), readmitted.epoch).unwrap();
+    assert_eq!(kept.directories[&voter(2)], own, "until the log says so");
+}
+
+#[test]
+fn who_votes_alone_votes_with_any_disk() {
+    let mut master = master(1);
+    master.note_votes(Some(disks(&[(0, 1)])));
+    master.meet(voter(0), DirectoryId::new([2; 16]));
+    let assignment = master.assign(voter(0), Epoch::ZERO).unwrap();
+    assert_eq!((assignment.fence_quorum, assignment.directories), (1, disks(&[(0, 2)])));
+}

@@ -5,9 +5,10 @@
 //! meaning is ever given to them; a log that holds one is refused by name.
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
-use super::ids::{NamespaceId, NodeId, ShardId};
+use super::ids::{DirectoryId, NamespaceId, NodeId, ShardId};
 use super::limits::{LEARNERS_MAX, VOTERS_MAX};
 use bytes::Bytes;
+use std::collections::BTreeMap;
 use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
 
 /// Numbers of control records. A released number keeps its meaning for ever.
@@ -126,8 +127,15 @@ pub struct Assignment {
     pub voters: Vec<NodeId>,
     /// The learners, ascending; none of them a voter.
     pub learners: Vec<NodeId>,
-    /// The voters of the last *activated* assignment: those whom the leader fences.
+    /// The voters of the last *activated* assignment, but for those whose disks are lost: those whom the leader fences.
     pub fence: Vec<NodeId>,
+    /// How many of those to fence must promise: a majority of that assignment's voters, the lost ones among them; or more.
+    pub fence_quorum: usize,
+    /// The disk of each node with a vote, here or among those to fence. What another disk of the node says counts for nothing:
+    /// it does not know what was promised. Nor does a node that has none here.
+    pub directories: BTreeMap<NodeId, DirectoryId>,
+    /// Nothing says whose the votes were before: it may only begin if no other log holds more than its leader's.
+    pub founding: bool,
     /// What the shard holds.
     pub shard: ShardDescriptor,
 }
@@ -174,6 +182,7 @@ pub struct EpochStart {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
+#[expect(clippy::large_enum_variant, reason = "one is read at a time, and none is kept")]
 pub enum ControlRecord {
     /// See [`EpochStart`].
     EpochStart(EpochStart),
@@ -228,6 +237,17 @@ pub enum AssignmentError {
     /// The leader has no vote.
     #[error("the leader {0} is not among the voters")]
     LeaderNotVoter(NodeId),
+    /// So many promises can't be had, or are too few to bind a majority of those to fence.
+    #[error("an assignment that fences {fence} voters asks for {needed} promises")]
+    FenceQuorum {
+        /// How many are to promise.
+        fence: usize,
+        /// How many promises are asked for.
+        needed: usize,
+    },
+    /// A disk is named of a node without a vote.
+    #[error("a disk is named of {0}, which has no vote")]
+    DirectoryOfNobody(NodeId),
 }
 
 impl Assignment {
@@ -252,6 +272,14 @@ impl Assignment {
         }
         if !self.voters.contains(&self.leader) {
             return Err(AssignmentError::LeaderNotVoter(self.leader));
+        }
+        let (fence, needed) = (self.fence.len(), self.fence_quorum);
+        if needed > fence || needed < majority_of(fence) {
+            return Err(AssignmentError::FenceQuorum { fence, needed });
+        }
+        let has_vote = |node: &&NodeId| self.voters.contains(node) || self.fence.contains(node);
+        if let Some(nobody) = self.directories.keys().find(|node| !has_vote(node)) {
+            return Err(AssignmentError::DirectoryOfNobody(*nobody));
         }
         Ok(())
     }
@@ -289,6 +317,22 @@ struct EpochStartV1 {
 impl Enveloped for EpochStartV1 {
     const KIND: u16 = ControlKind::EpochStart as u16;
     const VERSION: u16 = 1;
+    const BYTES_MAX: usize = 16 * 1024;
+}
+
+/// The layout of [`EpochStart`], version 2: says whose votes they are.
+#[derive(Encode, Decode)]
+struct EpochStartV2 {
+    before: EpochStartV1,
+    fence_quorum: u32,
+    founding: bool,
+    /// Ascending by node.
+    directories: Vec<(NodeId, DirectoryId)>,
+}
+
+impl Enveloped for EpochStartV2 {
+    const KIND: u16 = ControlKind::EpochStart as u16;
+    const VERSION: u16 = 2;
     const BYTES_MAX: usize = 16 * 1024;
 }
 
@@ -379,7 +423,7 @@ impl ControlRecord {
             Self::EpochStart(EpochStart { assignment, parent }) => {
                 assignment.check()?;
                 let assignment = assignment.clone();
-                Ok(codec::encode(&EpochStartV1 {
+                let before = EpochStartV1 {
                     log: assignment.log.as_u128(),
                     version: assignment.epoch.version,
                     term: assignment.epoch.term,
@@ -392,7 +436,12 @@ impl ControlRecord {
                     parent_term: parent.epoch.term,
                     parent_lsn: parent.lsn.get(),
                     parent_chain: parent.chain.get(),
-                })?)
+                };
+                // It was checked: at most as many as there are to fence.
+                let fence_quorum = u32::try_from(assignment.fence_quorum).unwrap_or(u32::MAX);
+                let directories = assignment.directories.into_iter().collect();
+                let founding = assignment.founding;
+                Ok(codec::encode(&EpochStartV2 { before, fence_quorum, founding, directories })?)
             }
             Self::OpenSession { sessions_max } => Ok(codec::encode(&OpenSessionV1 { sessions_max: *sessions_max })?),
             Self::CloseSession { session } => Ok(codec::encode(&CloseSessionV1 { session: *session })?),
@@ -430,7 +479,21 @@ impl ControlRecord {
     }
 
     fn epoch_start(bytes: &[u8]) -> Result<Self, ControlRecordError> {
-        let v1: EpochStartV1 = codec::decode(bytes)?;
+        let (v1, fence_quorum, founding, directories) = match codec::decode::<EpochStartV2>(bytes) {
+            // Before votes were disks': nothing is known of them.
+            Err(CodecError::Version { found: EpochStartV1::VERSION, .. }) => {
+                let v1: EpochStartV1 = codec::decode(bytes)?;
+                let fence_quorum = majority_of(v1.fence.len()).min(v1.fence.len());
+                (v1, fence_quorum, false, BTreeMap::new())
+            }
+            v2 => {
+                let EpochStartV2 { before, fence_quorum, founding, directories } = v2?;
+                if !directories.is_sorted_by(|(a, _), (b, _)| a < b) {
+                    return Err(AssignmentError::Order.into());
+                }
+                (before, fence_quorum as usize, founding, directories.into_iter().collect())
+            }
+        };
         let assignment = Assignment {
             log: LogId::new(v1.log),
             epoch: Epoch { version: v1.version, term: v1.term },
@@ -438,6 +501,9 @@ impl ControlRecord {
             voters: v1.voters,
             learners: v1.learners,
             fence: v1.fence,
+            fence_quorum,
+            directories,
+            founding,
             shard: v1.shard,
         };
         assignment.check()?;

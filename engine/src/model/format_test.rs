@@ -51,6 +51,9 @@ fn epoch_start() -> EpochStart {
         voters: nodes(&[1, 2, 3]),
         learners: nodes(&[4]),
         fence: nodes(&[1, 2]),
+        fence_quorum: 2,
+        directories: [1, 2, 3].map(|n| (NodeId::new(n), DirectoryId::new([n as u8; 16]))).into(),
+        founding: false,
         shard,
     };
     EpochStart { assignment, parent: position(1024, 6, 99) }
@@ -178,6 +181,15 @@ fn an_epoch_start_is_written_and_read_as_the_golden_file_says() {
     let record = ControlRecord::EpochStart(epoch_start());
     let file = golden::check("control_epoch_start.bin", &record.encode().unwrap());
     assert_eq!(ControlRecord::decode(&file).unwrap(), record);
+}
+
+/// As releases before wrote it: whose votes they were is not known.
+#[test]
+fn an_epoch_start_of_version_1_is_read() {
+    let file = include_bytes!("../../tests/golden/control_epoch_start_v1.bin");
+    let mut known = epoch_start();
+    known.assignment.directories.clear();
+    assert_eq!(ControlRecord::decode(file).unwrap(), ControlRecord::EpochStart(known));
 }
 
 #[test]

@@ -62,6 +62,29 @@ pub struct NamespaceId(u32);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
 pub struct ClusterId([u8; 16]);
 
+/// A data directory, by the number that was drawn when it was made.
+///
+/// A vote is a directory's, not a node's: who comes back with an empty disk has promised nothing that it knows of, and holds
+/// nothing of what it acknowledged.
+///
+/// ```
+/// use towline::model::DirectoryId;
+/// use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let before = DirectoryId::new(node.identity().directory);
+/// node.close()?;
+///
+/// // The disk was lost, and the node begins with an empty one.
+/// std::fs::remove_dir_all(directory.path())?;
+/// let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// assert_ne!(DirectoryId::new(node.identity().directory), before);
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Encode, Decode)]
+pub struct DirectoryId([u8; 16]);
+
 macro_rules! number_id {
     ($name:ident, $inner:ty) => {
         impl $name {
@@ -104,17 +127,41 @@ impl ClusterId {
     }
 }
 
-impl fmt::Display for ClusterId {
-    /// The usual text of a uuid: 8-4-4-4-12 hexadecimal digits.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, byte) in self.0.iter().enumerate() {
-            if matches!(index, 4 | 6 | 8 | 10) {
-                f.write_str("-")?;
-            }
-            write!(f, "{byte:02x}")?;
-        }
-        Ok(())
+impl DirectoryId {
+    /// The directory with these uuid bytes.
+    #[must_use]
+    pub const fn new(bytes: [u8; 16]) -> Self {
+        Self(bytes)
     }
+
+    /// The uuid's bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for ClusterId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid(&self.0, f)
+    }
+}
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        uuid(&self.0, f)
+    }
+}
+
+/// The usual text of a uuid: 8-4-4-4-12 hexadecimal digits.
+fn uuid(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    for (index, byte) in bytes.iter().enumerate() {
+        if matches!(index, 4 | 6 | 8 | 10) {
+            f.write_str("-")?;
+        }
+        write!(f, "{byte:02x}")?;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ pub use change::{Change, Filter, Since};
 pub use codec::CodecError;
 pub use control_record::{Assignment, ControlKind, ControlRecord, EpochStart, ShardDescriptor, session_id};
 pub use follower::{Budget, FollowerOptions, FollowerState};
-pub use ids::{ClusterId, NamespaceId, NodeId, ShardId};
+pub use ids::{ClusterId, DirectoryId, NamespaceId, NodeId, ShardId};
 pub use message::{LogSummary, Message};
 pub use namespace::{NamespaceDescriptor, NamespaceOptions, Policy, Retention};
 pub use operation::{Expect, Operation, Precondition, Target};

@@ -60,6 +60,8 @@ pub enum Mutant {
     TrustDoubt,
     /// I1: a voter that may have lost the end of its log says no more so after its first promise.
     SettleEarly,
+    /// I1, I3: what a node says counts though it has another disk than the one that has the vote.
+    VoteAfterAmnesia,
     /// Liveness: a leader that can't reach a majority goes on leading.
     NeverStepDown,
     /// I1: a leader that said that it leads no more goes on.
@@ -79,7 +81,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -103,6 +105,7 @@ impl Mutant {
         Self::KeepMatched,
         Self::TrustDoubt,
         Self::SettleEarly,
+        Self::VoteAfterAmnesia,
         Self::NeverStepDown,
         Self::LeadAfterSteppingDown,
         Self::ForgetReads,
@@ -157,6 +160,7 @@ impl Mutant {
             Self::KeepMatched => "keep-matched",
             Self::TrustDoubt => "trust-doubt",
             Self::SettleEarly => "settle-early",
+            Self::VoteAfterAmnesia => "vote-after-amnesia",
             Self::NeverStepDown => "never-step-down",
             Self::LeadAfterSteppingDown => "lead-after-stepping-down",
             Self::ForgetReads => "forget-reads",

@@ -6,7 +6,6 @@
 //! time, it stands until it does, or until a newer one is made.
 
 use super::shard::{Shard, now};
-use crate::model::control_record::majority_of;
 #[cfg(any(feature = "cluster", feature = "client"))]
 use crate::model::request::FailureClass;
 use crate::model::{Epoch, NodeId};
@@ -24,16 +23,16 @@ const ATTEMPTS_MAX: u32 = 8;
 /// | TW-8030 | retry | nothing was changed: connect the node to the others, or assign one that is |
 /// | TW-8031 | retry | it comes into force when a majority answers: look at the status, or assign another node |
 /// | TW-8032 | retry | a newer assignment was made: look who leads, and assign again if that is not wanted |
+/// | TW-8034 | operator | nothing came into force: assign the node that has the data |
 /// | TW-8033 | operator | 4,096 rounds are used up: begin a new cluster from a backup |
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum AssignError {
     /// Too few voters are connected, and were until the time was over. Nothing was promised.
     #[error(
-        "node {node} reaches {reached} of {voters} voters, itself among them, and a majority is {}: \
-         nothing was changed",
-        majority_of(*.voters)
+        "node {node} reaches {reached} of {voters} voters with the disks that have the votes, itself among them, and it \
+         takes {needed}: nothing was changed"
     )]
-    NoMajority { node: NodeId, reached: usize, voters: usize },
+    NoMajority { node: NodeId, reached: usize, voters: usize, needed: usize },
     /// Promised, and not in force yet.
     #[error(
         "node {node} does not serve in epoch {epoch} yet: the assignment stands, and comes into force when a majority answers"
@@ -45,6 +44,9 @@ pub(crate) enum AssignError {
         None => "another node leads".to_owned(),
     })]
     Superseded { leader: Option<NodeId>, promised: Epoch },
+    /// It knows nothing of the votes, and another one holds more.
+    #[error("no log of node {node} says whose the votes are, and another node's log holds more: assign that node")]
+    Bettered { node: NodeId },
     /// There is no epoch left.
     #[error("no epoch is left above {promised} in which node {node} could lead")]
     NoEpoch { node: NodeId, promised: Epoch },
@@ -58,13 +60,14 @@ impl AssignError {
             Self::Unfinished { .. } => 8031,
             Self::Superseded { .. } => 8032,
             Self::NoEpoch { .. } => 8033,
+            Self::Bettered { .. } => 8034,
         }
     }
 
     pub(crate) const fn class(&self) -> FailureClass {
         match self {
             Self::NoMajority { .. } | Self::Unfinished { .. } | Self::Superseded { .. } => FailureClass::Retry,
-            Self::NoEpoch { .. } => FailureClass::Operator,
+            Self::NoEpoch { .. } | Self::Bettered { .. } => FailureClass::Operator,
         }
     }
 
@@ -106,7 +109,11 @@ impl Shard {
     /// Begins, if an assignment by hand has only waited for the voters that are connected now.
     pub(super) fn try_by_hand(&mut self) {
         let waits = self.state.by_hand.as_ref().is_some_and(|by_hand| by_hand.epoch.is_none());
-        if waits && self.reaches_majority() {
+        if !waits {
+            return;
+        }
+        self.note_votes();
+        if self.reaches_enough() {
             self.begin_by_hand();
         }
     }
@@ -115,7 +122,8 @@ impl Shard {
         let Some(by_hand) = &mut self.state.by_hand else { return };
         // Whatever it was about to renew is over with this.
         self.state.reassign = None;
-        self.state.awaits_majority = false;
+        self.state.awaits_voters = false;
+        self.state.forming_until = None;
         let promised = self.replica.promise().epoch;
         let Some(assignment) = self.master.assign_by_hand(self.id, promised) else {
             self.end_by_hand(&Err(AssignError::NoEpoch { node: self.id, promised }));
@@ -131,6 +139,13 @@ impl Shard {
     pub(super) fn by_hand_is_renewed(&mut self, epoch: Epoch) {
         if let Some(begun) = self.state.by_hand.as_mut().and_then(|by_hand| by_hand.epoch.as_mut()) {
             *begun = epoch;
+        }
+    }
+
+    /// It may not begin on what others hold.
+    pub(super) fn by_hand_is_bettered(&mut self) {
+        if self.state.by_hand.as_ref().is_some_and(|by_hand| by_hand.epoch.is_some()) {
+            self.end_by_hand(&Err(AssignError::Bettered { node: self.id }));
         }
     }
 
@@ -160,12 +175,12 @@ impl Shard {
 
     /// Tells those whose time is over.
     pub(super) fn expire_by_hand(&mut self) {
-        let (reached, voters) = (self.voters_reached(), self.master.voters().len());
+        let (reached, voters, needed) = (self.voters_reached(), self.master.voters().len(), self.master.needed());
         let (node, now) = (self.id, now());
         let Some(by_hand) = &mut self.state.by_hand else { return };
-        let error = by_hand
-            .epoch
-            .map_or(AssignError::NoMajority { node, reached, voters }, |epoch| AssignError::Unfinished { node, epoch });
+        let error = by_hand.epoch.map_or(AssignError::NoMajority { node, reached, voters, needed }, |epoch| {
+            AssignError::Unfinished { node, epoch }
+        });
         for waiter in by_hand.waiting.extract_if(.., |waiter| waiter.deadline <= now) {
             // Whoever asked may be gone.
             let _unheard = waiter.answer.try_send(Err(error));
@@ -183,10 +198,5 @@ impl Shard {
             // As above.
             let _unheard = waiter.answer.try_send(*result);
         }
-    }
-
-    pub(super) fn voters_reached(&self) -> usize {
-        let is_reached = |voter: &&NodeId| **voter == self.id || self.state.peers.contains_key(voter);
-        self.master.voters().iter().filter(is_reached).count()
     }
 }

@@ -15,12 +15,17 @@
 //! address = "10.0.0.1:7400"
 //!
 //! [log]                                               # may be left out
-//! segment_bytes = 67_108_864
+//! segment_bytes    = 67_108_864
+//! retention_bytes  = 1_073_741_824                    # of the log of one of several nodes, beside what is needed
+//! retention_seconds = 86_400                          # may be left out: however old
+//! follower_bytes   = 1_073_741_824                    # what a leader keeps for a follower that is behind
+//! replay_bytes     = 536_870_912                      # what an opening after a crash may have to replay
 //!
 //! [limits]                                            # may be left out
 //! queue_bytes   = 16_777_216
 //! clients_bytes = 536_870_912
 //! quorum_seconds = 5
+//! snapshot_bytes_per_second = 67_108_864              # 0: no limit
 //!
 //! [tls]                                               # for all but loopback
 //! certificate    = "tls/certificate.pem"
@@ -42,11 +47,11 @@
 //! A relative path is relative to the directory of the file, so that it means the same wherever the program
 //! is started.
 
-use super::NAMESPACE_NAME;
 use super::grants::{Certificates, Grant, GrantText};
+use super::{FOLLOWER_LOG_BYTES_DEFAULT, NAMESPACE_NAME, REPLAY_BYTES_DEFAULT, SNAPSHOT_BYTES_PER_SECOND_DEFAULT};
 use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
-use crate::model::{ClusterId, NodeId};
+use crate::model::{ClusterId, NodeId, Policy, Retention};
 use serde::Deserialize;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -56,6 +61,8 @@ use std::time::Duration;
 use toml::Spanned;
 use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 
+/// The state is flushed each time: more often would make nothing but small files.
+const REPLAY_BYTES_MIN: u64 = 64 * 1024;
 /// A leader that waits longer for its majority serves nobody by it.
 const QUORUM_SECONDS_MAX: u64 = 3600;
 /// Bytes of the submission queue below which one write of the largest size would not fit.
@@ -124,6 +131,14 @@ pub struct Config {
     pub clients_bytes: u64,
     /// How long a leader waits for a majority of the voters before it gives up: see [`super::NodeOptions::quorum_lost_after`].
     pub quorum_lost_after: Duration,
+    /// What the log of one of several nodes keeps: see [`super::NodeOptions::retention`].
+    pub retention: Retention,
+    /// Bytes of its log that a leader keeps for a follower: see [`super::NodeOptions::follower_log_bytes`].
+    pub follower_log_bytes: u64,
+    /// Bytes of snapshots a second: see [`super::NodeOptions::snapshot_bytes_per_second`].
+    pub snapshot_bytes_per_second: u64,
+    /// Bytes of the log to replay: see [`super::NodeOptions::replay_bytes_max`].
+    pub replay_bytes_max: u64,
     /// Credentials, for the connections of clients and of nodes alike; none: plain TCP.
     pub tls: Option<TlsConfig>,
     /// Plain TCP also where others can reach it.
@@ -400,6 +415,10 @@ struct NodeText {
 #[serde(deny_unknown_fields)]
 struct LogText {
     segment_bytes: Option<Spanned<u64>>,
+    retention_bytes: Option<Spanned<u64>>,
+    retention_seconds: Option<Spanned<u64>>,
+    follower_bytes: Option<Spanned<u64>>,
+    replay_bytes: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -408,6 +427,7 @@ struct LimitsText {
     queue_bytes: Option<Spanned<u64>>,
     clients_bytes: Option<Spanned<u64>>,
     quorum_seconds: Option<Spanned<u64>>,
+    snapshot_bytes_per_second: Option<Spanned<u64>>,
 }
 
 pub(super) struct Checker<'a> {
@@ -465,6 +485,22 @@ impl Checker<'_> {
         let clients = (CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX, CLIENTS_BYTES_DEFAULT);
         let clients_bytes = self.bytes("limits.clients_bytes", raw.limits.clients_bytes.as_ref(), clients)?;
         Ok(Config {
+            retention: self.retention(&raw.log)?,
+            follower_log_bytes: self.bytes(
+                "log.follower_bytes",
+                raw.log.follower_bytes.as_ref(),
+                (0, u64::MAX, FOLLOWER_LOG_BYTES_DEFAULT),
+            )?,
+            replay_bytes_max: self.bytes(
+                "log.replay_bytes",
+                raw.log.replay_bytes.as_ref(),
+                (REPLAY_BYTES_MIN, u64::MAX, REPLAY_BYTES_DEFAULT),
+            )?,
+            snapshot_bytes_per_second: self.bytes(
+                "limits.snapshot_bytes_per_second",
+                raw.limits.snapshot_bytes_per_second.as_ref(),
+                (0, u64::MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT),
+            )?,
             cluster,
             node,
             data_dir,
@@ -480,6 +516,15 @@ impl Checker<'_> {
             insecure_plaintext: raw.insecure_plaintext,
             grants,
         })
+    }
+
+    fn retention(&self, log: &LogText) -> Result<Retention, ConfigError> {
+        let Retention::Bounded { bytes, age_seconds } = Policy::default().retention else {
+            return Ok(Policy::default().retention);
+        };
+        let seconds = log.retention_seconds.as_ref().map_or(age_seconds, |seconds| *seconds.get_ref());
+        let bytes = self.bytes("log.retention_bytes", log.retention_bytes.as_ref(), (0, u64::MAX, bytes))?;
+        Ok(Retention::Bounded { bytes, age_seconds: seconds })
     }
 
     fn quorum(&self, value: Option<&Spanned<u64>>) -> Result<Duration, ConfigError> {

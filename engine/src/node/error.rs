@@ -220,6 +220,7 @@ impl WriteRefused {
 /// | TW-6104 | re-route | ask the leader, or for less than linearizable |
 /// | TW-6105, TW-6106 | fix the request | open the node, or another namespace |
 /// | TW-6107 | operator | close the node and open it again |
+/// | TW-6109 | retry | ask another node, or ask again |
 /// | TW-52xx | | see [`StoreError`] |
 ///
 /// ```
@@ -284,6 +285,12 @@ pub enum ReadError {
         /// Why.
         reason: String,
     },
+    /// The state is being replaced by a snapshot of another node, or was while this was read: it would be a mix of two.
+    #[error("the state of shard {shard} is being replaced by a snapshot of another node: ask again, or another node")]
+    Replaced {
+        /// The shard.
+        shard: ShardId,
+    },
     /// The state can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -302,6 +309,7 @@ impl ReadError {
             Self::Dropped => 6106,
             Self::Stopped { .. } => 6107,
             Self::Unconfirmed { .. } => 6108,
+            Self::Replaced { .. } => 6109,
             Self::Store(store) => store.code(),
         }
     }
@@ -310,7 +318,7 @@ impl ReadError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::NotYet { .. } | Self::Unconfirmed { .. } => FailureClass::Retry,
+            Self::NotYet { .. } | Self::Unconfirmed { .. } | Self::Replaced { .. } => FailureClass::Retry,
             Self::NotLeader(_) => FailureClass::ReRoute,
             Self::Stopped { .. } => FailureClass::Operator,
             Self::Key { .. } | Self::PositionLost { .. } | Self::Closed | Self::Dropped => FailureClass::FixRequest,

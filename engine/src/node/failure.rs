@@ -13,7 +13,7 @@
 //! | TW-8009 | retry | the request was cancelled before it began |
 //! | TW-8020 | retry | too many snapshots are held |
 //! | TW-8021 | fix the request | the snapshot is not held, or not any more: open another one |
-//! | TW-8030 to TW-8033 | | of an assignment by hand: the table of `AssignError` in `node/assigning.rs` |
+//! | TW-8030 to TW-8034 | | of an assignment by hand: the table of `AssignError` in `node/assigning.rs` |
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |

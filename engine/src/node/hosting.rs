@@ -10,18 +10,20 @@ use super::positions::Positions;
 use super::read_index::{Confirmation, ReadIndex};
 use super::reader::ReadOrder;
 use super::shard::{Event, Shard, ShardLog, ShardState};
+use super::snapshots::{self, SnapshotCounters, SnapshotDesk};
 use super::stages::{Arrived, Stages};
 use super::stats::Counters;
 use super::worker::Order;
 use super::{Inbox, completion::Completion};
 use crate::control::ConfigMaster;
-use crate::model::{ClusterId, Epoch, LogId, Lsn, NodeId, ShardDescriptor, ShardId};
+use crate::model::{ClusterId, DirectoryId, Epoch, LogId, Lsn, NodeId, Retention, ShardDescriptor, ShardId};
 use crate::pipeline::{Buffers, Ready, Sequencer, SubmissionQueue};
 use crate::replica::{LogView as _, Promise, ReadTicket, Replica};
 use crate::state::{Applier, RocksStore, RocksWriter};
 use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
 use parking_lot::Mutex;
 use std::convert::Infallible;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use towline_wal::{HardStateKind, Wal};
@@ -31,6 +33,7 @@ use towline_wal::{HardStateKind, Wal};
 pub(super) struct Host {
     pub(super) cluster: ClusterId,
     pub(super) node: NodeId,
+    pub(super) disk: DirectoryId,
     pub(super) voters: Vec<NodeId>,
     /// Who leads as long as there was no promise.
     pub(super) first_leader: NodeId,
@@ -46,6 +49,19 @@ pub(super) struct Host {
     pub(super) workers: Vec<Desk>,
     pub(super) appliers: Vec<Sender<ApplyOrder>>,
     pub(super) reader: Sender<ReadOrder>,
+    pub(super) desk: SnapshotDesk,
+    pub(super) directory: PathBuf,
+    /// What the log keeps where there are several nodes.
+    pub(super) retention: Retention,
+    pub(super) snapshots: SnapshotLimits,
+}
+
+/// What snapshots for others may cost.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct SnapshotLimits {
+    pub(super) bytes_per_second: u64,
+    /// Of the log, behind one, and for a follower.
+    pub(super) log_bytes: u64,
 }
 
 /// Where a worker takes its orders.
@@ -78,6 +94,7 @@ pub(super) struct ShardHandle {
     pub(super) pins: Arc<Pins>,
     pub(super) followers: Followers,
     pub(super) counters: Arc<Counters>,
+    pub(super) snapshots: Arc<SnapshotCounters>,
     /// Nothing comes out of it; it ends with the shard.
     alive: Receiver<Infallible>,
 }
@@ -107,24 +124,20 @@ pub(super) struct Prepared {
 }
 
 impl Host {
-    /// Brings a shard up as far as it goes without anybody serving it: nothing is written yet.
+    /// Brings a shard up as far as it goes without anybody serving it. Nothing is written, unless a snapshot was being installed:
+    /// that is finished.
     pub(super) fn prepare(&self, store: &Arc<RocksStore>, shard: ShardDescriptor) -> Result<Prepared, OpenError> {
         let id = shard.shard;
         let master = ConfigMaster::new(self.cluster, shard.clone(), &self.voters);
         let log = master.log();
+        snapshots::opening::finish(self, store, &shard, log)?;
         let applier = Applier::open(RocksWriter::new(Arc::clone(store)), shard.clone(), log)?.with_seed(self.seed);
         let view = ShardLog { wal: &self.wal, log };
         let applied = applier.applied();
-        if applied.lsn > view.end().lsn {
-            return Err(OpenError::RolledBack { applied: applied.lsn, end: view.end().lsn });
-        }
-        let start = self.wal.start_of(log).lsn;
-        if applied.lsn < start {
-            return Err(OpenError::StateLost { applied: applied.lsn, start });
-        }
+        snapshots::opening::settle(self, &shard, log, applied, &view)?;
         let promise = self.promise(log, view.end().epoch)?;
-        let replica =
-            Replica::open(self.node, log, promise, applied.lsn, &view).with_quorum_bound(self.quorum_lost_after);
+        let replica = Replica::open(self.node, log, promise, applied.lsn, &view).on_directory(self.disk);
+        let replica = replica.with_quorum_bound(self.quorum_lost_after);
         // Shards are numbered one after another, a cluster's ordinal apart.
         let turn = usize::try_from(id.get() / 1024).unwrap_or(0);
         let worker = turn % self.workers.len();
@@ -134,9 +147,7 @@ impl Host {
         let events = Inbox { events: event_sender, queue: Arc::clone(&queue), bell };
         let leader = promise.leader.unwrap_or(self.first_leader);
         let positions = Arc::new(Positions::new(applied.lsn).led_by(leader));
-        let reads = Arc::<ReadIndex>::default();
-        let health = Health::default();
-        let pins = Arc::default();
+        let (reads, health, pins) = (Arc::<ReadIndex>::default(), Health::default(), Arc::default());
         let followers = Followers::load(&pins, store, id)?;
         let (stage_positions, counters) = (Arc::clone(&positions), Arc::<Counters>::default());
         let wal = Arc::clone(&self.wal);
@@ -149,7 +160,7 @@ impl Host {
             counters: Arc::clone(&counters),
             stages: Arc::clone(&stages),
         };
-        let (alive, ended) = bounded(0);
+        let (snapshots, (alive, ended)) = (Arc::<SnapshotCounters>::default(), bounded(0));
         let handle = Arc::new(ShardHandle {
             descriptor: shard,
             log,
@@ -161,10 +172,12 @@ impl Host {
             pins,
             followers,
             counters: Arc::clone(&counters),
+            snapshots: Arc::clone(&snapshots),
             alive: ended,
         });
         let shard = Shard {
             id: self.node,
+            directory: self.disk,
             shard: id,
             leads_at_start: master.leads_at_start(self.node, self.first_leader, promise.leader),
             log,
@@ -179,8 +192,11 @@ impl Host {
             stages,
             applier: self.appliers[turn % self.appliers.len()].clone(),
             reader: self.reader.clone(),
+            desk: self.desk.clone(),
+            snapshots,
             positions,
             reads,
+            quorum_lost_after: self.quorum_lost_after,
             budget: Arc::clone(&self.budget),
             buffers: Arc::clone(&self.buffers),
             health,

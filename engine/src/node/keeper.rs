@@ -3,17 +3,18 @@
 //!
 //! Of the logs what the policy lets go, the state holds on the disk, and nobody needs any more.
 //!
-//! Things go only on a node that is alone. Among several, a follower that is far behind is fed from the log; until it can be given a
-//! snapshot instead, nothing goes.
+//! Among several nodes each lets its own log go, by what its configuration says. Who leads keeps what the followers that are
+//! connected lack, within a budget; whoever lacks more is given a snapshot. Sessions and rejections go only on a node that is alone.
 
-use super::Shared;
 use super::hosting::ShardHandle;
-use super::shard::{now, wall_micros};
+use super::shard::{Event, now, wall_micros};
 use super::trimmer::Trimmer;
 use super::unflushed::Unflushed;
-use crate::model::{Lsn, Retention};
+use super::{STATUS_WITHIN, Shared};
+use crate::model::{Lsn, Retention, ShardId};
 use crate::pipeline::Disk;
-use crossbeam::channel::{Receiver, RecvTimeoutError};
+use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
+use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -47,11 +48,11 @@ impl Keeper {
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
             self.shared.look_at_the_logs_disk();
             let mut wants_flush = false;
+            if self.releasing.as_ref().is_none_or(Pending::is_done) {
+                self.releasing.take().into_iter().for_each(told);
+                (wants_flush, self.releasing) = self.shared.release_logs();
+            }
             if self.shared.host.is_alone() {
-                if self.releasing.as_ref().is_none_or(Pending::is_done) {
-                    self.releasing.take().into_iter().for_each(told);
-                    (wants_flush, self.releasing) = self.shared.release_logs();
-                }
                 trimmer.look(&self.shared, now());
             }
             let now = now();
@@ -134,13 +135,22 @@ impl Shared {
     /// Releases what may go, of all logs together: whether more might if the state were flushed, and what is under way.
     pub(super) fn release_logs(&self) -> (bool, Option<Pending>) {
         let _span = tracing::trace_span!("release").entered();
+        // Asked before others are held up.
+        let needed: BTreeMap<ShardId, Lsn> = self
+            .registry
+            .shards()
+            .iter()
+            .filter_map(|shard| Some((shard.descriptor.shard, self.needed_by_followers(shard)?)))
+            .collect();
         let alone = self.letting_go.write();
         let mut entries = Vec::new();
         let mut wants_flush = false;
         for served in self.registry.all() {
-            let retention = served.descriptor.read().policy.retention;
+            let by_policy = served.descriptor.read().policy.retention;
+            let retention = if self.host.is_alone() { by_policy } else { self.host.retention };
             for shard in &served.shards {
-                let Some(found) = self.may_go(shard, retention) else { continue };
+                let Some(needed) = needed.get(&shard.descriptor.shard) else { continue };
+                let Some(found) = self.may_go(shard, retention, *needed) else { continue };
                 wants_flush |= found.wants_flush;
                 entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
             }
@@ -156,8 +166,22 @@ impl Shared {
         (wants_flush, submitted.ok())
     }
 
+    /// Up to where nothing is needed for those who are fed from here: what a follower that is connected holds, within the budget.
+    /// None: the shard is too busy to say.
+    fn needed_by_followers(&self, shard: &ShardHandle) -> Option<Lsn> {
+        if self.host.is_alone() || shard.positions.serving().is_none() {
+            return Some(Lsn::MAX);
+        }
+        let (reply, answer) = bounded(1);
+        shard.events.send(Event::Status(reply));
+        let status = answer.recv_timeout(STATUS_WITHIN).ok()?;
+        let connected = status.followers.iter().filter(|follower| follower.connected);
+        let lowest = connected.map(|follower| Lsn::new(follower.durable)).min().unwrap_or(Lsn::MAX);
+        Some(lowest.max(self.host.wal.boundary_keeping(shard.log, self.host.snapshots.log_bytes)))
+    }
+
     /// What of the log may go, if the policy lets more of it go than has.
-    fn may_go(&self, shard: &ShardHandle, retention: Retention) -> Option<MayGo> {
+    fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn) -> Option<MayGo> {
         let (wal, log) = (&*self.host.wal, shard.log);
         let Retention::Bounded { bytes, age_seconds } = retention else { return None };
         let start = wal.start_of(log).lsn;
@@ -175,7 +199,7 @@ impl Shared {
         let applied = shard.positions.applied();
         let pinned = shard.pins.lowest(by_policy, applied, |bytes| wal.boundary_keeping(log, bytes));
         // Otherwise a crash would want to replay what is gone, or a reader that is within its budget would miss some.
-        let may_go = by_policy.min(pinned.unwrap_or(Lsn::MAX));
+        let may_go = by_policy.min(pinned.unwrap_or(Lsn::MAX)).min(needed);
         let boundary = wal.boundary_at_or_before(log, may_go.min(flushed))?.lsn;
         let wants_flush = flushed < may_go.min(applied) || shard.followers.has_unconfirmed();
         Some(MayGo { before: (boundary > start).then(|| boundary.next()), wants_flush })

@@ -254,7 +254,7 @@ fn nobody_begins_to_read_between_the_keepers_look_at_who_reads_and_what_goes() {
     let space = with_policy(&node, Retention::Forever);
     fill(&space, 10);
     let shard = node.shared.registry.named("space").unwrap().shards[0].clone();
-    let (told, began) = crossbeam::channel::bounded(1);
+    let (told, began) = bounded(1);
     std::thread::scope(|scope| {
         let looked = node.shared.letting_go.write();
         let space = &space;

@@ -161,6 +161,11 @@ fn publish_shard(labels: &[Label], shard: &ShardStats) {
     count(labels, "towline_shard_bytes_total", shard.bytes);
     count(labels, "towline_shard_records_total", shard.records);
     count(labels, "towline_shard_rejected_total", shard.rejected);
+    count(labels, "towline_shard_snapshots_given_total", shard.snapshots_given);
+    count(labels, "towline_shard_snapshot_given_bytes_total", shard.snapshot_bytes_given);
+    count(labels, "towline_shard_snapshot_taken_bytes_total", shard.snapshot_bytes_taken);
+    count(labels, "towline_shard_snapshot_damaged_parts_total", shard.snapshot_parts_damaged);
+    count(labels, "towline_shard_snapshots_installed_total", shard.snapshots_installed);
 }
 
 fn publish_times(labels: &[Label], times: &RocksTimes) {

@@ -13,6 +13,7 @@
 //! | `towline-apply` | committed batches into RocksDB, outcomes to callers (`applier`) |
 //! | `towline-keep` | what the policies let go of the logs (`keeper`) |
 //! | `towline-read` | reads of the log for followers that are behind (`reader`) |
+//! | `towline-give`, `towline-take` | snapshots, for and from other nodes (`snapshots`) |
 //! | the log's own | writes and syncs (`towline_wal`) |
 //! | `towline-net` | with `cluster`: tokio's, bytes between sockets and the threads above (`peers`, `server`) |
 //!
@@ -54,12 +55,14 @@ mod read_index;
 mod reader;
 mod session;
 mod shard;
+mod snapshots;
 mod stages;
 mod stats;
 mod threads;
 mod trimmer;
 mod unapplied;
 mod unflushed;
+mod votes;
 mod worker;
 
 #[cfg(feature = "cluster")]
@@ -88,7 +91,7 @@ use crate::model::limits::{
     QUEUE_BYTES_DEFAULT, QUEUE_SLOTS_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, UNAPPLIED_BYTES_DEFAULT,
 };
 use crate::model::request::{FailureClass, ServerStatus};
-use crate::model::{ClusterId, LogPosition, NodeId, ShardId};
+use crate::model::{ClusterId, LogPosition, NodeId, Policy, Retention, ShardId};
 use crate::pipeline::{Bell, SubmissionQueue};
 use crate::state::RocksOptions;
 use completion::Completion;
@@ -123,6 +126,7 @@ pub use server::{ServeError, ServerHandle, serve, serve_with};
 #[cfg(feature = "cluster")]
 pub use server_stats::ServerStats;
 pub use session::{Session, SessionError, SessionReceipt};
+pub use snapshots::HalfReplaced;
 pub use stages::{Distribution, LaneStats};
 pub use stats::{NodeStats, ShardStats};
 
@@ -136,6 +140,13 @@ pub const CLOSE_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
 
 /// What an opening after a crash may have to replay; see [`NodeOptions::replay_bytes_max`]. A few seconds' work.
 pub const REPLAY_BYTES_DEFAULT: u64 = 512 << 20;
+
+/// What a leader keeps of its log for a follower that is behind; see [`NodeOptions::follower_log_bytes`].
+pub const FOLLOWER_LOG_BYTES_DEFAULT: u64 = 1 << 30;
+
+/// Of snapshots a second; see [`NodeOptions::snapshot_bytes_per_second`]. Half of what a network of a gigabit carries: the
+/// others have the rest.
+pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 << 20;
 
 /// How a node is opened.
 ///
@@ -183,6 +194,14 @@ pub struct NodeOptions {
     pub sequencers: usize,
     /// Threads that apply committed writes, each for its part of the shards.
     pub appliers: usize,
+    /// What the log of one of several nodes keeps, though nobody needs it any more. A node that is alone goes by the policies of
+    /// its namespaces.
+    pub retention: Retention,
+    /// Bytes of its log that a leader keeps beyond that for each follower that is connected, and behind a snapshot that somebody
+    /// fetches. Whoever falls further behind is given a snapshot.
+    pub follower_log_bytes: u64,
+    /// Bytes of snapshots that it reads and sends a second, at the most; 0: as many as there are.
+    pub snapshot_bytes_per_second: u64,
     /// How long [`Node::close`] waits for writes that can't finish, for want of a majority, before their callers hear
     /// that the outcome is unknown.
     pub close_within: Duration,
@@ -208,6 +227,9 @@ impl NodeOptions {
             unapplied_bytes: UNAPPLIED_BYTES_DEFAULT,
             sequencers: 1,
             appliers: 1,
+            retention: Policy::default().retention,
+            follower_log_bytes: FOLLOWER_LOG_BYTES_DEFAULT,
+            snapshot_bytes_per_second: SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
             close_within: CLOSE_WITHIN_DEFAULT,
         }
     }
@@ -247,10 +269,6 @@ struct Shared {
     letting_go: RwLock<()>,
     /// Dropped when the node begins to close: those who hold a moment of it hear that, and let it go.
     open: Mutex<Option<Sender<Infallible>>>,
-    #[cfg_attr(
-        not(any(feature = "cluster", feature = "client")),
-        expect(dead_code, reason = "nobody asks from elsewhere")
-    )]
     closing: Receiver<Infallible>,
 }
 

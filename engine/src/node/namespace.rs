@@ -477,13 +477,48 @@ impl Namespace {
         read: impl FnOnce(&Arc<RocksStore>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let _span = tracing::trace_span!("read", namespace = %self.served.id).entered();
+        let before = self.replaced()?;
         let found = self.shared.gate.with(read).ok_or(ReadError::Closed)?;
+        // Behind the read as well: what it found may be of two states, also where that made it fail.
+        if self.replaced()? != before {
+            return Err(self.is_replaced());
+        }
         // Behind the read: what is removed at this moment must not be told half.
         if self.is_dropped() { Err(ReadError::Dropped) } else { found }
     }
 
     fn at_one_moment<T>(&self, look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
-        self.with_store(|store| look(&Snapshot { namespace: self, rocks: store.snapshot() }))
+        let before = self.replaced()?;
+        let look_at = |store: &Arc<RocksStore>| {
+            let snapshot = Snapshot { namespace: self, rocks: store.snapshot() };
+            // Of one state, if none came between: what is written from here on is not in it.
+            if self.replaced()? != before {
+                return Err(self.is_replaced());
+            }
+            look(&snapshot)
+        };
+        let _span = tracing::trace_span!("read", namespace = %self.served.id).entered();
+        let found = self.shared.gate.with(look_at).ok_or(ReadError::Closed)?;
+        if self.is_dropped() { Err(ReadError::Dropped) } else { found }
+    }
+
+    /// How often the states of its shards were replaced by snapshots of other nodes.
+    fn replaced(&self) -> Result<u64, ReadError> {
+        if self.shared.host.is_alone() {
+            return Ok(0);
+        }
+        let of = |shard: &Arc<ShardHandle>| shard.positions.replaced();
+        self.served.shards.iter().map(of).sum::<Option<u64>>().ok_or_else(|| self.is_replaced())
+    }
+
+    fn is_replaced(&self) -> ReadError {
+        let shards = &self.served.shards;
+        let shard = shards.iter().find(|shard| shard.positions.replaced().is_none()).or_else(|| shards.first());
+        // One that stopped in the middle of it says so.
+        match shard.filter(|shard| shard.health.failure().is_some()) {
+            Some(failed) => self.has_ended(failed),
+            None => ReadError::Replaced { shard: shard.map_or(super::SHARD, |shard| shard.descriptor.shard) },
+        }
     }
 
     /// Waits until one shard, or all, show what the read must show.

@@ -3,18 +3,19 @@
 use super::control_log::{CatalogLogError, ControlLog};
 use super::error::{bytes_class, log_class, log_code};
 use super::gate::Gate;
-use super::hosting::Host;
+use super::hosting::{Host, SnapshotLimits};
 use super::identity::{self, Identity, IdentityError};
 use super::namespaces::Registry;
+use super::snapshots::{GiveOrder, GiverThread, HalfReplaced, SnapshotDesk, TakerThread};
 use super::threads::Threads;
 use super::{Node, NodeOptions, Shared};
 use crate::control::{CatalogError, ConfigMaster, DEFAULT_SHARD};
 use crate::model::codec::CodecError;
 use crate::model::limits::{LOG_QUEUE_BYTES, LOG_STEP_BYTES_MAX};
 use crate::model::request::FailureClass;
-use crate::model::{ClusterId, Epoch, Lsn, NodeId, ShardId};
+use crate::model::{ClusterId, DirectoryId, Epoch, Lsn, NodeId, ShardId};
 use crate::state::{ApplyError, RocksStore, StoreError};
-use crossbeam::channel::bounded;
+use crossbeam::channel::{bounded, unbounded};
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
 use towline_wal::limits::BATCH_BYTES_MAX;
@@ -32,6 +33,8 @@ use towline_wal::{HardStateKind, Wal};
 /// | TW-6027 | fix the request | name node and leader among the voters |
 /// | TW-6028 | operator | open it alone and drop the namespaces, or start with a fresh directory |
 /// | TW-6029 | operator | what the operating system says |
+/// | TW-6030 | damage, or operator | what the sentence says of the parts; they are needed to finish what was begun |
+/// | TW-10xx | operator | see [`towline_wal::WalError`] |
 /// | TW-1207 | fix the request | mend that option of the log |
 /// | TW-12xx | damage, or operator | see [`towline_wal::OpenError`]; TW-1201: another process has it open |
 /// | TW-601x, TW-641x, TW-52xx, TW-54xx | | see [`IdentityError`], [`CatalogLogError`], [`StoreError`], [`ApplyError`] |
@@ -72,8 +75,7 @@ pub enum OpenError {
     /// The log is shorter than the state that was made of it: the disk, or a part of it, is of another time.
     #[error(
         "the state holds LSN {applied} and the log ends at {end}: the log's disk was rolled back or replaced; \
-         this node must not vote with what is left (nor with an emptied directory: it may be the only one that \
-         held a committed write): give it the right disk"
+         this node must not vote with what is left: give it the right disk, or, if a majority of the others is well, an empty one"
     )]
     RolledBack {
         /// What the state holds.
@@ -95,7 +97,7 @@ pub enum OpenError {
     /// The log holds batches of an epoch that this node never promised, as far as its promise can be read.
     #[error(
         "the log holds batches of epoch {found}, and the promise in it is of epoch {promised}: what this node \
-         promised is lost, so it must not vote: give it the right disk"
+         promised is lost, so it must not vote: give it the right disk, or, if a majority of the others is well, an empty one"
     )]
     PromiseLost {
         /// The promise found.
@@ -106,9 +108,15 @@ pub enum OpenError {
     /// The place of the newest promise is damaged.
     #[error(
         "the group that held this node's newest promise is damaged: an older one must not stand in for it, so this \
-         node must not vote: give it the right disk"
+         node must not vote: give it the right disk, or, if a majority of the others is well, an empty one"
     )]
     PromiseInDoubt,
+    /// A crash came while a snapshot replaced the state.
+    #[error(transparent)]
+    HalfReplaced(#[from] HalfReplaced),
+    /// The log can't be written.
+    #[error(transparent)]
+    WriteLog(#[from] towline_wal::WalError),
     /// The segments of the log are too small for the largest write.
     #[error(
         "the log's segments of {segment_bytes} bytes hold no batch of {needed} bytes, the largest write: make a \
@@ -160,6 +168,8 @@ impl OpenError {
             Self::Namespaces(catalog) => catalog.code(),
             Self::NamespacesAlone => 6028,
             Self::Thread(_) => 6029,
+            Self::HalfReplaced(_) => 6030,
+            Self::WriteLog(log) => log_code(log.code()),
         }
     }
 
@@ -170,6 +180,8 @@ impl OpenError {
             Self::Identity(identity) => identity.class(),
             Self::NotAVoter(_) | Self::Log(towline_wal::OpenError::Options { .. }) => FailureClass::FixRequest,
             Self::Log(log) => log_class(log.class()),
+            Self::HalfReplaced(half) => half.class(),
+            Self::WriteLog(log) => log_class(log.class()),
             Self::State(store) => store.class(),
             Self::Apply(apply) => apply.class(),
             Self::Promise(source) => bytes_class(source),
@@ -256,9 +268,12 @@ fn start(
     let workers = (0..options.sequencers.max(1)).map(|_| threads.start_worker()).collect::<Result<_, _>>()?;
     let appliers = (0..options.appliers.max(1)).map(|_| threads.start_applier()).collect::<Result<_, _>>()?;
     let reader = threads.start_reader(&wal)?;
+    let ((give, give_orders), (take, take_orders)) = (unbounded(), unbounded());
+    let desk = SnapshotDesk { give, take };
     let host = Host {
         cluster: identity.cluster,
         node: options.node,
+        disk: DirectoryId::new(identity.directory),
         voters: options.voters,
         first_leader: options.leader,
         wal,
@@ -272,6 +287,13 @@ fn start(
         workers,
         appliers,
         reader,
+        desk,
+        directory: options.directory,
+        retention: options.retention,
+        snapshots: SnapshotLimits {
+            bytes_per_second: options.snapshot_bytes_per_second,
+            log_bytes: options.follower_log_bytes,
+        },
     };
     let registry = Registry::new(control);
     let gate = Gate::new(Arc::clone(&store));
@@ -280,7 +302,17 @@ fn start(
     let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go, open, closing });
     // Before the shards are served: from there on nothing fails, and they end when they are told to.
     threads.start_keeper(Arc::clone(&shared), options.replay_bytes_max)?;
+    let giver = GiverThread::new(Arc::clone(&shared), give_orders);
+    let taker = TakerThread::new(Arc::clone(&shared), take_orders);
+    threads.start_snapshots(&shared.host.desk, giver, taker)?;
+    // What somebody still fetches a snapshot before is kept: nothing goes until that is known.
+    let nothing_goes = shared.letting_go.read();
     shared.registry.bring_up(&shared.host, &store)?;
+    let (found, is_found) = bounded(0);
+    if shared.host.desk.give.send(GiveOrder::Begin(found)).is_ok() {
+        let Err(_found) = is_found.recv();
+    }
+    drop(nothing_goes);
     drop(store);
     let node = Node { shared, close_within: options.close_within, threads: Mutex::new(Some(threads)) };
     if let Err(error) = node.shared.registry.finish_drops(&node.shared.host, &node.shared.gate) {

@@ -8,7 +8,7 @@ use super::stages::Times;
 use crate::model::limits::PEER_READS_MAX;
 use crate::model::{Epoch, LogId, LogPosition, Message, NodeId};
 use crate::pipeline::Position;
-use crate::replica::{Input, LogWrite, Output, ReadPurpose, Ticket};
+use crate::replica::{Input, LogWrite, Output, QuorumLost, ReadPurpose, Ticket};
 use bytes::Bytes;
 use towline_wal::{Batch, Entry, HardStateKind, WalError, WhenFull};
 
@@ -39,13 +39,11 @@ impl Shard {
             Output::Send { to, message } => self.send(to, &message),
             Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
             Output::Commit(_) => {}
-            // A node lets its log go only when it is alone: so among several every log goes back to the first record, and nobody
-            // ever needs a snapshot. Should a peer of another release ask all the same, it is told nothing, and fed nothing.
-            Output::TakeSnapshot { .. }
+            of_a_snapshot @ (Output::TakeSnapshot { .. }
             | Output::ReadSnapshot { .. }
             | Output::StageSnapshot { .. }
             | Output::StageChunk { .. }
-            | Output::InstallSnapshot { .. } => {}
+            | Output::InstallSnapshot { .. }) => self.do_for_a_snapshot(of_a_snapshot),
             Output::ReadsConfirmed { up_to, index } => self.reads.answer(up_to, &Confirmation::At(index)),
             Output::ReadsRefused { up_to } => self.reads.answer(up_to, &Confirmation::Refused),
             Output::Activated(epoch) => {
@@ -58,6 +56,7 @@ impl Shard {
                 self.state.reassign_pause = REASSIGN_PAUSE;
                 self.positions.set_serving(Some(self.replica.end().lsn));
                 self.by_hand_serves(epoch);
+                self.look_for_newcomers();
             }
             Output::Superseded { promised } => self.superseded(promised),
             Output::SteppedDown { epoch, reason } => {
@@ -66,7 +65,13 @@ impl Shard {
                 self.state.unapplied.doubt(self.replica.committed());
                 // What was not sealed has no place in any log: it has no effect, and is not to wait until a majority is back.
                 self.refuse_queued(Completion::not_led);
-                self.assign_later();
+                if reason == QuorumLost::Bettered {
+                    // Whoever connects next changes it, or an operator does.
+                    self.state.awaits_voters = true;
+                    self.by_hand_is_bettered();
+                } else {
+                    self.assign_later();
+                }
             }
             Output::Disconnect { peer, reason } => self.disconnect(peer, &reason.to_string()),
         }
@@ -96,7 +101,8 @@ impl Shard {
     /// Asks for the next term.
     pub(super) fn assign(&mut self) {
         self.state.reassign = None;
-        self.state.awaits_majority = false;
+        self.state.awaits_voters = false;
+        self.state.forming_until = None;
         match self.master.assign(self.id, self.replica.promise().epoch) {
             Some(assignment) => {
                 self.by_hand_is_renewed(assignment.epoch);
@@ -109,7 +115,7 @@ impl Shard {
         }
     }
 
-    /// The present epoch is over for this leader: it asks for a newer one after a pause, as soon as it is connected to a majority.
+    /// The present epoch is over for this leader: it asks for a newer one after a pause, as soon as it is connected to enough voters.
     fn assign_later(&mut self) {
         self.state.reassign = Some(now() + self.state.reassign_pause);
         self.state.reassign_pause = (self.state.reassign_pause * 2).min(REASSIGN_PAUSE_MAX);
@@ -130,7 +136,7 @@ impl Shard {
         }
     }
 
-    fn disconnect(&mut self, peer: NodeId, reason: &str) {
+    pub(super) fn disconnect(&mut self, peer: NodeId, reason: &str) {
         tracing::warn!(node = %self.id, %peer, reason, "closing the connection");
         if let Some(found) = self.state.peers.get(&peer) {
             found.link.disconnect(reason);
@@ -149,9 +155,11 @@ impl Shard {
                 self.state.unapplied.truncate(to.lsn);
                 (vec![Entry::Truncate { log: self.log, to }], 0)
             }
-            // Only a snapshot that was staged is installed, and none is (see `execute`).
             LogWrite::Mark(bytes) => (vec![mark_entry(self.log, bytes)], 0),
-            LogWrite::Reset { to, mark } => (vec![Entry::Reset { log: self.log, to }, mark_entry(self.log, mark)], 0),
+            LogWrite::Reset { to, mark } => {
+                super::snapshots::clear(&mut self.state.unapplied);
+                (vec![Entry::Reset { log: self.log, to }, mark_entry(self.log, mark)], 0)
+            }
             LogWrite::Settle => (vec![Entry::Settle { log: self.log }], 0),
             LogWrite::Promise(bytes) => {
                 (vec![Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }], 0)

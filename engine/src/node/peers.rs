@@ -8,7 +8,7 @@ use super::transport::{Transport, TransportError, resolve};
 use super::{Identity, Inbox, SHARD};
 use crate::model::from_client::CANCEL;
 use crate::model::limits::MESSAGE_BYTES_MAX;
-use crate::model::{Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream};
+use crate::model::{DirectoryId, Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream};
 use crate::state::check_batch;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -164,7 +164,10 @@ impl Network {
         match received {
             Ok(Received::Greeting) => {
                 link.handle.consumed(link.stream, charge);
-                self.events.send(Event::PeerUp(peer, Arc::clone(link) as Arc<dyn PeerLink>));
+                // The greeting comes behind the handshake.
+                let directory = link.handle.peer().map(|hello| DirectoryId::new(hello.identity.directory));
+                let link = Arc::clone(link) as Arc<dyn PeerLink>;
+                self.events.send(Event::PeerUp(peer, directory.unwrap_or_default(), link));
                 true
             }
             Ok(Received::Message(message)) => {

@@ -19,6 +19,8 @@ pub(super) struct Positions {
     leader: AtomicU64,
     /// The shard ended: nothing moves any more.
     ended: AtomicU64,
+    /// Odd while the state is being replaced: then whoever reads finds a mix of two, or less.
+    replaced: AtomicU64,
     waiting: AtomicUsize,
     /// Who is called once, when anything moves: by a key of their own.
     line: Mutex<BTreeMap<u64, Waker>>,
@@ -41,6 +43,7 @@ impl Positions {
             serving: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             ended: AtomicU64::new(0),
+            replaced: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::new(BTreeMap::new()),
             moved: Condvar::new(),
@@ -77,6 +80,26 @@ impl Positions {
     pub(super) fn set_applied(&self, applied: Lsn) {
         self.applied.store(applied.get(), Ordering::SeqCst);
         self.tell();
+    }
+
+    /// How often the state was replaced; none while it is being. Who finds the same number behind a read as before it has read
+    /// one state: what is written in between is seen only by who finds another number behind it.
+    pub(super) fn replaced(&self) -> Option<u64> {
+        Some(self.replaced.load(Ordering::SeqCst)).filter(|number| number % 2 == 0)
+    }
+
+    /// From here on the state is of no position. One thread at a time replaces it.
+    pub(super) fn begin_replacing(&self) {
+        if let Some(before) = self.replaced() {
+            self.replaced.store(before + 1, Ordering::SeqCst);
+        }
+    }
+
+    /// The state is one again.
+    pub(super) fn end_replacing(&self) {
+        if self.replaced().is_none() {
+            self.replaced.fetch_add(1, Ordering::SeqCst);
+        }
     }
 
     /// Writes are taken, in an epoch that began there; or not any more.

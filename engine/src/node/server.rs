@@ -232,6 +232,10 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         log: config.log_options(),
         queue_bytes: config.queue_bytes,
         quorum_lost_after: config.quorum_lost_after,
+        retention: config.retention,
+        follower_log_bytes: config.follower_log_bytes,
+        snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        replay_bytes_max: config.replay_bytes_max,
         ..NodeOptions::alone(&config.data_dir)
     })?);
     let shard = node.default_shard();

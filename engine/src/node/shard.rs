@@ -14,13 +14,14 @@ use super::health::Health;
 use super::log_budget::LogBudget;
 use super::positions::Positions;
 use super::read_index::ReadIndex;
+use super::snapshots::{Answer, Replacing, SnapshotCounters, SnapshotDesk};
 use super::stages::{Arrived, Stages};
 use super::unapplied::{ApplyTask, Part, Unapplied};
+use super::votes::Newcomers;
 use crate::control::ConfigMaster;
-use crate::model::control_record::majority_of;
 use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::request::{FollowerStatus, ServerStatus};
-use crate::model::{Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
+use crate::model::{DirectoryId, Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
@@ -29,6 +30,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use towline_wal::{Batch, Wal, WalError};
 
@@ -49,9 +51,9 @@ pub(super) enum Event {
     Persisted(Ticket),
     /// The log can't acknowledge anything any more.
     LogFailed(WalError),
-    /// A peer's replication stream stands.
+    /// A peer's replication stream stands, and this is its disk.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
-    PeerUp(NodeId, Arc<dyn PeerLink>),
+    PeerUp(NodeId, DirectoryId, Arc<dyn PeerLink>),
     /// It is gone: that one, not a newer one.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
     PeerDown(NodeId, u64),
@@ -62,6 +64,8 @@ pub(super) enum Event {
     LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
     /// The applier is done with its task, or can't be now.
     Applied(Attempt),
+    /// What came of something that was to be done for a snapshot.
+    Snapshot(Answer),
     /// Reads wait for a majority to confirm that this node leads.
     Read,
     /// Somebody wants to know how things are.
@@ -111,6 +115,7 @@ pub(super) enum Turn {
 
 pub(super) struct Shard {
     pub(super) id: NodeId,
+    pub(super) directory: DirectoryId,
     pub(super) shard: ShardId,
     /// Whether it asks for a new term at its start.
     pub(super) leads_at_start: bool,
@@ -126,8 +131,11 @@ pub(super) struct Shard {
     pub(super) stages: Arc<Stages>,
     pub(super) applier: Sender<ApplyOrder>,
     pub(super) reader: Sender<super::reader::ReadOrder>,
+    pub(super) desk: SnapshotDesk,
+    pub(super) snapshots: Arc<SnapshotCounters>,
     pub(super) positions: Arc<Positions>,
     pub(super) reads: Arc<ReadIndex>,
+    pub(super) quorum_lost_after: Duration,
     pub(super) budget: Arc<LogBudget>,
     pub(super) buffers: Arc<Buffers>,
     pub(super) health: Health,
@@ -148,6 +156,10 @@ pub(super) struct ShardState {
     pub(super) stepping: bool,
     pub(super) sealing: Sealing,
     applying: bool,
+    /// Nothing is applied while the state is replaced by a snapshot.
+    pub(super) replacing: Replacing,
+    /// Parts of a snapshot that wait to be written.
+    pub(super) parts_waiting: Arc<AtomicUsize>,
     /// What could not be applied because the disk of the state is full, and when to try again; it counts as being applied.
     parked: Option<(Instant, ApplyTask)>,
     /// An assignment by hand that is not in force yet.
@@ -155,11 +167,14 @@ pub(super) struct ShardState {
     /// When to ask for a newer epoch, and how long to wait the next time.
     pub(super) reassign: Option<Instant>,
     pub(super) reassign_pause: Duration,
-    /// It is to lead, and asks for an epoch when a majority is connected: before, it could do nothing with one.
-    pub(super) awaits_majority: bool,
+    /// It is to lead, and asks for an epoch when enough voters are connected: before, it could do nothing with one.
+    pub(super) awaits_voters: bool,
+    /// It is to lead a log that no one has led, and until then writes wait for the voters.
+    pub(super) forming_until: Option<Instant>,
+    pub(super) newcomers: Newcomers,
     /// The replica's time begins here.
     began: Instant,
-    closing: Option<Instant>,
+    pub(super) closing: Option<Instant>,
     pub(super) failed: bool,
     bytes_sent_before: u64,
     pub(super) batch_bytes: (u64, u64),
@@ -182,8 +197,11 @@ impl Sealing {
 
 pub(super) struct Peer {
     pub(super) link: Arc<dyn PeerLink>,
+    pub(super) directory: DirectoryId,
     /// Reads of the log that wait for it.
     pub(super) reads: usize,
+    /// Snapshots, and parts of them, that wait for it.
+    pub(super) parts: usize,
 }
 
 impl ShardState {
@@ -197,11 +215,15 @@ impl ShardState {
             stepping: false,
             sealing: Sealing::default(),
             applying: false,
+            replacing: Replacing::No,
+            parts_waiting: Arc::default(),
             parked: None,
             by_hand: None,
             reassign: None,
             reassign_pause: REASSIGN_PAUSE,
-            awaits_majority: false,
+            awaits_voters: false,
+            forming_until: None,
+            newcomers: Newcomers::default(),
             began: now(),
             closing: None,
             failed: false,
@@ -248,10 +270,20 @@ impl LogView for ShardLog<'_> {
 }
 
 impl Shard {
-    /// Begins: a leader asks for its epoch.
+    /// Begins: a leader asks for its epoch. Where no log says who has the votes, that takes every voter.
     pub(super) fn start(&mut self) {
-        if self.leads_at_start {
+        self.master.meet(self.id, self.directory);
+        if !self.leads_at_start {
+            return;
+        }
+        self.note_votes();
+        if self.master.knows_votes() || self.reaches_enough() {
             self.assign();
+        } else {
+            let voters = self.master.voters();
+            tracing::info!(node = %self.id, shard = %self.shard, ?voters, "a new log: it begins when every voter is connected");
+            self.state.awaits_voters = true;
+            self.state.forming_until = Some(after(self.quorum_lost_after));
         }
     }
 
@@ -289,7 +321,9 @@ impl Shard {
         worked |= self.apply();
         self.settle();
         // The chain of positions, which no floor below sees whole.
-        assert!(self.applied.lsn <= self.replica.applicable(), "applied ≤ min(committed, durable)");
+        // A log that begins behind a snapshot has nothing durable until that is: what was applied before is gone with it.
+        let is_replaced = self.state.replacing != Replacing::No;
+        assert!(is_replaced || self.applied.lsn <= self.replica.applicable(), "applied ≤ min(committed, durable)");
         worked
     }
 
@@ -298,7 +332,8 @@ impl Shard {
         let by_hand = self.state.by_hand.as_ref().and_then(ByHand::next_deadline);
         // A shard that has failed takes no steps, and so no ticks.
         let tick = self.replica.next_tick().filter(|_| !self.state.failed).map(|at| self.state.began + at);
-        self.state.reassign.into_iter().chain(self.state.closing).chain(parked).chain(by_hand).chain(tick).min()
+        let times = self.state.reassign.into_iter().chain(self.state.closing).chain(self.state.forming_until);
+        times.chain(self.state.newcomers.next_deadline()).chain(parked).chain(by_hand).chain(tick).min()
     }
 
     fn look_at_the_clock(&mut self) {
@@ -309,15 +344,21 @@ impl Shard {
             }
         }
         // It may have promised another leader by now.
-        if self.state.reassign.take_if(|at| *at <= now()).is_some() && self.replica.promise().leader == Some(self.id) {
-            if self.reaches_majority() {
+        let is_to_lead = self.replica.promise().leader.map_or(self.leads_at_start, |leader| leader == self.id);
+        if self.state.reassign.take_if(|at| *at <= now()).is_some() && is_to_lead {
+            self.note_votes();
+            if self.reaches_enough() {
                 self.assign();
             } else {
                 // The next peer that connects looks again.
-                self.state.awaits_majority = true;
+                self.state.awaits_voters = true;
             }
         }
+        self.state.forming_until.take_if(|until| *until <= now());
         self.expire_by_hand();
+        if self.state.newcomers.are_due(now()) {
+            self.readmit();
+        }
         if let Some((_, task)) = self.state.parked.take_if(|(at, _)| *at <= now()) {
             self.hand_over(task);
         }
@@ -349,7 +390,9 @@ impl Shard {
             Event::Applied(applied) => {
                 self.state.applying = false;
                 self.attempted(applied);
+                self.replace_when_idle();
             }
+            Event::Snapshot(answer) => self.snapshot_answered(answer),
             Event::Status(reply) => {
                 // Whoever asked may be gone.
                 drop(reply.try_send(self.status()));
@@ -374,17 +417,20 @@ impl Shard {
 
     fn handle_peer(&mut self, event: Event) {
         match event {
-            Event::PeerUp(peer, link) => {
-                if let Some(old) = self.state.peers.insert(peer, Peer { link, reads: 0 }) {
+            Event::PeerUp(peer, directory, link) => {
+                if let Some(old) = self.state.peers.insert(peer, Peer { link, directory, reads: 0, parts: 0 }) {
                     self.state.bytes_sent_before += old.link.bytes_sent();
                     old.link.disconnect("a newer connection stands");
                     self.step(Input::PeerDown(peer));
                 }
-                self.step(Input::PeerUp(peer));
-                if std::mem::take(&mut self.state.awaits_majority) {
+                self.master.meet(peer, directory);
+                self.step(Input::PeerUp(peer, directory));
+                if std::mem::take(&mut self.state.awaits_voters) {
                     self.state.reassign = Some(now());
                 }
                 self.try_by_hand();
+                self.look_for_newcomers();
+                self.readmit();
             }
             Event::PeerDown(peer, session) => {
                 let is_the_one = self.state.peers.get(&peer).is_some_and(|peer| peer.link.session() == session);
@@ -401,6 +447,7 @@ impl Shard {
                 let appends = message.appends();
                 self.step(Input::Message { from, message });
                 link.charge(appends.filter(|(epoch, last)| self.replica.took(*epoch, *last)), charge);
+                self.readmit();
             }
             Event::LogRead { peer, session, purpose, after, batches } => {
                 let Some(found) = self.state.peers.get_mut(&peer).filter(|found| found.link.session() == session)
@@ -412,11 +459,6 @@ impl Shard {
             }
             _ => {}
         }
-    }
-
-    /// Whether it is connected to a majority of the voters, itself among it.
-    pub(super) fn reaches_majority(&self) -> bool {
-        self.voters_reached() >= majority_of(self.master.voters().len())
     }
 
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
@@ -432,7 +474,8 @@ impl Shard {
         if self.replica.promise().leader.is_some() {
             self.positions.set_leader(self.known_leader());
         }
-        if self.replica.phase().is_some() || self.state.reassign.is_some() {
+        let is_about_to = self.state.reassign.is_some() || self.state.forming_until.is_some();
+        if self.replica.phase().is_some() || is_about_to {
             return;
         }
         self.refuse_queued(Completion::not_led);
@@ -478,7 +521,7 @@ impl Shard {
     /// Applies everything that is committed and durable here; one task at a time, so that what gathers meanwhile is
     /// applied in one write.
     fn apply(&mut self) -> bool {
-        if self.state.applying || self.state.failed {
+        if self.state.applying || self.state.failed || !self.may_apply() {
             return false;
         }
         let applicable = self.replica.applicable();
@@ -516,6 +559,14 @@ impl Shard {
             Attempt::Full(_) if self.state.failed => {}
             Attempt::Full(task) => self.park(task),
         }
+    }
+
+    /// Whether nothing is being applied. What waits for room does so no more: a snapshot holds it.
+    pub(super) fn stops_applying(&mut self) -> bool {
+        if self.state.parked.take().is_some() {
+            self.state.applying = false;
+        }
+        !self.state.applying
     }
 
     /// The disk of the state is full (fault D10): what is committed waits, nothing new is taken, and it is tried again from time

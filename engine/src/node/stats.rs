@@ -118,6 +118,16 @@ pub struct ShardStats {
     pub records: u64,
     /// Those of them that had no effect: also a session that was one too many, or had ended before it was closed.
     pub rejected: u64,
+    /// Snapshots of its state that were offered to other nodes.
+    pub snapshots_given: u64,
+    /// Bytes of their parts that were read for them.
+    pub snapshot_bytes_given: u64,
+    /// Bytes of parts of snapshots that came from other nodes.
+    pub snapshot_bytes_taken: u64,
+    /// Parts of those that were found damaged, and came once more.
+    pub snapshot_parts_damaged: u64,
+    /// How often its state was replaced by one.
+    pub snapshots_installed: u64,
 }
 
 impl Node {
@@ -163,6 +173,11 @@ impl Node {
                 bytes: load(&counters.bytes),
                 records: load(&counters.records),
                 rejected: load(&counters.rejected),
+                snapshots_given: load(&shard.snapshots.given),
+                snapshot_bytes_given: load(&shard.snapshots.given_bytes),
+                snapshot_bytes_taken: load(&shard.snapshots.taken_bytes),
+                snapshot_parts_damaged: load(&shard.snapshots.damaged_parts),
+                snapshots_installed: load(&shard.snapshots.installed),
             }
         };
         let shards = shared.registry.shards().iter().map(of_shard).collect();

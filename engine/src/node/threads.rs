@@ -6,6 +6,7 @@ use super::hosting::Desk;
 use super::keeper::Keeper;
 use super::open::OpenError;
 use super::reader::{ReadOrder, ReaderThread};
+use super::snapshots::{GiveOrder, GiverThread, SnapshotDesk, TakeOrder, TakerThread};
 use super::worker::{Order, Worker};
 use crate::pipeline::Ready;
 use crossbeam::channel::{Sender, bounded, unbounded};
@@ -20,6 +21,7 @@ pub(super) struct Threads {
     workers: Vec<(Desk, JoinHandle<()>)>,
     appliers: Vec<(Sender<ApplyOrder>, JoinHandle<()>)>,
     reader: Option<(Sender<ReadOrder>, JoinHandle<()>)>,
+    snapshots: Vec<(SnapshotDesk, JoinHandle<()>)>,
     /// Ends when its sender is dropped.
     keeper: Option<(Sender<Infallible>, JoinHandle<()>)>,
 }
@@ -48,6 +50,17 @@ impl Threads {
         let thread = spawn("towline-read", move || reader.run())?;
         self.reader = Some((orders.clone(), thread));
         Ok(orders)
+    }
+
+    pub(super) fn start_snapshots(
+        &mut self,
+        desk: &SnapshotDesk,
+        giver: GiverThread,
+        taker: TakerThread,
+    ) -> Result<(), OpenError> {
+        self.snapshots.push((desk.clone(), spawn("towline-give", move || giver.run())?));
+        self.snapshots.push((desk.clone(), spawn("towline-take", move || taker.run())?));
+        Ok(())
     }
 
     pub(super) fn start_keeper(&mut self, shared: Arc<Shared>, replay_bytes_max: u64) -> Result<(), OpenError> {
@@ -86,6 +99,11 @@ impl Threads {
         if let Some((orders, thread)) = self.reader.take() {
             // As above.
             drop(orders.send(ReadOrder::End));
+            join(thread);
+        }
+        for (desk, thread) in self.snapshots.drain(..) {
+            // As above; each reads its own order.
+            drop((desk.give.send(GiveOrder::End), desk.take.send(TakeOrder::End)));
             join(thread);
         }
         panicked

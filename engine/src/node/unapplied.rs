@@ -110,6 +110,12 @@ impl Unapplied {
         }
     }
 
+    /// Nothing of it follows the log any more: who waits for some of it.
+    pub(super) fn take_all(&mut self) -> Vec<Completion> {
+        self.bytes = 0;
+        self.parts.drain(..).flat_map(|part| part.completions).collect()
+    }
+
     /// What to apply behind `applied`, up to `applicable` and about `bytes_max` bytes; none if there is nothing.
     pub(super) fn take(&mut self, applied: Lsn, applicable: Lsn, bytes_max: usize) -> Option<ApplyTask> {
         let next = applied.next();

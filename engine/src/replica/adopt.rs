@@ -3,7 +3,6 @@
 //! The best log is the one with the newest last epoch, and of those the longest. Not the longest alone: an
 //! exhaustive search of an abstraction of this protocol loses a committed write under that rule.
 
-use crate::model::control_record::majority_of;
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, LogSummary, Lsn, NodeId};
 use std::collections::BTreeMap;
@@ -15,21 +14,22 @@ pub(super) struct PromisedLog {
     pub(super) log: LogSummary,
     /// From where it may lack what was once durable.
     pub(super) suspect: Option<Lsn>,
+    /// Whether it is the word of the disk that has the vote. Of another one it only says from where that is to be fed.
+    pub(super) counts: bool,
 }
 
 /// Whether these promises suffice to choose a log.
 ///
-/// A majority of the voters to fence must have promised. A voter whose log may have lost a suffix binds itself
-/// like any other, but proves nothing about what that suffix held: so either the voters with whole logs are a
-/// majority by themselves, or every voter has spoken and nobody is left to ask (I1).
-pub(super) fn enough(fence: &[NodeId], promises: &BTreeMap<NodeId, PromisedLog>) -> bool {
+/// So many of the voters to fence must have promised as the assignment says, a majority or more. A voter whose log may have lost a suffix binds itself
+/// like any other, but proves nothing about what that suffix held: so either the voters with whole logs are enough
+/// by themselves, or every voter has spoken and nobody is left to ask (I1).
+pub(super) fn enough(fence: &[NodeId], needed: usize, promises: &BTreeMap<NodeId, PromisedLog>) -> bool {
     if planted(Mutant::SkipFence) {
         return true;
     }
-    let spoken = fence.iter().filter_map(|voter| promises.get(voter));
+    let spoken = fence.iter().filter_map(|voter| promises.get(voter)).filter(|promise| promise.counts);
     let whole = spoken.clone().filter(|promise| promise.suspect.is_none() || planted(Mutant::TrustDoubt)).count();
-    let majority = majority_of(fence.len());
-    whole >= majority || spoken.count() == fence.len()
+    whole >= needed || spoken.count() == fence.len()
 }
 
 /// The voter with the best log among the promises; `own` where none is better.
@@ -37,7 +37,7 @@ pub(super) fn best(own: NodeId, fence: &[NodeId], promises: &BTreeMap<NodeId, Pr
     if planted(Mutant::SkipAdoption) {
         return own;
     }
-    let rank = |node: &NodeId| promises.get(node).map(|promise| rank(&promise.log));
+    let rank = |node: &NodeId| promises.get(node).filter(|promise| promise.counts).map(|promise| rank(&promise.log));
     let mut chosen = own;
     for voter in fence {
         if rank(voter) > rank(&chosen) {

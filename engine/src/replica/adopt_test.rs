@@ -18,7 +18,9 @@ fn log(epochs: &[(u32, u64)], end: u64) -> LogSummary {
 
 fn promises(logs: Vec<(u64, LogSummary, Option<u64>)>) -> BTreeMap<NodeId, PromisedLog> {
     logs.into_iter()
-        .map(|(node, log, suspect)| (NodeId::new(node), PromisedLog { log, suspect: suspect.map(Lsn::new) }))
+        .map(|(node, log, suspect)| {
+            (NodeId::new(node), PromisedLog { log, suspect: suspect.map(Lsn::new), counts: true })
+        })
         .collect()
 }
 
@@ -43,7 +45,7 @@ fn of_two_logs_of_one_epoch_the_longer_wins_and_a_tie_stays_at_home() {
 #[test]
 fn a_promise_of_a_node_that_is_not_fenced_does_not_count() {
     let all = promises(vec![(1, log(&[(1, 1)], 9), None), (9, log(&[(5, 1)], 99), None)]);
-    assert!(!enough(&voters(&[1, 2, 3]), &all));
+    assert!(!enough(&voters(&[1, 2, 3]), 2, &all));
     assert_eq!(best(NodeId::new(1), &voters(&[1, 2, 3]), &all), NodeId::new(1));
 }
 
@@ -51,15 +53,15 @@ fn a_promise_of_a_node_that_is_not_fenced_does_not_count() {
 fn a_voter_that_may_have_lost_a_suffix_is_waited_out() {
     let fence = voters(&[1, 2, 3]);
     let mut all = promises(vec![(1, log(&[(1, 1)], 9), None), (2, log(&[(1, 1)], 5), Some(6))]);
-    assert!(!enough(&fence, &all), "one whole log of three proves nothing about LSN 6");
+    assert!(!enough(&fence, 2, &all), "one whole log of three proves nothing about LSN 6");
     all.extend(promises(vec![(3, log(&[(1, 1)], 9), None)]));
-    assert!(enough(&fence, &all));
+    assert!(enough(&fence, 2, &all));
     let cut = promises(vec![
         (1, log(&[(1, 1)], 9), Some(10)),
         (2, log(&[(1, 1)], 5), Some(6)),
         (3, log(&[(1, 1)], 7), Some(8)),
     ]);
-    assert!(enough(&fence, &cut), "all have spoken: nobody is left to ask");
+    assert!(enough(&fence, 2, &cut), "all have spoken: nobody is left to ask");
 }
 
 #[test]
@@ -82,4 +84,15 @@ fn a_log_that_begins_later_parts_where_it_would_if_it_were_whole() {
     assert_eq!(common_point(&ours, &log(&[(3, 25)], 30)), Lsn::new(20), "though it begins behind our end");
     assert_eq!(common_point(&ours, &log(&[(4, 25)], 30)), Lsn::ZERO, "nothing that both name");
     assert_eq!([told_from(&ours), told_from(&log(&[(4, 25)], 30))], [Lsn::new(1), Lsn::new(25)]);
+}
+
+#[test]
+fn i1_the_log_of_another_disk_is_not_chosen_and_its_promise_not_counted() {
+    let fence = voters(&[1, 2, 3]);
+    let mut all = promises(vec![(1, log(&[(1, 1)], 9), None), (2, log(&[(2, 1)], 99), None)]);
+    all.get_mut(&NodeId::new(2)).unwrap().counts = false;
+    assert!(!enough(&fence, 2, &all));
+    assert_eq!(best(NodeId::new(1), &fence, &all), NodeId::new(1));
+    all.extend(promises(vec![(3, log(&[(1, 1)], 9), None)]));
+    assert!(enough(&fence, 2, &all) && !enough(&fence, 3, &all), "as many as the assignment asks for");
 }

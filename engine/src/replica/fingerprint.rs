@@ -17,6 +17,7 @@ impl Replica {
     pub(crate) fn fingerprint(&self, into: &mut impl Hasher) {
         let Self {
             id,
+            directory,
             log_id: _,
             promise,
             end,
@@ -33,7 +34,7 @@ impl Replica {
             under_way,
             quorum_bound: _,
         } = self;
-        (id, promise.epoch, promise.leader).hash(into);
+        (id, directory, promise.epoch, promise.leader).hash(into);
         position(end, into);
         position(durable, into);
         (committed, matched, suspect, told_since_doubt.filter(|_| suspect.is_some()), connected).hash(into);
@@ -71,8 +72,19 @@ impl Leadership {
     /// when the leader gives up, and nothing else: the search lets it at any moment at which it waits for one.
     fn fingerprint(&self, into: &mut impl Hasher) {
         let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _, reads, quorum: _ } = self;
-        let Assignment { log: _, epoch, leader, voters, learners, fence, shard: _ } = assignment;
-        (epoch, leader, voters, learners, fence, start).hash(into);
+        let Assignment {
+            log: _,
+            epoch,
+            leader,
+            voters,
+            learners,
+            fence,
+            fence_quorum,
+            directories,
+            founding,
+            shard: _,
+        } = assignment;
+        (epoch, leader, voters, learners, fence, fence_quorum, directories, founding, start).hash(into);
         match phase {
             Phase::Fencing => 0_u8.hash(into),
             Phase::Adopting { source, target } => {
@@ -86,7 +98,7 @@ impl Leadership {
         if start.is_none() {
             promises.len().hash(into);
             for (node, promise) in promises {
-                (node, promise.suspect, &promise.log.epochs).hash(into);
+                (node, promise.counts, promise.suspect, &promise.log.epochs).hash(into);
                 position(&promise.log.end, into);
             }
         }

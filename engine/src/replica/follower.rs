@@ -3,7 +3,7 @@
 use super::{DisconnectReason, LogView, LogWrite, Output, Promise, Purpose, ReadPurpose, Replica, Verdict};
 use crate::model::limits::{APPEND_BATCHES_MAX, CATCH_UP_READ_BYTES};
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId};
+use crate::model::{DirectoryId, Epoch, LogPosition, Lsn, Message, NodeId};
 use towline_wal::Batch;
 
 impl Replica {
@@ -174,7 +174,7 @@ impl Replica {
         let Some(leader) = self.promise.leader else { return };
         let synced = if planted(Mutant::AcknowledgeBeforeSync) { self.end.lsn } else { self.durable.lsn };
         let durable = if planted(Mutant::AcknowledgeUnmatched) { synced } else { self.matched.min(synced) };
-        if leader != self.id && self.connected.contains(&leader) && self.matched > Lsn::ZERO {
+        if leader != self.id && self.connected.contains_key(&leader) && self.matched > Lsn::ZERO {
             let message = Message::Appended { epoch: self.promise.epoch, durable };
             out.push(Output::Send { to: leader, message });
         }
@@ -211,10 +211,10 @@ impl Replica {
         }
     }
 
-    pub(super) fn peer_up(&mut self, peer: NodeId, out: &mut Vec<Output>) {
-        self.connected.insert(peer);
+    pub(super) fn peer_up(&mut self, peer: NodeId, directory: DirectoryId, out: &mut Vec<Output>) {
+        self.connected.insert(peer, directory);
         if let Some(leadership) = &mut self.leadership {
-            leadership.connect(peer);
+            leadership.connect(peer, directory);
             let message = Message::Fence { epoch: leadership.epoch(), leader: self.id };
             out.push(Output::Send { to: peer, message });
             self.ask_again(peer, out);

@@ -3,12 +3,15 @@
 use super::adopt::{self, PromisedLog};
 use super::commit::majority_durable;
 use super::progress::Progress;
-use super::quorum::Quorum;
+use super::quorum::{Quorum, QuorumLost};
 use super::reads::Reads;
 use super::{DisconnectReason, LogView, Output, Promise, Replica};
+use crate::model::control_record::majority_of;
 use crate::model::limits::CATCH_UP_READ_BYTES;
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Assignment, ControlRecord, Epoch, EpochStart, LogPosition, LogSummary, Lsn, Message, NodeId};
+use crate::model::{
+    Assignment, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, LogSummary, Lsn, Message, NodeId,
+};
 use std::collections::{BTreeMap, VecDeque};
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 
@@ -89,9 +92,10 @@ impl Leadership {
         self.phase
     }
 
-    pub(super) fn connect(&mut self, peer: NodeId) {
+    pub(super) fn connect(&mut self, peer: NodeId, directory: DirectoryId) {
+        let counts = counts(&self.assignment, peer, directory);
         if let Some(progress) = self.progress.get_mut(&peer) {
-            progress.reconnect(true);
+            progress.connect(counts);
         }
     }
 
@@ -110,6 +114,12 @@ impl Leadership {
     pub(super) const fn is_feeding(&self) -> bool {
         self.start.is_some()
     }
+}
+
+/// I1, I3: whether a node's word counts where it has a vote. The vote is of the disk that the assignment names: another one of
+/// the same node has promised nothing that it knows of, and does not hold what the first acknowledged.
+pub(super) fn counts(assignment: &Assignment, node: NodeId, directory: DirectoryId) -> bool {
+    assignment.directories.get(&node) == Some(&directory) || planted(Mutant::VoteAfterAmnesia)
 }
 
 impl Replica {
@@ -134,9 +144,10 @@ impl Replica {
             [&assignment.fence, &assignment.voters, &assignment.learners].into_iter().flatten().copied().collect();
         let mut progress = BTreeMap::new();
         for peer in others.into_iter().filter(|peer| *peer != self.id) {
-            let connected = self.connected.contains(&peer);
-            progress.insert(peer, Progress::new(connected));
-            if connected {
+            let directory = self.connected.get(&peer);
+            let counts = directory.is_some_and(|directory| counts(&assignment, peer, *directory));
+            progress.insert(peer, Progress::new(directory.is_some(), counts));
+            if directory.is_some() {
                 out.push(Output::Send { to: peer, message: Message::Fence { epoch, leader: self.id } });
             }
         }
@@ -159,9 +170,9 @@ impl Replica {
     }
 
     fn count_own_promise(&mut self, log: &dyn LogView) {
-        let own = PromisedLog { log: self.summary(log), suspect: self.suspect };
-        let id = self.id;
+        let (id, directory, suspect, log) = (self.id, self.directory, self.suspect, self.summary(log));
         if let Some(leadership) = &mut self.leadership {
+            let own = PromisedLog { log, suspect, counts: counts(&leadership.assignment, id, directory) };
             leadership.promises.insert(id, own);
         }
     }
@@ -179,9 +190,16 @@ impl Replica {
     ) {
         let boundary = self.boundary_at_or_before(summary.end.lsn, log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
+        if summary.end.epoch >= epoch && leadership.start.is_none() {
+            // I2: an epoch has one history, and this one was begun, by this node's disk that is lost.
+            self.end_leadership(out);
+            out.push(Output::Superseded { promised: summary.end.epoch });
+            return;
+        }
         let Some(progress) = leadership.progress.get_mut(&from) else { return };
         progress.lower_durable(summary.end.lsn, suspect);
-        leadership.promises.insert(from, PromisedLog { log: summary, suspect });
+        let counts = progress.counts();
+        leadership.promises.insert(from, PromisedLog { log: summary, suspect, counts });
         if leadership.start.is_some() {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
             progress.restart_at(boundary);
@@ -195,9 +213,10 @@ impl Replica {
     fn try_adopt(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let id = self.id;
         let Some(leadership) = self.leadership.as_mut() else { return };
-        let Assignment { fence, voters, .. } = &leadership.assignment;
-        let fence = if planted(Mutant::FenceNewVoters) { voters } else { fence };
-        if !leadership.promises.contains_key(&id) || !adopt::enough(fence, &leadership.promises) {
+        let Assignment { fence, fence_quorum, voters, .. } = &leadership.assignment;
+        let new_voters = (voters, majority_of(voters.len()));
+        let (fence, needed) = if planted(Mutant::FenceNewVoters) { new_voters } else { (fence, *fence_quorum) };
+        if !leadership.promises.contains_key(&id) || !adopt::enough(fence, needed, &leadership.promises) {
             return;
         }
         let source = adopt::best(id, fence, &leadership.promises);
@@ -205,6 +224,11 @@ impl Replica {
         let ours = self.summary(log);
         if source == id || adopt::rank(&theirs) <= adopt::rank(&ours) {
             self.start_epoch(now_micros, log, out);
+            return;
+        }
+        if self.leadership.as_ref().is_some_and(|leadership| leadership.assignment.founding) {
+            // I1: whose logs these are is not known here, so nor is how many of the voters that acknowledged to them are left.
+            self.step_down(QuorumLost::Bettered, out);
             return;
         }
         let shared = adopt::common_point(&ours, &theirs);
@@ -335,14 +359,15 @@ impl Replica {
 
     /// Something became durable, here or at a follower: the phase or the commit position may move.
     pub(super) fn advance_leader(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
-        let own = (self.id, self.durable.lsn);
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Some(start) = leadership.start else { return };
+        let own_counts = counts(&leadership.assignment, self.id, self.directory);
+        let own = (self.id, if own_counts { self.durable.lsn } else { Lsn::ZERO });
         let durable: Vec<(NodeId, Lsn)> = leadership
             .assignment
             .voters
             .iter()
-            .map(|voter| leadership.progress.get(voter).map_or(own, |progress| (*voter, progress.durable())))
+            .map(|voter| leadership.progress.get(voter).map_or(own, |progress| (*voter, progress.counted())))
             .collect();
         let secured = majority_durable(self.id, &durable);
         leadership.quorum.note_secured(secured);
@@ -420,7 +445,7 @@ impl Replica {
     pub(super) fn lost_peer(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some(leadership) = self.leadership.as_mut() else { return };
         if let Some(progress) = leadership.progress.get_mut(&peer) {
-            progress.reconnect(false);
+            progress.disconnect();
         }
         let adopting_from = matches!(leadership.phase, Phase::Adopting { source, .. } if source == peer);
         if leadership.start.is_none() {

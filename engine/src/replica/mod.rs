@@ -3,7 +3,7 @@
 //! [`Replica::step`] takes one [`Input`] and returns what to do, as [`Output`]s in order. The same code runs on
 //! real threads (`node`), in the simulator (`sim`), and under exhaustive search.
 //!
-//! Every change of leader or voters is one mechanism, an [`Assignment`](crate::model::Assignment) with a newer
+//! Every change of leader or voters is one mechanism, an [`Assignment`] with a newer
 //! epoch: *fence* (a majority of the voters of the last activated assignment promise to accept nothing older),
 //! *adopt* (the leader takes over the best log among the promises), *start* (an `EpochStart` becomes durable on a
 //! majority of the new voters), *activate* (the control plane accepts it). Only then does anything of the epoch
@@ -40,13 +40,15 @@ mod snapshot_test;
 mod step;
 #[cfg(test)]
 mod transfer_test;
+#[cfg(test)]
+mod votes_test;
 
 use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId, SnapshotId};
+use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId, SnapshotId};
 use leader::Leadership;
 use snapshot::Fetching;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use leader::Phase;
@@ -95,6 +97,8 @@ pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, 
 #[derive(Debug, Clone)]
 pub struct Replica {
     id: NodeId,
+    /// The disk that it lies on.
+    directory: DirectoryId,
     log_id: LogId,
     promise: Promise,
     /// The end of the log as accepted by the WAL, with this step's writes.
@@ -114,7 +118,8 @@ pub struct Replica {
     fetching: Option<Fetching>,
     /// The snapshot that is being installed: from the mark in the log until the state is replaced.
     installing: Option<SnapshotId>,
-    connected: std::collections::BTreeSet<NodeId>,
+    /// Who is connected, with which disk.
+    connected: BTreeMap<NodeId, DirectoryId>,
     next_ticket: u64,
     /// What each write under way is for, in order.
     under_way: VecDeque<(Ticket, Purpose)>,
@@ -149,6 +154,7 @@ impl Replica {
         let end = log.end();
         Self {
             id,
+            directory: DirectoryId::default(),
             log_id,
             promise,
             end,
@@ -160,11 +166,18 @@ impl Replica {
             leadership: None,
             fetching: None,
             installing: None,
-            connected: std::collections::BTreeSet::new(),
+            connected: BTreeMap::new(),
             next_ticket: 0,
             under_way: VecDeque::new(),
             quorum_bound: QUORUM_LOST_AFTER_DEFAULT,
         }
+    }
+
+    /// The same replica, of this disk: a vote is a disk's.
+    #[must_use]
+    pub const fn on_directory(mut self, directory: DirectoryId) -> Self {
+        self.directory = directory;
+        self
     }
 
     /// One step: everything that follows from one input, at `now_micros` of the wall clock (it stamps batches,
@@ -188,7 +201,7 @@ impl Replica {
             Input::SnapshotStaged(snapshot) => self.snapshot_staged(snapshot, log, &mut out),
             Input::SnapshotInstalled(snapshot) => self.snapshot_installed(snapshot, log, &mut out),
             Input::Read(ticket) => self.read(ticket, &mut out),
-            Input::PeerUp(peer) => self.peer_up(peer, &mut out),
+            Input::PeerUp(peer, directory) => self.peer_up(peer, directory, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
             Input::Tick(now) => self.tick(now, &mut out),
         }
@@ -237,6 +250,12 @@ impl Replica {
     #[must_use]
     pub fn phase(&self) -> Option<Phase> {
         self.leadership.as_ref().map(|leadership| leadership.phase())
+    }
+
+    /// What it leads by, if it leads.
+    #[must_use]
+    pub fn assignment(&self) -> Option<&Assignment> {
+        self.leadership.as_ref().map(|leadership| &leadership.assignment)
     }
 
     /// Behind what the sequencer seals the next batch, and in which epoch; none while writes are not taken.

@@ -8,6 +8,8 @@ use std::collections::VecDeque;
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
     connected: bool,
+    /// Whether what it says is the word of the disk that has the vote (I1, I3), if it has one.
+    counts: bool,
     /// Everything up to here was sent on the present connection; none until the follower's promise is here.
     sent: Option<LogPosition>,
     /// The most that was ever sent on the present connection: when feeding begins again further back, what was sent before
@@ -27,9 +29,10 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) const fn new(connected: bool) -> Self {
+    pub(super) const fn new(connected: bool, counts: bool) -> Self {
         Self {
             connected,
+            counts,
             sent: None,
             reached: Lsn::ZERO,
             durable: Lsn::ZERO,
@@ -41,9 +44,25 @@ impl Progress {
         }
     }
 
-    /// A connection came or went: what was on the way is unknown, so the follower is asked again.
-    pub(super) fn reconnect(&mut self, connected: bool) {
-        *self = Self { durable: self.durable, ..Self::new(connected) };
+    /// A connection came: what was on the way is unknown, so the follower is asked again. Another disk holds nothing of what the
+    /// one before acknowledged.
+    pub(super) fn connect(&mut self, counts: bool) {
+        let durable = if counts == self.counts { self.durable } else { Lsn::ZERO };
+        *self = Self { durable, ..Self::new(true, counts) };
+    }
+
+    /// The connection went. What was acknowledged counts: it is on that disk.
+    pub(super) fn disconnect(&mut self) {
+        *self = Self { durable: self.durable, ..Self::new(false, self.counts) };
+    }
+
+    /// What of it counts for a majority.
+    pub(super) const fn counted(&self) -> Lsn {
+        if self.counts { self.durable } else { Lsn::ZERO }
+    }
+
+    pub(super) const fn counts(&self) -> bool {
+        self.counts
     }
 
     /// The follower said how its log ends, and from where it may have lost something: what it said before about
@@ -143,6 +162,7 @@ impl Progress {
         use std::hash::Hash;
         let Self {
             connected,
+            counts,
             sent,
             reached,
             durable,
@@ -154,7 +174,7 @@ impl Progress {
         } = self;
         reached.hash(into);
         (
-            connected,
+            (connected, counts),
             sent.map(|at| (at.lsn, at.epoch, at.chain)),
             durable,
             commit_told,

@@ -15,12 +15,10 @@
 //! for a majority of others: in `Activating` the control plane is to answer; and a replica that is the only voter has nobody to
 //! lose, and nobody who could lead in its place.
 
-use super::leader::Leadership;
+use super::leader::{Leadership, counts};
 use super::{Output, Phase, Replica};
-use crate::model::control_record::majority_of;
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Lsn, NodeId};
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// Ticks of one bound. Time is seen at ticks only: what begins between two counts from the second, so that a leadership ends
@@ -62,6 +60,9 @@ pub enum QuorumLost {
     /// A majority was connected, and what waited came no nearer to being durable there.
     #[error("a majority of the voters makes nothing durable")]
     NothingDurable,
+    /// Nothing says here whose the votes are, and another voter's log holds more than this one's.
+    #[error("no log says here whose the votes are, and another node's log holds more: assign that node")]
+    Bettered,
     /// A majority was connected, and did not say that its promise still stands.
     #[error("a majority of the voters confirms no read")]
     NothingConfirmed,
@@ -119,10 +120,10 @@ impl Quorum {
     }
 }
 
-/// Whether a majority of these voters is connected; the leader is, if it is one of them.
-fn reaches_majority(leader: NodeId, voters: &[NodeId], connected: &BTreeSet<NodeId>) -> bool {
-    let reached = voters.iter().filter(|voter| **voter == leader || connected.contains(voter)).count();
-    reached >= majority_of(voters.len())
+/// How many of these voters are connected, with the disk that has the vote; the leader is, if it has one.
+fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -> usize {
+    let is_there = |voter: &NodeId| leadership.progress.get(voter).is_some_and(|p| p.is_connected() && p.counts());
+    voters.iter().filter(|voter| Some(**voter) == leader || is_there(voter)).count()
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
@@ -163,9 +164,13 @@ impl Replica {
         let (id, committed, end) = (self.id, self.committed, self.end.lsn);
         let Some(leadership) = self.leadership.as_deref_mut() else { return };
         let assignment = &leadership.assignment;
-        let voters = if leadership.start.is_none() { &assignment.fence } else { &assignment.voters };
+        let (voters, needed) = match leadership.start {
+            None => (&assignment.fence, assignment.fence_quorum),
+            Some(_) => (&assignment.voters, assignment.majority()),
+        };
         let is_alone = voters[..] == [id];
-        let away = !reaches_majority(id, voters, &self.connected);
+        let own_counts = counts(assignment, id, self.directory);
+        let away = reached(leadership, own_counts.then_some(id), voters) < needed;
         let log = log_mark(leadership, voters, committed, end).filter(|_| !is_alone);
         let reads = leadership.reads.newest().filter(|_| !is_alone).map(|_| (0, leadership.reads.rounds_ended()));
         let quorum = &mut leadership.quorum;
@@ -196,7 +201,7 @@ impl Replica {
     }
 
     /// Leads no more, and not this epoch again: I1, I7: from here on it acknowledges nothing and confirms no read.
-    fn step_down(&mut self, reason: QuorumLost, out: &mut Vec<Output>) {
+    pub(super) fn step_down(&mut self, reason: QuorumLost, out: &mut Vec<Output>) {
         let epoch = self.promise.epoch;
         if !planted(Mutant::LeadAfterSteppingDown) {
             self.end_leadership(out);

@@ -2,8 +2,9 @@
 
 use super::replica_test::{A, B, C, World};
 use super::{Input, Phase, ReadTicket};
+use crate::model::control_record::majority_of;
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
-use crate::model::{Assignment, Epoch, Lsn, Message};
+use crate::model::{Assignment, DirectoryId, Epoch, Lsn, Message};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -260,7 +261,10 @@ fn a_leader_that_is_the_only_voter_is_never_without_a_majority_but_may_be_while_
     for fence in [vec![A], vec![A, B, C]] {
         let mut world = World::new();
         cut_all(&mut world);
-        let alone = Assignment { voters: vec![A], fence: fence.clone(), ..world.assignment(A) };
+        let fence_quorum = majority_of(fence.len());
+        let directories = fence.iter().map(|id| (*id, DirectoryId::default())).collect();
+        let alone =
+            Assignment { voters: vec![A], fence: fence.clone(), fence_quorum, directories, ..world.assignment(A) };
         let epoch = alone.epoch;
         world.node(A).step(Input::Assign(alone));
         if fence.len() > 1 {

@@ -2,8 +2,8 @@
 //! newer since the read came. One round of confirmations serves all reads that wait. (Ongaro, *Consensus: Bridging Theory and
 //! Practice*, 6.4; the promise stands here where Raft has its term.)
 
+use super::leader::counts;
 use super::{Output, Phase, Replica, Verdict};
-use crate::model::control_record::majority_of;
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Epoch, Lsn, Message, NodeId};
 use std::collections::BTreeSet;
@@ -122,7 +122,8 @@ impl Replica {
         let Some(leadership) = self.leadership.as_mut().filter(|leadership| leadership.epoch() == epoch) else {
             return;
         };
-        let is_voter = leadership.assignment.voters.contains(&from);
+        let counts = leadership.progress.get(&from).is_some_and(super::progress::Progress::counts);
+        let is_voter = counts && leadership.assignment.voters.contains(&from);
         let reads = &mut leadership.reads;
         if let Some(under_way) = reads.under_way.as_mut().filter(|_| is_voter && round == reads.round) {
             under_way.confirmed.insert(from);
@@ -133,8 +134,9 @@ impl Replica {
     /// Answers the reads of a round that a majority has confirmed, this leader among it.
     fn end_round(&mut self, out: &mut Vec<Output>) {
         let Some(leadership) = self.leadership.as_mut() else { return };
-        let majority = majority_of(leadership.assignment.voters.len());
-        let is_enough = |round: &mut Round| round.confirmed.len() + 1 >= majority || planted(Mutant::ReadUnconfirmed);
+        let majority = leadership.assignment.majority();
+        let own = usize::from(counts(&leadership.assignment, self.id, self.directory));
+        let is_enough = |round: &mut Round| round.confirmed.len() + own >= majority || planted(Mutant::ReadUnconfirmed);
         if let Some(Round { up_to, index, .. }) = leadership.reads.under_way.take_if(is_enough) {
             out.push(Output::ReadsConfirmed { up_to, index });
             self.begin_round(out);

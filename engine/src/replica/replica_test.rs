@@ -3,8 +3,8 @@
 use super::{Input, LogView, LogWrite, Output, Phase, Promise, Replica, Ticket};
 use crate::control::ConfigMaster;
 use crate::model::{
-    Assignment, ClusterId, Epoch, LogId, LogPosition, LogSummary, Lsn, Message, NamespaceId, NodeId, ShardDescriptor,
-    ShardId,
+    Assignment, ClusterId, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, Message, NamespaceId, NodeId,
+    ShardDescriptor, ShardId,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 /// A log in memory: batches, and how many of them are durable.
 #[derive(Debug, Clone)]
 pub(super) struct TestLog {
-    id: LogId,
+    pub(super) id: LogId,
     pub(super) start: LogPosition,
     pub(super) batches: Vec<Batch>,
     pub(super) durable: usize,
@@ -57,6 +57,7 @@ impl LogView for TestLog {
 }
 
 /// One node: a replica, its log, and what it has not synced.
+#[derive(Clone)]
 pub(super) struct Node {
     pub(super) replica: Replica,
     pub(super) log: TestLog,
@@ -71,8 +72,12 @@ pub(super) struct Node {
 
 impl Node {
     fn new(id: NodeId, log: LogId) -> Self {
+        Self::on(id, log, DirectoryId::default())
+    }
+
+    pub(super) fn on(id: NodeId, log: LogId, directory: DirectoryId) -> Self {
         let log = TestLog { id: log, start: LogPosition::origin(log), batches: Vec::new(), durable: 0, suspect: None };
-        let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log);
+        let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log).on_directory(directory);
         Self {
             replica,
             log,
@@ -164,7 +169,8 @@ impl World {
             start: Vec::new(),
             end: Vec::new(),
         };
-        let master = ConfigMaster::new(ClusterId::new([1; 16]), shard, &[A, B, C]);
+        let mut master = ConfigMaster::new(ClusterId::new([1; 16]), shard, &[A, B, C]);
+        master.note_votes(Some([A, B, C].map(|id| (id, DirectoryId::default())).into()));
         let nodes = [A, B, C].map(|id| (id, Node::new(id, master.log()))).into();
         let mut world = Self { nodes, master };
         for (x, y) in [(A, B), (A, C), (B, C)] {
@@ -178,8 +184,8 @@ impl World {
     }
 
     pub(super) fn connect(&mut self, x: NodeId, y: NodeId) {
-        self.node(x).step(Input::PeerUp(y));
-        self.node(y).step(Input::PeerUp(x));
+        self.node(x).step(Input::PeerUp(y, DirectoryId::default()));
+        self.node(y).step(Input::PeerUp(x, DirectoryId::default()));
     }
 
     pub(super) fn cut(&mut self, x: NodeId, y: NodeId) {

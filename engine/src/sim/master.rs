@@ -5,7 +5,8 @@
 //! activation is accepted only while its assignment is the newest.
 
 use crate::control::ConfigMaster;
-use crate::model::{Assignment, ClusterId, Epoch, LogId, NodeId, ShardDescriptor};
+use crate::model::control_record::majority_of;
+use crate::model::{Assignment, ClusterId, DirectoryId, Epoch, LogId, NodeId, ShardDescriptor};
 use std::collections::BTreeMap;
 
 /// The version of the shard's only home.
@@ -17,6 +18,8 @@ pub(super) struct ScriptedMaster {
     shard: ShardDescriptor,
     /// Whom the first assignment fences.
     founders: Vec<NodeId>,
+    /// The disk with which each node last came.
+    directories: BTreeMap<NodeId, DirectoryId>,
     newest: Option<Assignment>,
     activated: Option<Assignment>,
     /// The voters of every epoch whose activation was accepted.
@@ -37,7 +40,38 @@ pub(super) enum Answer {
 impl ScriptedMaster {
     pub(super) fn new(cluster: ClusterId, shard: ShardDescriptor, founders: Vec<NodeId>) -> Self {
         let log = ConfigMaster::lineage(cluster, shard.shard);
-        Self { log, shard, founders: ascending(founders), newest: None, activated: None, in_force: BTreeMap::new() }
+        Self {
+            log,
+            shard,
+            founders: ascending(founders),
+            directories: BTreeMap::new(),
+            newest: None,
+            activated: None,
+            in_force: BTreeMap::new(),
+        }
+    }
+
+    /// A node starts, with this disk: its word counts in assignments from here on.
+    pub(super) fn register(&mut self, node: NodeId, directory: DirectoryId) {
+        self.directories.insert(node, directory);
+    }
+
+    /// Whether a voter of the newest assignment came with another disk since.
+    pub(super) fn lacks_a_disk(&self) -> bool {
+        let newest = self.newest.as_ref();
+        newest.is_some_and(|newest| newest.voters.iter().any(|voter| !self.is_itself(newest, *voter)))
+    }
+
+    fn is_itself(&self, assignment: &Assignment, voter: NodeId) -> bool {
+        assignment.directories.get(&voter) == self.directories.get(&voter)
+    }
+
+    /// Whom the next assignment fences, and how many of them it takes. A lost disk promises nothing any more, and the majority is
+    /// still one of all that had a vote.
+    fn to_fence(&self) -> (Vec<NodeId>, usize) {
+        let Some(activated) = &self.activated else { return (self.founders.clone(), majority_of(self.founders.len())) };
+        let there = activated.voters.iter().copied().filter(|voter| self.is_itself(activated, *voter));
+        (there.collect(), activated.majority())
     }
 
     /// A new assignment, newer than every earlier one.
@@ -46,13 +80,19 @@ impl ScriptedMaster {
         let voters = ascending(voters);
         let mut learners = ascending(learners);
         learners.retain(|learner| !voters.contains(learner));
+        let (fence, fence_quorum) = self.to_fence();
+        let has_vote = |node: &NodeId| voters.contains(node) || fence.contains(node);
+        let directories = self.directories.iter().filter(|(node, _)| has_vote(node)).map(|(n, d)| (*n, *d)).collect();
         let assignment = Assignment {
             log: self.log,
             epoch: Epoch { version: VERSION, term },
             leader,
             voters,
             learners,
-            fence: self.activated.as_ref().map_or(&self.founders, |activated| &activated.voters).clone(),
+            fence,
+            fence_quorum,
+            directories,
+            founding: false,
             shard: self.shard.clone(),
         };
         assert_eq!(assignment.check(), Ok(()), "the script keeps to what may be assigned");
@@ -145,6 +185,23 @@ mod tests {
         let third = master.assign(NodeId::new(1), nodes([1, 4, 5]), nodes([2, 4]));
         assert_eq!((third.fence, third.learners), (nodes([4, 5]), nodes([2])), "a voter is no learner");
         assert!(!master.is_settled());
+    }
+
+    #[test]
+    fn i1_a_lost_disk_promises_nothing_and_the_majority_is_one_of_all_that_had_a_vote() {
+        let mut master = master();
+        let disk = |number: u8| DirectoryId::new([number; 16]);
+        (1..6).for_each(|node| master.register(NodeId::new(node), disk(1)));
+        let first = master.assign(NodeId::new(1), nodes([1, 2, 3, 4]), vec![]);
+        assert_eq!(first.directories, (1..5).map(|node| (NodeId::new(node), disk(1))).collect());
+        assert_eq!(master.hear_activated(first.epoch), Answer::Accepted);
+        assert!(!master.lacks_a_disk());
+        master.register(NodeId::new(4), disk(2));
+        assert!(master.lacks_a_disk());
+        let second = master.assign(NodeId::new(1), nodes([1, 2, 3, 4]), vec![]);
+        assert_eq!((second.fence, second.fence_quorum), (nodes([1, 2, 3]), 3), "of four, not of three");
+        assert_eq!(second.directories[&NodeId::new(4)], disk(2));
+        assert!(!master.lacks_a_disk());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::checker::Violation;
 use super::event::Event;
 use super::fault::FaultKind;
 use super::world::World;
-use crate::model::NodeId;
+use crate::model::{Assignment, NodeId};
 use std::time::Duration;
 use towline_wal::vdisk::CrashKind;
 
@@ -69,6 +69,7 @@ impl World {
                 self.node(any).disk.fail_sync_after(0);
                 Ok(())
             }
+            FaultKind::DiskEmptied => self.lose_disk(any),
             FaultKind::LeaderIsolated => self.isolate(kind, leader),
             FaultKind::Pause => {
                 self.pause(any);
@@ -82,6 +83,23 @@ impl World {
             }
             _ => self.assign_badly(kind),
         }
+    }
+
+    /// A node's disk is lost, and it comes back with an empty one. Of no assignment are so many lost that a majority would be.
+    fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
+        let Some(activated) = self.master.activated() else { return Ok(()) };
+        let keeps = |assignment: &Assignment| {
+            let has = |voter: &&NodeId| Some(&self.nodes[*voter].directory()) == assignment.directories.get(voter);
+            assignment.voters.iter().filter(|voter| **voter != id).filter(has).count() >= assignment.majority()
+        };
+        if ![Some(activated), self.master.newest()].into_iter().flatten().all(keeps) {
+            return Ok(());
+        }
+        self.count(FaultKind::DiskEmptied);
+        self.stop(id, Death::Power)?;
+        self.tell(|| format!("node {id} will come back with an empty disk"));
+        self.node(id).empty_disk();
+        Ok(())
     }
 
     /// A node talks to nobody, for about as long as a leader may lead alone. One at a time: of five that all talk to nobody none
@@ -263,6 +281,8 @@ impl World {
                 self.agenda.schedule(Duration::from_millis(1), Event::Dial { low, high });
             }
         }
+        let directory = self.nodes[&id].directory();
+        self.master.register(id, directory);
         self.ask_for_assignment(id);
         Ok(())
     }

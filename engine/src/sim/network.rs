@@ -5,7 +5,7 @@ use super::event::Event;
 use super::fault::FaultKind;
 use super::node::Peer;
 use super::world::World;
-use crate::model::{Message, NodeId, Received, ReplicationStream};
+use crate::model::{DirectoryId, Message, NodeId, Received, ReplicationStream};
 use crate::replica::Input;
 use bytes::Bytes;
 use std::time::Duration;
@@ -19,12 +19,10 @@ impl World {
         let mut nonce = [0; 16];
         nonce.fill_with(|| u8::try_from(self.chance.below(256)).unwrap_or(0));
         let node = &self.nodes[&id];
-        let mut directory = [0; 16];
-        directory[0] = u8::try_from(id.get()).unwrap_or(0);
         let identity = Identity {
             cluster: *self.cluster.as_bytes(),
             node: id.get(),
-            directory,
+            directory: *node.directory().as_bytes(),
             incarnation: node.life,
             role: Role::Node,
         };
@@ -241,7 +239,9 @@ impl World {
             Ok(Received::Greeting) => {
                 peer.connection.consumed(stream, charge);
                 peer.up = true;
-                self.step(id, Input::PeerUp(from))
+                let hello = peer.connection.peer();
+                let directory = hello.map(|hello| DirectoryId::new(hello.identity.directory));
+                self.step(id, Input::PeerUp(from, directory.unwrap_or_default()))
             }
             Ok(Received::Message(message)) if Self::decodable(&message) => {
                 let link = peer.link;

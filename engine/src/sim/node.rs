@@ -3,7 +3,7 @@
 use super::checker::Violation;
 use super::event::Event;
 use super::patience::Waits;
-use crate::model::{LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor, SnapshotId};
+use crate::model::{DirectoryId, LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor, SnapshotId};
 use crate::pipeline::Sequencer;
 use crate::replica::{InstallMark, LogView, Opening, Promise, Replica, Ticket};
 use crate::state::{Applier, MemStore, StagedSnapshot};
@@ -23,6 +23,8 @@ pub(super) struct SimNode {
     /// Rises with each start.
     pub(super) life: u64,
     pub(super) disk: VirtualDisk,
+    /// How many disks it has had before.
+    pub(super) disks: u64,
     /// The state's store; it goes back to its last flush when the power fails.
     pub(super) store: MemStore,
     /// Up to here it survives that.
@@ -145,6 +147,7 @@ impl SimNode {
             id,
             life: 0,
             disk: VirtualDisk::with_seed(id.get()),
+            disks: 0,
             store: MemStore::new(),
             flushed: Lsn::ZERO,
             staging: None,
@@ -156,6 +159,22 @@ impl SimNode {
             put_off: Vec::new(),
             quorum_bound,
         }
+    }
+
+    /// What its disk calls itself: drawn when it was empty.
+    pub(super) fn directory(&self) -> DirectoryId {
+        let (mut bytes, node) = ([0; 16], u8::try_from(self.id.get()).unwrap_or(0));
+        bytes[0] = node;
+        bytes[8..].copy_from_slice(&self.disks.to_le_bytes());
+        DirectoryId::new(bytes)
+    }
+
+    /// Its disk is gone, and an empty one in its place (O6). It is not running.
+    pub(super) fn empty_disk(&mut self) {
+        self.disks += 1;
+        self.disk = VirtualDisk::with_seed(self.id.get() + 1000 * self.disks);
+        (self.store, self.flushed) = (MemStore::new(), Lsn::ZERO);
+        (self.staging, self.before) = (None, None);
     }
 
     /// Opens the node from its disk: recovery, the promise, the state. False if the disk failed meanwhile, which
@@ -196,8 +215,10 @@ impl SimNode {
             return Ok(false);
         }
         self.flushed = applied;
+        let directory = self.directory();
         let view = ShardLog::new(&mut core, &mut self.disk, log);
-        let replica = Replica::open(self.id, log, promise, applied, &view).with_quorum_bound(self.quorum_bound);
+        let replica = Replica::open(self.id, log, promise, applied, &view).on_directory(directory);
+        let replica = replica.with_quorum_bound(self.quorum_bound);
         self.life += 1;
         self.writes = 0;
         self.running = Some(Running {

@@ -81,7 +81,13 @@ impl World {
         let (leader, epoch) = (newest.leader, newest.epoch);
         if self.is_led(leader, epoch) {
             self.script.idle_since = None;
-            self.go_on();
+            // A voter whose disk was lost has its vote again with the next assignment: of the disk that it has now.
+            if self.master.lacks_a_disk() && (self.healed || self.chance.per_mille(300)) {
+                let (voters, learners) = (self.master.newest_voters().to_vec(), self.master.learners().to_vec());
+                self.issue(leader, voters, learners, Delivery::Sent);
+            } else {
+                self.go_on();
+            }
             return;
         }
         let there = self.can_lead(leader, self.master.newest_voters());

@@ -123,7 +123,7 @@ fn p2_a_crash_between_the_state_and_the_log_is_finished_when_the_node_opens() {
 
 #[test]
 fn d24_a_chunk_that_rots_where_it_is_kept_is_fetched_again() {
-    let (mut world, _, voter) = behind(2_000);
+    let (mut world, _, voter) = behind(200);
     run_until(&mut world, "a first chunk", |world| {
         world.nodes[&voter].staging.as_ref().is_some_and(|staging| !staging.snapshot.is_empty())
     });

@@ -128,10 +128,12 @@ impl World {
             let out = chance.below(founders.len() as u64);
             founders.remove(usize::try_from(out).unwrap_or(0));
         }
-        let master = ScriptedMaster::new(cluster, shard(), founders);
+        let mut master = ScriptedMaster::new(cluster, shard(), founders);
+        let nodes: BTreeMap<_, _> = ids.iter().map(|id| (*id, SimNode::new(*id, quorum_bound))).collect();
+        nodes.iter().for_each(|(id, node)| master.register(*id, node.directory()));
         Self {
             agenda: Agenda::default(),
-            nodes: ids.iter().map(|id| (*id, SimNode::new(*id, quorum_bound))).collect(),
+            nodes,
             ids,
             touched: BTreeSet::new(),
             options: Options { segment_bytes: 256 * 1024, ..Options::default() },

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::model::request::Direction;
 use crate::model::{
-    Assignment, ControlRecord, Epoch, EpochStart, Expect, LogId, LogPosition, Lsn, NamespaceId, NodeId, Operation,
-    Outcome, Precondition, Record, Rejection, ShardDescriptor, ShardId, Target,
+    Assignment, ControlRecord, DirectoryId, Epoch, EpochStart, Expect, LogId, LogPosition, Lsn, NamespaceId, NodeId,
+    Operation, Outcome, Precondition, Record, Rejection, ShardDescriptor, ShardId, Target,
 };
 use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
@@ -173,6 +173,9 @@ fn epoch_start(prev: LogPosition, term: u32, shard: ShardDescriptor) -> Batch {
         voters: voters.clone(),
         learners: Vec::new(),
         fence: voters,
+        fence_quorum: 1,
+        directories: [(NodeId::new(1), DirectoryId::default())].into(),
+        founding: false,
         shard,
     };
     let raw = ControlRecord::EpochStart(EpochStart { assignment, parent: prev }).encode().unwrap();

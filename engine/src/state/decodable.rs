@@ -6,6 +6,8 @@
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
 
 use super::apply::ApplyError;
+#[cfg(feature = "node")]
+use crate::model::EpochStart;
 use crate::model::control_record::ControlRecordError;
 use crate::model::request::FailureClass;
 use crate::model::{ControlRecord, Lsn, Record, RecordError};
@@ -132,6 +134,22 @@ impl BatchContentError {
 /// [`ApplyError::Content`] says which LSN, and what is wrong with it.
 pub fn check_batch(batch: &Batch) -> Result<(), ApplyError> {
     walk(batch, |_, _| Ok(()))
+}
+
+/// The `EpochStart` that a batch holds, if it does.
+///
+/// # Errors
+/// As [`check_batch`].
+#[cfg(feature = "node")]
+pub(crate) fn epoch_start_of(batch: &Batch) -> Result<Option<EpochStart>, ApplyError> {
+    let mut found = None;
+    walk(batch, |_, content| {
+        if let Content::Control(ControlRecord::EpochStart(start), _) = content {
+            found = Some(start.clone());
+        }
+        Ok::<_, ApplyError>(())
+    })?;
+    Ok(found)
 }
 
 /// What one LSN holds.

@@ -15,6 +15,7 @@
 //!          namespace(4) log(16) 4                    -> 1 (format)  session u128: where the next `Trim` looks on
 //! rejected namespace(4) log(16) LSN(8)               -> 1 (format)
 //! meta     shard(8) 1, the applied position          -> 1 (format)  log u128  version u64  term u32  LSN u64  chain u64
+//!                                                      (format 2: of the snapshot that is replacing the state; see `replace`)
 //!          shard(8) 2, the last `EpochStart`         -> 1 (format)  LSN u64  the control record, an envelope
 //!          shard(8) 3 name, a follower of the feed   -> 1 (format)  version u64  term u32  LSN u64  microseconds u64
 //!                                                      budget: bytes u64, seconds u64
@@ -375,6 +376,30 @@ pub(super) fn read_applied(entry: &[u8]) -> Result<(LogId, LogPosition), StoreEr
     Ok((log, position))
 }
 
+/// The format of a shard's applied position while what is in the state is being replaced: then it is of no position. A release
+/// that does not know it does not read it, and so does not open the state.
+#[cfg(any(feature = "node", test))]
+const REPLACING: u8 = 2;
+
+/// Stands for the applied position, while a snapshot at this one replaces what there is.
+#[cfg(any(feature = "node", test))]
+pub(super) fn replacing_entry(log: LogId, at: LogPosition) -> Vec<u8> {
+    let mut entry = applied_entry(log, at);
+    if let Some(format) = entry.first_mut() {
+        *format = REPLACING;
+    }
+    entry
+}
+
+/// Log and position of the snapshot that replaces what there is, if this entry says that one does.
+#[cfg(any(feature = "node", test))]
+pub(super) fn read_replacing(entry: &[u8]) -> Result<Option<(LogId, LogPosition)>, StoreError> {
+    match entry.split_first() {
+        Some((&REPLACING, rest)) => read_applied(&[&[FORMAT], rest].concat()).map(Some),
+        _ => Ok(None),
+    }
+}
+
 /// The key of a follower in `Meta`, one for each shard; without a name what all of a shard begin with.
 pub(super) fn follower_key(shard: ShardId, name: &str) -> Vec<u8> {
     [&ordered_u64(shard.get())[..], &[3], name.as_bytes()].concat()
@@ -489,6 +514,10 @@ mod tests {
         assert_eq!(read_head(&file).unwrap(), head);
         let file = crate::golden::check("state_applied.bin", &applied_entry(log, position));
         assert_eq!(read_applied(&file).unwrap(), (log, position));
+        assert_eq!(read_replacing(&file).unwrap(), None);
+        let file = crate::golden::check("state_replacing.bin", &replacing_entry(log, position));
+        assert_eq!(read_replacing(&file).unwrap(), Some((log, position)));
+        assert!(read_applied(&file).is_err(), "what is half replaced has no position");
         let file = crate::golden::check("state_epoch_start.bin", &epoch_start_entry(Lsn::new(9), b"envelope"));
         assert_eq!(read_epoch_start(&file).unwrap(), (Lsn::new(9), &b"envelope"[..]));
         let epoch = position.epoch;

@@ -17,6 +17,10 @@ mod key;
 mod memory_store;
 mod ranges;
 mod read;
+#[cfg(any(feature = "node", test))]
+mod replace;
+#[cfg(test)]
+mod replace_test;
 #[cfg(feature = "node")]
 mod rocks;
 mod sessions;
@@ -26,11 +30,15 @@ mod snapshot;
 #[cfg(test)]
 mod snapshot_test;
 mod store;
+#[cfg(any(feature = "node", test))]
+mod survey;
 
 pub use crate::model::StreamRead;
 pub use apply::{Applied, Applier, ApplyError};
 pub use change_set::{Change, ChangeSet};
 pub use clear::clear_namespace;
+#[cfg(feature = "node")]
+pub(crate) use decodable::epoch_start_of;
 pub use decodable::{BatchContentError, check_batch};
 pub use digest::{digest, digest_of};
 pub use follower::{FollowerEntry, followers, forget_follower, put_follower};
@@ -39,6 +47,10 @@ pub use read::{
     applied_of, get_value, has_rejected, has_sessions, read_stream, rejected, rejected_known_from, scan_values,
 };
 #[cfg(feature = "node")]
+pub(crate) use replace::{Replacement, replacing_of};
+#[cfg(feature = "node")]
 pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksTimes, RocksWriter, StateStats, StatisticsLevel};
 pub use snapshot::{SnapshotError, StagedSnapshot, install_snapshot, take_snapshot};
 pub use store::{Family, Order, Store, StoreError, View, Visitor};
+#[cfg(feature = "node")]
+pub(crate) use survey::{PartsCheck, Survey};

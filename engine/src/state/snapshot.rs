@@ -79,33 +79,142 @@ pub fn take_snapshot<V: View + ?Sized>(
 ) -> Result<(SnapshotId, Vec<Bytes>), SnapshotError> {
     let at = applied_of(view, shard.shard)?.ok_or(SnapshotError::Empty)?;
     let mut chunks = Vec::new();
-    let mut chunk = BytesMut::new();
+    each_chunk(view, shard, log, chunk_bytes, None, &mut |_, chunk| {
+        chunks.push(chunk);
+        ControlFlow::Continue(())
+    })?;
+    Ok((id_of(at, &chunks), chunks))
+}
+
+/// Where a chunk begins: at this entry. What is in a chunk hangs on nothing but where it begins.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ChunkStart {
+    family: Family,
+    key: Vec<u8>,
+}
+
+/// Shows the chunks of a view, from this one on, until the visitor has enough. At most one of them is in memory.
+pub(super) fn each_chunk<V: View + ?Sized>(
+    view: &V,
+    shard: &ShardDescriptor,
+    log: LogId,
+    chunk_bytes: usize,
+    from: Option<&ChunkStart>,
+    visit: &mut dyn FnMut(ChunkStart, Bytes) -> ControlFlow<()>,
+) -> Result<(), SnapshotError> {
+    let mut filling: Option<(ChunkStart, BytesMut)> = None;
     let mut put = |family: Family, key: &[u8], value: &[u8]| {
-        if chunk.len() >= chunk_bytes {
-            chunks.push(chunk.split().freeze());
+        if let Some((start, chunk)) = filling.take_if(|(_, chunk)| chunk.len() >= chunk_bytes) {
+            visit(start, chunk.freeze())?;
         }
-        write_entry(&mut chunk, family, key, value);
+        let (_, chunk) = filling
+            .get_or_insert_with(|| (ChunkStart { family, key: key.to_vec() }, BytesMut::with_capacity(chunk_bytes)));
+        write_entry(chunk, family, key, value);
+        ControlFlow::Continue(())
     };
-    for family in logical() {
+    let is_before = |family: Family| from.is_some_and(|from| from.family > family);
+    for family in logical().filter(|family| !is_before(*family)) {
         if family == Family::Sessions && planted(Mutant::ForgetSessions) {
             continue;
         }
         let (start, end) = key::bounds(shard, log, family);
-        view.scan(family, &start, Order::Ascending, &mut |key, value| {
+        let begins = from.filter(|from| from.family == family).map_or(start, |from| from.key.clone());
+        let mut has_enough = false;
+        view.scan(family, &begins, Order::Ascending, &mut |key, value| {
             if key >= end.as_slice() {
                 return ControlFlow::Break(());
             }
-            put(family, key, value);
-            ControlFlow::Continue(())
+            let going_on = put(family, key, value);
+            has_enough = going_on.is_break();
+            going_on
         })?;
-    }
-    for key in of_the_log(shard) {
-        if let Some(value) = view.get(Family::Meta, &key)? {
-            put(Family::Meta, &key, &value);
+        if has_enough {
+            return Ok(());
         }
     }
-    chunks.push(chunk.freeze());
-    Ok((id_of(at, &chunks), chunks))
+    for key in of_the_log(shard) {
+        if from.is_some_and(|from| from.family == Family::Meta && from.key > key) {
+            continue;
+        }
+        if let Some(value) = view.get(Family::Meta, &key)?
+            && put(Family::Meta, &key, &value).is_break()
+        {
+            return Ok(());
+        }
+    }
+    if let Some((start, chunk)) = filling {
+        // Whether the visitor has enough does not matter any more.
+        let _last = visit(start, chunk.freeze());
+    }
+    Ok(())
+}
+
+/// Looks at the entries of chunks, one chunk after the other: whether they are this shard's, in order, and of that position.
+#[derive(Debug)]
+pub(super) struct ChunkReader<'a> {
+    shard: &'a ShardDescriptor,
+    log: LogId,
+    at: LogPosition,
+    last: Option<(Family, Vec<u8>)>,
+    next: usize,
+    has_position: bool,
+    /// Where the keys of the last entry's family lie.
+    bounds: Option<(Family, Vec<u8>, Vec<u8>)>,
+}
+
+impl<'a> ChunkReader<'a> {
+    pub(super) const fn new(shard: &'a ShardDescriptor, log: LogId, at: LogPosition) -> Self {
+        Self { shard, log, at, last: None, next: 0, has_position: false, bounds: None }
+    }
+
+    /// Shows the entries of the next chunk.
+    pub(super) fn read(
+        &mut self,
+        chunk: &[u8],
+        mut show: impl FnMut(Family, &[u8], &[u8]),
+    ) -> Result<(), SnapshotError> {
+        let damaged = SnapshotError::Chunk { index: self.next };
+        let [applied_key, epoch_start_key] = of_the_log(self.shard);
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            let (family, key, value) = read_entry(&mut rest).ok_or_else(|| damaged.clone())?;
+            let is_ours = if family == Family::Meta {
+                key == applied_key || key == epoch_start_key
+            } else {
+                if self.bounds.as_ref().is_none_or(|(of, ..)| *of != family) {
+                    let (start, end) = key::bounds(self.shard, self.log, family);
+                    self.bounds = Some((family, start, end));
+                }
+                self.bounds.as_ref().is_some_and(|(_, start, end)| key >= &start[..] && key < &end[..])
+            };
+            let is_in_order = self.last.as_ref().is_none_or(|(last, last_key)| (*last, &last_key[..]) < (family, key));
+            if !is_ours || !is_in_order {
+                return Err(damaged);
+            }
+            if key == applied_key && family == Family::Meta {
+                if key::read_applied(value)? != (self.log, self.at) {
+                    return Err(SnapshotError::Position);
+                }
+                self.has_position = true;
+            }
+            show(family, key, value);
+            match &mut self.last {
+                Some((last, last_key)) => {
+                    *last = family;
+                    last_key.clear();
+                    last_key.extend_from_slice(key);
+                }
+                last => *last = Some((family, key.to_vec())),
+            }
+        }
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Everything a snapshot holds is there only with the position that it is of.
+    pub(super) fn end(self) -> Result<(), SnapshotError> {
+        if self.has_position { Ok(()) } else { Err(SnapshotError::Position) }
+    }
 }
 
 /// Replaces all that a shard holds by a snapshot, in one change: whatever fails, nothing changed. The chunks are those of
@@ -121,41 +230,23 @@ pub fn install_snapshot<S: Store>(
     chunks: &[Bytes],
 ) -> Result<(), SnapshotError> {
     let mut changes = ChangeSet::default();
+    without_what_is_there(&mut changes, shard, log);
+    let mut reader = ChunkReader::new(shard, log, id.at);
+    for chunk in chunks {
+        reader.read(chunk, |family, key, value| changes.put(family, key, value))?;
+    }
+    reader.end()?;
+    store.commit(&changes)?;
+    Ok(())
+}
+
+/// Everything goes that a shard holds, but for what the log said last of its position.
+pub(super) fn without_what_is_there(changes: &mut ChangeSet, shard: &ShardDescriptor, log: LogId) {
     for family in logical() {
         let (start, end) = key::bounds(shard, log, family);
         changes.delete_range(family, start, end);
     }
-    let [applied_key, epoch_start_key] = of_the_log(shard);
-    changes.delete(Family::Meta, &epoch_start_key);
-    let mut last: Option<(Family, Vec<u8>)> = None;
-    for (index, chunk) in chunks.iter().enumerate() {
-        let damaged = SnapshotError::Chunk { index };
-        let mut rest = &chunk[..];
-        while !rest.is_empty() {
-            let (family, key, value) = read_entry(&mut rest).ok_or_else(|| damaged.clone())?;
-            let is_ours = if family == Family::Meta {
-                key == applied_key || key == epoch_start_key
-            } else {
-                let (start, end) = key::bounds(shard, log, family);
-                key >= start.as_slice() && key < end.as_slice()
-            };
-            let here = (family, key.to_vec());
-            if !is_ours || last.as_ref().is_some_and(|last| *last >= here) {
-                return Err(damaged);
-            }
-            if key == applied_key && family == Family::Meta && key::read_applied(value)? != (log, id.at) {
-                return Err(SnapshotError::Position);
-            }
-            changes.put(family, key, value);
-            last = Some(here);
-        }
-    }
-    // Everything a snapshot holds is there only with the position that it is of.
-    if changes.get(Family::Meta, &applied_key).flatten().is_none() {
-        return Err(SnapshotError::Position);
-    }
-    store.commit(&changes)?;
-    Ok(())
+    changes.delete(Family::Meta, key::epoch_start_key(shard.shard));
 }
 
 /// What of a snapshot is here: its chunks, in order, each with its checksum, as they lie in a file beside the state.
@@ -284,16 +375,30 @@ fn of_the_log(shard: &ShardDescriptor) -> [Vec<u8>; 2] {
 }
 
 fn id_of(at: LogPosition, chunks: &[Bytes]) -> SnapshotId {
-    let mut hasher = Xxh3::new();
-    for chunk in chunks {
-        hasher.update(&(chunk.len() as u64).to_le_bytes());
-        hasher.update(chunk);
+    let mut whole = Whole::default();
+    chunks.iter().for_each(|chunk| whole.add(chunk));
+    whole.id(at)
+}
+
+/// What all chunks add up to, one after the other.
+#[derive(Default)]
+pub(super) struct Whole {
+    hasher: Xxh3,
+    chunks: u32,
+    bytes: u64,
+}
+
+impl Whole {
+    pub(super) fn add(&mut self, chunk: &[u8]) {
+        let bytes = chunk.len() as u64;
+        self.hasher.update(&bytes.to_le_bytes());
+        self.hasher.update(chunk);
+        self.chunks = self.chunks.saturating_add(1);
+        self.bytes += bytes;
     }
-    SnapshotId {
-        at,
-        chunks: u32::try_from(chunks.len()).unwrap_or(u32::MAX),
-        bytes: chunks.iter().map(|chunk| chunk.len() as u64).sum(),
-        digest: hasher.digest128(),
+
+    pub(super) fn id(&self, at: LogPosition) -> SnapshotId {
+        SnapshotId { at, chunks: self.chunks, bytes: self.bytes, digest: self.hasher.digest128() }
     }
 }
 

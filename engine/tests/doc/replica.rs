@@ -1,7 +1,7 @@
 // What examples of the documentation begin with and do not show: they include this file as a module. No target of its own.
 
 use towline::control::ConfigMaster;
-use towline::model::{ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, ShardDescriptor, ShardId};
+use towline::model::{ClusterId, DirectoryId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, ShardDescriptor, ShardId};
 use towline::replica::LogView;
 use towline_wal::Batch;
 
@@ -12,7 +12,10 @@ pub const PEER: NodeId = NodeId::new(2);
 /// Assigns a shard to these voters.
 pub fn master(voters: &[NodeId]) -> ConfigMaster {
     let shard = ShardDescriptor { shard: ShardId::new(1), namespace: NamespaceId::new(1), start: vec![], end: vec![] };
-    ConfigMaster::new(ClusterId::new([7; 16]), shard, voters)
+    let mut master = ConfigMaster::new(ClusterId::new([7; 16]), shard, voters);
+    master.note_votes(Some(voters.iter().map(|voter| (*voter, DirectoryId::default())).collect()));
+    voters.iter().for_each(|voter| master.meet(*voter, DirectoryId::default()));
+    master
 }
 
 /// A log in memory, all of it durable.

@@ -129,7 +129,7 @@ fn i3_a_node_that_reaches_no_majority_is_not_assigned_and_nothing_is_changed() {
     assert_eq!((error.code().as_str(), error.class()), ("TW-8030", FailureClass::Retry), "{error}");
     assert_eq!(
         error.to_string(),
-        "node 3 reaches 1 of 3 voters, itself among them, and a majority is 2: nothing was changed"
+        "node 3 reaches 1 of 3 voters with the disks that have the votes, itself among them, and it takes 2: nothing was changed"
     );
     assert!(matches!(&error, ClientError::Refused(failure) if failure.no_side_effects));
     assert_eq!(epoch(&cluster, 2), before, "nothing was promised");
@@ -169,7 +169,7 @@ fn i1_a_node_that_is_behind_adopts_the_best_log_before_it_leads() {
     until("node 2 has all of it", || cluster.server(1).node().status().unwrap().durable >= committed);
     cluster.stop(0);
     cluster.start(2);
-    assert_eq!(cluster.server(2).node().status().unwrap().end, 0);
+    assert!(cluster.server(2).node().status().unwrap().end < committed);
     run(assign(&cluster.addresses(), 3, PATIENCE)).unwrap();
     assert!(cluster.server(2).node().status().unwrap().end > committed, "its own start follows what it has adopted");
     cluster.write_at(2, 200);

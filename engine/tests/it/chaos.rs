@@ -117,6 +117,18 @@ async fn write(client: Client, writer: u64, clock: Clock) -> (Vec<Seen>, Vec<u64
     (seen, acknowledged)
 }
 
+/// Writes what fills short logs; whatever becomes of it.
+async fn fill(client: Client, clock: Clock) {
+    let mut number = 0;
+    while !clock.is_over() {
+        number += 1;
+        let write = Write::new().put(format!("filling-{}", number % 50), crate::noise::noise(number, 8000));
+        if let Ok(receipt) = client.namespace("default").write(&write).await {
+            drop(receipt.await);
+        }
+    }
+}
+
 async fn read(client: Client, clock: Clock) -> Vec<Seen> {
     let mut seen = Vec::new();
     while !clock.is_over() {
@@ -183,7 +195,7 @@ fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice, witness: &mut Witness
     let victim = leader.filter(|_| dice.below(2) == 0).unwrap_or(victim);
     let of_victim = |from: usize, to: usize| from == victim || to == victim;
     let one_way = |from: usize, to: usize| (from, to) == (victim, other);
-    let told = match dice.below(8) {
+    let told = match dice.below(9) {
         0 | 1 => {
             all.kill(victim);
             let assigned = if dice.below(2) == 0 { assign_any(all, dice) } else { String::new() };
@@ -213,10 +225,25 @@ fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice, witness: &mut Witness
             Clock::pause(dice.moment());
             format!("from node {} to node {} {mode:?}", victim + 1, other + 1)
         }
+        7 => lose_disk(all, dice, victim),
         _ => assign_any(all, dice),
     };
     ways.set(Mode::Open, |_, _| true);
     told
+}
+
+/// A disk is lost, and the node comes back with an empty one. One at a time: it has its vote again before anything else happens.
+fn lose_disk(all: &mut Processes, dice: &mut Dice, victim: usize) -> String {
+    let leader = (victim + 1 + usize::try_from(dice.below(2)).unwrap()) % 3;
+    all.kill(victim);
+    all.empty(victim);
+    let assigned = all.assign(&(leader + 1).to_string());
+    let before = assigned["epoch"]["term"].as_u64();
+    Clock::pause(dice.moment());
+    all.start(victim);
+    let is_newer = |status: &serde_json::Value| status["serving"] == true && status["epoch"]["term"].as_u64() > before;
+    all.until("the empty disk has its vote", leader, is_newer);
+    format!("node {} lost its disk, and node {} assigned", victim + 1, leader + 1)
 }
 
 /// Somebody leads from now on, or nobody can.
@@ -235,6 +262,18 @@ fn assign(all: &Processes, leader: usize) -> String {
 
 #[test]
 fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments() {
+    see_one_history("quorum_seconds = 1");
+}
+
+/// Logs that keep next to nothing, so that whoever was away is given a snapshot, by one that may be killed meanwhile.
+#[test]
+fn i1_i4_i5_i7_the_same_where_logs_are_so_short_that_who_was_away_needs_a_snapshot() {
+    let limits = "quorum_seconds = 1\nsnapshot_bytes_per_second = 200_000\n\
+        [log]\nretention_bytes = 1000\nfollower_bytes = 20_000\nreplay_bytes = 65_536";
+    see_one_history(limits);
+}
+
+fn see_one_history(limits: &str) {
     let (rounds, seed) = wanted();
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
@@ -243,7 +282,7 @@ fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments(
     let ways: Vec<_> =
         pairs.map(|(from, to)| (from, to, Proxy::new(runtime.handle(), addresses[to].clone()))).collect();
     let ways = Ways(ways);
-    let mut all = Processes::start_with(addresses, "quorum_seconds = 1", |from, to| ways.find(from, to));
+    let mut all = Processes::start_with(addresses, limits, |from, to| ways.find(from, to));
     all.until("node 1 leads", 0, |status| status["serving"] == true);
 
     let clock = Clock::new();
@@ -252,6 +291,7 @@ fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments(
     // Of each node one: whoever leads no more, and does not know it, is asked as well.
     let readers: Vec<_> =
         (0..3).map(|place| runtime.spawn(read(runtime.block_on(all.client_of(place)), clock.clone()))).collect();
+    let filler = limits.contains("[log]").then(|| runtime.spawn(fill(client(), clock.clone())));
     let mut witness = Witness { runtime: &runtime, clock: &clock, seen: Vec::new() };
     let mut story = vec![format!("TOWLINE_CHAOS={rounds},{seed}")];
     for _ in 0..rounds {
@@ -268,6 +308,9 @@ fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments(
     Clock::pause(Duration::from_millis(500));
     clock.is_over.store(true, Ordering::SeqCst);
 
+    if let Some(filler) = filler {
+        runtime.block_on(filler).unwrap();
+    }
     let (mut seen, mut told) = (witness.seen, Vec::new());
     for writer in writers {
         let (wrote, acknowledged) = runtime.block_on(writer).unwrap_or_else(|error| panic!("{error}\n{story}"));
@@ -308,5 +351,7 @@ fn i1_i5_i6_i7_clients_see_one_history_through_kills_stops_cuts_and_assignments(
     }
     let digests = all.towline(&["digest", "--json"]);
     assert!(digests.status.success(), "I4: {}\n{story}", String::from_utf8_lossy(&digests.stderr));
+    let given = (0..3).filter(|place| all.data(*place).join("snapshots").exists()).count();
+    println!("snapshots were given or taken by {given} of the nodes");
     println!("{writes} writes and {} reads\n{story}", seen.len() - writes);
 }

@@ -19,12 +19,17 @@ pub(crate) struct Cluster {
     ports: Vec<u16>,
     servers: Vec<Option<ServerHandle>>,
     quorum_seconds: u64,
+    /// More of the configuration.
+    limits: String,
+    /// Where it is, if not in a directory that goes with it.
+    place: Option<std::path::PathBuf>,
 }
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        let mut cluster = Self::without(2);
-        cluster.start(2);
+        // On a busy machine a node may take long to come back; who does not test it must not see its leader give up.
+        let mut cluster = Self::of(600);
+        (0..3).for_each(|index| cluster.start(index));
         cluster
     }
 
@@ -35,11 +40,11 @@ impl Cluster {
         cluster
     }
 
-    /// A cluster of three, one of which is not started.
+    /// A cluster of three that has begun, with all of them, as it must; one is stopped since.
     pub(crate) fn without(missing: usize) -> Self {
-        // On a busy machine a node may take long to come back; who does not test it must not see its leader give up.
-        let mut cluster = Self::of(600);
-        (0..3).filter(|index| *index != missing).for_each(|index| cluster.start(index));
+        let mut cluster = Self::new();
+        until("the cluster begins", || cluster.server(0).node().is_serving());
+        cluster.stop(missing);
         cluster
     }
 
@@ -49,7 +54,25 @@ impl Cluster {
         let ports = held.iter().map(|listener| listener.local_addr().unwrap().port()).collect();
         drop(held);
         let servers = (0..3).map(|_| None).collect();
-        Self { directory: tempfile::tempdir().unwrap(), ports, servers, quorum_seconds }
+        let (limits, place) = (String::new(), None);
+        Self { directory: tempfile::tempdir().unwrap(), ports, servers, quorum_seconds, limits, place }
+    }
+
+    /// With this in its configuration, behind what is in `[limits]`.
+    pub(crate) fn limited(limits: &str) -> Self {
+        Self::limited_in(limits, None)
+    }
+
+    /// The same, in a directory that stays.
+    pub(crate) fn in_place(limits: &str, directory: &Path) -> Self {
+        Self::limited_in(limits, Some(directory.to_owned()))
+    }
+
+    fn limited_in(limits: &str, place: Option<std::path::PathBuf>) -> Self {
+        let mut cluster = Self::of(600);
+        (cluster.limits, cluster.place) = (limits.to_owned(), place);
+        (0..3).for_each(|index| cluster.start(index));
+        cluster
     }
 
     pub(crate) fn id(&self) -> ClusterId {
@@ -67,15 +90,16 @@ impl Cluster {
     fn config(&self, index: usize) -> Config {
         let mut text = format!(
             "cluster = \"{CLUSTER}\"\nnode_id = {}\ndata_dir = \"node-{index}\"\nlisten = \"127.0.0.1:{}\"\n\n\
-             [shard]\nleader = 1\n\n[limits]\nquorum_seconds = {}\n",
+             [shard]\nleader = 1\n\n[limits]\nquorum_seconds = {}\n{}\n",
             index + 1,
             self.ports[index],
-            self.quorum_seconds
+            self.quorum_seconds,
+            self.limits
         );
         for (peer, port) in self.ports.iter().enumerate() {
             text.push_str(&format!("\n[[node]]\nid = {}\naddress = \"127.0.0.1:{port}\"\n", peer + 1));
         }
-        Config::parse(&self.directory.path().join("node.toml"), &text).unwrap()
+        Config::parse(&self.place().join("node.toml"), &text).unwrap()
     }
 
     pub(crate) fn start(&mut self, index: usize) {
@@ -112,7 +136,15 @@ impl Cluster {
     }
 
     pub(crate) fn log_path(&self, index: usize) -> std::path::PathBuf {
-        self.directory.path().join(format!("node-{index}/wal"))
+        self.path(index).join("wal")
+    }
+
+    pub(crate) fn path(&self, index: usize) -> std::path::PathBuf {
+        self.place().join(format!("node-{index}"))
+    }
+
+    fn place(&self) -> &Path {
+        self.place.as_deref().unwrap_or_else(|| self.directory.path())
     }
 }
 

@@ -16,6 +16,8 @@ mod chaos;
 mod cluster;
 mod crash;
 mod embedded;
+#[cfg(feature = "cli")]
+mod emptied;
 mod erasure;
 mod errors;
 mod feeds;
@@ -43,6 +45,9 @@ mod remote;
 mod requests;
 mod sessions;
 mod skew;
+#[cfg(feature = "cli")]
+mod snapshot_processes;
+mod snapshots;
 mod spans;
 mod stopped_follower;
 mod switch;

@@ -4,6 +4,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 use towline::client::{Client, ClientOptions, Route};
@@ -32,6 +33,13 @@ impl Processes {
 
     /// With these limits in their configuration; `seen(from, to)`: at which address a node looks for another.
     pub(crate) fn start_with(addresses: Vec<String>, limits: &str, seen: impl Fn(usize, usize) -> String) -> Self {
+        let mut all = Self::prepare(addresses, limits, seen);
+        (0..3).for_each(|place| all.start(place));
+        all
+    }
+
+    /// The same, and none runs yet.
+    pub(crate) fn prepare(addresses: Vec<String>, limits: &str, seen: impl Fn(usize, usize) -> String) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (place, address) in addresses.iter().enumerate() {
             let voter = |to: usize| {
@@ -46,9 +54,13 @@ impl Processes {
             );
             fs::write(directory.path().join(format!("{place}.toml")), text).unwrap();
         }
-        let mut all = Self { directory, addresses, children: (0..3).map(|_| None).collect() };
-        (0..3).for_each(|place| all.start(place));
-        all
+        Self { directory, addresses, children: (0..3).map(|_| None).collect() }
+    }
+
+    /// The disk of a server that does not run is lost.
+    pub(crate) fn empty(&self, place: usize) {
+        assert!(!self.runs(place));
+        fs::remove_dir_all(self.directory.path().join(format!("data-{place}"))).unwrap();
     }
 
     pub(crate) fn start(&mut self, place: usize) {
@@ -57,6 +69,10 @@ impl Processes {
         program.arg("serve").arg("--config").arg(config).arg("--with-parent");
         let child = program.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         self.children[place] = Some(child);
+    }
+
+    pub(crate) fn data(&self, place: usize) -> PathBuf {
+        self.directory.path().join(format!("data-{place}"))
     }
 
     pub(crate) fn runs(&self, place: usize) -> bool {
@@ -81,10 +97,17 @@ impl Processes {
         program.stdin(Stdio::null()).output().unwrap()
     }
 
+    /// As an operator does: who hears that a newer assignment was made, which the node did not know of (TW-8032), asks again.
     pub(crate) fn assign(&self, leader: &str) -> Value {
-        let output = self.towline(&["shard", "assign", "--leader", leader, "--within", "60", "--json"]);
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).unwrap()
+        for tries in 1.. {
+            let output = self.towline(&["shard", "assign", "--leader", leader, "--within", "60", "--json"]);
+            if output.status.success() {
+                return serde_json::from_slice(&output.stdout).unwrap();
+            }
+            let said = String::from_utf8_lossy(&output.stderr);
+            assert!(said.contains("TW-8032") && tries < 5, "{said}");
+        }
+        unreachable!("it was answered, or not")
     }
 
     /// What `towline status` says of a node.

@@ -186,7 +186,7 @@ async fn three_nodes_replicate_over_tls_and_whoever_has_no_certificate_of_theirs
 #[tokio::test(flavor = "multi_thread")]
 async fn credentials_change_while_a_node_runs_and_who_is_revoked_loses_its_connection() {
     let mut world = World::new();
-    (0..2).for_each(|index| world.start(index));
+    (0..3).for_each(|index| world.start(index));
     let (stays, leaves) = (world.path("ca/client-loader"), world.client("leaving"));
     let (stays, leaving) = (
         world.connect(Path::new(&stays), Route::Leader).await.unwrap(),

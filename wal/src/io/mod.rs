@@ -247,10 +247,11 @@ pub trait Io {
     /// The bytes written since the last successful sync may be lost, and no later sync proves anything about them.
     fn sync_data(&mut self, name: &str) -> Result<(), IoFailure>;
 
-    /// Makes the directory's names durable.
+    /// Makes the directory's names durable, those that other clones gave as well.
     ///
     /// # Errors
-    /// Names made, changed or removed since the last successful sync may be lost.
+    /// Names made, changed or removed since the last successful sync may be lost. No later sync proves anything about them:
+    /// every one behind it fails, too, of this and of its clones.
     fn sync_dir(&mut self) -> Result<(), IoFailure>;
 
     /// Gives a file another name, replacing what had it.
@@ -555,10 +556,12 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
         IoOp::RecycleSegment { from, to } => recycle_segment(io, *from, *to),
         IoOp::Compact(plan) => crate::compaction::write(io, plan),
         IoOp::InstallCompacted { segment } => {
-            let installed = names::name(io, &unready_name(*segment), &segment_name(*segment));
+            let (unready, name) = (unready_name(*segment), segment_name(*segment));
+            let was_in_doubt = names::is_marked(io, &name);
+            let installed = names::name(io, &unready, &name);
             if installed.as_ref().is_err_and(IoFailure::is_no_space) {
-                drop(io.remove(&unready_name(*segment)));
-                names::vouch(io, &segment_name(*segment));
+                drop(io.remove(&unready));
+                take_back_mark(io, &name, was_in_doubt);
             }
             installed
         }
@@ -571,7 +574,7 @@ pub fn execute(io: &mut dyn Io, request: &IoRequest) -> Result<(), IoFailure> {
                 Err(failure) if failure.kind == std::io::ErrorKind::NotFound => {}
                 removed => removed?,
             }
-            io.sync_dir()
+            io.sync_dir().map_err(IoFailure::of_sync)
         }
     }
 }
@@ -599,17 +602,25 @@ fn create_segment(io: &mut dyn Io, segment: u64, bytes: u64) -> Result<(), IoFai
     if io.free_bytes().ok().flatten().is_some_and(|free| free < bytes) {
         return Err(IoFailure::new(std::io::ErrorKind::StorageFull, "create", &segment_name(segment)));
     }
-    let unready = unready_name(segment);
+    let (unready, name) = (unready_name(segment), segment_name(segment));
+    let was_in_doubt = names::is_marked(io, &name);
     let named = fill_and_name(io, &unready, segment, bytes);
     if named.is_err() {
         // Gives back what was taken of a full disk. If it can't be removed, the next attempt or open removes it.
         drop(io.remove(&unready));
-        names::vouch(io, &segment_name(segment));
+        take_back_mark(io, &name, was_in_doubt);
         return named;
     }
     // DURABLE: a group in a file whose name is lost would be lost with it (attacked by
     // `every_crash_leaves_a_state_that_holds_all_that_was_acknowledged`).
     sync_name(io, segment)
+}
+
+/// A name was not given after all. A mark that a life before left, whose disk had no room to make the name anew, stays.
+fn take_back_mark(io: &mut dyn Io, name: &str, was_in_doubt: bool) {
+    if !was_in_doubt {
+        names::vouch(io, name);
+    }
 }
 
 fn recycle_segment(io: &mut dyn Io, from: u64, to: u64) -> Result<(), IoFailure> {

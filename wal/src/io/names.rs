@@ -5,6 +5,10 @@
 //! takes the mark away once a sync has vouched for the name, in the same process. A process that ends in between leaves the
 //! mark, and the next life makes the name anew, by a change that its own sync is for.
 //!
+//! A sync is for the names of every thread that has the directory: behind one that failed none vouches for anything as long as
+//! the log is open ([`DirectorySyncs`]), or the thread whose sync succeeded would take its mark away for a change that the failed one
+//! was for.
+//!
 //! A mark is never synced itself: it is needed as long as the system's cache shows the name, and is there as long. What is
 //! found after a power cut is on the medium.
 
@@ -33,6 +37,11 @@ pub(crate) fn marked(mark: &str) -> Option<String> {
         return Some(stem.to_owned());
     }
     segment_number(&format!("{stem}.seg")).map(segment_name)
+}
+
+/// Whether nothing vouches for a name yet.
+pub(crate) fn is_marked(io: &mut dyn Io, name: &str) -> bool {
+    io.len(&mark_of(name)).is_ok()
 }
 
 /// Marks a name that a file is about to get, until [`vouch`].
@@ -92,9 +101,37 @@ fn copy(io: &mut dyn Io, name: &str, to: &str) -> Result<(), IoFailure> {
     io.rename(to, name)
 }
 
+/// The syncs of a directory, one at a time, by all who share it while the log is open. Behind one that failed none succeeds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct DirectorySyncs {
+    failed: Option<IoFailure>,
+}
+
+impl DirectorySyncs {
+    /// # Errors
+    /// As for `sync`; or as the first that failed, and then it is not tried.
+    pub(crate) fn run(&mut self, sync: impl FnOnce() -> Result<(), IoFailure>) -> Result<(), IoFailure> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.clone());
+        }
+        let synced = sync();
+        self.failed = synced.as_ref().err().cloned();
+        synced
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn behind_a_sync_that_failed_none_is_tried() {
+        let mut syncs = DirectorySyncs::default();
+        syncs.run(|| Ok(())).unwrap();
+        let failure = IoFailure::new(std::io::ErrorKind::Other, "sync", ".");
+        assert_eq!(syncs.run(|| Err(failure.clone())), Err(failure.clone()));
+        assert_eq!(syncs.run(|| unreachable!("it would succeed, and prove nothing")), Err(failure));
+    }
 
     #[test]
     fn a_mark_says_whose_it_is() {

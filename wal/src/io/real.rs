@@ -19,6 +19,7 @@ use super::ahead::Ahead;
 use super::aligned::ALIGNMENT;
 use super::direct::{DIRECT, Stage, is_aligned};
 use super::directory::{Directory, FileId, LOCK, Opened};
+use super::names::DirectorySyncs;
 use super::page_cache;
 use super::{Io, IoFailure, LockOutcome, segment_number};
 
@@ -101,6 +102,7 @@ struct Shared {
     direct: AtomicBool,
     /// Counts changes of names.
     names: AtomicU64,
+    syncs: Mutex<DirectorySyncs>,
     /// Counts looks into the page cache.
     probes: AtomicU64,
     files: Mutex<OpenFiles>,
@@ -221,8 +223,8 @@ impl RealIo {
     fn with(dir: PathBuf, read_only: bool) -> Self {
         let (files, direct) = (Mutex::new(OpenFiles::default()), AtomicBool::new(!DIRECT.is_empty()));
         let (directory, names) = (Directory::at(dir), AtomicU64::new(0));
-        let shared =
-            Shared { directory, read_only, direct, names, probes: AtomicU64::default(), files, lock: Mutex::new(None) };
+        let (syncs, probes, lock) = (Mutex::default(), AtomicU64::default(), Mutex::new(None));
+        let shared = Shared { directory, read_only, direct, names, syncs, probes, files, lock };
         Self::of(Arc::new(shared))
     }
 
@@ -494,7 +496,9 @@ impl Io for RealIo {
     }
 
     fn sync_dir(&mut self) -> Result<(), IoFailure> {
-        self.shared.directory.sync().map_err(|e| IoFailure::from_error(&e, "sync", "."))
+        // One at a time: who is behind a failure must not have begun before it was told.
+        let mut syncs = self.shared.syncs.lock();
+        syncs.run(|| self.shared.directory.sync().map_err(|e| IoFailure::from_error(&e, "sync", ".")))
     }
 
     fn rename(&mut self, from: &str, to: &str) -> Result<(), IoFailure> {

@@ -125,6 +125,52 @@ fn a_name_is_marked_as_long_as_no_sync_vouches_for_it() {
     }
 }
 
+/// Segments are made on one thread and compacted ones installed on another. A sync that fails on one was for the other's name
+/// too, and what the other syncs behind it vouches for nothing.
+#[test]
+fn a_sync_that_fails_on_one_thread_leaves_the_names_of_the_others_in_doubt() {
+    let mut world = World::open(VirtualDisk::with_seed(11), &eager()).unwrap();
+    let asked = run_until_asked(&mut world, |op| matches!(op, IoOp::SyncNames { .. }));
+    let IoOp::SyncNames { segment } = world.flying[asked].op else { unreachable!("it was asked for") };
+    let mark = segment_name(segment).replace(".seg", ".unsynced");
+    // Under way on the other thread: it has its own name, and its sync fails.
+    let mut other = world.flying[asked].clone();
+    let names = world.disk.list().unwrap();
+    let is_free = |number: &u64| !names.contains(&segment_name(*number));
+    let next = (segment..).find(is_free).unwrap();
+    other.op = IoOp::CreateSegment { segment: next, bytes: eager().segment_bytes };
+    world.disk.fail_sync_after(1);
+    execute(&mut world.disk, &other).unwrap_err();
+    world.finish(asked);
+    assert!(world.core.poisoned().is_some());
+    assert!(marks(&mut world.disk).contains(&mark), "the installed one's sync proves nothing");
+    let mut disk = world.disk;
+    disk.kill_process();
+    live_on(disk, "two threads");
+}
+
+/// An installation for which there is no room takes away no mark that a life before left.
+#[test]
+fn what_is_not_installed_for_want_of_room_leaves_an_old_mark() {
+    let mut world = World::open(VirtualDisk::with_seed(11), &eager()).unwrap();
+    let asked = run_until_asked(&mut world, |op| matches!(op, IoOp::CreateSegment { .. }));
+    let mut asked = world.flying.swap_remove(asked);
+    for was_in_doubt in [false, true] {
+        let mut disk = VirtualDisk::new();
+        let [name, mark] = [segment_name(7), "0000000000000007.unsynced".to_owned()];
+        for file in ["0000000000000007.new", &name].into_iter().chain(was_in_doubt.then_some(mark.as_str())) {
+            disk.create(file).unwrap();
+        }
+        disk.set_space(Some(disk.used()));
+        for op in [IoOp::InstallCompacted { segment: 7 }, IoOp::CreateSegment { segment: 7, bytes: 1 << 16 }] {
+            asked.op = op;
+            let refused = execute(&mut disk, &asked).unwrap_err();
+            assert!(refused.is_no_space(), "{refused}");
+        }
+        assert_eq!(disk.list().unwrap().contains(&mark), was_in_doubt);
+    }
+}
+
 /// The first open makes the manifest: without its name the segments behind it are nobody's.
 #[test]
 fn a_manifest_whose_sync_failed_is_made_anew_by_the_next_life() {

@@ -27,6 +27,11 @@ pub(crate) trait System {
     fn processes(&self) -> &[Process];
     /// A client of whoever takes the writes.
     fn connect(&self, case: Case) -> BoxFuture<'_, Result<Arc<dyn Client>>>;
+
+    /// Makes this node, from 1, the leader. Of ours only.
+    fn hand_over(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move { bail!("node {node} is not made the leader here") })
+    }
 }
 
 /// A system, and what it promises.

@@ -8,9 +8,13 @@ use futures_util::future::BoxFuture;
 use rustix::process::Signal;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use towline::client::{self, ClientOptions, Namespace, Route, Session};
-use towline::model::Write;
 use towline::model::request::ServerStatus;
+use towline::model::{NodeId, Write};
+
+/// How long a node may take until it leads.
+const HANDOVER_MAX: Duration = Duration::from_secs(20);
 
 /// Node 1 leads.
 pub(super) struct Towline {
@@ -59,6 +63,14 @@ async fn status(address: &str) -> Result<ServerStatus> {
 }
 
 impl System for Towline {
+    fn hand_over(&self, node: u64) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            let client = client::Client::connect(self.addresses.iter().cloned(), ClientOptions::default()).await?;
+            let leader = NodeId::new(node);
+            Ok(client.namespace("default").assign_leader(None, leader, HANDOVER_MAX).await.map(drop)?)
+        })
+    }
+
     fn processes(&self) -> &[Process] {
         &self.processes
     }

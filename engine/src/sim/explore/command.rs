@@ -19,6 +19,7 @@ const QUICK: &[&str] = &[
     "1:123 2:123 writes 2 ends 1",
     "=1:12 2:123 writes 1 crashes 1 releases 1",
     "=1:12 3:123 writes 1 crashes 1 releases 2",
+    "=1:123 2:123 writes 2 empties 1 prompt",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -34,6 +35,8 @@ const LARGE: &[&str] = &[
     "1:123 2:123 writes 1 breaks 1 ends 1",
     "=1:123 2:123 writes 1 breaks 1 releases 1",
     "=1:123 3:123 1:123 writes 1 releases 1",
+    "=1:123 2:123 1:123 writes 1 empties 1 prompt",
+    "=1:123 2:123 writes 2 empties 1",
 ];
 /// Where a planted bug is looked for.
 const HUNT: &[&str] = &[
@@ -47,6 +50,7 @@ const HUNT: &[&str] = &[
     "=1:123 3:234 3:234 writes 1",
     "=1:123 2:1234 2:234 writes 1",
     "1:12 2:123 3:23 writes 3",
+    "=1:123 2:123 writes 2 empties 1 prompt",
 ];
 /// A hunt gives each scope up at so many states, and begins again with more.
 const HUNT_STATES_MAX: [usize; 2] = [100_000, 3_000_000];
@@ -58,7 +62,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses` and `ends` (of leaders that give up) and `releases` (of logs) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
+    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs) and `empties` (of disks) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Scope>,
     /// Give a search up at so many states; then it proves nothing.

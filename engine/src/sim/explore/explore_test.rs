@@ -107,6 +107,7 @@ fn a_search_that_takes_replicas_for_one_by_their_hash_comes_to_the_same_worlds_a
         "1:12 2:12 writes 1 breaks 1 ends 1",
         "=1:123 2:23 writes 1",
         "=1:12 3:123 writes 1 releases 1",
+        "=1:123 2:123 empties 1 prompt",
     ] {
         let scope = scope(text);
         let (by_hash, verbatim) = (worlds(&scope, false), worlds(&scope, true));
@@ -137,6 +138,7 @@ mod planted {
             (Mutant::SettleEarly, two),
             (Mutant::SkipPromiseSync, "1:123 2:123 crashes 1"),
             (Mutant::LeadAfterSteppingDown, "1:12 2:12 writes 1 ends 1"),
+            (Mutant::VoteAfterAmnesia, "=1:123 2:123 writes 2 empties 1 prompt"),
         ])
     }
 

@@ -46,7 +46,7 @@ pub(super) fn on_commit(
         return Err(Violation::new("I3", what));
     };
     let voters = fixed.scope.voters(turn);
-    let holders = holders(steps, world, voters, at.lsn, position);
+    let holders = holders(steps, world, voters, turn, at.lsn, position);
     if holders < majority_of(voters.len()) {
         let what = format!("node {id} commits {}, durable on {holders} of {} voters", text(&at), voters.len());
         return Err(Violation::new("I1", what));
@@ -84,7 +84,7 @@ pub(super) fn after(fixed: &Fixed<'_>, steps: &Steps, world: &World) -> Result<(
     }
     let Some(turn) = master::activated(world.accepted) else { return Ok(()) };
     let voters = fixed.scope.voters(turn);
-    let holders = holders(steps, world, voters, at.lsn, known);
+    let holders = holders(steps, world, voters, turn, at.lsn, known);
     if holders < majority_of(voters.len()) {
         let what = format!(
             "{} is committed, and durable on {holders} of the {} voters of epoch {} now",
@@ -137,11 +137,14 @@ const fn known(world: &World) -> Option<u16> {
 }
 
 /// How many of these voters hold the position durably. One that says from where it may lack something counts: what is
-/// asked of it is that it goes on saying so until it holds it again.
-fn holders(steps: &Steps, world: &World, voters: &[NodeId], lsn: Lsn, position: u16) -> usize {
+/// asked of it is that it goes on saying so until it holds it again. So does one whose disk was lost since it had the vote: fewer
+/// than a majority are, and of the others nothing is forgiven.
+fn holders(steps: &Steps, world: &World, voters: &[NodeId], turn: usize, lsn: Lsn, position: u16) -> usize {
     let holds = |voter: &&NodeId| {
         let facts = steps.facts(world.nodes[place(**voter)]);
-        Facts::holds(&facts.durable, lsn, position) || facts.suspect.is_some_and(|from| from <= lsn)
+        Facts::holds(&facts.durable, lsn, position)
+            || facts.suspect.is_some_and(|from| from <= lsn)
+            || world.is_lost(**voter, turn)
     };
     voters.iter().filter(holds).count()
 }

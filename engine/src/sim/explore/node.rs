@@ -1,7 +1,7 @@
 //! One node of the model: the real replica over a log in memory, with what of it is on the disk.
 
 use super::scope::node_id;
-use crate::model::{Assignment, Epoch, LogId, LogPosition, Lsn, Message, NodeId, SnapshotId};
+use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use crate::replica::{
     DisconnectReason, Input, InstallMark, LogView, LogWrite, Opening, Output, Phase, Promise, ReadPurpose, Replica,
     Ticket,
@@ -32,7 +32,8 @@ pub(super) enum Happening {
     Accepted(Epoch),
     /// The sequencer seals a batch.
     Writes,
-    Up(NodeId),
+    /// A peer is there, with this disk.
+    Up(NodeId, DirectoryId),
     Down(NodeId),
     /// The node starts again. Of the writes under way the first `survive` had reached the disk.
     Crashes {
@@ -42,6 +43,8 @@ pub(super) enum Happening {
     GivesUp,
     /// The node's state is durable as far as it is applied, and the log before that is released.
     Releases,
+    /// The node starts again, with an empty disk.
+    Empties,
     /// The node starts again, without the last batch that was durable, and knows that it may lack it.
     Loses,
 }
@@ -65,6 +68,8 @@ pub(super) struct Node {
     pub(super) reads: VecDeque<(NodeId, LogPosition, ReadPurpose)>,
     /// What its state holds, durably. (A state that is never released or replaced need not be on the disk.)
     state: LogPosition,
+    /// How many disks it has had before.
+    disks: u8,
     /// The newest epoch whose promise was said, if the disk does not hold it: a promise that a crash would break.
     said: Epoch,
 }
@@ -117,7 +122,29 @@ impl LogView for ModelLog {
     }
 }
 
+/// What a node's disk calls itself.
+pub(super) fn directory(node: NodeId, disks: u8) -> DirectoryId {
+    let mut bytes = [0; 16];
+    bytes[..8].copy_from_slice(&node.get().to_le_bytes());
+    bytes[8] = disks;
+    DirectoryId::new(bytes)
+}
+
 impl ModelLog {
+    fn empty(id: LogId) -> Self {
+        Self {
+            id,
+            start: LogPosition::origin(id),
+            durable_start: LogPosition::origin(id),
+            mark: InstallMark::NONE,
+            accepted: Vec::new(),
+            durable: Vec::new(),
+            promise: Promise::NONE,
+            suspect: None,
+            under_way: VecDeque::new(),
+        }
+    }
+
     fn accept(&mut self, ticket: Ticket, write: LogWrite) -> Result<(), Violation> {
         match &write {
             LogWrite::Append(batch) if !batch.follows(&self.end()) => {
@@ -168,20 +195,14 @@ impl ModelLog {
 
 impl Node {
     pub(super) fn new(place: usize, id: LogId) -> Self {
-        let log = ModelLog {
-            id,
-            start: LogPosition::origin(id),
-            durable_start: LogPosition::origin(id),
-            mark: InstallMark::NONE,
-            accepted: Vec::new(),
-            durable: Vec::new(),
-            promise: Promise::NONE,
-            suspect: None,
-            under_way: VecDeque::new(),
-        };
-        let node = node_id(place);
-        let replica = Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log);
-        Self { id: node, replica, log, reads: VecDeque::new(), state: LogPosition::origin(id), said: Epoch::ZERO }
+        let (log, node, origin) = (ModelLog::empty(id), node_id(place), LogPosition::origin(id));
+        let replica = Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log).on_directory(directory(node, 0));
+        Self { id: node, replica, log, reads: VecDeque::new(), state: origin, disks: 0, said: Epoch::ZERO }
+    }
+
+    /// The disk that it has.
+    pub(super) fn directory(&self) -> DirectoryId {
+        directory(self.id, self.disks)
     }
 
     /// One thing happens, and all that follows from it at this node.
@@ -203,7 +224,7 @@ impl Node {
                 Some(batch) => Input::Propose(batch),
                 None => return Ok(effects),
             },
-            Happening::Up(peer) => Input::PeerUp(peer),
+            Happening::Up(peer, directory) => Input::PeerUp(peer, directory),
             Happening::Down(peer) => Input::PeerDown(peer),
             Happening::GivesUp => return self.give_up(),
             Happening::Crashes { survive } => {
@@ -215,6 +236,13 @@ impl Node {
             }
             Happening::Releases => {
                 self.release();
+                return Ok(effects);
+            }
+            Happening::Empties => {
+                self.disks += 1;
+                self.log = ModelLog::empty(self.log.id);
+                (self.state, self.said) = (LogPosition::origin(self.log.id), Epoch::ZERO);
+                self.open()?;
                 return Ok(effects);
             }
             Happening::Loses => {
@@ -376,13 +404,15 @@ impl Node {
                 return Err(Violation::new("I1", what));
             }
         }
-        self.replica = Replica::open(self.id, self.log.id, self.log.promise, self.state.lsn, &self.log);
+        let replica = Replica::open(self.id, self.log.id, self.log.promise, self.state.lsn, &self.log);
+        self.replica = replica.on_directory(self.directory());
         Ok(())
     }
 
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
-        let Self { id: _, replica, log, reads, state, said } = self;
+        // The replica says what disk it is on.
+        let Self { id: _, replica, log, reads, state, disks: _, said } = self;
         let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, under_way } = log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);

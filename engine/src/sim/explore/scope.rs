@@ -26,7 +26,7 @@ pub(super) struct Turn {
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 1_000, "{found:?}");
 ///
-/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 prompt reads";
+/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 empties 1 prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -52,6 +52,8 @@ pub struct Scope {
     pub(super) prompt: bool,
     /// Reads of the log take time: other things happen before they are done.
     pub(super) reads: bool,
+    /// How often a node may come back with an empty disk.
+    pub(super) empties: u8,
     /// The search is given up at so many states.
     pub states_max: usize,
 }
@@ -71,6 +73,7 @@ impl std::str::FromStr for Scope {
             releases: 0,
             prompt: false,
             reads: false,
+            empties: 0,
             states_max: usize::MAX,
         };
         let mut words = text.split_whitespace();
@@ -86,6 +89,7 @@ impl std::str::FromStr for Scope {
                 "losses" => scope.losses = count()?,
                 "ends" => scope.ends = count()?,
                 "releases" => scope.releases = count()?,
+                "empties" => scope.empties = count()?,
                 "prompt" => scope.prompt = true,
                 "reads" => scope.reads = true,
                 epoch => {
@@ -154,6 +158,7 @@ impl std::fmt::Display for Scope {
             (self.losses, "losses"),
             (self.ends, "ends"),
             (self.releases, "releases"),
+            (self.empties, "empties"),
         ];
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, " {what} {count}")?;

@@ -4,9 +4,9 @@
 //! however many worlds it occurs in. A world is then a handful of numbers.
 
 use super::ids::Ids;
-use super::node::{Effect, Happening, Node};
+use super::node::{Effect, Happening, Node, directory};
 use super::scope::{NODES, Scope, place};
-use crate::model::{Epoch, LogPosition, Lsn, Message};
+use crate::model::{Assignment, Epoch, LogPosition, Lsn, Message};
 use crate::replica::{DisconnectReason, LogWrite};
 use crate::sim::Violation;
 use std::hash::{Hash, Hasher};
@@ -294,10 +294,15 @@ fn frequent(happening: &Happening) -> Option<usize> {
         Happening::Releases => Some(FREQUENT - 3),
         Happening::Writes => Some(1),
         Happening::Loses => Some(2),
-        Happening::Up(peer) => Some(3 + place(*peer)),
+        // Of the first disk.
+        Happening::Up(peer, disk) if *disk == directory(*peer, 0) => Some(3 + place(*peer)),
         Happening::Down(peer) => Some(3 + NODES + place(*peer)),
         Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 3),
-        Happening::Hears { .. } | Happening::Assigned(_) | Happening::Accepted(_) => None,
+        Happening::Hears { .. }
+        | Happening::Assigned(_)
+        | Happening::Accepted(_)
+        | Happening::Up(..)
+        | Happening::Empties => None,
     }
 }
 
@@ -311,17 +316,19 @@ pub(super) fn key(happening: &Happening) -> u128 {
         }
         Happening::Syncs => 1_u8.hash(&mut into),
         Happening::Assigned(assignment) => {
-            (2_u8, assignment.epoch, assignment.leader, &assignment.voters, &assignment.fence).hash(&mut into);
+            let Assignment { epoch, leader, voters, fence, fence_quorum, directories, .. } = assignment;
+            (2_u8, epoch, leader, voters, fence, fence_quorum, directories).hash(&mut into);
         }
         Happening::Accepted(epoch) => (3_u8, epoch).hash(&mut into),
         Happening::Writes => 4_u8.hash(&mut into),
-        Happening::Up(peer) => (5_u8, peer).hash(&mut into),
+        Happening::Up(peer, disk) => (5_u8, peer, disk).hash(&mut into),
         Happening::Down(peer) => (6_u8, peer).hash(&mut into),
         Happening::Crashes { survive } => (7_u8, survive).hash(&mut into),
         Happening::Loses => 8_u8.hash(&mut into),
         Happening::Reads => 9_u8.hash(&mut into),
         Happening::GivesUp => 10_u8.hash(&mut into),
         Happening::Releases => 11_u8.hash(&mut into),
+        Happening::Empties => 12_u8.hash(&mut into),
     }
     into.digest128()
 }

@@ -61,6 +61,7 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
         Action::Lose(node) => {
             format!("node {} starts again without the end of what was durable, and says so", node + 1)
         }
+        Action::Empty(node) => format!("node {} starts again with an empty disk", node + 1),
         Action::Break(low, high) => format!("the connection of nodes {} and {} breaks", low + 1, high + 1),
         Action::Connect(low, high) => format!("nodes {} and {} connect", low + 1, high + 1),
         Action::Read(node) => format!("node {} has read its log", node + 1),

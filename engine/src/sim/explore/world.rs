@@ -6,7 +6,8 @@ use super::node::{Happening, Node};
 use super::scope::{NODES, Scope, Turn, node_id, place};
 use super::steps::{Outcome, Steps};
 use crate::control::ConfigMaster;
-use crate::model::{ClusterId, LogId, ShardId};
+use crate::model::control_record::majority_of;
+use crate::model::{ClusterId, Epoch, LogId, NodeId, ShardId};
 use crate::replica::DisconnectReason;
 use crate::sim::Violation;
 use xxhash_rust::xxh3::xxh3_128;
@@ -43,6 +44,8 @@ pub(super) enum Action {
     GiveUp(usize),
     /// A node releases its log.
     Release(usize),
+    /// A node starts again, with an empty disk.
+    Empty(usize),
 }
 
 impl Action {
@@ -62,6 +65,7 @@ impl Action {
             Self::Read(node) => (10, node, 0),
             Self::GiveUp(node) => (11, node, 0),
             Self::Release(node) => (12, node, 0),
+            Self::Empty(node) => (13, node, 0),
         };
         (kind << 12 | a << 8 | b) as u16
     }
@@ -81,7 +85,8 @@ impl Action {
             9 => Self::Write(a),
             10 => Self::Read(a),
             11 => Self::GiveUp(a),
-            _ => Self::Release(a),
+            12 => Self::Release(a),
+            _ => Self::Empty(a),
         }
     }
 }
@@ -107,6 +112,9 @@ pub(super) struct World {
     losses: u8,
     ends: u8,
     releases: u8,
+    empties: u8,
+    /// How many assignments were made before each node's disk was lost last: those are of another one.
+    pub(super) lost: [u8; NODES],
     /// The highest position that any replica ever called committed; 0 before the first, else its number and one.
     pub(super) committed: u16,
     /// Messages on the way: direction (sender, receiver) and happening; in order of directions, and of sending in each.
@@ -135,6 +143,7 @@ impl World {
             losses: fixed.scope.losses,
             ends: fixed.scope.ends,
             releases: fixed.scope.releases,
+            empties: fixed.scope.empties,
             ..Self::default()
         };
         for (low, high) in PAIRS {
@@ -205,14 +214,32 @@ impl World {
             if self.losses > 0 && !facts.durable.is_empty() {
                 into.push(Action::Lose(node));
             }
+            if self.empties > 0 && facts.promised > Epoch::ZERO && self.may_lose_disk(fixed, node) {
+                into.push(Action::Empty(node));
+            }
         }
+    }
+
+    /// Whether the assignment that a node was to be fenced by, and the newest one, keep a majority without its disk.
+    fn may_lose_disk(&self, fixed: &Fixed<'_>, node: usize) -> bool {
+        let newest = usize::from(self.assigned).checked_sub(1);
+        [master::activated(self.accepted), newest].into_iter().flatten().all(|turn| {
+            let voters = fixed.scope.voters(turn);
+            let keeps = |voter: &&NodeId| place(**voter) != node && !self.is_lost(**voter, turn);
+            voters.iter().filter(keeps).count() >= majority_of(voters.len())
+        })
+    }
+
+    /// Whether a voter's disk is another than the one that had the vote in this assignment.
+    pub(super) fn is_lost(&self, voter: NodeId, turn: usize) -> bool {
+        turn < usize::from(self.lost[place(voter)])
     }
 
     /// Whether anything happens without a fault, a write or a new assignment.
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
         choices.iter().all(|choice| {
-            use Action::{Assign, Break, Crash, GiveUp, Lose, Release, Write};
-            matches!(choice, Assign | Break(..) | Crash(..) | GiveUp(_) | Lose(_) | Release(_) | Write(_))
+            use Action::{Assign, Break, Crash, Empty, GiveUp, Lose, Release, Write};
+            matches!(choice, Assign | Break(..) | Crash(..) | Empty(_) | GiveUp(_) | Lose(_) | Release(_) | Write(_))
         })
     }
 
@@ -222,7 +249,9 @@ impl World {
         match action {
             Action::Assign => {
                 let turn = usize::from(self.assigned);
-                let assignment = master::assignment(fixed, turn, self.accepted);
+                let disk = |node: NodeId| steps.node(self.nodes[place(node)]).directory();
+                let lost = |node: NodeId, turn: usize| self.is_lost(node, turn);
+                let assignment = master::assignment(fixed, turn, self.accepted, disk, lost);
                 world.assigned += 1;
                 world.reported &= master::acceptable(world.assigned);
                 world.happens(fixed, steps, place(assignment.leader), Happening::Assigned(assignment))?;
@@ -262,6 +291,11 @@ impl World {
             Action::Lose(node) => {
                 world.losses -= 1;
                 world.restart(fixed, steps, node, Happening::Loses)?;
+            }
+            Action::Empty(node) => {
+                world.empties -= 1;
+                world.lost[node] = world.assigned;
+                world.restart(fixed, steps, node, Happening::Empties)?;
             }
             Action::Break(low, high) => {
                 world.breaks -= 1;
@@ -367,8 +401,10 @@ impl World {
 
     fn connect(&mut self, fixed: &Fixed<'_>, steps: &mut Steps, low: usize, high: usize) -> Result<(), Violation> {
         self.up |= 1 << pair(low, high);
-        self.happens(fixed, steps, low, Happening::Up(node_id(high)))?;
-        self.happens(fixed, steps, high, Happening::Up(node_id(low)))
+        let up = |node: usize| Happening::Up(node_id(node), steps.node(self.nodes[node]).directory());
+        let (low_is_up, high_is_up) = (up(low), up(high));
+        self.happens(fixed, steps, low, high_is_up)?;
+        self.happens(fixed, steps, high, low_is_up)
     }
 
     fn disconnect(&mut self, fixed: &Fixed<'_>, steps: &mut Steps, low: usize, high: usize) -> Result<(), Violation> {
@@ -410,6 +446,8 @@ impl World {
             losses,
             ends,
             releases,
+            empties,
+            lost,
             committed,
             messages,
         } = self;
@@ -418,6 +456,8 @@ impl World {
         into.push(bytes(*up, *assigned, *reported, *accepted));
         into.push(bytes(*untold, *written, *crashes, *breaks));
         into.push(u32::from(*committed) << 16 | u32::from(*ends) << 8 | u32::from(*losses));
+        let lost = lost.iter().rev().fold(0, |word, lost| word << 4 | u32::from(*lost));
+        into.push(u32::from(*empties) << 16 | lost);
         into.push(u32::from(*releases) << 24 | messages.len() as u32);
         for (direction, happening) in messages {
             assert!(*happening < 1 << 24, "more than 16 million happenings do not fit beside a direction");
@@ -427,10 +467,10 @@ impl World {
 
     /// What [`World::write`] wrote at the front, and how many words that was.
     pub(super) fn read(words: &[u32]) -> (Self, usize) {
-        let [a, b, c, d] = [4, 5, 6, 7].map(|at| words[at]);
+        let [a, b, c, e, d] = [4, 5, 6, 7, 8].map(|at| words[at]);
         let [up, assigned, reported, accepted] = a.to_le_bytes();
         let [untold, written, crashes, breaks] = b.to_le_bytes();
-        let end = 8 + (d & 0x00ff_ffff) as usize;
+        let end = 9 + (d & 0x00ff_ffff) as usize;
         let message = |word: &u32| {
             let direction = (word >> 24) as u8;
             (direction >> 2 << 4 | direction & 3, word & 0x00ff_ffff)
@@ -448,8 +488,10 @@ impl World {
             losses: (c & 0xff) as u8,
             ends: (c >> 8 & 0xff) as u8,
             releases: (d >> 24) as u8,
+            empties: (e >> 16) as u8,
+            lost: std::array::from_fn(|at| (e >> (4 * at) & 0xf) as u8),
             committed: (c >> 16) as u16,
-            messages: words[8..end].iter().map(message).collect(),
+            messages: words[9..end].iter().map(message).collect(),
         };
         (world, end)
     }

@@ -287,7 +287,14 @@ impl RocksStore {
     /// # Errors
     /// As [`RocksStore::open`].
     pub fn open_read_only(directory: &Path) -> Result<Self, StoreError> {
-        let options = RocksOptions::default();
+        Self::open_read_only_with(directory, &RocksOptions::default())
+    }
+
+    /// As [`RocksStore::open_read_only`], with these options.
+    ///
+    /// # Errors
+    /// As [`RocksStore::open`].
+    pub fn open_read_only_with(directory: &Path, options: &RocksOptions) -> Result<Self, StoreError> {
         let mut database = options.database();
         database.create_if_missing(false);
         database.create_missing_column_families(false);

@@ -1,0 +1,375 @@
+//! Snapshots for others: taken of the state as backups are, kept while somebody fetches them, and read part by part.
+//!
+//! What is kept is bounded three ways. A snapshot that nobody asked for in a while goes, and so does any after some hours:
+//! until then the disk holds files of RocksDB that it would have let go. There are two of a shard at the most. And of the log
+//! behind one so many bytes are kept; where that is less than what was written since, whoever fetched it is offered a newer one.
+
+use super::pace::Pace;
+use super::{Answer, RETRY_PAUSE, SnapshotCounters, all, answer};
+use crate::model::limits::SNAPSHOT_CHUNK_BYTES;
+use crate::model::{Budget, Epoch, LogId, LogPosition, Lsn, NodeId, ShardDescriptor, ShardId, SnapshotId};
+use crate::node::hosting::ShardHandle;
+use crate::node::identity::{self, IdentityError, sync_directory};
+use crate::node::pins::Pin;
+use crate::node::shard::{after, now};
+use crate::node::{Inbox, Shared};
+use crate::replica::Input;
+use crate::state::{RocksOptions, RocksStore, SnapshotError, StoreError, Survey, applied_of};
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::convert::Infallible;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long one is kept that nobody asks for: longer than a node takes to come back.
+const KEPT: Duration = Duration::from_secs(600);
+/// And one that somebody asks for again and again.
+const KEPT_AT_ALL: Duration = Duration::from_secs(12 * 60 * 60);
+/// Of each shard: one that is fetched, and one for who can't be fed behind that any more.
+const KEPT_MAX: usize = 2;
+/// Each part is read once or twice: a small cache is enough.
+const CACHE_BYTES: usize = 8 << 20;
+const GIVEN: &str = "given";
+const UNREADY: &str = "unready";
+
+/// Who asks.
+pub(in crate::node) struct Ask {
+    pub(in crate::node) shard: ShardId,
+    pub(in crate::node) events: Inbox,
+    pub(in crate::node) counters: Arc<SnapshotCounters>,
+    pub(in crate::node) peer: NodeId,
+    pub(in crate::node) session: u64,
+}
+
+pub(in crate::node) enum GiveOrder {
+    /// A peer needs a snapshot.
+    Take {
+        ask: Ask,
+        epoch: Epoch,
+    },
+    /// It asks for a part.
+    Read {
+        ask: Ask,
+        epoch: Epoch,
+        snapshot: SnapshotId,
+        index: u32,
+    },
+    /// Shards are served from now on. What a former life was giving is found, and kept, before the other end hears of its end.
+    Begin(Sender<Infallible>),
+    End,
+}
+
+impl GiveOrder {
+    fn taken_by(&self) -> Option<(NodeId, ShardId)> {
+        if let Self::Take { ask, .. } = self { Some((ask.peer, ask.shard)) } else { None }
+    }
+}
+
+/// Why there is none.
+#[derive(Debug, thiserror::Error)]
+enum GiveError {
+    #[error(transparent)]
+    Directory(#[from] IdentityError),
+    #[error("{}: {source}", .path.display())]
+    Io { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    State(#[from] SnapshotError),
+    /// The node closes, or the shard is gone.
+    #[error("the node closes, or the shard is gone")]
+    Ended,
+}
+
+/// A snapshot that others fetch.
+struct Given {
+    path: PathBuf,
+    store: RocksStore,
+    at: LogPosition,
+    /// What a part is read by; none of one of a former life that nobody asked for yet.
+    survey: Option<Survey>,
+    pin: Pin,
+    since: Instant,
+    asked: Instant,
+    handle: Arc<ShardHandle>,
+}
+
+pub(in crate::node) struct GiverThread {
+    shared: Arc<Shared>,
+    orders: Receiver<GiveOrder>,
+    directory: PathBuf,
+    pace: Pace,
+    given: Vec<Given>,
+    /// At most one of a peer.
+    later: Vec<(Instant, GiveOrder)>,
+}
+
+impl GiverThread {
+    pub(in crate::node) fn new(shared: Arc<Shared>, orders: Receiver<GiveOrder>) -> Self {
+        let directory = all(&shared.host.directory);
+        let pace = Pace::new(shared.host.snapshots.bytes_per_second);
+        Self { shared, orders, directory, pace, given: Vec::new(), later: Vec::new() }
+    }
+
+    /// Runs until it is told to end.
+    pub(in crate::node) fn run(mut self) {
+        loop {
+            let order = match self.next_deadline() {
+                Some(at) => self.orders.recv_deadline(at),
+                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match order {
+                Ok(GiveOrder::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(order) => self.carry_out(order),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.let_go();
+            let due = now();
+            while let Some(place) = self.later.iter().position(|(at, _)| *at <= due) {
+                let (_, order) = self.later.swap_remove(place);
+                self.carry_out(order);
+            }
+        }
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let ends = self.given.iter().map(Given::ends);
+        self.later.iter().map(|(at, _)| *at).chain(ends).min()
+    }
+
+    fn carry_out(&mut self, order: GiveOrder) {
+        match order {
+            GiveOrder::Take { ask, epoch } => match self.offer(&ask) {
+                Ok(snapshot) => {
+                    let input = Input::SnapshotTaken { peer: ask.peer, epoch, snapshot };
+                    answer(&ask.events, Answer::Given { peer: ask.peer, session: ask.session, input });
+                }
+                Err(GiveError::Ended) => {}
+                Err(error) => {
+                    tracing::error!(peer = %ask.peer, shard = %ask.shard, %error, "no snapshot can be taken: it is tried again");
+                    let by = (ask.peer, ask.shard);
+                    self.later.retain(|(_, order)| order.taken_by() != Some(by));
+                    self.later.push((after(RETRY_PAUSE), GiveOrder::Take { ask, epoch }));
+                }
+            },
+            GiveOrder::Read { ask, epoch, snapshot, index } => {
+                let bytes = self.read(&ask, snapshot, index);
+                let input = Input::SnapshotRead { peer: ask.peer, epoch, snapshot, index, bytes };
+                answer(&ask.events, Answer::Given { peer: ask.peer, session: ask.session, input });
+            }
+            GiveOrder::Begin(done) => {
+                self.find();
+                drop(done);
+            }
+            GiveOrder::End => {}
+        }
+    }
+
+    /// The newest snapshot behind which the log goes on, or a new one.
+    fn offer(&mut self, ask: &Ask) -> Result<SnapshotId, GiveError> {
+        let handle = self.handle(ask.shard).ok_or(GiveError::Ended)?;
+        let wal = Arc::clone(&self.shared.host.wal);
+        let goes_on = |given: &Given| {
+            given.handle.descriptor.shard == ask.shard && wal.position_at(handle.log, given.at.lsn) == Some(given.at)
+        };
+        let place = match self.given.iter().rposition(goes_on) {
+            Some(place) => place,
+            None => self.take(&handle)?,
+        };
+        let closing = self.shared.closing.clone();
+        let Some(given) = self.given.get_mut(place) else { return Err(GiveError::Ended) };
+        let id = match &given.survey {
+            Some(survey) => survey.id(),
+            None => {
+                let (shard, log, pace) = (&handle.descriptor, handle.log, &mut self.pace);
+                let survey = survey(&given.store, shard, log, pace, &closing)?;
+                let id = survey.id();
+                given.survey = Some(survey);
+                id
+            }
+        };
+        given.touch();
+        SnapshotCounters::add(&ask.counters.given, 1);
+        tracing::info!(
+            peer = %ask.peer, shard = %ask.shard, at = %id.at.lsn, chunks = id.chunks, bytes = id.bytes,
+            "a snapshot is offered: the log holds no more what this node needs"
+        );
+        Ok(id)
+    }
+
+    fn handle(&self, shard: ShardId) -> Option<Arc<ShardHandle>> {
+        self.shared.registry.shards().into_iter().find(|handle| handle.descriptor.shard == shard)
+    }
+
+    /// Takes one of what is applied; its place among those that are kept.
+    fn take(&mut self, handle: &Arc<ShardHandle>) -> Result<usize, GiveError> {
+        let shard = handle.descriptor.shard;
+        // Pinned first: what comes behind the state that is copied stays.
+        let nothing_goes = self.shared.letting_go.read();
+        let whole = handle.pins.pin(Lsn::ZERO, Budget { bytes: u64::MAX, age: Duration::MAX });
+        drop(nothing_goes);
+        identity::create_durably(&self.directory)?;
+        let unready = self.directory.join(format!("{UNREADY}-{shard}"));
+        remove_all(&unready)?;
+        self.shared.gate.with(|store| store.checkpoint(&unready)).ok_or(GiveError::Ended)??;
+        let at = {
+            let store = open(&unready)?;
+            applied_of(&store, shard)?.ok_or(SnapshotError::Empty)?
+        };
+        let path = self.directory.join(format!("{GIVEN}-{shard}-{}", at.lsn));
+        remove_all(&path)?;
+        fs::rename(&unready, &path).map_err(|source| GiveError::Io { path: path.clone(), source })?;
+        sync_directory(&self.directory).map_err(|source| GiveError::Io { path: self.directory.clone(), source })?;
+        let given = self.keep(path, handle, at)?;
+        drop(whole);
+        // The oldest makes room.
+        let of_shard = |given: &Given| given.handle.descriptor.shard == shard;
+        while self.given.iter().filter(|given| of_shard(given)).count() >= KEPT_MAX
+            && let Some(oldest) = self.given.iter().position(of_shard)
+        {
+            self.given.remove(oldest).remove("there is a newer one");
+        }
+        self.given.push(given);
+        Ok(self.given.len() - 1)
+    }
+
+    fn keep(&self, path: PathBuf, handle: &Arc<ShardHandle>, at: LogPosition) -> Result<Given, GiveError> {
+        let store = open(&path)?;
+        // Also a large one, of which the log runs on for long while it is sent; as long as it is kept, and no longer.
+        let bytes = self.shared.host.snapshots.log_bytes.max(bytes_in(&path).saturating_mul(2));
+        let budget = Budget { bytes, age: Duration::MAX };
+        let pin = handle.pins.pin(at.lsn, budget);
+        let handle = Arc::clone(handle);
+        Ok(Given { path, store, at, survey: None, pin, since: now(), asked: now(), handle })
+    }
+
+    fn read(&mut self, ask: &Ask, snapshot: SnapshotId, index: u32) -> Option<bytes::Bytes> {
+        let is_it = |given: &Given| given.survey.as_ref().is_some_and(|survey| survey.id() == snapshot);
+        let place = self.given.iter().position(is_it)?;
+        let given = self.given.get_mut(place)?;
+        given.touch();
+        let survey = given.survey.as_ref()?;
+        match survey.chunk(&given.store, &given.handle.descriptor, given.handle.log, index) {
+            Ok(bytes) => {
+                SnapshotCounters::add(&ask.counters.given_bytes, bytes.len() as u64);
+                if index == snapshot.chunks - 1 {
+                    tracing::info!(peer = %ask.peer, shard = %ask.shard, at = %snapshot.at.lsn, "a snapshot's last part is sent");
+                } else {
+                    tracing::debug!(peer = %ask.peer, shard = %ask.shard, at = %snapshot.at.lsn, index, "a part of a snapshot");
+                }
+                // The others' reads and writes of the disk, and their bytes on the wire, have the rest. If the node closes nobody
+                // waits for it any more.
+                self.pace.took(bytes.len(), &self.shared.closing).then_some(bytes)
+            }
+            Err(error) => {
+                let at = snapshot.at.lsn;
+                tracing::error!(shard = %ask.shard, %at, index, %error, "a snapshot can't be read: another one is taken");
+                self.given.remove(place).remove("it can't be read");
+                None
+            }
+        }
+    }
+
+    /// What nobody asks for any more.
+    fn let_go(&mut self) {
+        let due = now();
+        while let Some(place) = self.given.iter().position(|given| given.ends() <= due) {
+            self.given.remove(place).remove("nobody fetches it");
+        }
+    }
+
+    /// What a former life was giving: who fetched that goes on, if the log still goes on behind it. What can't be read goes.
+    fn find(&mut self) {
+        // Not there: none was ever given or taken.
+        let Ok(entries) = fs::read_dir(&self.directory) else { return };
+        for entry in entries.map_while(Result::ok) {
+            let (path, name) = (entry.path(), entry.file_name());
+            let name = name.to_string_lossy();
+            let shard =
+                name.strip_prefix(GIVEN).and_then(|rest| rest.strip_prefix('-')?.split_once('-')?.0.parse().ok());
+            let handle = shard.and_then(|shard| self.handle(ShardId::new(shard)));
+            let of_a_giver = name.starts_with(GIVEN) || name.starts_with(UNREADY);
+            match handle {
+                Some(handle) if self.given.len() < KEPT_MAX => match self.found(path.clone(), &handle) {
+                    Ok(given) => {
+                        let (shard, at) = (handle.descriptor.shard, given.at.lsn);
+                        tracing::info!(%shard, %at, "a snapshot of a former life is kept for who fetches it");
+                        self.given.push(given);
+                        self.given.sort_by_key(|given| given.at.lsn);
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "a snapshot of a former life is of no use");
+                        removed(&path);
+                    }
+                },
+                _ if of_a_giver => removed(&path),
+                _ => {}
+            }
+        }
+    }
+
+    fn found(&self, path: PathBuf, handle: &Arc<ShardHandle>) -> Result<Given, GiveError> {
+        let at = applied_of(&open(&path)?, handle.descriptor.shard)?.ok_or(SnapshotError::Empty)?;
+        if self.shared.host.wal.position_at(handle.log, at.lsn) != Some(at) {
+            return Err(GiveError::Ended);
+        }
+        self.keep(path, handle, at)
+    }
+}
+
+impl Given {
+    fn touch(&mut self) {
+        self.asked = now();
+        self.pin.touch();
+    }
+
+    fn ends(&self) -> Instant {
+        (self.asked + KEPT).min(self.since + KEPT_AT_ALL)
+    }
+
+    fn remove(self, why: &str) {
+        let Self { path, store, at, .. } = self;
+        drop(store);
+        tracing::info!(at = %at.lsn, why, "a snapshot is let go");
+        removed(&path);
+    }
+}
+
+fn removed(path: &Path) {
+    if let Err(error) = remove_all(path) {
+        tracing::warn!(path = %path.display(), %error, "what there is of a snapshot could not be removed");
+    }
+}
+
+fn remove_all(path: &Path) -> Result<(), GiveError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(GiveError::Io { path: path.to_owned(), source })
+        }
+        _ => Ok(()),
+    }
+}
+
+fn open(path: &Path) -> Result<RocksStore, StoreError> {
+    let options = RocksOptions { block_cache_bytes: CACHE_BYTES, ..RocksOptions::default() };
+    RocksStore::open_read_only_with(path, &options)
+}
+
+/// Reads all of it once: what it is has to be said before the first part of it is.
+fn survey(
+    store: &RocksStore,
+    shard: &ShardDescriptor,
+    log: LogId,
+    pace: &mut Pace,
+    closing: &Receiver<Infallible>,
+) -> Result<Survey, GiveError> {
+    let surveyed = Survey::of(store, shard, log, SNAPSHOT_CHUNK_BYTES, |bytes| pace.took(bytes, closing))?;
+    surveyed.ok_or(GiveError::Ended)
+}
+
+/// What the files of a folder hold; what can't be looked at counts for nothing.
+fn bytes_in(folder: &Path) -> u64 {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
+}

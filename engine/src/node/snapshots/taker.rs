@@ -1,0 +1,307 @@
+//! A snapshot from another node: its parts are staged on the disk, looked at, and then the state is replaced by them.
+
+use super::staged::{Checked, Staged, StagedError};
+use super::{Answer, PartWaits, RETRY_PAUSE, SnapshotCounters, answer, taken};
+use crate::model::{LogId, NodeId, ShardDescriptor, ShardId, SnapshotId};
+use crate::node::applier::ApplyStage;
+use crate::node::positions::Positions;
+use crate::node::shard::{after, now};
+use crate::node::{Inbox, Shared};
+use crate::replica::Input;
+use crate::state::{Applier, Replacement, RocksWriter, SnapshotError, StoreError};
+use bytes::Bytes;
+use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How often it says how far it is.
+const PROGRESS: Duration = Duration::from_secs(10);
+
+/// The shard that takes.
+#[derive(Clone)]
+pub(in crate::node) struct Taking {
+    pub(in crate::node) node: NodeId,
+    pub(in crate::node) shard: ShardId,
+    pub(in crate::node) log: LogId,
+    pub(in crate::node) events: Inbox,
+    pub(in crate::node) stage: Arc<Mutex<ApplyStage>>,
+    pub(in crate::node) positions: Arc<Positions>,
+    pub(in crate::node) counters: Arc<SnapshotCounters>,
+}
+
+pub(in crate::node) enum TakeOrder {
+    /// Keep the parts of this one, instead of those of any other.
+    Stage {
+        taking: Taking,
+        snapshot: SnapshotId,
+    },
+    /// A part.
+    Part {
+        taking: Taking,
+        snapshot: SnapshotId,
+        index: u32,
+        bytes: Bytes,
+        #[expect(dead_code, reason = "dropped with the order: from then on it waits no more")]
+        waits: PartWaits,
+    },
+    /// All of them are looked at.
+    Check {
+        taking: Taking,
+        snapshot: SnapshotId,
+    },
+    /// The state becomes what is staged.
+    Replace {
+        taking: Taking,
+        snapshot: SnapshotId,
+    },
+    End,
+}
+
+impl TakeOrder {
+    const fn of(&self) -> Option<(&Taking, &SnapshotId)> {
+        match self {
+            Self::Stage { taking, snapshot }
+            | Self::Part { taking, snapshot, .. }
+            | Self::Check { taking, snapshot }
+            | Self::Replace { taking, snapshot } => Some((taking, snapshot)),
+            Self::End => None,
+        }
+    }
+}
+
+/// What is being taken for a shard.
+struct Staging {
+    staged: Staged,
+    told: Instant,
+}
+
+pub(in crate::node) struct TakerThread {
+    shared: Arc<Shared>,
+    orders: Receiver<TakeOrder>,
+    staging: BTreeMap<ShardId, Staging>,
+    /// At most one of a shard: it is tried again then.
+    later: BTreeMap<ShardId, (Instant, TakeOrder)>,
+    /// What was said last of what does not work.
+    told: BTreeMap<ShardId, String>,
+}
+
+impl TakerThread {
+    pub(in crate::node) const fn new(shared: Arc<Shared>, orders: Receiver<TakeOrder>) -> Self {
+        Self { shared, orders, staging: BTreeMap::new(), later: BTreeMap::new(), told: BTreeMap::new() }
+    }
+
+    /// Runs until it is told to end.
+    pub(in crate::node) fn run(mut self) {
+        loop {
+            let order = match self.later.values().map(|(at, _)| *at).min() {
+                Some(at) => self.orders.recv_deadline(at),
+                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            };
+            match order {
+                Ok(TakeOrder::End) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(order) => self.carry_out(order),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            let due: Vec<ShardId> =
+                self.later.iter().filter(|(_, (at, _))| *at <= now()).map(|(shard, _)| *shard).collect();
+            for shard in due {
+                if let Some((_, order)) = self.later.remove(&shard) {
+                    self.carry_out(order);
+                }
+            }
+        }
+    }
+
+    fn carry_out(&mut self, order: TakeOrder) {
+        let Some((taking, snapshot)) = order.of().map(|(taking, snapshot)| (taking.clone(), *snapshot)) else { return };
+        if matches!(order, TakeOrder::Stage { .. }) {
+            // What was under way of another one is over.
+            self.later.remove(&taking.shard);
+        }
+        let done = match &order {
+            TakeOrder::Stage { .. } => self.stage(&taking, snapshot),
+            TakeOrder::Part { index, bytes, .. } => self.part(&taking, snapshot, *index, bytes),
+            TakeOrder::Check { .. } => self.go_on(&taking, snapshot),
+            TakeOrder::Replace { .. } => self.replace(&taking, snapshot),
+            TakeOrder::End => Ok(()),
+        };
+        match done {
+            Ok(()) => drop(self.told.remove(&taking.shard)),
+            Err(StagedError::Closing) => {}
+            Err(error) if matches!(order, TakeOrder::Replace { .. }) && !is_full(&error) => {
+                let code = error.code();
+                let reason = format!("the state can't be replaced by a snapshot: {error} (TW-{code}); reopen the node");
+                answer(&taking.events, Answer::Failed(reason));
+            }
+            Err(error) => {
+                let said = error.to_string();
+                if self.told.insert(taking.shard, said.clone()).is_none_or(|before| before != said) {
+                    let (code, class) = (error.code(), error.class());
+                    let (node, shard) = (taking.node, taking.shard);
+                    tracing::error!(%node, %shard, code, ?class, "no snapshot can be taken now: {said}; it is tried again");
+                }
+                self.later.insert(taking.shard, (after(RETRY_PAUSE), order));
+            }
+        }
+    }
+
+    /// Begins with a snapshot, or goes on with it.
+    fn stage(&mut self, taking: &Taking, snapshot: SnapshotId) -> Result<(), StagedError> {
+        let directory = taken(&self.shared.host.directory, taking.shard);
+        let there = match self.staging.remove(&taking.shard) {
+            Some(staging) => Some(staging.staged),
+            None => Staged::open(&directory).unwrap_or_else(|error| {
+                tracing::warn!(shard = %taking.shard, %error, "what was staged of a snapshot is of no use: it begins anew");
+                None
+            }),
+        };
+        let staged = match there.filter(|there| there.id() == snapshot) {
+            Some(staged) => staged,
+            None => Staged::make(&directory, snapshot)?,
+        };
+        let (at, bytes, found) = (snapshot.at.lsn, snapshot.bytes, staged.bytes());
+        let free = free_bytes(&directory)?;
+        let needed = staged.needs();
+        self.staging.insert(taking.shard, Staging { staged, told: now() });
+        if needed > free {
+            return Err(StagedError::NoRoom { path: directory, bytes, needed, free });
+        }
+        tracing::info!(
+            node = %taking.node, shard = %taking.shard, %at, bytes, found,
+            "a snapshot is taken: the leader's log holds no more what this node lacks"
+        );
+        self.go_on(taking, snapshot)
+    }
+
+    fn part(&mut self, taking: &Taking, snapshot: SnapshotId, index: u32, bytes: &Bytes) -> Result<(), StagedError> {
+        let Some(staging) = self.staging.get_mut(&taking.shard).filter(|it| it.staged.id() == snapshot) else {
+            return Ok(());
+        };
+        if staging.staged.renew()? {
+            return self.go_on(taking, snapshot);
+        }
+        if !staging.staged.add(index, bytes)? {
+            // It was asked for twice, by two offers: whoever asks once more for what comes next is answered twice from then on.
+            return Ok(());
+        }
+        SnapshotCounters::add(&taking.counters.taken_bytes, bytes.len() as u64);
+        if now().saturating_duration_since(staging.told) >= PROGRESS {
+            staging.told = now();
+            let (here, of) = (staging.staged.bytes(), snapshot.bytes);
+            tracing::info!(node = %taking.node, shard = %taking.shard, here, of, "a snapshot is being taken");
+        }
+        self.go_on(taking, snapshot)
+    }
+
+    /// Asks for the next part; if all are here, they are synced and looked at.
+    fn go_on(&mut self, taking: &Taking, snapshot: SnapshotId) -> Result<(), StagedError> {
+        let Some(staging) = self.staging.get_mut(&taking.shard).filter(|it| it.staged.id() == snapshot) else {
+            return Ok(());
+        };
+        let staged = &mut staging.staged;
+        if staged.renew()? {
+            tracing::error!(node = %taking.node, shard = %taking.shard, "a snapshot is fetched anew: a sync of it had failed");
+        }
+        if staged.wanted().is_none() {
+            let (node, shard, at) = (taking.node, taking.shard, snapshot.at.lsn);
+            staged.sync()?;
+            let descriptor = descriptor(taking);
+            match staged.check(&descriptor, taking.log)? {
+                Checked::Whole => {
+                    tracing::info!(%node, %shard, %at, "all parts of a snapshot are here");
+                    answer(&taking.events, Answer::Taken(Input::SnapshotStaged(snapshot)));
+                    return Ok(());
+                }
+                Checked::Damaged(parts) => {
+                    SnapshotCounters::add(&taking.counters.damaged_parts, parts as u64);
+                    tracing::error!(%node, %shard, parts, "staged parts of a snapshot are damaged: they come once more");
+                }
+                Checked::NotWhatWasOffered => {
+                    SnapshotCounters::add(&taking.counters.damaged_parts, u64::from(snapshot.chunks));
+                    tracing::error!(%node, %shard, %at, "a snapshot is not what was offered: it comes once more");
+                    // Not at once: whoever gives it may give it so again.
+                    let order = TakeOrder::Check { taking: taking.clone(), snapshot };
+                    self.later.insert(taking.shard, (after(RETRY_PAUSE), order));
+                    return Ok(());
+                }
+            }
+        }
+        if let Some(index) = staged.wanted() {
+            answer(&taking.events, Answer::Taken(Input::SnapshotWanted { snapshot, index }));
+        }
+        Ok(())
+    }
+
+    /// The mark is in the log, and nobody applies.
+    fn replace(&mut self, taking: &Taking, snapshot: SnapshotId) -> Result<(), StagedError> {
+        let missing =
+            StagedError::Missing { path: taken(&self.shared.host.directory, taking.shard), at: snapshot.at.lsn };
+        let Some(staging) = self.staging.get(&taking.shard).filter(|it| it.staged.id() == snapshot) else {
+            return Err(missing);
+        };
+        let began = now();
+        let mut stage = taking.stage.lock();
+        let (shard, log) = (stage.applier.shard().clone(), taking.log);
+        // Whoever reads from here on is told to come again.
+        taking.positions.begin_replacing();
+        let store = Arc::clone(stage.applier.store_mut().shared());
+        let closing = &self.shared.closing;
+        replace(stage.applier.store_mut(), &shard, log, &staging.staged, || {
+            !matches!(closing.try_recv(), Err(TryRecvError::Disconnected))
+        })?;
+        // DURABLE: before the log is reset, which then holds nothing any more that would lead there (attacked by
+        // `whatever_a_crash_leaves_of_a_replacement_is_finished_at_the_next_opening`).
+        store.flush().map_err(SnapshotError::from)?;
+        let applier = Applier::open(RocksWriter::new(store), shard, log)?;
+        stage.applier = applier.with_seed(self.shared.host.seed);
+        drop(stage);
+        SnapshotCounters::add(&taking.counters.installed, 1);
+        let took = now().saturating_duration_since(began);
+        tracing::info!(
+            node = %taking.node, shard = %taking.shard, at = %snapshot.at.lsn, bytes = snapshot.bytes, ?took,
+            "the state is replaced by a snapshot"
+        );
+        if let Some(staging) = self.staging.remove(&taking.shard)
+            && let Err(error) = staging.staged.remove()
+        {
+            tracing::warn!(shard = %taking.shard, %error, "the parts of a snapshot that is installed could not be removed");
+        }
+        answer(&taking.events, Answer::Replaced(snapshot));
+        Ok(())
+    }
+}
+
+/// Replaces a shard's state by what is staged, part by part; not durable yet. What is begun and not finished is so at the next
+/// opening.
+pub(super) fn replace(
+    writer: &mut RocksWriter,
+    shard: &ShardDescriptor,
+    log: LogId,
+    staged: &Staged,
+    goes_on: impl Fn() -> bool,
+) -> Result<(), StagedError> {
+    let mut replacement = Replacement::begin(writer, shard, log, staged.id().at)?;
+    staged.each(|part| {
+        if !goes_on() {
+            return Err(StagedError::Closing);
+        }
+        Ok(replacement.add(part)?)
+    })?;
+    Ok(replacement.finish()?)
+}
+
+fn descriptor(taking: &Taking) -> ShardDescriptor {
+    taking.stage.lock().applier.shard().clone()
+}
+
+fn is_full(error: &StagedError) -> bool {
+    matches!(error, StagedError::State(SnapshotError::Store(StoreError::DiskFull { .. } | StoreError::Stalled)))
+}
+
+fn free_bytes(directory: &std::path::Path) -> Result<u64, StagedError> {
+    let stat = rustix::fs::statvfs(directory)
+        .map_err(|error| StagedError::Io { path: directory.to_owned(), source: error.into() })?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
