@@ -327,7 +327,13 @@ impl Replica {
         if lsn >= self.end.lsn {
             return self.end;
         }
-        log.boundary_at_or_before(lsn).unwrap_or_else(|| LogPosition::origin(self.log_id))
+        // What the log has let go of may still be in a leader's memory, from where it is fed.
+        let kept = || {
+            let tail = &self.leadership.as_ref()?.tail;
+            let behind = tail.partition_point(|batch| batch.last_lsn() <= lsn);
+            tail.get(behind.checked_sub(1)?).map(towline_wal::Batch::position)
+        };
+        log.boundary_at_or_before(lsn).or_else(kept).unwrap_or_else(|| LogPosition::origin(self.log_id))
     }
 
     /// The own log in a few numbers.

@@ -172,3 +172,31 @@ fn nothing_that_is_not_committed_is_ever_offered() {
     world.node(A).step(Input::SnapshotTaken { peer: C, epoch, snapshot: snapshot(end) });
     assert!(world.node(A).sent.is_empty());
 }
+
+/// The leader's log begins behind the end of the follower's, and the leader has all of it in memory: the follower is fed from its end.
+/// (Fed from the first batch on, it has no place for that, as its own log begins later, and says so, and again.) Seed 21.
+#[test]
+fn a_follower_that_only_the_leaders_memory_reaches_is_fed_from_its_end() {
+    let mut world = World::new();
+    world.elect(A);
+    for text in ["two", "three"] {
+        world.propose(A, text);
+    }
+    world.settle();
+    world.cut(A, C);
+    world.cut(B, C);
+    world.propose(A, "four");
+    world.settle();
+    release(world.node(A), 4);
+    release(world.node(C), 2);
+    world.connect(A, C);
+    for _ in 0..20 {
+        let said = &world.node(C).sent;
+        assert!(!said.iter().any(|(_, message)| matches!(message, Message::Mismatch { .. })), "{said:?}");
+        world.hop();
+        world.sync_all();
+    }
+    assert_eq!(world.node(C).log.end().lsn, Lsn::new(4));
+    assert_eq!(world.committed(C), 4);
+    assert!(world.node(A).asked.is_empty(), "no snapshot is needed");
+}

@@ -66,13 +66,13 @@ pub enum FaultKind {
     AcceptanceLost,
     /// Nobody reaches the control plane for a while.
     MasterAway,
-    /// A node comes back with an empty disk (O6). No seed draws it yet: one of thirty did not end with it.
+    /// A node comes back with an empty disk (O6).
     DiskEmptied,
 }
 
 impl FaultKind {
-    /// All kinds that seeds draw, in the order of the enumeration.
-    pub const ALL: [Self; 25] = [
+    /// All kinds, in the order of the enumeration.
+    pub const ALL: [Self; 26] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
         Self::PowerCutAll,
@@ -98,6 +98,7 @@ impl FaultKind {
         Self::AssignedAtDeath,
         Self::AcceptanceLost,
         Self::MasterAway,
+        Self::DiskEmptied,
     ];
 
     /// How it is printed.
