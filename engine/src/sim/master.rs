@@ -22,8 +22,8 @@ pub(super) struct ScriptedMaster {
     directories: BTreeMap<NodeId, DirectoryId>,
     newest: Option<Assignment>,
     activated: Option<Assignment>,
-    /// The voters of every epoch whose activation was accepted.
-    in_force: BTreeMap<Epoch, Vec<NodeId>>,
+    /// Every assignment whose activation was accepted.
+    in_force: BTreeMap<Epoch, Assignment>,
 }
 
 /// What the control plane answers to a report of activation.
@@ -103,7 +103,7 @@ impl ScriptedMaster {
     /// A leader reports that its epoch's start is durable on a majority (I1, I3).
     pub(super) fn hear_activated(&mut self, epoch: Epoch) -> Answer {
         let Some(newest) = self.newest.as_ref().filter(|newest| newest.epoch == epoch) else { return Answer::Refused };
-        if self.in_force.insert(epoch, newest.voters.clone()).is_some() {
+        if self.in_force.insert(epoch, newest.clone()).is_some() {
             return Answer::AcceptedBefore;
         }
         self.activated = Some(newest.clone());
@@ -115,9 +115,9 @@ impl ScriptedMaster {
         self.newest.as_ref().is_some_and(|newest| epoch <= newest.epoch)
     }
 
-    /// The voters of an epoch, if its activation was accepted.
-    pub(super) fn voters_in_force(&self, epoch: Epoch) -> Option<&[NodeId]> {
-        self.in_force.get(&epoch).map(Vec::as_slice)
+    /// The assignment of an epoch, if its activation was accepted.
+    pub(super) fn in_force(&self, epoch: Epoch) -> Option<&Assignment> {
+        self.in_force.get(&epoch)
     }
 
     pub(super) const fn newest(&self) -> Option<&Assignment> {
@@ -213,8 +213,8 @@ mod tests {
         let second = master.assign(NodeId::new(2), nodes([1, 2, 3]), vec![]);
         assert!(second.epoch > first.epoch);
         assert_eq!(master.hear_activated(first.epoch), Answer::Refused);
-        assert_eq!(master.voters_in_force(second.epoch), None, "not yet");
-        assert_eq!(master.voters_in_force(first.epoch), Some(nodes([1, 2, 3]).as_slice()), "what it committed, counts");
+        assert_eq!(master.in_force(second.epoch), None, "not yet");
+        assert_eq!(master.in_force(first.epoch), Some(&first), "what it committed, counts");
         assert!(master.has_made(second.epoch) && !master.has_made(Epoch::new(VERSION, 3)));
     }
 }

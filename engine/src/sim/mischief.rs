@@ -98,7 +98,8 @@ impl World {
         self.count(FaultKind::DiskEmptied);
         self.stop(id, Death::Power)?;
         self.tell(|| format!("node {id} will come back with an empty disk"));
-        self.node(id).empty_disk();
+        let log = self.log;
+        self.node(id).empty_disk(log);
         Ok(())
     }
 

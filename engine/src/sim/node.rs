@@ -23,8 +23,9 @@ pub(super) struct SimNode {
     /// Rises with each start.
     pub(super) life: u64,
     pub(super) disk: VirtualDisk,
-    /// How many disks it has had before.
+    /// How many disks it has had before, and up to where each held its log durably.
     pub(super) disks: u64,
+    pub(super) lost: BTreeMap<DirectoryId, Lsn>,
     /// The state's store; it goes back to its last flush when the power fails.
     pub(super) store: MemStore,
     /// Up to here it survives that.
@@ -148,6 +149,7 @@ impl SimNode {
             life: 0,
             disk: VirtualDisk::with_seed(id.get()),
             disks: 0,
+            lost: BTreeMap::new(),
             store: MemStore::new(),
             flushed: Lsn::ZERO,
             staging: None,
@@ -170,7 +172,9 @@ impl SimNode {
     }
 
     /// Its disk is gone, and an empty one in its place (O6). It is not running.
-    pub(super) fn empty_disk(&mut self) {
+    pub(super) fn empty_disk(&mut self, log: LogId) {
+        let end = self.before.as_ref().map_or(Lsn::ZERO, |core| core.durable_end(log).lsn);
+        self.lost.insert(self.directory(), end);
         self.disks += 1;
         self.disk = VirtualDisk::with_seed(self.id.get() + 1000 * self.disks);
         (self.store, self.flushed) = (MemStore::new(), Lsn::ZERO);

@@ -4,7 +4,7 @@ use super::checker::{Checker, Violation};
 use super::event::Event;
 use super::node::{ShardLog, SimNode};
 use super::world::World;
-use crate::model::{Epoch, LogPosition, Lsn, NodeId};
+use crate::model::{Assignment, Epoch, LogPosition, Lsn, NodeId};
 use crate::replica::{LogView, Phase};
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -40,11 +40,17 @@ impl World {
     /// Its own voters, and not those of whatever was activated since: a leader that was superseded, and does not
     /// know it, may still hear of what a majority held before it promised away.
     fn witness_first(&mut self, id: NodeId, position: LogPosition, epoch: Epoch) -> Result<(), Violation> {
-        let Some(voters) = self.master.voters_in_force(epoch).map(<[NodeId]>::to_vec) else {
+        let Some(Assignment { voters, directories, .. }) = self.master.in_force(epoch).cloned() else {
             let what = format!("node {id} commits LSN {} in epoch {epoch}, which is not activated", position.lsn);
             return Err(Violation::new("I3", what));
         };
-        let holders = voters.iter().filter(|holder| self.holds_durably(**holder, position)).count();
+        // Of the disk that has the vote; one that was lost meanwhile held it as far as its log went.
+        let holds = |voter: &&NodeId| match directories.get(voter) {
+            Some(disk) if *disk == self.nodes[*voter].directory() => self.holds_durably(**voter, position),
+            Some(disk) => self.nodes[*voter].lost.get(disk).is_some_and(|end| position.lsn <= *end),
+            None => false,
+        };
+        let holders = voters.iter().filter(holds).count();
         self.totals.batches += 1;
         Checker::on_first_commit(id, position, holders, voters.len())
     }
