@@ -113,45 +113,32 @@ number_id!(NodeId, u64);
 number_id!(ShardId, u64);
 number_id!(NamespaceId, u32);
 
-impl ClusterId {
-    /// The cluster with these uuid bytes.
-    #[must_use]
-    pub const fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
+macro_rules! uuid_id {
+    ($name:ident) => {
+        impl $name {
+            /// The one with these uuid bytes.
+            #[must_use]
+            pub const fn new(bytes: [u8; 16]) -> Self {
+                Self(bytes)
+            }
 
-    /// The uuid's bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
+            /// The uuid's bytes.
+            #[must_use]
+            pub const fn as_bytes(&self) -> &[u8; 16] {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                uuid(&self.0, f)
+            }
+        }
+    };
 }
 
-impl DirectoryId {
-    /// The directory with these uuid bytes.
-    #[must_use]
-    pub const fn new(bytes: [u8; 16]) -> Self {
-        Self(bytes)
-    }
-
-    /// The uuid's bytes.
-    #[must_use]
-    pub const fn as_bytes(&self) -> &[u8; 16] {
-        &self.0
-    }
-}
-
-impl fmt::Display for ClusterId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        uuid(&self.0, f)
-    }
-}
-
-impl fmt::Display for DirectoryId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        uuid(&self.0, f)
-    }
-}
+uuid_id!(ClusterId);
+uuid_id!(DirectoryId);
 
 /// The usual text of a uuid: 8-4-4-4-12 hexadecimal digits.
 fn uuid(bytes: &[u8; 16], f: &mut fmt::Formatter<'_>) -> fmt::Result {

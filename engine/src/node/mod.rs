@@ -197,8 +197,8 @@ pub struct NodeOptions {
     /// What the log of one of several nodes keeps, though nobody needs it any more. A node that is alone goes by the policies of
     /// its namespaces.
     pub retention: Retention,
-    /// Bytes of its log that a leader keeps beyond that for each follower that is connected, and behind a snapshot that somebody
-    /// fetches. Whoever falls further behind is given a snapshot.
+    /// Bytes of its log that a leader keeps, if they are more than that, for followers that are connected, and behind a snapshot that
+    /// somebody fetches. Whoever falls further behind is given a snapshot.
     pub follower_log_bytes: u64,
     /// Bytes of snapshots that it reads and sends a second, at the most; 0: as many as there are.
     pub snapshot_bytes_per_second: u64,

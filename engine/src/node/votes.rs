@@ -141,7 +141,8 @@ impl Shard {
     }
 
     fn may_readmit(&self) -> bool {
-        let serves = self.replica.phase() == Some(Phase::Serving) && self.state.closing.is_none();
+        let is_over = self.state.closing.is_some() || self.state.failed;
+        let serves = self.replica.phase() == Some(Phase::Serving) && !is_over;
         let Some(assignment) = self.replica.assignment().filter(|_| serves) else { return false };
         let is_here = |voter: &NodeId| self.directory_of(*voter).is_some();
         let end = self.replica.end().lsn.get();

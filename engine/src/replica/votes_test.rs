@@ -1,8 +1,8 @@
 //! A vote is a disk's: a node that comes back with an empty one has promised nothing that it knows of (O6).
 
 use super::replica_test::{A, B, C, Node, World};
-use super::{Input, Phase, ReadTicket};
-use crate::model::{Assignment, DirectoryId, Epoch, NodeId};
+use super::{Input, LogView as _, Phase, ReadTicket};
+use crate::model::{Assignment, DirectoryId, Epoch, Lsn, NodeId};
 
 const NEW: DirectoryId = DirectoryId::new([9; 16]);
 
@@ -178,4 +178,33 @@ fn i1_a_leader_with_another_disk_counts_the_others_alone() {
     world.propose(C, "two");
     world.settle();
     assert_eq!(world.committed(C), 3, "A alone is no majority");
+    // Nor does it confirm its own reads.
+    world.node(C).said.clear();
+    world.node(C).step(Input::Read(ReadTicket(1)));
+    world.settle();
+    assert!(world.node(C).said.is_empty(), "I7: {:?}", world.node(C).said);
+}
+
+#[test]
+fn i1_what_one_disk_acknowledged_is_not_counted_for_another() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, B);
+    let old = world.node(C).clone();
+    empty(&mut world, C);
+    world.propose(A, "the new disk has it");
+    world.settle();
+    assert_eq!((world.node(C).log.end().lsn, world.committed(A)), (Lsn::new(2), 1));
+    // The disk that has the vote is back, in the same epoch, and has the first record only.
+    for other in [A, B] {
+        world.cut(C, other);
+    }
+    *world.node(C) = old;
+    world.node(A).step(Input::PeerUp(C, DirectoryId::default()));
+    world.propose(A, "two");
+    world.node(A).sync();
+    assert_eq!(world.committed(A), 1, "it said nothing yet");
+    world.node(C).step(Input::PeerUp(A, DirectoryId::default()));
+    world.settle();
+    assert_eq!(world.committed(A), 3);
 }

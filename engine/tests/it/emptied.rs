@@ -3,6 +3,7 @@
 use crate::processes::{PATIENCE, Processes, free_addresses};
 use serde_json::Value;
 use std::process::Output;
+use tokio::runtime::Runtime;
 use towline::client::Client;
 use towline::model::Read;
 
@@ -28,14 +29,20 @@ fn term(status: &Value) -> u64 {
     status["epoch"]["term"].as_u64().unwrap_or(0)
 }
 
-/// What node 1 and node 3 acknowledged is at neither of the two that are left: nobody can lead.
-#[test]
-fn i1_a_voter_whose_disk_was_emptied_helps_nobody_to_lead_and_votes_again_when_it_has_everything() {
+/// Three servers, of which node 1 leads, and 50 keys at each.
+fn begun() -> (Runtime, Processes, Client) {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut all = Processes::start_all();
+    let all = Processes::start_all();
     all.until("node 1 leads", 0, |status| status["serving"] == true);
     let client = runtime.block_on(all.client());
     runtime.block_on(write(&client, 0..50));
+    (runtime, all, client)
+}
+
+/// What node 1 and node 3 acknowledged is at neither of the two that are left: nobody can lead.
+#[test]
+fn i1_a_voter_whose_disk_was_emptied_helps_nobody_to_lead_and_votes_again_when_it_has_everything() {
+    let (runtime, mut all, client) = begun();
     all.kill(1);
     runtime.block_on(write(&client, 50..100));
     all.kill(0);
@@ -72,11 +79,7 @@ fn i1_a_voter_whose_disk_was_emptied_helps_nobody_to_lead_and_votes_again_when_i
 /// three would take with them what they alone acknowledged.
 #[test]
 fn i1_the_first_leader_comes_back_with_an_empty_disk_and_leads_nobody() {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    let mut all = Processes::start_all();
-    all.until("node 1 leads", 0, |status| status["serving"] == true);
-    let client = runtime.block_on(all.client());
-    runtime.block_on(write(&client, 0..50));
+    let (runtime, mut all, client) = begun();
     all.kill(0);
     all.empty(0);
     // One of the two that have everything is away: the other one and the empty disk are no majority.

@@ -16,11 +16,11 @@ const VALUE_BYTES: usize = 32 << 10;
 /// Of values that lie in files of their own in the state.
 const LARGE_BYTES: usize = 200 << 10;
 
-/// Runs a test of this file by itself, in a directory of which a part lies on a file system of so many MiB.
-fn inside(test: &str, part: &str, mebibytes: usize) {
+/// Runs a test of this program by itself, in a directory of which a part lies on a file system of so many MiB.
+pub(crate) fn inside(test: &str, part: &str, mebibytes: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let script = r#"mkdir "$1/$2" && mount -t tmpfs -o size="$3"m tmpfs "$1/$2" || exit 77
-        exec "$4" --exact "full_disk::$5" --ignored --nocapture"#;
+    let script = r#"mkdir -p "$1/$2" && mount -t tmpfs -o size="$3"m tmpfs "$1/$2" || exit 77
+        exec "$4" --exact "$5" --ignored --nocapture"#;
     let size = mebibytes.to_string();
     let output = Command::new("unshare")
         .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
@@ -41,7 +41,8 @@ fn inside(test: &str, part: &str, mebibytes: usize) {
     assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
 }
 
-fn directory() -> PathBuf {
+/// Where the inner test finds its directory.
+pub(crate) fn directory() -> PathBuf {
     PathBuf::from(std::env::var_os(DIRECTORY).expect("the outer test names it"))
 }
 
@@ -101,7 +102,7 @@ fn writes_until_full_and_after(part: &str, full: Disk, ballast_mebibytes: usize,
 /// Fault D10.
 #[test]
 fn while_the_disk_of_the_state_is_full_reads_go_on_and_what_was_taken_is_written_when_there_is_room() {
-    inside("inner_state", "state", 152);
+    inside("full_disk::inner_state", "state", 152);
 }
 
 #[test]
@@ -113,7 +114,7 @@ fn inner_state() {
 /// Fault D10, where a flush writes files of large values.
 #[test]
 fn the_same_holds_of_values_that_lie_in_files_of_their_own() {
-    inside("inner_state_of_large_values", "state", 152);
+    inside("full_disk::inner_state_of_large_values", "state", 152);
 }
 
 #[test]
@@ -125,7 +126,7 @@ fn inner_state_of_large_values() {
 /// Fault D9, as the engine's callers see it.
 #[test]
 fn while_the_disk_of_the_log_is_full_reads_go_on_and_what_was_taken_is_written_when_there_is_room() {
-    inside("inner_log", "wal", 864);
+    inside("full_disk::inner_log", "wal", 864);
 }
 
 #[test]

@@ -205,41 +205,19 @@ fn each_of_several_nodes_lets_its_own_log_go_and_who_keeps_up_never_needs_a_snap
 
 mod full_disk {
     use super::*;
+    use crate::full_disk::{directory, inside};
     use std::process::Command;
-
-    /// Where the inner test finds its directory.
-    const DIRECTORY: &str = "TOWLINE_SNAPSHOT_DISK";
 
     /// D10, of the receiver: it says what it needs, waits, and goes on when there is room.
     #[test]
     fn a_snapshot_that_has_no_room_waits_for_it_and_harms_nobody() {
-        let directory = tempfile::tempdir().unwrap();
-        let script = r#"mkdir -p "$1/node-2/snapshots" && mount -t tmpfs -o size=4m tmpfs "$1/node-2/snapshots" || exit 77
-            exec "$2" --exact snapshots::full_disk::inner --ignored --nocapture"#;
-        let output = Command::new("unshare")
-            .args(["--user", "--map-root-user", "--mount", "sh", "-c", script, "sh"])
-            .args([directory.path().to_path_buf(), std::env::current_exe().unwrap()])
-            .env(DIRECTORY, directory.path())
-            .output();
-        let no_namespaces = match &output {
-            Err(_) => true,
-            Ok(output) => {
-                output.status.code() == Some(77) || String::from_utf8_lossy(&output.stderr).contains("unshare")
-            }
-        };
-        if no_namespaces {
-            eprintln!("skipped: no user namespaces here, so no small file system: {output:?}");
-            return;
-        }
-        let output = output.unwrap();
-        let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-        assert!(output.status.success() && said.contains("1 passed"), "{}: {said}", output.status);
+        inside("snapshots::full_disk::inner", "node-2/snapshots", 4);
     }
 
     #[test]
     #[ignore = "part of the test above, which makes its file system"]
     fn inner() {
-        let place = PathBuf::from(std::env::var_os(DIRECTORY).expect("the outer test names it"));
+        let place = directory();
         let small = place.join("node-2/snapshots");
         let mut cluster = Cluster::in_place(&with_rate(0), &place);
         fall_behind(&mut cluster, 300);

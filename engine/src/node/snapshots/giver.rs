@@ -155,8 +155,12 @@ impl GiverThread {
             },
             GiveOrder::Read { ask, epoch, snapshot, index } => {
                 let bytes = self.read(&ask, snapshot, index);
+                let took = bytes.as_ref().map_or(0, bytes::Bytes::len);
                 let input = Input::SnapshotRead { peer: ask.peer, epoch, snapshot, index, bytes };
                 answer(&ask.events, Answer::Given { peer: ask.peer, session: ask.session, input });
+                // Behind the answer, or a slow rate keeps whoever waits for it from all progress. The others' reads and writes of the
+                // disk, and their bytes on the wire, have the rest; a node that closes is told so by the next order.
+                self.pace.took(took, &self.shared.closing);
             }
             GiveOrder::Begin(done) => {
                 self.find();
@@ -258,9 +262,7 @@ impl GiverThread {
                 } else {
                     tracing::debug!(peer = %ask.peer, shard = %ask.shard, at = %snapshot.at.lsn, index, "a part of a snapshot");
                 }
-                // The others' reads and writes of the disk, and their bytes on the wire, have the rest. If the node closes nobody
-                // waits for it any more.
-                self.pace.took(bytes.len(), &self.shared.closing).then_some(bytes)
+                Some(bytes)
             }
             Err(error) => {
                 let at = snapshot.at.lsn;
