@@ -383,7 +383,7 @@ fn directory(
 
 fn group_view(group: &ScannedGroup) -> GroupView {
     let own = group.own.as_deref().unwrap_or_default();
-    let entries = own.iter().filter_map(|r| if let Record::Batch(entry) = r { Some(entry) } else { None });
+    let entries = own.iter().filter_map(Record::batch);
     let batches: Vec<BatchView> = entries
         .zip(&group.batches)
         .map(|(entry, batch)| BatchView {

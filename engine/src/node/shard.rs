@@ -245,6 +245,10 @@ impl LogView for ShardLog<'_> {
     fn suspect(&self) -> Option<Lsn> {
         self.wal.cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
     }
+
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        self.wal.damaged(self.log)
+    }
 }
 
 impl Shard {

@@ -39,6 +39,11 @@ impl Replica {
             Message::SnapshotChunk { epoch, snapshot, index, bytes } => {
                 self.snapshot_chunk(from, epoch, (snapshot, index), bytes, out);
             }
+            Message::Damaged { ranges, .. } => self.damage_told(from, ranges, now_micros, log, out),
+            Message::MendWanted { epoch, after, to, bytes_max } => {
+                self.mend_wanted(from, epoch, after, to, bytes_max, log, out);
+            }
+            Message::Mend { after, batches, .. } => self.mend_received(from, after, batches, log, out),
         }
     }
 
@@ -156,6 +161,11 @@ impl Replica {
                 }
                 self.truncate(before, out); // A suffix that lost.
             }
+            if self.damage.sound_to() < batch.last_lsn() {
+                last = before; // It is mended first, and says then where its log ends.
+                self.seek_mend(log, out);
+                break;
+            }
             self.append(batch, out);
         }
         self.matched = self.matched.max(last.lsn);
@@ -173,7 +183,9 @@ impl Replica {
     pub(super) fn acknowledge(&self, out: &mut Vec<Output>) {
         let Some(leader) = self.promise.leader else { return };
         let synced = if planted(Mutant::AcknowledgeBeforeSync) { self.end.lsn } else { self.durable.lsn };
-        let durable = if planted(Mutant::AcknowledgeUnmatched) { synced } else { self.matched.min(synced) };
+        let sound = if planted(Mutant::AcknowledgeDamaged) { Lsn::MAX } else { self.damage.sound_to() };
+        let matched = if planted(Mutant::AcknowledgeUnmatched) { synced } else { self.matched };
+        let durable = matched.min(synced).min(sound);
         if leader != self.id && self.connected.contains(&leader) && self.matched > Lsn::ZERO {
             let message = Message::Appended { epoch: self.promise.epoch, durable };
             out.push(Output::Send { to: leader, message });
@@ -211,8 +223,9 @@ impl Replica {
         }
     }
 
-    pub(super) fn peer_up(&mut self, peer: NodeId, out: &mut Vec<Output>) {
+    pub(super) fn peer_up(&mut self, peer: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.insert(peer);
+        self.damage_peer_up(peer, log, out);
         if let Some(leadership) = &mut self.leadership {
             leadership.connect(peer);
             let message = Message::Fence { epoch: leadership.epoch(), leader: self.id };
@@ -224,6 +237,7 @@ impl Replica {
     pub(super) fn peer_down(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.remove(&peer);
         self.fetching = self.fetching.filter(|fetching| fetching.from != peer);
+        self.damage_peer_down(peer, log, out);
         if self.leadership.is_some() {
             self.lost_peer(peer, now_micros, log, out);
         }
@@ -250,6 +264,10 @@ impl Replica {
                 out.push(Output::Send { to: peer, message: Message::Fetched { epoch, after, batches } });
             }
             ReadPurpose::Fetch(_) => {} // Asked in an epoch that is over.
+            ReadPurpose::Mend { epoch, to } => {
+                batches.retain(|batch| batch.last_lsn() <= to.lsn);
+                out.push(Output::Send { to: peer, message: Message::Mend { epoch, after, batches } });
+            }
         }
     }
 }

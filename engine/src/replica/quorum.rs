@@ -62,6 +62,9 @@ pub enum QuorumLost {
     /// A majority was connected, and what waited came no nearer to being durable there.
     #[error("a majority of the voters makes nothing durable")]
     NothingDurable,
+    /// Everybody who was there has promised, and something of the log that is to be taken over can't be read by any of them.
+    #[error("a part of the log can't be read at any voter that it reaches")]
+    Damaged,
     /// A majority was connected, and did not say that its promise still stands.
     #[error("a majority of the voters confirms no read")]
     NothingConfirmed,
@@ -126,17 +129,24 @@ fn reaches_majority(leader: NodeId, voters: &[NodeId], connected: &BTreeSet<Node
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
-fn log_mark(leadership: &Leadership, voters: &[NodeId], committed: Lsn, end: Lsn) -> Option<Mark> {
+fn log_mark(
+    leadership: &Leadership,
+    voters: &[NodeId],
+    (committed, end): (Lsn, Lsn),
+    damaged: &[(Lsn, Lsn)],
+) -> Option<Mark> {
+    let damaged: u64 = damaged.iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
     let secured = leadership.quorum.secured.get();
     match leadership.phase {
         Phase::Fencing => {
             let promised = voters.iter().filter(|voter| leadership.promises.contains_key(voter)).count();
             Some((0, promised as u64))
         }
-        Phase::Adopting { .. } => Some((1, end.get())),
-        Phase::Starting => Some((2, secured)),
+        Phase::Mending => Some((1, u64::MAX - damaged)),
+        Phase::Adopting { .. } => Some((2, end.get())),
+        Phase::Starting => Some((3, secured)),
         Phase::Activating => None,
-        Phase::Serving => (committed < end).then_some((3, secured)),
+        Phase::Serving => (committed < end).then_some((4, secured)),
     }
 }
 
@@ -166,7 +176,7 @@ impl Replica {
         let voters = if leadership.start.is_none() { &assignment.fence } else { &assignment.voters };
         let is_alone = voters[..] == [id];
         let away = !reaches_majority(id, voters, &self.connected);
-        let log = log_mark(leadership, voters, committed, end).filter(|_| !is_alone);
+        let log = log_mark(leadership, voters, (committed, end), self.damage.ranges()).filter(|_| !is_alone);
         let reads = leadership.reads.newest().filter(|_| !is_alone).map(|_| (0, leadership.reads.rounds_ended()));
         let quorum = &mut leadership.quorum;
         quorum.voters.look(away.then_some((0, 0)));
@@ -189,7 +199,13 @@ impl Replica {
             (QuorumLost::NothingDurable, quorum.log.pass(elapsed)),
             (QuorumLost::NothingConfirmed, quorum.reads.pass(elapsed)),
         ];
+        let lacks = matches!(leadership.phase, Phase::Adopting { .. }) && leadership.asked.is_none();
+        let lacks = lacks || leadership.phase == Phase::Mending;
         let lost = waits.into_iter().find(|(_, waited)| *waited >= bound);
+        let lost = lost.map(|(reason, waited)| match reason {
+            QuorumLost::NothingDurable if lacks => (QuorumLost::Damaged, waited),
+            reason => (reason, waited),
+        });
         if let Some((reason, _)) = lost.filter(|_| !planted(Mutant::NeverStepDown)) {
             self.step_down(reason, out);
         }

@@ -18,6 +18,7 @@ pub(super) struct TestLog {
     pub(super) batches: Vec<Batch>,
     pub(super) durable: usize,
     suspect: Option<Lsn>,
+    pub(super) damaged: Vec<Lsn>,
 }
 
 impl TestLog {
@@ -54,6 +55,9 @@ impl LogView for TestLog {
     fn suspect(&self) -> Option<Lsn> {
         self.suspect
     }
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        self.damaged.iter().map(|lsn| (*lsn, *lsn)).collect()
+    }
 }
 
 /// One node: a replica, its log, and what it has not synced.
@@ -71,7 +75,7 @@ pub(super) struct Node {
 
 impl Node {
     fn new(id: NodeId, log: LogId) -> Self {
-        let log = TestLog { id: log, start: LogPosition::origin(log), batches: Vec::new(), durable: 0, suspect: None };
+        let log = TestLog { id: log, start: LogPosition::origin(log), batches: Vec::new(), durable: 0, suspect: None, damaged: vec![] };
         let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log);
         Self {
             replica,

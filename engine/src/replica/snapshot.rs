@@ -14,7 +14,7 @@
 use super::mark::InstallMark;
 use super::{DisconnectReason, LogView, LogWrite, Output, Phase, Purpose, Replica};
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Epoch, LogPosition, Message, NodeId, SnapshotId};
+use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use bytes::Bytes;
 
 /// A snapshot that this replica is fetching.
@@ -208,6 +208,9 @@ impl Replica {
         self.durable = LogPosition::origin(self.log_id);
         self.matched = self.matched.min(to.lsn);
         self.suspect = self.suspect.map(|_| to.lsn.next());
+        if self.damage.cut_off(Lsn::ZERO) {
+            self.announce_damage(out);
+        }
         if let Some(leadership) = &mut self.leadership {
             leadership.tail.clear();
             leadership.tail_bytes = 0;
@@ -234,7 +237,7 @@ impl Replica {
     }
 
     /// Says what the log is, so that the leader begins to feed it where the two logs part.
-    fn say_log(&self, log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn say_log(&self, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some(leader) = self.promise.leader.filter(|leader| self.connected.contains(leader)) else { return };
         let message = Message::Mismatch { epoch: self.promise.epoch, prev: self.end.lsn, log: self.summary(log) };
         out.push(Output::Send { to: leader, message });

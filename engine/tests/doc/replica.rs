@@ -48,4 +48,7 @@ impl LogView for Memory {
     fn suspect(&self) -> Option<Lsn> {
         None
     }
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        Vec::new()
+    }
 }

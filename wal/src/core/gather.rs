@@ -289,15 +289,29 @@ impl LogCore {
             };
             let entry = entry_at(&batch, at);
             // A truncation may have overtaken the batch in memory; on disk it follows it.
-            let placed = self.index.get_mut(entry.log).and_then(|state| state.place(&entry.position(), segment, at));
+            let placed = self.index.get_mut(entry.log).and_then(|state| match before {
+                Some(_) => state.place(&entry.position(), segment, at),
+                None => {
+                    state.note_segment(segment);
+                    state.mends.place(&entry.position(), segment, at)
+                }
+            });
             if let Some(before) = placed {
                 self.segments.moved(before, segment, room_of(1, u64::from(entry.len)));
             }
-            active.footer.batch(entry, before);
-            laid.own.push(Record::Batch(entry));
-            laid.group
-                .marks
-                .push(Mark { log: entry.log, to: Reached::Batch { last: entry.last, offset: entry.offset } });
+            let BatchEntry { log, last, offset, .. } = entry;
+            let (record, to) = match before {
+                Some(before) => {
+                    active.footer.batch(entry, before);
+                    (Record::Batch(entry), Reached::Batch { last, offset })
+                }
+                None => {
+                    active.footer.record(&Record::Mended(entry));
+                    (Record::Mended(entry), Reached::Mended { last, offset })
+                }
+            };
+            laid.own.push(record);
+            laid.group.marks.push(Mark { log, to });
             laid.batches.push(batch.bytes().clone());
             laid.placed.push((at, batch));
             at = at.saturating_add(entry.len);

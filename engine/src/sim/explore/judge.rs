@@ -119,6 +119,9 @@ pub(super) fn when_quiet(fixed: &Fixed<'_>, steps: &Steps, world: &World) -> Res
     for voter in fixed.scope.voters(turn) {
         let facts = steps.facts(world.nodes[place(*voter)]);
         let end = Lsn::new(led.accepted.len() as u64);
+        if let Some(lsn) = facts.damaged.first() {
+            return stuck(format!("node {} can't read LSN {lsn}", voter.get()));
+        }
         if facts.durable != led.accepted || facts.accepted != led.accepted || facts.committed != end {
             return stuck(format!(
                 "node {} holds {} of {} batches, and knows {} as committed",
@@ -136,7 +139,10 @@ const fn known(world: &World) -> Option<u16> {
     world.committed.checked_sub(1)
 }
 
-/// How many of these voters hold the position durably. One that says from where it may lack something counts: what is
+/// How many of these voters hold the position durably. One whose copy rots counts: it is asked to keep its place, and to get it
+/// again; what it acknowledges meanwhile, its own step sees (`node`).
+///
+/// One that says from where it may lack something counts: what is
 /// asked of it is that it goes on saying so until it holds it again.
 fn holders(steps: &Steps, world: &World, voters: &[NodeId], lsn: Lsn, position: u16) -> usize {
     let holds = |voter: &&NodeId| {

@@ -42,6 +42,10 @@ pub(super) enum Happening {
     GivesUp,
     /// The node's state is durable as far as it is applied, and the log before that is released.
     Releases,
+    /// The batch at this place of the disk can't be read any more, and the node comes upon that.
+    Rots {
+        at: u8,
+    },
     /// The node starts again, without the last batch that was durable, and knows that it may lack it.
     Loses,
 }
@@ -82,6 +86,8 @@ pub(super) struct ModelLog {
     pub(super) durable: Vec<Batch>,
     pub(super) promise: Promise,
     pub(super) suspect: Option<Lsn>,
+    /// Batches on the disk that can't be read; each has one record.
+    pub(super) damaged: Vec<Lsn>,
     pub(super) under_way: VecDeque<(Ticket, LogWrite)>,
 }
 
@@ -115,6 +121,15 @@ impl LogView for ModelLog {
     fn suspect(&self) -> Option<Lsn> {
         self.suspect
     }
+
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        // What is cut off is not damaged any more, though it is on the disk still.
+        let here = self.damaged.iter().filter(|lsn| {
+            let durable = self.durable.iter().find(|batch| batch.first_lsn() == **lsn);
+            durable.is_some_and(|batch| self.position_at(**lsn) == Some(batch.position()))
+        });
+        here.map(|lsn| (*lsn, *lsn)).collect()
+    }
 }
 
 impl ModelLog {
@@ -124,6 +139,12 @@ impl ModelLog {
                 return Err(Violation::new("I2", format!("{} does not follow the log's end", batch.position())));
             }
             LogWrite::Append(batch) => self.accepted.push(batch.clone()),
+            LogWrite::Mend(batch) => {
+                let at = batch.position();
+                if self.position_at(at.lsn) != Some(at) || !self.damaged.contains(&at.lsn) {
+                    return Err(Violation::new("I2", format!("{at} is put again, and it is not what was there")));
+                }
+            }
             LogWrite::Truncate(to) => self.accepted.retain(|batch| batch.last_lsn() <= to.lsn),
             LogWrite::Reset { to, .. } => {
                 self.accepted.clear();
@@ -140,7 +161,11 @@ impl ModelLog {
         let (ticket, write) = self.under_way.pop_front()?;
         match write {
             LogWrite::Append(batch) => self.durable.push(batch),
-            LogWrite::Truncate(to) => self.durable.retain(|batch| batch.last_lsn() <= to.lsn),
+            LogWrite::Mend(batch) => self.damaged.retain(|lsn| *lsn != batch.last_lsn()),
+            LogWrite::Truncate(to) => {
+                self.durable.retain(|batch| batch.last_lsn() <= to.lsn);
+                self.damaged.retain(|lsn| *lsn <= to.lsn);
+            }
             LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
             LogWrite::Settle => self.suspect = None,
             LogWrite::Mark(bytes) => self.mark = InstallMark::decode(&bytes).unwrap_or(self.mark),
@@ -152,6 +177,7 @@ impl ModelLog {
     /// What is on the disk begins here, and there is no mark any more.
     fn reset(&mut self, to: LogPosition) {
         self.durable.clear();
+        self.damaged.clear();
         (self.durable_start, self.mark) = (to, InstallMark::NONE);
         self.suspect = self.suspect.map(|_| to.lsn.next());
     }
@@ -162,7 +188,8 @@ impl ModelLog {
             return Vec::new();
         }
         let same = self.accepted.iter().zip(&self.durable).take_while(|(one, other)| one == other);
-        same.map(|(batch, _)| batch).filter(|batch| batch.first_lsn() > after.lsn).cloned().collect()
+        let batches = same.map(|(batch, _)| batch).filter(|batch| batch.first_lsn() > after.lsn);
+        batches.take_while(|batch| !self.damaged.contains(&batch.first_lsn())).cloned().collect()
     }
 }
 
@@ -177,6 +204,7 @@ impl Node {
             durable: Vec::new(),
             promise: Promise::NONE,
             suspect: None,
+            damaged: Vec::new(),
             under_way: VecDeque::new(),
         };
         let node = node_id(place);
@@ -197,6 +225,12 @@ impl Node {
                 Some((peer, after, purpose)) => Input::LogRead { peer, purpose, after, batches: self.log.read(after) },
                 None => return Ok(effects),
             },
+            Happening::Rots { at } => {
+                let batch = self.log.durable.get(usize::from(at));
+                self.log.damaged.extend(batch.map(Batch::first_lsn));
+                self.log.damaged.sort_unstable();
+                Input::DamageFound
+            }
             Happening::Assigned(assignment) => Input::Assign(assignment),
             Happening::Accepted(epoch) => Input::ActivationAccepted(epoch),
             Happening::Writes => match self.sealed() {
@@ -280,6 +314,12 @@ impl Node {
                 self.log.accept(ticket, write)?;
             }
             Output::Send { to: peer, message } => {
+                if let Message::Appended { durable, .. } = &message
+                    && let Some(lsn) = self.log.damaged.iter().find(|lsn| *lsn <= durable)
+                {
+                    let what = format!("it acknowledges up to {durable}, and can't read {lsn}");
+                    return Err(Violation::new("I1", what));
+                }
                 if let Message::Promise { epoch, .. } = &message {
                     self.said = self.said.max(*epoch);
                 }
@@ -349,7 +389,8 @@ impl Node {
 
     fn release(&mut self) {
         let Some(to) = self.releasable() else { return };
-        let ModelLog { start, durable_start, accepted, durable, .. } = &mut self.log;
+        let ModelLog { start, durable_start, accepted, durable, damaged, .. } = &mut self.log;
+        damaged.retain(|lsn| *lsn > to.lsn);
         (*start, *durable_start, self.state) = (to, to, to);
         accepted.retain(|batch| batch.last_lsn() > to.lsn);
         durable.retain(|batch| batch.last_lsn() > to.lsn);
@@ -362,6 +403,8 @@ impl Node {
         log.under_way.clear();
         self.reads.clear();
         (log.accepted, log.start) = (log.durable.clone(), log.durable_start);
+        // As the write-ahead log has it: what an open finds damaged is in doubt from there on.
+        log.suspect = log.suspect.into_iter().chain(log.damaged.first().copied()).min();
         let opening = log.mark.opening(self.state, (log.start, log.end()), log.position_at(self.state.lsn));
         match opening {
             Opening::Whole => {}
@@ -383,7 +426,8 @@ impl Node {
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
         let Self { id: _, replica, log, reads, state, said } = self;
-        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, under_way } = log;
+        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, damaged, under_way } =
+            log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);
         for batches in [accepted, durable] {
@@ -394,10 +438,15 @@ impl Node {
             at.is_some().hash(&mut into);
             at.iter().for_each(|at| position(at, &mut into));
         }
+        damaged.hash(&mut into);
         (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
             match write {
                 LogWrite::Append(batch) => position(&batch.position(), &mut into),
+                LogWrite::Mend(batch) => {
+                    6_u8.hash(&mut into);
+                    position(&batch.position(), &mut into);
+                }
                 LogWrite::Truncate(to) => {
                     1_u8.hash(&mut into);
                     position(to, &mut into);
@@ -412,8 +461,13 @@ impl Node {
             }
         }
         for (peer, after, purpose) in reads {
-            let epoch = if let ReadPurpose::Fetch(epoch) = purpose { Some(epoch) } else { None };
-            (peer, epoch).hash(&mut into);
+            let (epoch, to) = match purpose {
+                ReadPurpose::CatchUp => (None, None),
+                ReadPurpose::Fetch(epoch) => (Some(epoch), None),
+                ReadPurpose::Mend { epoch, to } => (Some(epoch), Some(to)),
+            };
+            (peer, epoch, to.is_some()).hash(&mut into);
+            to.iter().for_each(|to| position(to, &mut into));
             position(after, &mut into);
         }
         into.digest128()

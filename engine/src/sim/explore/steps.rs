@@ -37,6 +37,7 @@ pub(super) struct Facts {
     pub(super) promised: Epoch,
     pub(super) committed: Lsn,
     pub(super) suspect: Option<Lsn>,
+    pub(super) damaged: Box<[Lsn]>,
     pub(super) under_way: u8,
     pub(super) reads: bool,
     /// A snapshot is being installed.
@@ -168,6 +169,7 @@ impl Steps {
             promised: node.replica.promise().epoch,
             committed: node.replica.committed(),
             suspect: node.log.suspect,
+            damaged: node.log.damaged.as_slice().into(),
             under_way: u8::try_from(node.log.under_way.len()).unwrap_or(u8::MAX),
             reads: !node.reads.is_empty(),
             installs: node
@@ -275,7 +277,11 @@ const fn answers(happening: &Happening) -> Option<Epoch> {
         | Message::Confirm { .. }
         | Message::SnapshotOffer { .. }
         | Message::SnapshotWanted { .. }
-        | Message::SnapshotChunk { .. } => None,
+        | Message::SnapshotChunk { .. }
+        // And of damage by anybody.
+        | Message::Damaged { .. }
+        | Message::MendWanted { .. }
+        | Message::Mend { .. } => None,
     }
 }
 
@@ -297,7 +303,10 @@ fn frequent(happening: &Happening) -> Option<usize> {
         Happening::Up(peer) => Some(3 + place(*peer)),
         Happening::Down(peer) => Some(3 + NODES + place(*peer)),
         Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 3),
-        Happening::Hears { .. } | Happening::Assigned(_) | Happening::Accepted(_) => None,
+        Happening::Hears { .. }
+        | Happening::Assigned(_)
+        | Happening::Accepted(_)
+        | Happening::Rots { .. } => None,
     }
 }
 
@@ -322,6 +331,7 @@ pub(super) fn key(happening: &Happening) -> u128 {
         Happening::Reads => 9_u8.hash(&mut into),
         Happening::GivesUp => 10_u8.hash(&mut into),
         Happening::Releases => 11_u8.hash(&mut into),
+        Happening::Rots { at } => (12_u8, at).hash(&mut into),
     }
     into.digest128()
 }

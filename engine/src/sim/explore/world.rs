@@ -4,7 +4,7 @@ use super::judge;
 use super::master;
 use super::node::{Happening, Node};
 use super::scope::{NODES, Scope, Turn, node_id, place};
-use super::steps::{Outcome, Steps};
+use super::steps::{Facts, Outcome, Steps};
 use crate::control::ConfigMaster;
 use crate::model::{ClusterId, LogId, ShardId};
 use crate::replica::DisconnectReason;
@@ -43,6 +43,8 @@ pub(super) enum Action {
     GiveUp(usize),
     /// A node releases its log.
     Release(usize),
+    /// A batch rots on a node's disk, the one at this place.
+    Rot(usize, u8),
 }
 
 impl Action {
@@ -62,6 +64,7 @@ impl Action {
             Self::Read(node) => (10, node, 0),
             Self::GiveUp(node) => (11, node, 0),
             Self::Release(node) => (12, node, 0),
+            Self::Rot(node, at) => (13, node, at as usize),
         };
         (kind << 12 | a << 8 | b) as u16
     }
@@ -81,7 +84,8 @@ impl Action {
             9 => Self::Write(a),
             10 => Self::Read(a),
             11 => Self::GiveUp(a),
-            _ => Self::Release(a),
+            12 => Self::Release(a),
+            _ => Self::Rot(a, (packed & 0xff) as u8),
         }
     }
 }
@@ -107,6 +111,7 @@ pub(super) struct World {
     losses: u8,
     ends: u8,
     releases: u8,
+    rots: u8,
     /// The highest position that any replica ever called committed; 0 before the first, else its number and one.
     pub(super) committed: u16,
     /// Messages on the way: direction (sender, receiver) and happening; in order of directions, and of sending in each.
@@ -135,6 +140,7 @@ impl World {
             losses: fixed.scope.losses,
             ends: fixed.scope.ends,
             releases: fixed.scope.releases,
+            rots: fixed.scope.rots,
             ..Self::default()
         };
         for (low, high) in PAIRS {
@@ -205,14 +211,32 @@ impl World {
             if self.losses > 0 && !facts.durable.is_empty() {
                 into.push(Action::Lose(node));
             }
+            if self.rots > 0 {
+                into.extend(self.rotting(scope, steps, node).map(|at| Action::Rot(node, at)));
+            }
         }
+    }
+
+    /// The batches of a node's disk that may rot: another that it talks to has them.
+    fn rotting<'a>(&self, scope: &Scope, steps: &'a Steps, node: usize) -> impl Iterator<Item = u8> + use<'a> {
+        let others: Vec<&Facts> = (0..NODES)
+            .filter(|other| *other != node && scope.talk(node.min(*other), node.max(*other)))
+            .map(|other| steps.facts(self.nodes[other]))
+            .collect();
+        let facts = steps.facts(self.nodes[node]);
+        facts.durable.iter().enumerate().filter_map(move |(at, position)| {
+            let lsn = steps.position(*position).lsn;
+            let has = |facts: &Facts| Facts::holds(&facts.durable, lsn, *position) && !facts.damaged.contains(&lsn);
+            let may = has(facts) && Facts::holds(&facts.accepted, lsn, *position) && others.iter().any(|other| has(other));
+            u8::try_from(at).ok().filter(|_| may)
+        })
     }
 
     /// Whether anything happens without a fault, a write or a new assignment.
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
         choices.iter().all(|choice| {
-            use Action::{Assign, Break, Crash, GiveUp, Lose, Release, Write};
-            matches!(choice, Assign | Break(..) | Crash(..) | GiveUp(_) | Lose(_) | Release(_) | Write(_))
+            use Action::{Assign, Break, Crash, GiveUp, Lose, Release, Rot, Write};
+            matches!(choice, Assign | Break(..) | Crash(..) | GiveUp(_) | Lose(_) | Release(_) | Rot(..) | Write(_))
         })
     }
 
@@ -254,6 +278,10 @@ impl World {
             Action::Release(node) => {
                 world.releases -= 1;
                 world.happens(fixed, steps, node, Happening::Releases)?;
+            }
+            Action::Rot(node, at) => {
+                world.rots -= 1;
+                world.happens(fixed, steps, node, Happening::Rots { at })?;
             }
             Action::Crash(node, survive) => {
                 world.crashes -= 1;
@@ -410,6 +438,7 @@ impl World {
             losses,
             ends,
             releases,
+            rots,
             committed,
             messages,
         } = self;
@@ -418,7 +447,7 @@ impl World {
         into.push(bytes(*up, *assigned, *reported, *accepted));
         into.push(bytes(*untold, *written, *crashes, *breaks));
         into.push(u32::from(*committed) << 16 | u32::from(*ends) << 8 | u32::from(*losses));
-        into.push(u32::from(*releases) << 24 | messages.len() as u32);
+        into.push(u32::from(*releases << 4 | *rots) << 24 | messages.len() as u32);
         for (direction, happening) in messages {
             assert!(*happening < 1 << 24, "more than 16 million happenings do not fit beside a direction");
             into.push(u32::from(*direction >> 4 << 2 | *direction & 3) << 24 | happening);
@@ -447,7 +476,8 @@ impl World {
             breaks,
             losses: (c & 0xff) as u8,
             ends: (c >> 8 & 0xff) as u8,
-            releases: (d >> 24) as u8,
+            releases: (d >> 28) as u8,
+            rots: (d >> 24 & 0xf) as u8,
             committed: (c >> 16) as u16,
             messages: words[8..end].iter().map(message).collect(),
         };
