@@ -261,16 +261,11 @@ impl Replica {
         let Phase::Adopting { source, target } = leadership.phase else { return };
         let Some(best) = leadership.promises.get(&source).map(|promise| &promise.log) else { return };
         let next = after.lsn.next();
-        let shared = |node: &NodeId, log: &LogSummary| {
-            if *node == source { target.lsn } else { adopt::common_point(log, best).min(target.lsn) }
-        };
-        let others = leadership.promises.iter().map(|(node, promise)| (*node, shared(node, &promise.log)));
-        let first = std::iter::once((source, target.lsn));
-        leadership.asked = first
-            .chain(others)
-            .filter(|(node, _)| *node != self.id && self.connected.contains(node))
-            .find(|(node, to)| *node == source && !self.damage.is_damaged_at(*node, next)
-                || *to >= next && !self.damage.is_damaged_at(*node, next));
+        let shared = |log: &LogSummary| adopt::common_point(log, best).min(target.lsn);
+        let others = leadership.promises.iter().map(|(node, promise)| (*node, shared(&promise.log)));
+        let may = |node: &NodeId| self.connected.contains(node) && !self.damage.is_damaged_at(*node, next);
+        let first = std::iter::once((source, target.lsn)).filter(|(node, _)| may(node));
+        leadership.asked = first.chain(others.filter(|(node, to)| *to >= next && may(node))).next();
         if let Some((to, _)) = leadership.asked {
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
             out.push(Output::Send { to, message: Message::Fetch { epoch: self.promise.epoch, after, bytes_max } });
@@ -324,7 +319,9 @@ impl Replica {
         }
         self.trim_tail();
         if self.end.lsn >= target.lsn {
-            self.start_epoch(now_micros, log, out);
+            if !self.mends_first(log, out) {
+                self.start_epoch(now_micros, log, out);
+            }
             return;
         }
         self.fetch_from(self.end, out);

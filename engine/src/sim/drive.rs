@@ -54,7 +54,11 @@ impl World {
                     self.totals.adoptions += 1;
                 }
                 let log = self.log;
-                let batches = self.node(id).read(log, after.lsn, bytes_max)?;
+                let (batches, is_new_damage) = self.node(id).read(log, after.lsn, bytes_max)?;
+                if is_new_damage {
+                    self.tell(|| format!("node {id} comes upon what can't be read, behind {}", after.lsn));
+                    self.step(id, Input::DamageFound)?;
+                }
                 self.step(id, Input::LogRead { peer, purpose, after, batches })
             }
             asked @ (Output::TakeSnapshot { .. }
@@ -110,6 +114,15 @@ impl World {
         let kind = HardStateKind::Snapshot;
         let entries = match write {
             LogWrite::Append(batch) => vec![Entry::Batch(batch)],
+            LogWrite::Mend(batch) => {
+                self.totals.mended += 1;
+                self.tell(|| format!("node {id} puts LSN {} to {} again", batch.first_lsn(), batch.last_lsn()));
+                let Some(SimNode { running: Some(running), disk, .. }) = self.nodes.get_mut(&id) else { return Ok(()) };
+                for lsn in [batch.first_lsn().prev(), batch.last_lsn()] {
+                    running.log.load_index(disk, log, lsn);
+                }
+                vec![Entry::Mend(batch)]
+            }
             LogWrite::Truncate(to) => {
                 self.totals.truncations += 1;
                 self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
@@ -312,7 +325,14 @@ impl World {
             return Ok(());
         }
         let bytes_max = usize::try_from(self.chance.between(1, 64 * 1024)).unwrap_or(usize::MAX);
-        let mut batches = self.node(id).read(log, applied, bytes_max)?;
+        let (mut batches, is_new_damage) = self.node(id).read(log, applied, bytes_max)?;
+        if is_new_damage {
+            self.tell(|| format!("node {id} comes upon what can't be read, and applies nothing behind {applied}"));
+            self.step(id, Input::DamageFound)?;
+        }
+        if batches.is_empty() {
+            return Ok(());
+        }
         batches.retain(|batch| batch.last_lsn() <= applicable);
         let Some(running) = &mut self.node(id).running else { return Ok(()) };
         let effects = running
@@ -355,7 +375,9 @@ impl World {
 
     /// N11: what apply could not decode is refused before it reaches the log.
     pub(super) fn decodable(message: &crate::model::Message) -> bool {
-        let (crate::model::Message::Append { batches, .. } | crate::model::Message::Fetched { batches, .. }) = message
+        let (crate::model::Message::Append { batches, .. }
+        | crate::model::Message::Fetched { batches, .. }
+        | crate::model::Message::Mend { batches, .. }) = message
         else {
             return true;
         };

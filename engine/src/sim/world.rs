@@ -230,6 +230,7 @@ impl World {
             Event::Flush { node, life } => self.flush_state(node, life),
             Event::Answer { node, life, input } => self.answer(node, life, *input)?,
             Event::Snapshot { node, life, step } => self.snapshot_step(node, life, step)?,
+            Event::Scrub { node, life } => self.scrub(node, life)?,
             Event::Assign { node, assignment } => {
                 if self.nodes[&node].running.is_some() {
                     self.step(node, Input::Assign(*assignment))?;

@@ -114,6 +114,9 @@ impl LogCore {
         self.queue_bytes -= group.weight;
         for mark in &group.marks {
             let Some(state) = self.index.get_mut(mark.log) else { continue };
+            if let Reached::Mended { last, .. } = mark.to {
+                state.is_mended(last, group.segment);
+            }
             if let Some(at) = state.reached(mark, group.segment).filter(|at| at.lsn > state.durable.lsn) {
                 state.durable = at;
             }

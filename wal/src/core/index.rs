@@ -579,7 +579,9 @@ impl LogState {
             }
         }
         // Who reads what is left of the log's older segments finds the same gaps again, and needs to hear of their end.
-        if let Some(oldest) = self.oldest.filter(|_| self.damaged.iter().any(|range| range.last > to.lsn)) {
+        let was_mended = self.mends.end().is_some_and(|end| end.lsn > to.lsn);
+        let was_damaged = was_mended || self.damaged.iter().any(|range| range.last > to.lsn);
+        if let Some(oldest) = self.oldest.filter(|_| was_damaged) {
             freed.touch(oldest);
         }
         self.damaged.retain(|range| range.first <= to.lsn);

@@ -138,15 +138,18 @@ impl Mends {
     }
 
     /// The ranges, in order and each LSN once, without what these batches cover: all of them, or those that can be read.
-    fn uncovered(&self, ranges: &[DamagedSlot], by_written_only: bool) -> Vec<DamagedSlot> {
+    fn uncovered<'a>(
+        &self,
+        ranges: impl Iterator<Item = &'a DamagedSlot>,
+        by_written_only: bool,
+    ) -> Vec<DamagedSlot> {
         let mut left: Vec<DamagedSlot> = Vec::new();
-        for range in ranges.iter().chain(&self.noted) {
+        for range in ranges {
             let mut next = range.first;
-            for mended in self.batches.iter().filter(|mended| mended.is_written || !by_written_only) {
+            let start = self.batches.partition_point(|mended| mended.slot.last < next);
+            let over = self.batches.iter().skip(start).take_while(|mended| mended.slot.first <= range.last);
+            for mended in over.filter(|mended| mended.is_written || !by_written_only) {
                 let Slot { first, last, .. } = mended.slot;
-                if first > range.last || last < next {
-                    continue;
-                }
                 if next < first {
                     left.push(DamagedSlot { first: next, last: first.prev(), ..*range });
                 }
@@ -170,25 +173,40 @@ impl Mends {
 impl LogState {
     /// What can't be read and was not put again, in the order of the log.
     pub(crate) fn still_damaged(&self) -> Vec<DamagedSlot> {
-        self.mends.uncovered(&self.damaged, false)
+        self.mends.uncovered(self.damaged.iter().chain(&self.mends.noted), false)
     }
 
     /// What a reader from `first` to `last` comes upon.
     pub(crate) fn damage_between(&self, first: Lsn, last: Lsn) -> Option<DamagedSlot> {
-        if self.damaged.is_empty() && self.mends.noted.is_empty() {
-            return None;
-        }
         let overlaps = |range: &&DamagedSlot| range.first <= last && range.last >= first;
-        self.mends.uncovered(&self.damaged, true).iter().find(overlaps).copied()
+        let near = self.damaged.iter().chain(&self.mends.noted).filter(overlaps);
+        self.mends.uncovered(near, true).iter().find(overlaps).copied()
     }
 
     /// Damage that an open found and that is in the way of what is appended: it begins at or before `reaches`.
     pub(crate) fn damage_before(&self, reaches: Lsn) -> Option<Lsn> {
-        if self.damaged.is_empty() {
-            return None;
+        let near = self.damaged.iter().filter(|range| range.first <= reaches);
+        self.mends.uncovered(near, false).first().map(|range| range.first)
+    }
+
+    /// A batch that was put again is durable: what it lies over is damaged no more, in this life.
+    pub(crate) fn is_mended(&mut self, end: Lsn, segment: u64) {
+        let Some(mended) = self.mends.at(end).filter(|mended| mended.slot.segment == segment) else { return };
+        let Slot { first, last, .. } = mended.slot;
+        for ranges in [&mut self.damaged, &mut self.mends.noted] {
+            let (over, mut left): (Vec<_>, Vec<_>) =
+                ranges.drain(..).partition(|range| range.first <= last && range.last >= first);
+            for range in over {
+                left.extend(Some(DamagedSlot { last: first.prev(), ..range }).filter(|range| range.first <= range.last));
+                left.extend(Some(DamagedSlot { first: last.next(), ..range }).filter(|range| range.first <= range.last));
+            }
+            *ranges = left;
         }
-        let mends = Mends { noted: Vec::new(), ..self.mends.clone() };
-        mends.uncovered(&self.damaged, false).iter().map(|range| range.first).find(|first| *first <= reaches)
+    }
+
+    /// The same of all that an open found.
+    pub(crate) fn all_are_mended(&mut self) {
+        self.damaged = self.still_damaged();
     }
 
     /// Puts a batch again.

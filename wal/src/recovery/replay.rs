@@ -570,13 +570,14 @@ impl Replay {
         }
         for (_, state) in self.index.iter_mut() {
             // Also when the damage is truncated away: what was there is still missing.
-            for range in state.still_damaged() {
+            state.all_are_mended();
+            for range in &state.damaged {
                 state.cut = Some(state.cut.map_or(range.first, |cut| cut.min(range.first)));
             }
         }
         for (log, state) in self.index.iter() {
             self.report.cuts.extend(state.cut.map(|from| crate::core::Cut { log, from }));
-            self.report.damaged.extend(state.still_damaged().iter().map(|range| range.of(log)));
+            self.report.damaged.extend(state.damaged.iter().map(|range| range.of(log)));
         }
         self.report.clean_close = self.clean;
         self.report.batches = self.folded;

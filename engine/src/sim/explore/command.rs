@@ -19,6 +19,8 @@ const QUICK: &[&str] = &[
     "1:123 2:123 writes 2 ends 1",
     "=1:12 2:123 writes 1 crashes 1 releases 1",
     "=1:12 3:123 writes 1 crashes 1 releases 2",
+    "1:12 2:12 writes 2 crashes 1 rots 1",
+    "1:123 2:123 writes 1 rots 1 prompt",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -34,12 +36,16 @@ const LARGE: &[&str] = &[
     "1:123 2:123 writes 1 breaks 1 ends 1",
     "=1:123 2:123 writes 1 breaks 1 releases 1",
     "=1:123 3:123 1:123 writes 1 releases 1",
+    "=1:123 2:123 writes 1 crashes 1 rots 2 prompt",
+    "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
 ];
 /// Where a planted bug is looked for.
 const HUNT: &[&str] = &[
     "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
     "1:12 2:12 writes 1 ends 1",
     "=1:123 2:123 1:123 2:123 writes 1 prompt",
+    "1:12 2:12 writes 2 crashes 1 rots 1",
+    "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
     "1:123 2:123 writes 2",
     "1:123 2:123 writes 2 crashes 1",
     "1:123 2:123 writes 2 losses 1",

@@ -88,6 +88,8 @@ pub(super) struct ModelLog {
     pub(super) suspect: Option<Lsn>,
     /// Batches on the disk that can't be read; each has one record.
     pub(super) damaged: Vec<Lsn>,
+    /// An open found some of it: nothing is appended until it is put again.
+    refuses: bool,
     pub(super) under_way: VecDeque<(Ticket, LogWrite)>,
 }
 
@@ -137,6 +139,9 @@ impl ModelLog {
         match &write {
             LogWrite::Append(batch) if !batch.follows(&self.end()) => {
                 return Err(Violation::new("I2", format!("{} does not follow the log's end", batch.position())));
+            }
+            LogWrite::Append(_) if self.refuses && !LogView::damaged(self).is_empty() => {
+                return Err(Violation::new("I8", "something is appended to a log that an open found damaged".into()));
             }
             LogWrite::Append(batch) => self.accepted.push(batch.clone()),
             LogWrite::Mend(batch) => {
@@ -205,6 +210,7 @@ impl Node {
             promise: Promise::NONE,
             suspect: None,
             damaged: Vec::new(),
+            refuses: false,
             under_way: VecDeque::new(),
         };
         let node = node_id(place);
@@ -405,6 +411,7 @@ impl Node {
         (log.accepted, log.start) = (log.durable.clone(), log.durable_start);
         // As the write-ahead log has it: what an open finds damaged is in doubt from there on.
         log.suspect = log.suspect.into_iter().chain(log.damaged.first().copied()).min();
+        log.refuses = !log.damaged.is_empty();
         let opening = log.mark.opening(self.state, (log.start, log.end()), log.position_at(self.state.lsn));
         match opening {
             Opening::Whole => {}
@@ -426,7 +433,7 @@ impl Node {
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
         let Self { id: _, replica, log, reads, state, said } = self;
-        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, damaged, under_way } =
+        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, damaged, refuses, under_way } =
             log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);
@@ -438,7 +445,7 @@ impl Node {
             at.is_some().hash(&mut into);
             at.iter().for_each(|at| position(at, &mut into));
         }
-        damaged.hash(&mut into);
+        (damaged, *refuses && !damaged.is_empty()).hash(&mut into);
         (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
             match write {
