@@ -169,8 +169,8 @@ pub enum Message {
         /// Its bytes.
         bytes: Bytes,
     },
-    /// What of the sender's log can't be read: all of it, and none where nothing is damaged any more. Said before the promise, and
-    /// again when it changes.
+    /// What of the sender's log can't be read: all of it, and none where nothing is damaged any more. Said before the promise,
+    /// and again when it changes.
     Damaged {
         /// The epoch that the sender promised.
         epoch: Epoch,

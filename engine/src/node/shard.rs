@@ -58,6 +58,8 @@ pub(super) enum Event {
     /// A message came on it, with what it holds of the connection's window; its records are known to decode.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
     Message(NodeId, u64, Message, usize),
+    /// Who read the log came upon what can't be read.
+    DamageFound,
     /// Batches that were asked for were read.
     LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
     /// The applier is done with its task, or can't be now.
@@ -161,6 +163,8 @@ pub(super) struct ShardState {
     began: Instant,
     closing: Option<Instant>,
     pub(super) failed: bool,
+    /// What of the log can't be read, as was told last.
+    pub(super) damaged: Vec<(Lsn, Lsn)>,
     bytes_sent_before: u64,
     pub(super) batch_bytes: (u64, u64),
 }
@@ -205,6 +209,7 @@ impl ShardState {
             began: now(),
             closing: None,
             failed: false,
+            damaged: Vec::new(),
             bytes_sent_before: 0,
             batch_bytes: (0, 0),
         }
@@ -343,6 +348,11 @@ impl Shard {
             Event::Persisted(ticket) => {
                 self.step(Input::Persisted(ticket));
                 self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages);
+                self.look_at_damage();
+            }
+            Event::DamageFound => {
+                self.step(Input::DamageFound);
+                self.look_at_damage();
             }
             Event::Read => {
                 if let Some(newest) = self.reads.take() {
@@ -482,7 +492,7 @@ impl Shard {
     /// Applies everything that is committed and durable here; one task at a time, so that what gathers meanwhile is
     /// applied in one write.
     fn apply(&mut self) -> bool {
-        if self.state.applying || self.state.failed {
+        if self.state.applying || self.state.failed || self.awaits_mend(self.applied.lsn.next()) {
             return false;
         }
         let applicable = self.replica.applicable();

@@ -254,8 +254,8 @@ impl Replica {
         true
     }
 
-    /// Asks for what is behind `after` in the log that is adopted: whose log it is, or, where that can't read it, whoever else has
-    /// promised and has the same (one intact copy is enough). Nobody: it waits for more promises, and for somebody to be mended.
+    /// Asks for what is behind `after` in the log that is adopted: whose log it is, or, where that can't read it, whoever else
+    /// has promised and has the same (one intact copy is enough). Nobody: it waits for more promises, and for somebody to be mended.
     fn fetch_from(&mut self, after: LogPosition, out: &mut Vec<Output>) {
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Phase::Adopting { source, target } = leadership.phase else { return };

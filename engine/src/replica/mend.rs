@@ -1,7 +1,7 @@
 //! What of the log can't be read any more, and how it comes back: from any replica that has it.
 //!
-//! A batch that rots at rest is still known by name: its LSNs, its epoch, and the chain at its end, which covers everything before
-//! it. So a damaged log tells as well as any other *what it held* (`adopt`), and only can't give it away. What follows from that:
+//! A batch that rots at rest is still known by name: its LSNs, its epoch, and the chain at its end, which covers everything
+//! before it. So a damaged log tells as well as any other *what it held* (`adopt`), and only can't give it away. What follows from that:
 //! - It is never cut off for being damaged, nor is another log adopted over it: it may be the only one that tells of a record
 //!   that is committed (I1, faults D15).
 //! - It is not acknowledged past its damage, by nobody, the leader's own disk included: a majority that holds a record holds it
@@ -10,8 +10,8 @@
 //!
 //! Whoever has damage asks one peer after the other, its leader first, for the batches between two positions that it knows. Only
 //! who has both has the very batches, since the chain at the second covers them. What comes must follow, batch by batch, and end
-//! where the own log says that a batch ended; what does not is refused, counted, and asked for elsewhere. Where everybody was asked
-//! and has nothing, it waits: for a peer to come, or to say that it was mended itself. A leader that waits so for as long as its
+//! where the own log says that a batch ended; what does not is refused, counted, and asked for elsewhere. Where everybody was
+//! asked and has nothing, it waits: for a peer to come, or to say that it was mended itself. A leader that waits so for as long as its
 //! bound says leads no more, and says why (`quorum`); nothing is cut off (D16).
 
 use super::{LogView, LogWrite, Output, Phase, Purpose, ReadPurpose, Replica};
@@ -26,6 +26,8 @@ use towline_wal::Batch;
 pub(super) struct Damage {
     /// First and last LSN, in order.
     ranges: Vec<(Lsn, Lsn)>,
+    /// Up to here the log may have been read for the state before it was known to be damaged.
+    read_to: Lsn,
     /// Who was asked, and for what.
     asked: Option<Asked>,
     /// Who has nothing of it, or is not believed.
@@ -49,8 +51,9 @@ impl std::hash::Hash for Asked {
 }
 
 impl Damage {
-    pub(super) fn of(log: &dyn LogView) -> Self {
-        Self { ranges: within(log.damaged(), log.end().lsn), ..Self::default() }
+    /// Of a log that was just opened, with a state that has everything up to `applied`.
+    pub(super) fn of(log: &dyn LogView, applied: Lsn) -> Self {
+        Self { ranges: within(log.damaged(), log.end().lsn), read_to: applied, ..Self::default() }
     }
 
     pub(super) fn ranges(&self) -> &[(Lsn, Lsn)] {
@@ -64,6 +67,13 @@ impl Damage {
     /// The last LSN before the first damage.
     pub(super) fn sound_to(&self) -> Lsn {
         self.ranges.first().map_or(Lsn::MAX, |(first, _)| first.prev())
+    }
+
+    /// Up to where the log can be read for the state: damage of what it may hold already is not in the way, nor does what may
+    /// be applied ever become less.
+    pub(super) fn readable_to(&self) -> Lsn {
+        let next = self.ranges.iter().find(|(_, last)| *last > self.read_to);
+        next.map_or(Lsn::MAX, |(first, _)| first.prev().max(self.read_to))
     }
 
     /// Whether a peer said that it can't read this.
@@ -140,6 +150,7 @@ impl Replica {
             self.seek_mend(log, out);
             return;
         }
+        self.damage.read_to = self.applicable();
         self.damage.ranges = ranges;
         self.damage.refused_by.clear();
         if planted(Mutant::TruncateDamage) {

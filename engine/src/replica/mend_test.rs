@@ -54,7 +54,8 @@ fn a_leader_asks_its_followers_and_feeds_a_slow_one_when_it_has_it_again() {
     world.connect(A, C);
     world.settle();
     assert_eq!(damaged(&mut world, A), []);
-    assert_eq!(world.node(C).log.batches, world.node(A).log.batches.clone());
+    let led = world.node(A).log.batches.clone();
+    assert_eq!(world.node(C).log.batches, led);
 }
 
 /// D14.

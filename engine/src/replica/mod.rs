@@ -164,7 +164,7 @@ impl Replica {
             durable: log.durable_end(),
             committed: committed.min(end.lsn),
             matched: Lsn::ZERO,
-            damage: Damage::of(log),
+            damage: Damage::of(log, committed.min(end.lsn)),
             mends_refused: 0,
             suspect: log.suspect(),
             told_since_doubt: None,
@@ -233,10 +233,10 @@ impl Replica {
         self.end
     }
 
-    /// What may be applied: committed, and durable here (the chain of positions), up to what can't be read.
+    /// What may be applied: committed, and durable here (the chain of positions), up to what the open found that can't be read.
     #[must_use]
     pub fn applicable(&self) -> Lsn {
-        self.committed.min(self.durable.lsn).min(self.damage.sound_to())
+        self.committed.min(self.durable.lsn).min(self.damage.readable_to())
     }
 
     /// Whether the log took an `Append` of this epoch whose batches end at `last`.

@@ -303,7 +303,9 @@ impl World {
 
     fn schedule_apply(&mut self, id: NodeId) {
         let Some(running) = &mut self.node(id).running else { return };
-        if running.applying || running.applier.applied().lsn >= running.replica.applicable() {
+        let next = running.applier.applied().lsn.next();
+        let is_damaged = running.replica.damaged().iter().any(|(first, last)| *first <= next && *last >= next);
+        if running.applying || next > running.replica.applicable() || is_damaged {
             return;
         }
         running.applying = true;

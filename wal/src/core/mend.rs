@@ -56,6 +56,18 @@ impl Mends {
         self.batches.get(i).filter(|mended| mended.slot.first <= lsn)
     }
 
+    /// Whether all of a range was put again.
+    pub(crate) fn covers(&self, first: Lsn, last: Lsn) -> bool {
+        let mut next = first;
+        while let Some(mended) = self.at(next) {
+            if mended.slot.last >= last {
+                return true;
+            }
+            next = mended.slot.last.next();
+        }
+        false
+    }
+
     /// The last batch that ends at or before `lsn`.
     pub(crate) fn at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
         let after = self.batches.partition_point(|mended| mended.slot.last <= lsn);
@@ -266,8 +278,8 @@ impl LogState {
 }
 
 impl LogCore {
-    /// Says that a planned batch could not be read ([`Extent::read`]: `Corrupt`): from here on its range is damaged, as if an open
-    /// had found that, and can be put again ([`Entry::Mend`](super::Entry::Mend)). Unlike what an open finds it does not keep the
+    /// Says that a planned batch could not be read ([`Extent::read`]: `Corrupt`): from here on its range is damaged, as if an
+    /// open had found that, and can be put again ([`Entry::Mend`](super::Entry::Mend)). Unlike what an open finds it does not keep the
     /// log from growing. It is forgotten with this life; who reads it then finds it again. `false`: it is not there any more.
     ///
     /// ```

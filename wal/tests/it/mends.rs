@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
-use towline_wal::inspect::inspect_io;
+use towline_wal::inspect::{inspect_io, verify_io};
 use towline_wal::io::segment_name;
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
 use towline_wal::{Batch, Entry, Epoch, LogId, LogPosition, Lsn, Options, ReadError, SubmitError};
@@ -275,10 +275,13 @@ fn mended_lives(seed: u64) {
         assert!(world.core.damaged(*log).is_empty(), "nothing is damaged any more, and nothing is said to be");
         world.append_synced(*log, 1, 50);
     }
+    world.disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let verified = verify_io(&mut world.disk).unwrap();
+    assert!(verified.damaged().is_empty(), "nor by who reads the files: {:?}", verified.damaged());
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 100, ..ProptestConfig::default() })]
     #[test]
     fn every_crash_leaves_the_log_as_damaged_as_it_was_or_mended(seed: u64) {
         mended_lives(seed);

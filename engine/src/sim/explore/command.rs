@@ -64,7 +64,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses` and `ends` (of leaders that give up) and `releases` (of logs) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
+    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs) and `rots` (of batches) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Scope>,
     /// Give a search up at so many states; then it proves nothing.
