@@ -109,10 +109,7 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         (
             "message_damaged.bin",
-            Message::Damaged {
-                epoch,
-                ranges: vec![(Lsn::new(3), Lsn::new(3)), (Lsn::new(70), Lsn::new(300))],
-            },
+            Message::Damaged { epoch, ranges: vec![(Lsn::new(3), Lsn::new(3)), (Lsn::new(70), Lsn::new(300))] },
         ),
         ("message_mend_wanted.bin", Message::MendWanted { epoch, after, to: position(1024, 6, 95), bytes_max: 65_536 }),
         ("message_mend.bin", Message::Mend { epoch, after, batches: batches() }),

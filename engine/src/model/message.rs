@@ -6,7 +6,9 @@
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
 use super::ids::NodeId;
-use super::limits::{APPEND_BATCHES_MAX, DAMAGED_RANGES_NAMED_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
+use super::limits::{
+    APPEND_BATCHES_MAX, DAMAGED_RANGES_NAMED_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX,
+};
 use super::snapshot_id::SnapshotId;
 use bytes::{Bytes, BytesMut};
 use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn};
@@ -522,7 +524,8 @@ impl Message {
                 Self::SnapshotChunk { epoch: epoch.into(), snapshot, index, bytes: chunk }
             }
             MessageV1::Damaged { epoch, ranges } => {
-                let ranges = ranges.into_iter().map(|(first, last)| (Lsn::new(first), Lsn::new(last))).collect::<Vec<_>>();
+                let ranges =
+                    ranges.into_iter().map(|(first, last)| (Lsn::new(first), Lsn::new(last))).collect::<Vec<_>>();
                 check_ranges(&ranges)?;
                 Self::Damaged { epoch: epoch.into(), ranges }
             }

@@ -4,6 +4,7 @@ use super::replica_test::{A, B, C, World};
 use super::{Input, Output, Phase, QuorumLost};
 use crate::model::{Epoch, Lsn, Message, NodeId};
 use std::time::Duration;
+use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
 /// A led, and all have LSN 1 to 4, committed.
 fn whole() -> World {
@@ -86,6 +87,7 @@ fn a_new_leader_without_a_record_takes_it_from_the_one_that_can_read_it() {
     assert_eq!(world.committed(A), 3);
     // B acknowledged both, and A has more behind them, which nobody else has.
     world.cut(A, B);
+    world.cut(B, C);
     world.propose(A, "four");
     world.settle();
     world.node(A).log.damaged = vec![Lsn::new(2)];
@@ -142,7 +144,10 @@ fn what_does_not_fit_is_refused_and_counted_and_asked_for_elsewhere() {
     });
     let (epoch, after): (Epoch, _) = wanted.expect("it asks");
     world.node(B).sent.clear();
-    let other = world.node(A).log.batches[3].clone(); // It does not follow.
+    // It follows, and another batch was there.
+    let block = Block::encode("other".into(), 1, Compression::Never);
+    let log = world.node(A).replica.log_id;
+    let other = BatchBuilder::new(log, BatchKind::Data, after.epoch, after, 1).block(block).seal().unwrap();
     world.node(B).step(Input::Message { from: A, message: Message::Mend { epoch, after, batches: vec![other] } });
     assert_eq!(world.node(B).replica.mends_refused(), 1);
     let asked = |(to, message): &(NodeId, Message)| *to == C && matches!(message, Message::MendWanted { .. });

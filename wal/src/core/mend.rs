@@ -150,11 +150,7 @@ impl Mends {
     }
 
     /// The ranges, in order and each LSN once, without what these batches cover: all of them, or those that can be read.
-    fn uncovered<'a>(
-        &self,
-        ranges: impl Iterator<Item = &'a DamagedSlot>,
-        by_written_only: bool,
-    ) -> Vec<DamagedSlot> {
+    fn uncovered<'a>(&self, ranges: impl Iterator<Item = &'a DamagedSlot>, by_written_only: bool) -> Vec<DamagedSlot> {
         let mut left: Vec<DamagedSlot> = Vec::new();
         for range in ranges {
             let mut next = range.first;
@@ -209,8 +205,12 @@ impl LogState {
             let (over, mut left): (Vec<_>, Vec<_>) =
                 ranges.drain(..).partition(|range| range.first <= last && range.last >= first);
             for range in over {
-                left.extend(Some(DamagedSlot { last: first.prev(), ..range }).filter(|range| range.first <= range.last));
-                left.extend(Some(DamagedSlot { first: last.next(), ..range }).filter(|range| range.first <= range.last));
+                left.extend(
+                    Some(DamagedSlot { last: first.prev(), ..range }).filter(|range| range.first <= range.last),
+                );
+                left.extend(
+                    Some(DamagedSlot { first: last.next(), ..range }).filter(|range| range.first <= range.last),
+                );
             }
             *ranges = left;
         }
@@ -231,7 +231,9 @@ impl LogState {
     fn covers(ranges: &[DamagedSlot], first: Lsn, last: Lsn) -> bool {
         let mut next = first;
         while next <= last {
-            let Some(range) = ranges.iter().find(|range| range.first <= next && range.last >= next) else { return false };
+            let Some(range) = ranges.iter().find(|range| range.first <= next && range.last >= next) else {
+                return false;
+            };
             next = range.last.next();
         }
         true

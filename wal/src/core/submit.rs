@@ -195,7 +195,9 @@ impl LogCore {
             (weight - batch, batch, if batch > 0 { FOOTER_BYTES_PER_BATCH } else { weight })
         });
         let reserve = entries.iter().map(|entry| self.reserve(entry)).max().unwrap_or(0);
-        let is = |entry: &Entry| (matches!(entry, Entry::Batch(_) | Entry::Mend(_)), matches!(entry, Entry::HardState { .. }));
+        let is = |entry: &Entry| {
+            (matches!(entry, Entry::Batch(_) | Entry::Mend(_)), matches!(entry, Entry::HardState { .. }))
+        };
         let any = entries.iter().map(is).fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1));
         if any.0 && !self.takes_batches() {
             return false;

@@ -433,8 +433,19 @@ impl Node {
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
         let Self { id: _, replica, log, reads, state, said } = self;
-        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, damaged, refuses, under_way } =
-            log;
+        let ModelLog {
+            id: _,
+            start,
+            durable_start,
+            mark,
+            accepted,
+            durable,
+            promise,
+            suspect,
+            damaged,
+            refuses,
+            under_way,
+        } = log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);
         for batches in [accepted, durable] {

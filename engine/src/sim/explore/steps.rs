@@ -303,10 +303,7 @@ fn frequent(happening: &Happening) -> Option<usize> {
         Happening::Up(peer) => Some(3 + place(*peer)),
         Happening::Down(peer) => Some(3 + NODES + place(*peer)),
         Happening::Crashes { survive } => Some(3 + 2 * NODES + usize::from(*survive)).filter(|at| *at < FREQUENT - 3),
-        Happening::Hears { .. }
-        | Happening::Assigned(_)
-        | Happening::Accepted(_)
-        | Happening::Rots { .. } => None,
+        Happening::Hears { .. } | Happening::Assigned(_) | Happening::Accepted(_) | Happening::Rots { .. } => None,
     }
 }
 

@@ -227,7 +227,8 @@ impl World {
         facts.durable.iter().enumerate().filter_map(move |(at, position)| {
             let lsn = steps.position(*position).lsn;
             let has = |facts: &Facts| Facts::holds(&facts.durable, lsn, *position) && !facts.damaged.contains(&lsn);
-            let may = has(facts) && Facts::holds(&facts.accepted, lsn, *position) && others.iter().any(|other| has(other));
+            let may =
+                has(facts) && Facts::holds(&facts.accepted, lsn, *position) && others.iter().any(|other| has(other));
             u8::try_from(at).ok().filter(|_| may)
         })
     }
