@@ -274,8 +274,8 @@ impl Replica {
 
     /// Looks again for what nobody had.
     pub(super) fn adopt_if_stuck(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
-        let is_stuck = |l: &&Box<Leadership>| matches!(l.phase, Phase::Adopting { .. }) && l.asked.is_none();
-        if self.leadership.as_ref().is_some_and(|l| is_stuck(&l)) {
+        let leadership = self.leadership.as_deref();
+        if leadership.is_some_and(|l| matches!(l.phase, Phase::Adopting { .. }) && l.asked.is_none()) {
             self.adopt_again(now_micros, log, out);
         }
     }
