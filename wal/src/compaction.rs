@@ -236,6 +236,8 @@ impl<'a> Output<'a> {
                         kept.push(Kept::Batch(entry, *before, batch.bytes().clone()));
                     }
                 }
+                // A segment in which one is live is not compacted.
+                Record::Mended(_) => drop(batches.next()),
                 record if self.plan.keeps_kills && is_kill(&record) => kept.push(Kept::Record(record)),
                 _ => {}
             }

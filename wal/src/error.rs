@@ -132,6 +132,16 @@ pub enum SubmitError {
         /// First LSN of the damage.
         from: Lsn,
     },
+    /// A batch was to be put again where not all that it holds is damaged.
+    #[error("LSN {first} to {last} of log {log} is not damaged, or not all of it, and is not written again")]
+    NotDamaged {
+        /// The log.
+        log: LogId,
+        /// The batch's first LSN.
+        first: Lsn,
+        /// Its last.
+        last: Lsn,
+    },
 }
 
 impl SubmitError {
@@ -151,6 +161,7 @@ impl SubmitError {
             Self::Damaged { .. } => "TW-1010",
             Self::UnknownLog { .. } => "TW-1011",
             Self::NotLast { .. } => "TW-1012",
+            Self::NotDamaged { .. } => "TW-1013",
         }
     }
 
@@ -163,6 +174,7 @@ impl SubmitError {
             | Self::TooLarge { .. }
             | Self::UnknownLog { .. }
             | Self::NotLast { .. }
+            | Self::NotDamaged { .. }
             | Self::Empty => FaultClass::FixRequest,
             Self::Busy { .. } => FaultClass::Retry,
             Self::TooManyLogs { .. } | Self::DiskFull => FaultClass::Operator,

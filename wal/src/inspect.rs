@@ -383,7 +383,7 @@ fn directory(
 
 fn group_view(group: &ScannedGroup) -> GroupView {
     let own = group.own.as_deref().unwrap_or_default();
-    let entries = own.iter().filter_map(|r| if let Record::Batch(entry) = r { Some(entry) } else { None });
+    let entries = own.iter().filter_map(Record::batch);
     let batches: Vec<BatchView> = entries
         .zip(&group.batches)
         .map(|(entry, batch)| BatchView {
@@ -730,10 +730,14 @@ fn parts(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) ->
     for (log, state) in logs() {
         let run = state.runs.iter().find(|run| run.segment == segment);
         let entries = entries(index.as_ref(), log);
+        // What was put again counts, wherever it lies, and not what it lies over.
+        let counts = |first, last| !state.mends.covers(first, last);
         // What is unknown stands behind the batch before it.
         let mut at = 0;
         for part in run.into_iter().flat_map(|run| run.batches(run.first, entries)) {
             match part {
+                Ok(entry) if !counts(entry.first, entry.last) => {}
+                Err((first, last)) if !counts(first, last) => {}
                 Ok(entry) => {
                     at = u64::from(entry.offset);
                     parts.push((at, Part::Batch(Extent::entry(log, state, segment, entry))));
@@ -743,7 +747,8 @@ fn parts(survey: &Survey, io: &mut dyn Io, segment: u64, only: Option<LogId>) ->
                 }
             }
         }
-        let slots = state.slots.iter().filter(|slot| slot.segment == segment);
+        let slots = state.slots.iter().filter(|slot| counts(slot.first, slot.last)).chain(state.mends.slots());
+        let slots = slots.filter(|slot| slot.segment == segment);
         parts.extend(slots.map(|slot| (u64::from(slot.offset), Part::Batch(Extent::of(log, slot)))));
     }
     parts.sort_by_key(|(at, _)| *at);

@@ -110,6 +110,12 @@ fn messages() -> Vec<(&'static str, Message)> {
             "message_snapshot_chunk.bin",
             Message::SnapshotChunk { epoch, snapshot: snapshot(), index: 1, bytes: "a part of the state".into() },
         ),
+        (
+            "message_damaged.bin",
+            Message::Damaged { epoch, ranges: vec![(Lsn::new(3), Lsn::new(3)), (Lsn::new(70), Lsn::new(300))] },
+        ),
+        ("message_mend_wanted.bin", Message::MendWanted { epoch, after, to: position(1024, 6, 95), bytes_max: 65_536 }),
+        ("message_mend.bin", Message::Mend { epoch, after, batches: batches() }),
     ]
 }
 

@@ -43,6 +43,8 @@ pub const LEARNERS_MAX: usize = 8;
 /// Epochs that a log summary names: one for each change of leader since the log began. Older ones are left
 /// out from the front; a log that diverged further back is brought in by a snapshot.
 pub const EPOCHS_NAMED_MAX: usize = 1024;
+/// Damaged ranges that a replica names to others: more are told as one.
+pub const DAMAGED_RANGES_NAMED_MAX: usize = 64;
 /// A message between nodes, in bytes, batches included: at least one batch of the largest size fits.
 pub const MESSAGE_BYTES_MAX: usize = 40 * 1024 * 1024;
 /// Batches in one `Append`: bounds the work of one step.

@@ -6,7 +6,9 @@
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
 use super::ids::NodeId;
-use super::limits::{APPEND_BATCHES_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX};
+use super::limits::{
+    APPEND_BATCHES_MAX, DAMAGED_RANGES_NAMED_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX,
+};
 use super::snapshot_id::SnapshotId;
 use bytes::{Bytes, BytesMut};
 use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn};
@@ -169,6 +171,34 @@ pub enum Message {
         /// Its bytes.
         bytes: Bytes,
     },
+    /// What of the sender's log can't be read: all of it, and none where nothing is damaged any more. Said before the promise,
+    /// and again when it changes.
+    Damaged {
+        /// The epoch that the sender promised.
+        epoch: Epoch,
+        /// The ranges, first and last LSN, in order.
+        ranges: Vec<(Lsn, Lsn)>,
+    },
+    /// What lies between two positions of the sender's log is damaged: whoever has both has the very batches.
+    MendWanted {
+        /// The epoch that the sender promised; the answer names it.
+        epoch: Epoch,
+        /// Batches behind this position are wanted,
+        after: LogPosition,
+        /// up to this one.
+        to: LogPosition,
+        /// How many bytes at the most (one batch is always sent whole).
+        bytes_max: u32,
+    },
+    /// The batches that were asked for; none where the positions are not in this log, or it can't read them either.
+    Mend {
+        /// The epoch that was named.
+        epoch: Epoch,
+        /// The position that was named.
+        after: LogPosition,
+        /// The batches behind it.
+        batches: Vec<Batch>,
+    },
 }
 
 /// Why bytes are not a message.
@@ -224,6 +254,9 @@ pub enum MessageError {
     /// Its epochs are not in order, or the last is not the one in which the log ends.
     #[error("a log summary contradicts itself")]
     Summary,
+    /// Damaged ranges are not in order, or more than a message may name.
+    #[error("the damaged ranges that it names are not in order, or too many")]
+    Damaged,
 }
 
 #[derive(Encode, Decode, Clone, Copy)]
@@ -258,6 +291,9 @@ enum MessageV1 {
     SnapshotOffer { epoch: EpochV1, snapshot: SnapshotV1 },
     SnapshotWanted { epoch: EpochV1, snapshot: SnapshotV1, index: u32 },
     SnapshotChunk { epoch: EpochV1, snapshot: SnapshotV1, index: u32, bytes: u32, crc: u32 },
+    Damaged { epoch: EpochV1, ranges: Vec<(u64, u64)> },
+    MendWanted { epoch: EpochV1, after: PositionV1, to: PositionV1, bytes_max: u32 },
+    Mend { epoch: EpochV1, after: PositionV1, batches: u32 },
 }
 
 #[derive(Encode, Decode)]
@@ -398,6 +434,19 @@ impl Message {
             Self::SnapshotChunk { epoch, snapshot, index, bytes } => {
                 return encode_chunk(*epoch, snapshot, *index, bytes);
             }
+            Self::Damaged { epoch, ranges } => {
+                check_ranges(ranges)?;
+                let ranges = ranges.iter().map(|(first, last)| (first.get(), last.get())).collect();
+                (MessageV1::Damaged { epoch: (*epoch).into(), ranges }, &[])
+            }
+            Self::MendWanted { epoch, after, to, bytes_max } => {
+                let (epoch, after, to) = ((*epoch).into(), (*after).into(), (*to).into());
+                (MessageV1::MendWanted { epoch, after, to, bytes_max: *bytes_max }, &[])
+            }
+            Self::Mend { epoch, after, batches } => {
+                let (epoch, after) = ((*epoch).into(), (*after).into());
+                (MessageV1::Mend { epoch, after, batches: count(batches) }, batches)
+            }
         };
         if batches.len() > APPEND_BATCHES_MAX {
             return Err(MessageError::Batches { stated: APPEND_BATCHES_MAX, found: batches.len() });
@@ -474,12 +523,32 @@ impl Message {
                 }
                 Self::SnapshotChunk { epoch: epoch.into(), snapshot, index, bytes: chunk }
             }
+            MessageV1::Damaged { epoch, ranges } => {
+                let ranges =
+                    ranges.into_iter().map(|(first, last)| (Lsn::new(first), Lsn::new(last))).collect::<Vec<_>>();
+                check_ranges(&ranges)?;
+                Self::Damaged { epoch: epoch.into(), ranges }
+            }
+            MessageV1::MendWanted { epoch, after, to, bytes_max } => {
+                Self::MendWanted { epoch: epoch.into(), after: after.into(), to: to.into(), bytes_max }
+            }
+            MessageV1::Mend { epoch, after, batches } => Self::Mend {
+                epoch: epoch.into(),
+                after: after.into(),
+                batches: take_batches(&mut rest, batches as usize)?,
+            },
         };
         if !rest.is_empty() {
             return Err(MessageError::Batches { stated: 0, found: 1 });
         }
         Ok(message)
     }
+}
+
+/// Ranges in order, none of them empty, no more than may be named.
+fn check_ranges(ranges: &[(Lsn, Lsn)]) -> Result<(), MessageError> {
+    let in_order = ranges.is_sorted_by(|one, next| one.1 < next.0) && ranges.iter().all(|(first, last)| first <= last);
+    if in_order && ranges.len() <= DAMAGED_RANGES_NAMED_MAX { Ok(()) } else { Err(MessageError::Damaged) }
 }
 
 /// The snapshot, if it has a chunk of this number.

@@ -74,6 +74,14 @@ pub enum Mutant {
     TrustStaged,
     /// I1: a log is reset behind a snapshot before the state is durable.
     ResetEarly,
+    /// I1: a log that is damaged at rest is cut off before the damage, as if that had never been there.
+    TruncateDamage,
+    /// I2: what comes for a damaged range is taken without a look at its chain, and given by who has another history.
+    TrustMend,
+    /// I1: a follower acknowledges past what it can't read.
+    AcknowledgeDamaged,
+    /// Liveness: a new leader starts its epoch on a log that it can't read.
+    LeadDamaged,
     /// I12: plain text is listened for, and spoken, beyond loopback, though nobody asked for it. The simulator has no sockets:
     /// tests of the client and of the node plant it.
     PlainTextAnywhere,
@@ -81,7 +89,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 35] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -112,6 +120,10 @@ impl Mutant {
         Self::ForgetSessions,
         Self::TrustStaged,
         Self::ResetEarly,
+        Self::TruncateDamage,
+        Self::TrustMend,
+        Self::AcknowledgeDamaged,
+        Self::LeadDamaged,
         Self::PlainTextAnywhere,
     ];
 
@@ -167,6 +179,10 @@ impl Mutant {
             Self::ForgetSessions => "forget-sessions",
             Self::TrustStaged => "trust-staged",
             Self::ResetEarly => "reset-early",
+            Self::TruncateDamage => "truncate-damage",
+            Self::TrustMend => "trust-mend",
+            Self::AcknowledgeDamaged => "acknowledge-damaged",
+            Self::LeadDamaged => "lead-damaged",
             Self::PlainTextAnywhere => "plain-text-anywhere",
         }
     }

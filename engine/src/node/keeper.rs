@@ -145,13 +145,17 @@ impl Shared {
         let alone = self.letting_go.write();
         let mut entries = Vec::new();
         let mut wants_flush = false;
-        for served in self.registry.all() {
+        let mut given_up = Vec::new();
+        let all = self.registry.all();
+        for served in &all {
             let by_policy = served.descriptor.read().policy.retention;
             let retention = if self.host.is_alone() { by_policy } else { self.host.retention };
             for shard in &served.shards {
                 let Some(needed) = needed.get(&shard.descriptor.shard) else { continue };
-                let Some(found) = self.may_go(shard, retention, *needed) else { continue };
+                let lost = shard.positions.unmendable();
+                let Some(found) = self.may_go(shard, retention, *needed, lost) else { continue };
                 wants_flush |= found.wants_flush;
+                given_up.extend(lost.zip(found.before).filter(|(last, before)| last < before).map(|(last, _)| (shard, last)));
                 entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
             }
         }
@@ -160,8 +164,12 @@ impl Shared {
         }
         let submitted = self.host.wal.submit(entries);
         drop(alone);
-        if let Err(error) = &submitted {
-            tracing::debug!(%error, "nothing was released");
+        match &submitted {
+            Ok(_) => given_up.into_iter().for_each(|(shard, last)| {
+                tracing::warn!(shard = %shard.descriptor.shard, %last, "nobody can mend the log up to here: it is given up");
+                shard.events.send(Event::DamageFound);
+            }),
+            Err(error) => tracing::debug!(%error, "nothing was released"),
         }
         (wants_flush, submitted.ok())
     }
@@ -180,13 +188,18 @@ impl Shared {
         Some(lowest.max(self.host.wal.boundary_keeping(shard.log, self.host.snapshots.log_bytes)))
     }
 
-    /// What of the log may go, if the policy lets more of it go than has.
-    fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn) -> Option<MayGo> {
+    /// What of the log may go, if the policy lets more of it go than has, or nobody can mend what lies there (`lost`): then nobody can
+    /// read it either, and whoever needs it is helped by a snapshot only.
+    fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn, lost: Option<Lsn>) -> Option<MayGo> {
         let (wal, log) = (&*self.host.wal, shard.log);
-        let Retention::Bounded { bytes, age_seconds } = retention else { return None };
         let start = wal.start_of(log).lsn;
-        let by_policy = wal.boundary_keeping(log, bytes).max(older_than(wal, log, start, age_seconds));
-        if by_policy <= start {
+        let by_policy = match retention {
+            Retention::Bounded { bytes, age_seconds } => {
+                wal.boundary_keeping(log, bytes).max(older_than(wal, log, start, age_seconds))
+            }
+            _ => start,
+        };
+        if by_policy.max(lost.unwrap_or(start)) <= start {
             return None;
         }
         let flushed = self.gate.with(|store| {
@@ -199,9 +212,10 @@ impl Shared {
         let applied = shard.positions.applied();
         let pinned = shard.pins.lowest(by_policy, applied, |bytes| wal.boundary_keeping(log, bytes));
         // Otherwise a crash would want to replay what is gone, or a reader that is within its budget would miss some.
-        let may_go = by_policy.min(pinned.unwrap_or(Lsn::MAX)).min(needed);
+        let may_go = by_policy.min(pinned.unwrap_or(Lsn::MAX)).min(needed).max(lost.filter(|last| *last <= flushed).unwrap_or(start));
+        let lost_wants_flush = lost.is_some_and(|last| flushed < last && last <= applied);
         let boundary = wal.boundary_at_or_before(log, may_go.min(flushed))?.lsn;
-        let wants_flush = flushed < may_go.min(applied) || shard.followers.has_unconfirmed();
+        let wants_flush = lost_wants_flush || flushed < may_go.min(applied) || shard.followers.has_unconfirmed();
         Some(MayGo { before: (boundary > start).then(|| boundary.next()), wants_flush })
     }
 }

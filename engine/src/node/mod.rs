@@ -28,6 +28,7 @@ pub(crate) mod calls;
 mod clients;
 mod completion;
 mod control_log;
+mod damage;
 #[cfg(feature = "cluster")]
 mod deliveries;
 mod error;

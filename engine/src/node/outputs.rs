@@ -151,6 +151,11 @@ impl Shard {
                 let bytes = batch.bytes().len();
                 (vec![Entry::Batch(batch)], bytes)
             }
+            LogWrite::Mend(batch) => {
+                let (first, last, bytes) = (batch.first_lsn(), batch.last_lsn(), batch.bytes().len());
+                tracing::warn!(node = %self.id, shard = %self.shard, %first, %last, "a damaged range is put again");
+                (vec![Entry::Mend(batch)], bytes)
+            }
             LogWrite::Truncate(to) => {
                 self.state.unapplied.truncate(to.lsn);
                 (vec![Entry::Truncate { log: self.log, to }], 0)

@@ -204,7 +204,9 @@ impl DialError {
 
 fn check_batches(message: &Message) -> Result<(), crate::state::ApplyError> {
     match message {
-        Message::Append { batches, .. } | Message::Fetched { batches, .. } => batches.iter().try_for_each(check_batch),
+        Message::Append { batches, .. } | Message::Fetched { batches, .. } | Message::Mend { batches, .. } => {
+            batches.iter().try_for_each(check_batch)
+        }
         _ => Ok(()),
     }
 }

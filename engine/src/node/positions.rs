@@ -21,6 +21,8 @@ pub(super) struct Positions {
     ended: AtomicU64,
     /// Odd while the state is being replaced: then whoever reads finds a mix of two, or less.
     replaced: AtomicU64,
+    /// Up to where nobody can mend the log; 0: nothing is damaged, or somebody may yet.
+    unmendable: AtomicU64,
     waiting: AtomicUsize,
     /// Who is called once, when anything moves: by a key of their own.
     line: Mutex<BTreeMap<u64, Waker>>,
@@ -44,6 +46,7 @@ impl Positions {
             leader: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
+            unmendable: AtomicU64::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::new(BTreeMap::new()),
             moved: Condvar::new(),
@@ -65,6 +68,17 @@ impl Positions {
     pub(super) fn serving(&self) -> Option<Lsn> {
         let start = self.serving.load(Ordering::SeqCst);
         (start > 0).then(|| Lsn::new(start))
+    }
+
+    /// Up to where the log is damaged, and nobody can mend it ([`Replica::unmendable`](crate::replica::Replica::unmendable)). Whoever
+    /// reads it too late or too early releases a little less, or what its state has all the same.
+    pub(super) fn unmendable(&self) -> Option<Lsn> {
+        let last = self.unmendable.load(Ordering::Relaxed);
+        (last > 0).then(|| Lsn::new(last))
+    }
+
+    pub(super) fn set_unmendable(&self, last: Option<Lsn>) {
+        self.unmendable.store(last.map_or(0, Lsn::get), Ordering::Relaxed);
     }
 
     /// Who leads, as far as it is known here. A hint for whoever is sent on: nobody waits for it, and it orders nothing.

@@ -5,7 +5,7 @@ use crate::model::{LogPosition, NodeId};
 use crate::replica::ReadPurpose;
 use crossbeam::channel::Receiver;
 use std::sync::Arc;
-use towline_wal::{LogId, Wal};
+use towline_wal::{LogId, ReadError, Wal};
 
 /// Read batches behind a position, for a peer.
 pub(super) struct ReadTask {
@@ -36,7 +36,10 @@ impl ReaderThread {
             let batches = match self.wal.read(log, after.lsn.next(), bytes_max) {
                 Ok(batches) => batches,
                 Err(error) => {
-                    // A follower never gets bad bytes (D13); it stays where it is until the range is repaired.
+                    if matches!(error, ReadError::Corrupt { .. }) {
+                        events.send(Event::DamageFound);
+                    }
+                    // A follower never gets bad bytes (D13); it stays where it is until the range is there again.
                     tracing::error!(%peer, after = %after.lsn, %error, "the log can't be read for a follower");
                     Vec::new()
                 }

@@ -7,7 +7,7 @@
 //! a message was acted upon; log completions by the log's own queue; reads by a number a peer; the rest by being one
 //! at a time. While the log has no room for another step, what peers say is kept for later, in order.
 
-use super::applier::{Applied, ApplyOrder, ApplyStage, Attempt};
+use super::applier::{Applied, ApplierError, ApplyOrder, ApplyStage, Attempt};
 use super::assigning::{AssignWaiter, ByHand};
 use super::completion::Completion;
 use super::health::Health;
@@ -32,7 +32,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-use towline_wal::{Batch, Wal, WalError};
+use towline_wal::{Batch, ReadError, Wal, WalError};
 
 /// Rounds of one turn: then others of the thread have theirs.
 const ROUNDS_MAX: usize = 16;
@@ -60,6 +60,8 @@ pub(super) enum Event {
     /// A message came on it, with what it holds of the connection's window; its records are known to decode.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
     Message(NodeId, u64, Message, usize),
+    /// Who read the log came upon what can't be read, or a part of it that can't was released.
+    DamageFound,
     /// Batches that were asked for were read.
     LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
     /// The applier is done with its task, or can't be now.
@@ -176,6 +178,8 @@ pub(super) struct ShardState {
     began: Instant,
     pub(super) closing: Option<Instant>,
     pub(super) failed: bool,
+    /// What of the log can't be read, as was told last.
+    pub(super) damaged: Vec<(Lsn, Lsn)>,
     bytes_sent_before: u64,
     pub(super) batch_bytes: (u64, u64),
 }
@@ -227,6 +231,7 @@ impl ShardState {
             began: now(),
             closing: None,
             failed: false,
+            damaged: Vec::new(),
             bytes_sent_before: 0,
             batch_bytes: (0, 0),
         }
@@ -266,6 +271,10 @@ impl LogView for ShardLog<'_> {
 
     fn suspect(&self) -> Option<Lsn> {
         self.wal.cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
+    }
+
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        self.wal.damaged(self.log)
     }
 }
 
@@ -317,6 +326,7 @@ impl Shard {
             self.handle(event);
         }
         self.turn_away();
+        self.look_at_damage();
         worked |= self.seal();
         worked |= self.apply();
         self.settle();
@@ -381,6 +391,7 @@ impl Shard {
                 self.step(Input::Persisted(ticket));
                 self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages);
             }
+            Event::DamageFound => self.step(Input::DamageFound),
             Event::Read => {
                 if let Some(newest) = self.reads.take() {
                     self.step(Input::Read(newest));
@@ -521,7 +532,8 @@ impl Shard {
     /// Applies everything that is committed and durable here; one task at a time, so that what gathers meanwhile is
     /// applied in one write.
     fn apply(&mut self) -> bool {
-        if self.state.applying || self.state.failed || !self.may_apply() {
+        let may = self.may_apply() && !self.awaits_mend(self.applied.lsn.next());
+        if self.state.applying || self.state.failed || !may {
             return false;
         }
         let applicable = self.replica.applicable();
@@ -588,6 +600,7 @@ impl Shard {
                 self.applied = position;
                 self.state.unapplied.forget(position.lsn);
             }
+            Err(ApplierError::Read(ReadError::Corrupt { .. })) if self.may_be_mended() => {}
             // Deterministic: the same on every replica. The shard stops; the log is kept.
             Err(error) => self.fail(&format!("a committed batch can't be applied: {error}{}", error.remedy())),
         }

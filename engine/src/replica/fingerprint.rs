@@ -24,6 +24,8 @@ impl Replica {
             durable,
             committed,
             matched,
+            damage,
+            mends_refused: _,
             suspect,
             told_since_doubt,
             leadership,
@@ -37,6 +39,7 @@ impl Replica {
         (id, directory, promise.epoch, promise.leader).hash(into);
         position(end, into);
         position(durable, into);
+        damage.hash(into);
         (committed, matched, suspect, told_since_doubt.filter(|_| suspect.is_some()), connected).hash(into);
         for snapshot in [fetching.map(|fetching| fetching.snapshot), *installing] {
             snapshot.is_some().hash(into);
@@ -52,6 +55,7 @@ impl Replica {
                 Purpose::Extend(to) => position(to, into),
                 Purpose::Truncate => 1_u8.hash(into),
                 Purpose::Settle => 2_u8.hash(into),
+                Purpose::Mended(first, last) => (6_u8, first, last).hash(into),
                 Purpose::Mark => 4_u8.hash(into),
                 Purpose::Reset(to) => {
                     5_u8.hash(into);
@@ -71,7 +75,7 @@ impl Leadership {
     /// The promises are read until the epoch's start is written, and never again. For how long a majority was out of reach decides
     /// when the leader gives up, and nothing else: the search lets it at any moment at which it waits for one.
     fn fingerprint(&self, into: &mut impl Hasher) {
-        let Self { assignment, phase, promises, progress, start, tail, tail_bytes: _, reads, quorum: _ } = self;
+        let Self { assignment, phase, promises, asked, progress, start, tail, tail_bytes: _, reads, quorum: _ } = self;
         let Assignment {
             log: _,
             epoch,
@@ -84,6 +88,7 @@ impl Leadership {
             founding,
             shard: _,
         } = assignment;
+        asked.filter(|_| start.is_none()).hash(into);
         (epoch, leader, voters, learners, fence, fence_quorum, directories, founding, start).hash(into);
         match phase {
             Phase::Fencing => 0_u8.hash(into),
@@ -94,6 +99,7 @@ impl Leadership {
             Phase::Starting => 2_u8.hash(into),
             Phase::Activating => 3_u8.hash(into),
             Phase::Serving => 4_u8.hash(into),
+            Phase::Mending => 5_u8.hash(into),
         }
         if start.is_none() {
             promises.len().hash(into);

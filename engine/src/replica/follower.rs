@@ -39,6 +39,11 @@ impl Replica {
             Message::SnapshotChunk { epoch, snapshot, index, bytes } => {
                 self.snapshot_chunk(from, epoch, (snapshot, index), bytes, out);
             }
+            Message::Damaged { ranges, .. } => self.damage_told(from, ranges, now_micros, log, out),
+            Message::MendWanted { epoch, after, to, bytes_max } => {
+                self.mend_wanted(from, epoch, after, to, bytes_max, log, out);
+            }
+            Message::Mend { after, batches, .. } => self.mend_received(from, after, batches, log, out),
         }
     }
 
@@ -77,6 +82,7 @@ impl Replica {
         let led = self.end_leadership(out);
         self.promise = promise;
         self.fetching = None;
+        self.damage.ask_all_again();
         if !planted(Mutant::KeepMatched) {
             self.matched = Lsn::ZERO;
         }
@@ -128,15 +134,18 @@ impl Replica {
             out.push(Output::Send { to: from, message });
             return;
         }
+        // What was released here a leader may still have in its memory: what matters begins behind it.
+        let released = batches.iter().take_while(|batch| batch.last_lsn() <= log.start().lsn).count();
+        let prev = batches[..released].last().map_or(prev, Batch::position);
         let ours = self.position_at(prev.lsn, log);
         let fits = ours == Some(prev) || (planted(Mutant::SkipChainCheck) && ours.is_some());
         if !fits {
-            let message = Message::Mismatch { epoch, prev: prev.lsn, log: self.summary(log) };
+            let message = Message::Mismatch { epoch, prev: prev.lsn, log: self.summary_told(log) };
             out.push(Output::Send { to: from, message });
             return;
         }
         let mut last = prev;
-        for batch in batches {
+        for batch in batches.into_iter().skip(released) {
             let fits = batch.follows(&last) && batch.log() == self.log_id && batch.epoch() <= epoch;
             if !fits && !planted(Mutant::SkipChainCheck) {
                 let reason = DisconnectReason::BrokenChain;
@@ -146,6 +155,7 @@ impl Replica {
             let before = last;
             last = batch.position();
             if last.lsn <= self.end.lsn && self.position_at(last.lsn, log) == Some(last) {
+                self.mend_by(batch, out);
                 continue; // Already here, byte for byte: the chain says so.
             }
             if before.lsn < self.end.lsn {
@@ -156,12 +166,21 @@ impl Replica {
                 }
                 self.truncate(before, out); // A suffix that lost.
             }
+            if self.damage.sound_to() < batch.last_lsn() {
+                last = before; // It is mended first, and says then where its log ends.
+                break;
+            }
             self.append(batch, out);
         }
         self.matched = self.matched.max(last.lsn);
         self.told_since_doubt.get_or_insert(commit);
         let ours = if planted(Mutant::CommitUnmatched) { self.end.lsn } else { self.matched };
+        let before = self.committed;
         self.learn_commit(commit.min(ours), out);
+        if self.damage.sound_to() >= before && self.committed > before {
+            self.ask_again_for_damage(from, self.committed, log, out);
+        }
+        self.seek_mend(log, out); // The leader is at work now, and may have the state for it.
         self.settle_doubt(out);
         let nothing_to_sync = self.under_way.iter().all(|(_, purpose)| matches!(purpose, Purpose::Settle));
         if nothing_to_sync || planted(Mutant::AcknowledgeBeforeSync) {
@@ -173,7 +192,9 @@ impl Replica {
     pub(super) fn acknowledge(&self, out: &mut Vec<Output>) {
         let Some(leader) = self.promise.leader else { return };
         let synced = if planted(Mutant::AcknowledgeBeforeSync) { self.end.lsn } else { self.durable.lsn };
-        let durable = if planted(Mutant::AcknowledgeUnmatched) { synced } else { self.matched.min(synced) };
+        let sound = if planted(Mutant::AcknowledgeDamaged) { Lsn::MAX } else { self.damage.sound_to() };
+        let matched = if planted(Mutant::AcknowledgeUnmatched) { synced } else { self.matched };
+        let durable = matched.min(synced).min(sound);
         if leader != self.id && self.connected.contains_key(&leader) && self.matched > Lsn::ZERO {
             let message = Message::Appended { epoch: self.promise.epoch, durable };
             out.push(Output::Send { to: leader, message });
@@ -211,8 +232,9 @@ impl Replica {
         }
     }
 
-    pub(super) fn peer_up(&mut self, peer: NodeId, directory: DirectoryId, out: &mut Vec<Output>) {
+    pub(super) fn peer_up(&mut self, peer: NodeId, directory: DirectoryId, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.insert(peer, directory);
+        self.damage_peer_up(peer, log, out);
         if let Some(leadership) = &mut self.leadership {
             leadership.connect(peer, directory);
             let message = Message::Fence { epoch: leadership.epoch(), leader: self.id };
@@ -224,6 +246,7 @@ impl Replica {
     pub(super) fn peer_down(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.remove(&peer);
         self.fetching = self.fetching.filter(|fetching| fetching.from != peer);
+        self.damage_peer_down(peer, log, out);
         if self.leadership.is_some() {
             self.lost_peer(peer, now_micros, log, out);
         }
@@ -250,6 +273,10 @@ impl Replica {
                 out.push(Output::Send { to: peer, message: Message::Fetched { epoch, after, batches } });
             }
             ReadPurpose::Fetch(_) => {} // Asked in an epoch that is over.
+            ReadPurpose::Mend { epoch, to } => {
+                batches.retain(|batch| batch.last_lsn() <= to.lsn);
+                out.push(Output::Send { to: peer, message: Message::Mend { epoch, after, batches } });
+            }
         }
     }
 }

@@ -59,6 +59,8 @@ pub enum Phase {
         /// To where.
         target: LogPosition,
     },
+    /// Waiting for another's copy of what can't be read in the own log.
+    Mending,
     /// Waiting until the `EpochStart` is durable on a majority of the new voters.
     Starting,
     /// Waiting until the control plane accepts the activation.
@@ -73,6 +75,8 @@ pub(super) struct Leadership {
     pub(super) assignment: Assignment,
     pub(super) phase: Phase,
     pub(super) promises: BTreeMap<NodeId, PromisedLog>,
+    /// Who was asked for what is to be adopted, and up to where its log is the one that is.
+    pub(super) asked: Option<(NodeId, Lsn)>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
     pub(super) start: Option<Lsn>,
@@ -155,6 +159,7 @@ impl Replica {
             assignment,
             phase: Phase::Fencing,
             promises: BTreeMap::new(),
+            asked: None,
             progress,
             start: None,
             tail: VecDeque::new(),
@@ -206,6 +211,10 @@ impl Replica {
             self.feed(from, log, out);
         } else if leadership.phase == Phase::Fencing {
             self.try_adopt(now_micros, log, out);
+        } else if leadership.phase == Phase::Mending {
+            self.seek_mend(log, out);
+        } else {
+            self.adopt_if_stuck(now_micros, log, out);
         }
     }
 
@@ -223,7 +232,9 @@ impl Replica {
         let Some(theirs) = leadership.promises.get(&source).map(|promise| promise.log.clone()) else { return };
         let ours = self.summary(log);
         if source == id || adopt::rank(&theirs) <= adopt::rank(&ours) {
-            self.start_epoch(now_micros, log, out);
+            if !self.mends_first(log, out) {
+                self.start_epoch(now_micros, log, out);
+            }
             return;
         }
         if self.leadership.as_ref().is_some_and(|leadership| leadership.assignment.founding) {
@@ -244,11 +255,9 @@ impl Replica {
             }
             self.truncate(common, out);
         }
-        let message = Message::Fetch {
-            epoch: self.promise.epoch,
-            after: common,
-            bytes_max: u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX),
-        };
+        if self.mends_first(log, out) {
+            return; // Nothing is appended behind damage.
+        }
         if let Some(leadership) = &mut self.leadership {
             leadership.phase = Phase::Adopting { source, target: theirs.end };
         }
@@ -256,7 +265,45 @@ impl Replica {
             self.start_epoch(now_micros, log, out);
             return;
         }
-        out.push(Output::Send { to: source, message });
+        self.fetch_from(common, out);
+    }
+
+    /// A log that can't be read in part is not led from: its followers could not be fed, nor its state made (I1).
+    fn mends_first(&mut self, log: &dyn LogView, out: &mut Vec<Output>) -> bool {
+        if self.damage.is_none() || planted(Mutant::LeadDamaged) {
+            return false;
+        }
+        if let Some(leadership) = &mut self.leadership {
+            leadership.phase = Phase::Mending;
+        }
+        self.seek_mend(log, out);
+        true
+    }
+
+    /// Asks for what is behind `after` in the log that is adopted: whose log it is, or, where that can't read it, whoever else
+    /// has promised and has the same (one intact copy is enough). Nobody: it waits for more promises, and for somebody to be mended.
+    fn fetch_from(&mut self, after: LogPosition, out: &mut Vec<Output>) {
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        let Phase::Adopting { source, target } = leadership.phase else { return };
+        let Some(best) = leadership.promises.get(&source).map(|promise| &promise.log) else { return };
+        let next = after.lsn.next();
+        let shared = |log: &LogSummary| adopt::common_point(log, best).min(target.lsn);
+        let others = leadership.promises.iter().map(|(node, promise)| (*node, shared(&promise.log)));
+        let may = |node: &NodeId| self.connected.contains_key(node) && !self.damage.is_damaged_at(*node, next);
+        let first = std::iter::once((source, target.lsn)).filter(|(node, _)| may(node));
+        leadership.asked = first.chain(others.filter(|(node, to)| *to >= next && may(node))).next();
+        if let Some((to, _)) = leadership.asked {
+            let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
+            out.push(Output::Send { to, message: Message::Fetch { epoch: self.promise.epoch, after, bytes_max } });
+        }
+    }
+
+    /// Looks again for what nobody had.
+    pub(super) fn adopt_if_stuck(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let leadership = self.leadership.as_deref();
+        if leadership.is_some_and(|l| matches!(l.phase, Phase::Adopting { .. }) && l.asked.is_none()) {
+            self.adopt_again(now_micros, log, out);
+        }
     }
 
     #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
@@ -271,8 +318,15 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         let Some(leadership) = self.leadership.as_ref().filter(|l| l.epoch() == epoch) else { return };
-        let Phase::Adopting { source, target } = leadership.phase else { return };
-        if source != from {
+        if leadership.phase == Phase::Mending {
+            self.no_state_of(from, log, out);
+            return;
+        }
+        let Phase::Adopting { target, .. } = leadership.phase else { return };
+        let Some((_, to)) = leadership.asked.filter(|(of, _)| *of == from) else { return };
+        if batches.is_empty() && self.damage.is_damaged_at(from, after.lsn.next()) {
+            // It came upon that when it read, and said so.
+            self.fetch_from(self.end, out);
             return;
         }
         if batches.is_empty() {
@@ -283,7 +337,7 @@ impl Replica {
             return;
         }
         for batch in batches {
-            if self.end.lsn >= target.lsn {
+            if self.end.lsn >= target.lsn || batch.last_lsn() > to {
                 break;
             }
             if !batch.follows(&self.end) || batch.log() != self.log_id || batch.epoch() >= epoch {
@@ -295,11 +349,12 @@ impl Replica {
         }
         self.trim_tail();
         if self.end.lsn >= target.lsn {
-            self.start_epoch(now_micros, log, out);
+            if !self.mends_first(log, out) {
+                self.start_epoch(now_micros, log, out);
+            }
             return;
         }
-        let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
-        out.push(Output::Send { to: from, message: Message::Fetch { epoch, after: self.end, bytes_max } });
+        self.fetch_from(self.end, out);
     }
 
     /// Writes the `EpochStart` behind the adopted log: in the same order of the same log, so that the epoch is
@@ -359,10 +414,11 @@ impl Replica {
 
     /// Something became durable, here or at a follower: the phase or the commit position may move.
     pub(super) fn advance_leader(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        let sound = self.durable.lsn.min(self.damage.sound_to());
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Some(start) = leadership.start else { return };
         let own_counts = counts(&leadership.assignment, self.id, self.directory);
-        let own = (self.id, if own_counts { self.durable.lsn } else { Lsn::ZERO });
+        let own = (self.id, if own_counts { sound } else { Lsn::ZERO });
         let durable: Vec<(NodeId, Lsn)> = leadership
             .assignment
             .voters
@@ -408,6 +464,7 @@ impl Replica {
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
         let Some(progress) = leadership.progress.get_mut(&from) else { return };
         if progress.note_durable(durable) {
+            self.ask_again_for_damage(from, durable, log, out);
             self.advance_leader(log, out);
         } else {
             out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ImpossibleAcknowledgement });
@@ -447,7 +504,8 @@ impl Replica {
         if let Some(progress) = leadership.progress.get_mut(&peer) {
             progress.disconnect();
         }
-        let adopting_from = matches!(leadership.phase, Phase::Adopting { source, .. } if source == peer);
+        let asked = leadership.asked.is_some_and(|(of, _)| of == peer);
+        let adopting_from = matches!(leadership.phase, Phase::Adopting { source, .. } if source == peer || asked);
         if leadership.start.is_none() {
             leadership.promises.remove(&peer);
         }
@@ -460,6 +518,7 @@ impl Replica {
     pub(super) fn adopt_again(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some(leadership) = self.leadership.as_mut().filter(|l| !l.is_feeding()) else { return };
         leadership.phase = Phase::Fencing;
+        leadership.asked = None;
         if leadership.promises.contains_key(&self.id) {
             self.count_own_promise(log);
             self.try_adopt(now_micros, log, out);

@@ -12,7 +12,8 @@
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
 //! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
-//! linearizable read waits for), `quorum` (when a leader gives up), `snapshot` and `mark` (the state, where the log is gone).
+//! linearizable read waits for), `quorum` (when a leader gives up), `snapshot` and `mark` (the state, where the log is gone),
+//! `mend` (what can't be read, and comes back from another).
 
 mod adopt;
 #[cfg(test)]
@@ -24,6 +25,9 @@ mod fingerprint;
 mod follower;
 mod leader;
 mod mark;
+mod mend;
+#[cfg(test)]
+mod mend_test;
 mod progress;
 mod promise;
 mod quorum;
@@ -47,6 +51,7 @@ use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId, SnapshotId};
 use leader::Leadership;
+use mend::Damage;
 use snapshot::Fetching;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -109,6 +114,8 @@ pub struct Replica {
     committed: Lsn,
     /// Up to here the log equals that of the promised epoch's leader, as checked in this life.
     matched: Lsn,
+    damage: Damage,
+    mends_refused: u64,
     /// From here on the log may lack what it once held, durably.
     suspect: Option<Lsn>,
     /// The first commit position that the promised epoch's leader told this replica.
@@ -136,6 +143,8 @@ enum Purpose {
     Truncate,
     /// Nothing more to say.
     Settle,
+    /// These LSNs are whole again.
+    Mended(Lsn, Lsn),
     /// The state may be replaced.
     Mark,
     /// The log begins here, or held this already.
@@ -161,6 +170,8 @@ impl Replica {
             durable: log.durable_end(),
             committed: committed.min(end.lsn),
             matched: Lsn::ZERO,
+            damage: Damage::of(log, committed.min(end.lsn)),
+            mends_refused: 0,
             suspect: log.suspect(),
             told_since_doubt: None,
             leadership: None,
@@ -189,6 +200,7 @@ impl Replica {
             Input::ActivationAccepted(epoch) => self.activation_accepted(epoch, log, &mut out),
             Input::Propose(batch) => self.propose(batch, log, &mut out),
             Input::Message { from, message } => self.message(from, message, now_micros, log, &mut out),
+            Input::DamageFound => self.damage_found(now_micros, log, &mut out),
             Input::Persisted(ticket) => self.persisted(ticket, now_micros, log, &mut out),
             Input::LogRead { peer, purpose, after, batches } => {
                 self.log_read(peer, purpose, after, batches, log, &mut out);
@@ -201,7 +213,7 @@ impl Replica {
             Input::SnapshotStaged(snapshot) => self.snapshot_staged(snapshot, log, &mut out),
             Input::SnapshotInstalled(snapshot) => self.snapshot_installed(snapshot, log, &mut out),
             Input::Read(ticket) => self.read(ticket, &mut out),
-            Input::PeerUp(peer, directory) => self.peer_up(peer, directory, &mut out),
+            Input::PeerUp(peer, directory) => self.peer_up(peer, directory, log, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
             Input::Tick(now) => self.tick(now, &mut out),
         }
@@ -234,10 +246,10 @@ impl Replica {
         self.end
     }
 
-    /// What may be applied: committed, and durable here (the chain of positions).
+    /// What may be applied: committed, and durable here (the chain of positions), up to what the open found that can't be read.
     #[must_use]
     pub fn applicable(&self) -> Lsn {
-        self.committed.min(self.durable.lsn)
+        self.committed.min(self.durable.lsn).min(self.damage.readable_to())
     }
 
     /// Whether the log took an `Append` of this epoch whose batches end at `last`.
@@ -312,6 +324,9 @@ impl Replica {
             self.durable = to;
         }
         self.matched = self.matched.min(to.lsn);
+        if self.damage.cut_off(to.lsn) {
+            self.announce_damage(out);
+        }
         if let Some(leadership) = &mut self.leadership {
             leadership.truncate_tail(to.lsn);
         }
@@ -363,6 +378,7 @@ impl Replica {
             match purpose {
                 Purpose::Extend(position) => self.extended(position, log),
                 Purpose::Truncate | Purpose::Settle => {}
+                Purpose::Mended(first, last) => self.mended((first, last), now_micros, log, out),
                 Purpose::Mark => self.marked(out),
                 Purpose::Reset(to) => self.was_reset(to, now_micros, log, out),
                 Purpose::Promise(promise) if promise == self.promise => self.promised(now_micros, log, out),
@@ -392,7 +408,7 @@ impl Replica {
             self.suspect = None;
             self.persist(LogWrite::Settle, Purpose::Settle, out);
         }
-        if self.suspect.is_none() || self.durable.epoch != self.promise.epoch {
+        if self.suspect.is_none() || self.durable.epoch != self.promise.epoch || !self.damage.is_none() {
             return;
         }
         let whole = match &self.leadership {

@@ -16,6 +16,7 @@
 //! lose, and nobody who could lead in its place.
 
 use super::leader::{Leadership, counts};
+use super::mend::Damage;
 use super::{Output, Phase, Replica};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Lsn, NodeId};
@@ -63,6 +64,9 @@ pub enum QuorumLost {
     /// Nothing says here whose the votes are, and another voter's log holds more than this one's.
     #[error("no log says here whose the votes are, and another node's log holds more: assign that node")]
     Bettered,
+    /// Everybody who was there has promised, and something of the log that is to be taken over can't be read by any of them.
+    #[error("a part of the log can't be read at any voter that it reaches")]
+    Damaged,
     /// A majority was connected, and did not say that its promise still stands.
     #[error("a majority of the voters confirms no read")]
     NothingConfirmed,
@@ -127,17 +131,26 @@ fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
-fn log_mark(leadership: &Leadership, voters: &[NodeId], committed: Lsn, end: Lsn) -> Option<Mark> {
+fn log_mark(
+    leadership: &Leadership,
+    voters: &[NodeId],
+    (committed, end): (Lsn, Lsn),
+    damage: &Damage,
+) -> Option<Mark> {
+    let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
     let secured = leadership.quorum.secured.get();
     match leadership.phase {
         Phase::Fencing => {
             let promised = voters.iter().filter(|voter| leadership.promises.contains_key(voter)).count();
             Some((0, promised as u64))
         }
-        Phase::Adopting { .. } => Some((1, end.get())),
-        Phase::Starting => Some((2, secured)),
+        Phase::Mending => Some((1, u64::MAX - damaged)),
+        // What is committed can't be read for the state: nobody hears what became of a write.
+        Phase::Serving if damage.bars(committed) => Some((5, u64::MAX - damaged)),
+        Phase::Adopting { .. } => Some((2, end.get())),
+        Phase::Starting => Some((3, secured)),
         Phase::Activating => None,
-        Phase::Serving => (committed < end).then_some((3, secured)),
+        Phase::Serving => (committed < end).then_some((4, secured)),
     }
 }
 
@@ -171,7 +184,7 @@ impl Replica {
         let is_alone = voters[..] == [id];
         let own_counts = counts(assignment, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
-        let log = log_mark(leadership, voters, committed, end).filter(|_| !is_alone);
+        let log = log_mark(leadership, voters, (committed, end), &self.damage).filter(|_| !is_alone);
         let reads = leadership.reads.newest().filter(|_| !is_alone).map(|_| (0, leadership.reads.rounds_ended()));
         let quorum = &mut leadership.quorum;
         quorum.voters.look(away.then_some((0, 0)));
@@ -194,7 +207,14 @@ impl Replica {
             (QuorumLost::NothingDurable, quorum.log.pass(elapsed)),
             (QuorumLost::NothingConfirmed, quorum.reads.pass(elapsed)),
         ];
+        let lacks = matches!(leadership.phase, Phase::Adopting { .. }) && leadership.asked.is_none();
+        let barred = leadership.phase == Phase::Serving && self.damage.bars(self.committed);
+        let lacks = lacks || leadership.phase == Phase::Mending || barred;
         let lost = waits.into_iter().find(|(_, waited)| *waited >= bound);
+        let lost = lost.map(|(reason, waited)| match reason {
+            QuorumLost::NothingDurable if lacks => (QuorumLost::Damaged, waited),
+            reason => (reason, waited),
+        });
         if let Some((reason, _)) = lost.filter(|_| !planted(Mutant::NeverStepDown)) {
             self.step_down(reason, out);
         }

@@ -18,6 +18,7 @@ pub(super) struct TestLog {
     pub(super) batches: Vec<Batch>,
     pub(super) durable: usize,
     suspect: Option<Lsn>,
+    pub(super) damaged: Vec<Lsn>,
 }
 
 impl TestLog {
@@ -54,6 +55,9 @@ impl LogView for TestLog {
     fn suspect(&self) -> Option<Lsn> {
         self.suspect
     }
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        self.damaged.iter().map(|lsn| (*lsn, *lsn)).collect()
+    }
 }
 
 /// One node: a replica, its log, and what it has not synced.
@@ -76,7 +80,8 @@ impl Node {
     }
 
     pub(super) fn on(id: NodeId, log: LogId, directory: DirectoryId) -> Self {
-        let log = TestLog { id: log, start: LogPosition::origin(log), batches: Vec::new(), durable: 0, suspect: None };
+        let start = LogPosition::origin(log);
+        let log = TestLog { id: log, start, batches: Vec::new(), durable: 0, suspect: None, damaged: Vec::new() };
         let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log).on_directory(directory);
         Self {
             replica,
@@ -88,6 +93,12 @@ impl Node {
             said: Vec::new(),
             asked: Vec::new(),
         }
+    }
+
+    /// These batches, each of one record, can't be read any more, and the driver comes upon that.
+    pub(super) fn rot(&mut self, lsns: &[u64]) {
+        self.log.damaged = lsns.iter().map(|lsn| Lsn::new(*lsn)).collect();
+        self.step(Input::DamageFound);
     }
 
     /// Loses what was not synced, and opens again.
@@ -113,8 +124,14 @@ impl Node {
                         LogWrite::Truncate(to) => {
                             self.log.batches.retain(|batch| batch.last_lsn() <= to.lsn);
                             self.log.durable = self.log.durable.min(self.log.batches.len());
+                            self.log.damaged.retain(|lsn| *lsn <= to.lsn);
                         }
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
+                        LogWrite::Mend(batch) => {
+                            let there = self.log.position_at(batch.last_lsn());
+                            assert_eq!(there, Some(batch.position()), "what is put again is what was there");
+                            self.log.damaged.retain(|lsn| *lsn != batch.last_lsn());
+                        }
                         LogWrite::Settle => self.log.suspect = None,
                         LogWrite::Mark(_) => {}
                         LogWrite::Reset { to, .. } => {
@@ -146,7 +163,8 @@ impl Node {
     fn answer_reads(&mut self) {
         for (peer, after, purpose) in std::mem::take(&mut self.reads) {
             let batches = self.log.batches[..self.log.durable].iter();
-            let batches = batches.filter(|batch| batch.first_lsn() > after.lsn).cloned().collect();
+            let batches = batches.filter(|batch| batch.first_lsn() > after.lsn);
+            let batches = batches.take_while(|batch| !self.log.damaged.contains(&batch.first_lsn())).cloned().collect();
             self.step(Input::LogRead { peer, purpose, after, batches });
         }
     }

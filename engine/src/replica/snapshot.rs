@@ -14,7 +14,7 @@
 use super::mark::InstallMark;
 use super::{DisconnectReason, LogView, LogWrite, Output, Phase, Purpose, Replica};
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Epoch, LogPosition, Message, NodeId, SnapshotId};
+use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use bytes::Bytes;
 
 /// A snapshot that this replica is fetching.
@@ -125,14 +125,23 @@ impl Replica {
 
     fn takes_snapshots_from(&self, from: NodeId) -> bool {
         match &self.leadership {
-            Some(leadership) => matches!(leadership.phase, Phase::Adopting { source, .. } if source == from),
+            Some(leadership) => match leadership.phase {
+                Phase::Adopting { source, .. } => {
+                    source == from || leadership.asked.is_some_and(|(asked, _)| asked == from)
+                }
+                Phase::Mending => self.damage.state_of() == Some(from),
+                _ => false,
+            },
             None => self.promise.leader == Some(from),
         }
     }
 
-    /// Whether the snapshot has what this replica lacks. Otherwise its log would lose what it holds behind it (I1).
+    /// Whether the snapshot has what this replica lacks: otherwise its log would lose what it holds behind it (I1). Or what its
+    /// log has and can't give its state: then the log stays as it is.
     fn needs(&self, snapshot: &SnapshotId, log: &dyn LogView) -> bool {
-        snapshot.at.lsn > self.committed && self.position_at(snapshot.at.lsn, log) != Some(snapshot.at)
+        let ours = self.position_at(snapshot.at.lsn, log);
+        let lacks = snapshot.at.lsn > self.committed && ours != Some(snapshot.at);
+        lacks || (ours == Some(snapshot.at) && self.damage.bars(snapshot.at.lsn))
     }
 
     /// The driver wants a part of what it stages.
@@ -191,6 +200,7 @@ impl Replica {
             return;
         }
         let at = snapshot.at;
+        self.damage.state_is_at(at.lsn);
         if at.lsn <= self.committed || self.position_at(at.lsn, log) == Some(at) {
             self.persist(LogWrite::Mark(mark(None)), Purpose::Reset(at), out);
         } else {
@@ -208,6 +218,9 @@ impl Replica {
         self.durable = LogPosition::origin(self.log_id);
         self.matched = self.matched.min(to.lsn);
         self.suspect = self.suspect.map(|_| to.lsn.next());
+        if self.damage.cut_off(Lsn::ZERO) {
+            self.announce_damage(out);
+        }
         if let Some(leadership) = &mut self.leadership {
             leadership.tail.clear();
             leadership.tail_bytes = 0;
@@ -234,9 +247,9 @@ impl Replica {
     }
 
     /// Says what the log is, so that the leader begins to feed it where the two logs part.
-    fn say_log(&self, log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn say_log(&self, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some(leader) = self.promise.leader.filter(|leader| self.connected.contains_key(leader)) else { return };
-        let message = Message::Mismatch { epoch: self.promise.epoch, prev: self.end.lsn, log: self.summary(log) };
+        let message = Message::Mismatch { epoch: self.promise.epoch, prev: self.end.lsn, log: self.summary_told(log) };
         out.push(Output::Send { to: leader, message });
     }
 }

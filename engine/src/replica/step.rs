@@ -33,6 +33,7 @@ use towline_wal::Batch;
 ///         starts.filter_map(|same| same.first()).map(|first| (first.epoch(), first.first_lsn())).collect()
 ///     }
 ///     fn suspect(&self) -> Option<Lsn> { None }
+///     fn damaged(&self) -> Vec<(Lsn, Lsn)> { vec![] }
 /// }
 /// # use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 /// # let block = Block::encode("two".into(), 2, Compression::Never);
@@ -60,6 +61,8 @@ pub trait LogView {
     /// From where the log may lack what was once durable (an uncertain cut at an open, or damage), until
     /// [`LogWrite::Settle`].
     fn suspect(&self) -> Option<Lsn>;
+    /// What of the log can't be read, first and last LSN of each range, and was not put again ([`LogWrite::Mend`]).
+    fn damaged(&self) -> Vec<(Lsn, Lsn)>;
 }
 
 /// One thing that happened.
@@ -99,6 +102,8 @@ pub enum Input {
     },
     /// The WAL made durable what [`Output::Persist`] with this ticket asked, and everything before it.
     Persisted(Ticket),
+    /// [`LogView::damaged`] tells more than it did: whoever reads the log came upon what can't be read.
+    DamageFound,
     /// The answer to [`Output::ReadLog`].
     LogRead {
         /// For whom.
@@ -362,6 +367,13 @@ pub enum ReadPurpose {
     CatchUp,
     /// A new leader, of this epoch, fetches what it lacks.
     Fetch(Epoch),
+    /// A peer can't read what it has before this position.
+    Mend {
+        /// The epoch that the peer named.
+        epoch: Epoch,
+        /// What is behind it is not wanted.
+        to: LogPosition,
+    },
 }
 
 /// Names one [`Output::Persist`].
@@ -432,6 +444,8 @@ pub struct Ticket(pub(super) u64);
 pub enum LogWrite {
     /// Append this batch.
     Append(Batch),
+    /// Put this batch again, where the log is damaged.
+    Mend(Batch),
     /// Forget everything behind this position.
     Truncate(LogPosition),
     /// Keep this promise (hard state).

@@ -180,6 +180,7 @@ fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     row("logs released", totals.releases);
     row("snapshots installed", totals.snapshots);
     row("snapshots resumed", totals.snapshots_resumed);
+    row("batches put again", totals.mended);
     for kind in FaultKind::ALL {
         row(&format!("fault: {}", kind.name()), totals.faults.get(&kind).copied().unwrap_or(0));
     }
@@ -205,7 +206,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     format!(
         "{{\"seeds\":{},\"simulated_ms\":{},\"events\":{},\"submitted\":{},\"acknowledged\":{},\"in_doubt\":{},\
          \"reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"stepped_down\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
-         \"truncations\":{},\"adoptions\":{},\"releases\":{},\"snapshots\":{},\"snapshots_resumed\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
+         \"truncations\":{},\"adoptions\":{},\"releases\":{},\"snapshots\":{},\"snapshots_resumed\":{},\"mended\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
         totals.seeds,
         totals.simulated_ms,
         totals.events,
@@ -226,6 +227,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         totals.releases,
         totals.snapshots,
         totals.snapshots_resumed,
+        totals.mended,
         faults.join(","),
         failed.join(",")
     )

@@ -54,7 +54,11 @@ impl World {
                     self.totals.adoptions += 1;
                 }
                 let log = self.log;
-                let batches = self.node(id).read(log, after.lsn, bytes_max)?;
+                let (batches, is_new_damage) = self.node(id).read(log, after.lsn, bytes_max)?;
+                if is_new_damage {
+                    self.tell(|| format!("node {id} comes upon what can't be read, behind {}", after.lsn));
+                    self.step(id, Input::DamageFound)?;
+                }
                 self.step(id, Input::LogRead { peer, purpose, after, batches })
             }
             asked @ (Output::TakeSnapshot { .. }
@@ -110,6 +114,15 @@ impl World {
         let kind = HardStateKind::Snapshot;
         let entries = match write {
             LogWrite::Append(batch) => vec![Entry::Batch(batch)],
+            LogWrite::Mend(batch) => {
+                self.totals.mended += 1;
+                self.tell(|| format!("node {id} puts LSN {} to {} again", batch.first_lsn(), batch.last_lsn()));
+                let Some(SimNode { running: Some(running), disk, .. }) = self.nodes.get_mut(&id) else { return Ok(()) };
+                for lsn in [batch.first_lsn().prev(), batch.last_lsn()] {
+                    running.log.load_index(disk, log, lsn);
+                }
+                vec![Entry::Mend(batch)]
+            }
             LogWrite::Truncate(to) => {
                 self.totals.truncations += 1;
                 self.tell(|| format!("node {id} truncates its log to {}", to.lsn));
@@ -171,6 +184,7 @@ impl World {
         while self.pump_log(id)? | self.seal(id)? {}
         self.touched.remove(&id);
         self.schedule_apply(id);
+        self.schedule_giving_up(id);
         self.settle_credit(id);
         self.transmit(id)?;
         self.schedule_tick(id);
@@ -290,7 +304,9 @@ impl World {
 
     fn schedule_apply(&mut self, id: NodeId) {
         let Some(running) = &mut self.node(id).running else { return };
-        if running.applying || running.applier.applied().lsn >= running.replica.applicable() {
+        let next = running.applier.applied().lsn.next();
+        let is_damaged = running.replica.damaged().iter().any(|(first, last)| *first <= next && *last >= next);
+        if running.applying || next > running.replica.applicable() || is_damaged {
             return;
         }
         running.applying = true;
@@ -312,7 +328,14 @@ impl World {
             return Ok(());
         }
         let bytes_max = usize::try_from(self.chance.between(1, 64 * 1024)).unwrap_or(usize::MAX);
-        let mut batches = self.node(id).read(log, applied, bytes_max)?;
+        let (mut batches, is_new_damage) = self.node(id).read(log, applied, bytes_max)?;
+        if is_new_damage {
+            self.tell(|| format!("node {id} comes upon what can't be read, and applies nothing behind {applied}"));
+            self.step(id, Input::DamageFound)?;
+        }
+        if batches.is_empty() {
+            return Ok(());
+        }
         batches.retain(|batch| batch.last_lsn() <= applicable);
         let Some(running) = &mut self.node(id).running else { return Ok(()) };
         let effects = running
@@ -346,16 +369,19 @@ impl World {
         self.serve_reads(id)
     }
 
-    pub(super) fn flush_state(&mut self, id: NodeId, life: u64) {
+    pub(super) fn flush_state(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
         if self.is_alive(id, life) {
             self.flush(id);
-            self.release(id);
+            self.release(id)?;
         }
+        Ok(())
     }
 
     /// N11: what apply could not decode is refused before it reaches the log.
     pub(super) fn decodable(message: &crate::model::Message) -> bool {
-        let (crate::model::Message::Append { batches, .. } | crate::model::Message::Fetched { batches, .. }) = message
+        let (crate::model::Message::Append { batches, .. }
+        | crate::model::Message::Fetched { batches, .. }
+        | crate::model::Message::Mend { batches, .. }) = message
         else {
             return true;
         };

@@ -30,6 +30,8 @@ pub(super) enum Event {
     Answer { node: NodeId, life: u64, input: Box<Input> },
     /// A node is a step further with a snapshot that it is given.
     Snapshot { node: NodeId, life: u64, step: SnapshotStep },
+    /// All of a node's log is read.
+    Scrub { node: NodeId, life: u64 },
     /// An assignment reaches its leader.
     Assign { node: NodeId, assignment: Box<Assignment> },
     /// A leader reports (again) that its epoch is ready to be activated.
@@ -72,6 +74,7 @@ impl Event {
             | Self::Flush { node, .. }
             | Self::Answer { node, .. }
             | Self::Snapshot { node, .. }
+            | Self::Scrub { node, .. }
             | Self::Assign { node, .. }
             | Self::Report { node, .. }
             | Self::Accepted { node, .. } => Some(*node),
@@ -107,6 +110,7 @@ impl Event {
             Self::Read { client } => [20, *client, 0, 0, 0],
             Self::Answer { node, life, .. } => [22, node.get(), *life, 0, 0],
             Self::Snapshot { node, life, step } => [23, node.get(), *life, *step as u64, 0],
+            Self::Scrub { node, life } => [24, node.get(), *life, 0, 0],
             Self::SteppedDown { node, epoch } => [21, node.get(), epoch.term.into(), 0, 0],
         }
     }

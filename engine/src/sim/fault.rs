@@ -40,6 +40,12 @@ pub enum FaultKind {
     SlowDisk,
     /// A chunk of a snapshot changes where it is kept (D24).
     SnapshotRot,
+    /// A bit of a batch at rest changes (D12, D13).
+    BitFlip,
+    /// A part of a batch that was written and synced is what was there before (D19).
+    LostWrite,
+    /// Bytes of something else lie over a part of a batch (D18).
+    MisdirectedWrite,
     /// A sync fails (D6): the log is poisoned, and the process reopens from disk.
     SyncError,
     /// A process handles nothing for a while, then goes on as if nothing had been (P4).
@@ -72,7 +78,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds, in the order of the enumeration.
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 29] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
         Self::PowerCutAll,
@@ -85,6 +91,9 @@ impl FaultKind {
         Self::Corruption,
         Self::SlowDisk,
         Self::SnapshotRot,
+        Self::BitFlip,
+        Self::LostWrite,
+        Self::MisdirectedWrite,
         Self::SyncError,
         Self::Pause,
         Self::LeaderMove,
@@ -117,6 +126,9 @@ impl FaultKind {
             Self::Corruption => "corruption in flight",
             Self::SlowDisk => "slow disk",
             Self::SnapshotRot => "staged snapshot damaged",
+            Self::BitFlip => "bit flip at rest",
+            Self::LostWrite => "lost write",
+            Self::MisdirectedWrite => "misdirected write",
             Self::SyncError => "sync error",
             Self::Pause => "process pause",
             Self::LeaderMove => "leader move",
@@ -188,6 +200,8 @@ pub struct Totals {
     pub snapshots: u64,
     /// Snapshots of which a part was there already.
     pub snapshots_resumed: u64,
+    /// Batches that were put again where a log was damaged.
+    pub mended: u64,
     /// How often each kind of fault was drawn.
     pub faults: BTreeMap<FaultKind, u64>,
 }
@@ -220,6 +234,7 @@ impl Totals {
         self.releases += other.releases;
         self.snapshots += other.snapshots;
         self.snapshots_resumed += other.snapshots_resumed;
+        self.mended += other.mended;
         for (kind, count) in &other.faults {
             *self.faults.entry(*kind).or_default() += count;
         }

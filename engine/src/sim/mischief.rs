@@ -57,6 +57,10 @@ impl World {
                 self.rot_next = true;
                 Ok(())
             }
+            FaultKind::BitFlip | FaultKind::LostWrite | FaultKind::MisdirectedWrite => {
+                self.rot(kind);
+                Ok(())
+            }
             FaultKind::SlowDisk => {
                 self.count(kind);
                 self.node(any).slowness = self.chance_between(20, 400);

@@ -27,6 +27,7 @@ mod network;
 mod node;
 mod patience;
 mod reads;
+mod rot;
 mod script;
 mod sessions;
 mod snapshots;

@@ -3,6 +3,7 @@
 use super::checker::Violation;
 use super::event::Event;
 use super::patience::Waits;
+use super::rot::expected;
 use crate::model::{DirectoryId, LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor, SnapshotId};
 use crate::pipeline::Sequencer;
 use crate::replica::{InstallMark, LogView, Opening, Promise, Replica, Ticket};
@@ -14,7 +15,7 @@ use std::time::Duration;
 use towline_net::{Connection, StreamId};
 use towline_wal::io::execute;
 use towline_wal::vdisk::VirtualDisk;
-use towline_wal::{Batch, Entry, Epoch, HardStateKind, LogCore, OpenError, Options};
+use towline_wal::{Batch, Entry, Epoch, HardStateKind, LogCore, OpenError, Options, ReadError};
 
 /// What a node is, running or not.
 #[derive(Debug)]
@@ -45,6 +46,8 @@ pub(super) struct SimNode {
     pub(super) put_off: Vec<Event>,
     /// How long its replica leads without a majority.
     pub(super) quorum_bound: Duration,
+    /// What of its log ever rotted on its disk.
+    pub(super) rotten: Vec<(Lsn, Lsn)>,
 }
 
 /// Chunks beside the state.
@@ -70,6 +73,8 @@ pub(super) struct Running {
     /// Up to here the checker has seen this life's commits.
     pub(super) checked: Lsn,
     pub(super) applying: bool,
+    /// A flush is on its way, so that what nobody can mend can be given up.
+    pub(super) giving_up: bool,
     /// When timers are looked at next.
     pub(super) ticking: Option<Duration>,
     /// The last epoch in which the replica said that it leads no more for want of a majority.
@@ -140,6 +145,10 @@ impl LogView for ShardLog<'_> {
     fn suspect(&self) -> Option<Lsn> {
         self.core().cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
     }
+
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        self.core().damaged(self.log)
+    }
 }
 
 impl SimNode {
@@ -160,6 +169,7 @@ impl SimNode {
             paused: false,
             put_off: Vec::new(),
             quorum_bound,
+            rotten: Vec::new(),
         }
     }
 
@@ -179,6 +189,7 @@ impl SimNode {
         self.disk = VirtualDisk::with_seed(self.id.get() + 1000 * self.disks);
         (self.store, self.flushed) = (MemStore::new(), Lsn::ZERO);
         (self.staging, self.before) = (None, None);
+        self.rotten.clear();
     }
 
     /// Opens the node from its disk: recovery, the promise, the state. False if the disk failed meanwhile, which
@@ -195,8 +206,8 @@ impl SimNode {
             }
             Err(error) => return Err(failed("log", &error)),
         };
-        if !report.damaged.is_empty() {
-            return Err(Violation::new("I8", format!("node {}: an honest disk is damaged: {report:?}", self.id)));
+        for range in &report.damaged {
+            expected(&self.rotten, self.id, range.first, range.last)?;
         }
         let promise = match core.hard_state(log, HardStateKind::Promise) {
             Some(bytes) => Promise::decode(&bytes).map_err(|e| failed("promise", &e))?,
@@ -235,6 +246,7 @@ impl SimNode {
             unanswered: VecDeque::new(),
             checked: applied,
             applying: false,
+            giving_up: false,
             ticking: None,
             stepped_down: None,
             waits: Waits::default(),
@@ -289,17 +301,28 @@ impl SimNode {
         Err(Violation::new("I1", what))
     }
 
-    /// Reads whole batches behind a position from the log's files.
-    pub(super) fn read(&mut self, log: LogId, after: Lsn, bytes_max: usize) -> Result<Vec<Batch>, Violation> {
-        let Some(running) = &mut self.running else { return Ok(Vec::new()) };
+    /// Reads whole batches behind a position from the log's files, up to what can't be read; and whether that was not known.
+    pub(super) fn read(&mut self, log: LogId, after: Lsn, bytes_max: usize) -> Result<(Vec<Batch>, bool), Violation> {
+        let Some(running) = &mut self.running else { return Ok((Vec::new(), false)) };
         let failed =
             |error: &dyn std::fmt::Display| Violation::new("I8", format!("node {} can't read: {error}", self.id));
         running.log.load_index(&mut self.disk, log, after.next());
-        let extents = running.log.plan_read(log, after.next(), bytes_max).map_err(|e| failed(&e))?;
+        let extents = match running.log.plan_read(log, after.next(), bytes_max) {
+            Ok(extents) => extents,
+            Err(ReadError::Corrupt { .. }) => return Ok((Vec::new(), false)),
+            Err(error) => return Err(failed(&error)),
+        };
         let mut batches = Vec::new();
         for extent in extents {
-            batches.push(extent.read(&mut self.disk).map_err(|e| failed(&e))?);
+            match extent.read(&mut self.disk) {
+                Ok(batch) => batches.push(batch),
+                Err(ReadError::Corrupt { first, last, .. }) => {
+                    expected(&self.rotten, self.id, first, last)?;
+                    return Ok((batches, running.log.note_damaged(&extent)));
+                }
+                Err(error) => return Err(failed(&error)),
+            }
         }
-        Ok(batches)
+        Ok((batches, false))
     }
 }

@@ -77,7 +77,8 @@ impl World {
                     Vec::new()
                 } else {
                     let others = replica.followers().into_iter().map(|(_, _, durable)| durable);
-                    others.chain([replica.end().lsn]).collect()
+                    let mended = replica.damaged().iter().map(|(first, last)| Lsn::new(last.get() - first.get()));
+                    others.chain([replica.end().lsn]).chain(mended).collect()
                 },
                 promises: replica.promises(),
             };

@@ -6,7 +6,7 @@ use super::event::Event;
 use super::fault::FaultKind;
 use super::node::{SimNode, Staging};
 use super::world::World;
-use crate::model::{Epoch, NodeId, SnapshotId};
+use crate::model::{Epoch, Lsn, NodeId, SnapshotId};
 use crate::replica::{Input, Output};
 use crate::state::{Applier, StagedSnapshot, install_snapshot, take_snapshot};
 use bytes::Bytes;
@@ -26,14 +26,47 @@ pub(super) enum SnapshotStep {
 
 impl World {
     /// A state was flushed: the log before it may go, whatever the others have.
-    pub(super) fn release(&mut self, id: NodeId) {
+    pub(super) fn release(&mut self, id: NodeId) -> Result<(), Violation> {
         let (log, keep) = (self.log, self.swarm.kept_bytes);
-        let flushed = self.node(id).flushed;
-        if !self.chance.per_mille(self.swarm.release_per_mille) {
-            return;
+        if let Some(running) = &mut self.node(id).running {
+            running.giving_up = false;
         }
-        let Some(running) = &mut self.node(id).running else { return };
+        let flushed = self.node(id).flushed;
+        if let Some(to) = self.unmendable(id).filter(|to| *to <= flushed) {
+            self.release_to(id, to);
+            self.tell(|| format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it"));
+            return self.step(id, Input::DamageFound);
+        }
+        if !self.chance.per_mille(self.swarm.release_per_mille) {
+            return Ok(());
+        }
+        let Some(running) = &self.node(id).running else { return Ok(()) };
         let to = if keep == 0 { flushed } else { flushed.min(running.log.boundary_keeping(log, keep)) };
+        self.release_to(id, to);
+        Ok(())
+    }
+
+    /// What nobody can mend can be given up once the state has it on the disk.
+    pub(super) fn schedule_giving_up(&mut self, id: NodeId) {
+        let Some(to) = self.unmendable(id) else { return };
+        let node = self.node(id);
+        let (life, slowness) = (node.life, node.slowness);
+        let Some(running) = node.running.as_mut().filter(|running| !running.giving_up) else { return };
+        if running.applier.applied().lsn >= to {
+            running.giving_up = true;
+            let delay = Duration::from_micros(self.chance.latency(3_000) * slowness);
+            self.agenda.schedule(delay, Event::Flush { node: id, life });
+        }
+    }
+
+    /// What nobody can mend of its log.
+    fn unmendable(&self, id: NodeId) -> Option<Lsn> {
+        self.nodes[&id].running.as_ref()?.replica.unmendable()
+    }
+
+    fn release_to(&mut self, id: NodeId, to: Lsn) {
+        let log = self.log;
+        let Some(running) = &mut self.node(id).running else { return };
         // What the log does not hold yet, behind a state that came from elsewhere, is not released.
         if to <= running.log.start(log).lsn || to > running.log.durable_end(log).lsn {
             return;

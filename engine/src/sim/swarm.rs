@@ -41,7 +41,13 @@ impl Swarm {
         // All clients together write 50 to 150 times a second, in bursts or one by one.
         let (rate, burst_max) = (chance.between(50, 150), chance.between(1, 12));
         let pause_micros = clients * 1_000_000 * (burst_max + 1) / 2 / rate;
-        let mut weights: Vec<_> = FaultKind::ALL.into_iter().map(|kind| (kind, Self::weight(chance))).collect();
+        let rots =
+            |kind: &FaultKind| matches!(kind, FaultKind::BitFlip | FaultKind::LostWrite | FaultKind::MisdirectedWrite);
+        let others = FaultKind::ALL.into_iter().filter(|kind| !rots(kind));
+        let mut weights: Vec<_> = others.map(|kind| (kind, Self::weight(chance))).collect();
+        // Aside, so that all else that a seed draws is what it was before there were these.
+        let mut aside = chance.clone();
+        weights.extend(FaultKind::ALL.into_iter().filter(rots).map(|kind| (kind, Self::weight(&mut aside))));
         // One seed in five is a storm.
         let is_storm = chance.per_mille(200);
         let fault_every_ms = if is_storm { chance.between(100, 400) } else { chance.between(400, 3_000) };

@@ -56,7 +56,7 @@ impl World {
     }
 
     /// Whether a node's disk certainly holds the log up to this position, running or not.
-    fn holds_durably(&mut self, id: NodeId, position: LogPosition) -> bool {
+    pub(super) fn holds_durably(&mut self, id: NodeId, position: LogPosition) -> bool {
         let log = self.log;
         let SimNode { running, before, disk, .. } = self.node(id);
         let Some(core) = running.as_mut().map(|running| &mut running.log).or(before.as_mut()) else { return false };
@@ -83,6 +83,7 @@ impl World {
             node.slowness = 1;
             let life = node.life;
             self.agenda.schedule(Duration::ZERO, Event::Resume { node: id, life });
+            self.agenda.schedule(Duration::from_secs(2), Event::Scrub { node: id, life });
         }
         for (low, high) in self.pairs() {
             self.agenda.schedule(Duration::from_millis(1), Event::Dial { low, high });
@@ -121,6 +122,7 @@ impl World {
             running.applier.applied() == last
                 && running.replica.end() == last
                 && running.replica.durable() == last
+                && running.replica.damaged().is_empty()
                 && running.unanswered.is_empty()
         })
     }
@@ -132,14 +134,15 @@ impl World {
             let Some(running) = &self.nodes[id].running else { return format!("node {id} is down") };
             let replica = &running.replica;
             format!(
-                "node {id} ({}) promised {}, phase {:?}, end {}, durable {}, applied {}, unanswered {}",
+                "node {id} ({}) promised {}, phase {:?}, end {}, durable {}, applied {}, unanswered {}, damaged {:?}",
                 if members.contains(id) { "member" } else { "removed" },
                 replica.promise().epoch,
                 replica.phase(),
                 replica.end().lsn,
                 replica.durable().lsn,
                 running.applier.applied().lsn,
-                running.unanswered.len()
+                running.unanswered.len(),
+                replica.damaged()
             )
         };
         let nodes: Vec<_> = self.ids.iter().map(state).collect();

@@ -229,9 +229,10 @@ impl World {
             Event::Dial { low, high } => self.dial(low, high)?,
             Event::Broken { node, peer, link } => self.lose_peer(node, peer, link)?,
             Event::Apply { node, life } => self.apply(node, life)?,
-            Event::Flush { node, life } => self.flush_state(node, life),
+            Event::Flush { node, life } => self.flush_state(node, life)?,
             Event::Answer { node, life, input } => self.answer(node, life, *input)?,
             Event::Snapshot { node, life, step } => self.snapshot_step(node, life, step)?,
+            Event::Scrub { node, life } => self.scrub(node, life)?,
             Event::Assign { node, assignment } => {
                 if self.nodes[&node].running.is_some() {
                     self.step(node, Input::Assign(*assignment))?;

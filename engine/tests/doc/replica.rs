@@ -51,4 +51,7 @@ impl LogView for Memory {
     fn suspect(&self) -> Option<Lsn> {
         None
     }
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        Vec::new()
+    }
 }

@@ -35,6 +35,10 @@ impl LogCore {
             for slot in state.slots.iter().filter(|slot| slot.segment != 0) {
                 *live.entry(slot.segment).or_insert(0) += slot.room();
             }
+            for slot in state.mends.slots().filter(|slot| slot.segment != 0) {
+                *live.entry(slot.segment).or_insert(0) += slot.room();
+            }
+            assert!(state.mends.is_in_order(), "log {log}: what was put again is in order");
             let unplaced = state.slots.partition_point(|slot| slot.segment != 0);
             assert!(state.slots.iter().skip(unplaced).all(|slot| slot.segment == 0), "log {log}: placed in order");
         }

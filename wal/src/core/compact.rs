@@ -182,7 +182,9 @@ impl LogCore {
             let segment = self.segments.get(*number)?;
             let mut live = Vec::new();
             for (log, state) in self.index.iter() {
-                if state.damaged.iter().any(|range| range.segment == *number) {
+                // What was put again stays where it is until it is released.
+                let mends = state.mends.slots().map(|slot| slot.segment);
+                if state.damaged.iter().map(|range| range.segment).chain(mends).any(|segment| segment == *number) {
                     return None;
                 }
                 let range = state.live_in(*number).ok()?;

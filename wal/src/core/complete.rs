@@ -1,6 +1,7 @@
 //! What is durable, and what is poisoned. Completions are in the order of tickets, because groups become durable in
 //! their order.
 
+use super::index::Reached;
 use super::{Completion, Cut, InFlight, Item, Life, LogCore, Queued, Syncing, Ticket};
 use crate::error::WalError;
 use crate::format::ids::LogPosition;
@@ -87,6 +88,9 @@ impl LogCore {
         group.writing = None;
         for mark in &group.marks {
             let Some(state) = self.index.get_mut(mark.log) else { continue };
+            if let Reached::Mended { last, offset } = mark.to {
+                state.mends.is_written(last, group.segment, offset);
+            }
             if let Some(at) = state.reached(mark, group.segment).filter(|at| at.lsn > state.written.lsn) {
                 state.written = at;
             }
@@ -110,6 +114,9 @@ impl LogCore {
         self.queue_bytes -= group.weight;
         for mark in &group.marks {
             let Some(state) = self.index.get_mut(mark.log) else { continue };
+            if let Reached::Mended { last, .. } = mark.to {
+                state.is_mended(last, group.segment);
+            }
             if let Some(at) = state.reached(mark, group.segment).filter(|at| at.lsn > state.durable.lsn) {
                 state.durable = at;
             }

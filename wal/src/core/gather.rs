@@ -7,7 +7,9 @@ use super::index::{Mark, Reached, room_of};
 use super::{Content, InFlight, Item, Life, LogCore, Ticket};
 use crate::error::{SubmitError, WalError};
 use crate::format::batch::Batch;
+use crate::format::footer::Footer;
 use crate::format::group::{GroupFlags, GroupIdentity, Place, encode_group, front_len};
+use crate::format::ids::LogPosition;
 use crate::format::layout::{len_u32, round_up};
 use crate::format::record::{BatchEntry, Record, repeat_records};
 use crate::format::segment::SEGMENT_HEADER_BYTES;
@@ -50,6 +52,18 @@ fn entry_at(batch: &Batch, offset: u32) -> BatchEntry {
         offset,
         len: len_u32(batch.bytes().len()),
         chain: end.chain,
+    }
+}
+
+/// What the directory and the footer say of a batch, and what is noted when it is written: one that continues its log, or mends it.
+fn name(footer: &mut Footer, entry: BatchEntry, before: Option<LogPosition>) -> (Record, Reached) {
+    let BatchEntry { last, offset, .. } = entry;
+    if let Some(before) = before {
+        footer.batch(entry, before);
+        (Record::Batch(entry), Reached::Batch { last, offset })
+    } else {
+        footer.record(&Record::Mended(entry));
+        (Record::Mended(entry), Reached::Mended { last, offset })
     }
 }
 
@@ -289,15 +303,19 @@ impl LogCore {
             };
             let entry = entry_at(&batch, at);
             // A truncation may have overtaken the batch in memory; on disk it follows it.
-            let placed = self.index.get_mut(entry.log).and_then(|state| state.place(&entry.position(), segment, at));
+            let placed = self.index.get_mut(entry.log).and_then(|state| match before {
+                Some(_) => state.place(&entry.position(), segment, at),
+                None => {
+                    state.note_segment(segment);
+                    state.mends.place(&entry.position(), segment, at)
+                }
+            });
             if let Some(before) = placed {
                 self.segments.moved(before, segment, room_of(1, u64::from(entry.len)));
             }
-            active.footer.batch(entry, before);
-            laid.own.push(Record::Batch(entry));
-            laid.group
-                .marks
-                .push(Mark { log: entry.log, to: Reached::Batch { last: entry.last, offset: entry.offset } });
+            let (record, to) = name(&mut active.footer, entry, before);
+            laid.own.push(record);
+            laid.group.marks.push(Mark { log: entry.log, to });
             laid.batches.push(batch.bytes().clone());
             laid.placed.push((at, batch));
             at = at.saturating_add(entry.len);

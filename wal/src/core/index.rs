@@ -8,7 +8,9 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use bytes::Bytes;
 
-use super::segment_index::{IndexCache, IndexEntry};
+use super::mend::Mends;
+pub(super) use super::segment_index::IndexCache;
+use super::segment_index::IndexEntry;
 use crate::format::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::{BatchEntry, HardStateKind, Record};
 
@@ -140,7 +142,7 @@ pub(crate) struct Freed {
 }
 
 impl Freed {
-    fn take(&mut self, segment: u64, bytes: u64) {
+    pub(super) fn take(&mut self, segment: u64, bytes: u64) {
         if segment == 0 {
             self.unplaced = true;
             return;
@@ -172,6 +174,8 @@ pub(crate) struct Mark {
 pub(crate) enum Reached {
     /// A batch, at its place in the segment.
     Batch { last: Lsn, offset: u32 },
+    /// A batch that was put again, at its place in the segment.
+    Mended { last: Lsn, offset: u32 },
     /// A reset to this position.
     Start(LogPosition),
 }
@@ -195,7 +199,9 @@ pub(crate) struct LogState {
     /// Hard states in doubt: a newer one may be lost. With each, the segment of the newest record that says so; 0: it is on
     /// its way there.
     pub(crate) doubts: BTreeMap<HardStateKind, u64>,
+    /// What the open found that can't be read; what of it was put again since is still named.
     pub(crate) damaged: Vec<DamagedSlot>,
+    pub(crate) mends: Mends,
     /// First LSN of what may be missing, until the log's owner settled it.
     pub(crate) cut: Option<Lsn>,
     /// The segment of the newest record of the cut; 0: none, or it is on its way.
@@ -219,6 +225,7 @@ impl LogState {
             hard: BTreeMap::new(),
             doubts: BTreeMap::new(),
             damaged: Vec::new(),
+            mends: Mends::default(),
             cut: None,
             cut_in: 0,
             cuts_from: None,
@@ -227,7 +234,9 @@ impl LogState {
     }
 
     pub(crate) fn end(&self) -> LogPosition {
-        self.slots.back().map_or_else(|| self.folded_end(), Slot::end)
+        let end = self.slots.back().map_or_else(|| self.folded_end(), Slot::end);
+        // Behind a truncation to what was put again, it is the last that there is.
+        self.mends.end().filter(|mended| mended.lsn > end.lsn).unwrap_or(end)
     }
 
     /// Where the slots begin.
@@ -237,7 +246,7 @@ impl LogState {
 
     /// Whether some of it can't be read.
     pub(crate) fn is_damaged(&self) -> bool {
-        !self.damaged.is_empty()
+        !self.still_damaged().is_empty()
     }
 
     /// Whether the log has no batch.
@@ -279,6 +288,9 @@ impl LogState {
         if lsn == self.start.lsn {
             return Some(self.start);
         }
+        if let Some(mended) = self.mends.at(lsn) {
+            return (mended.slot.last == lsn).then(|| mended.slot.end());
+        }
         if lsn > self.folded_end().lsn {
             return self.slots.get(self.slot_at(lsn)).filter(|slot| slot.last == lsn).map(Slot::end);
         }
@@ -306,10 +318,15 @@ impl LogState {
         if lsn < self.start.lsn {
             return None;
         }
+        let known = self.unmended_boundary(log, lsn, cache);
+        Some(self.mends.at_or_before(lsn).filter(|mended| mended.lsn > known.lsn).unwrap_or(known))
+    }
+
+    fn unmended_boundary(&self, log: LogId, lsn: Lsn, cache: &IndexCache) -> LogPosition {
         let folded = self.folded_end();
         if lsn >= folded.lsn {
             let after = self.slots.partition_point(|slot| slot.last <= lsn);
-            return Some(after.checked_sub(1).and_then(|i| self.slots.get(i)).map_or(folded, Slot::end));
+            return after.checked_sub(1).and_then(|i| self.slots.get(i)).map_or(folded, Slot::end);
         }
         let after = self.runs.partition_point(|run| run.end.lsn <= lsn);
         let below = after.checked_sub(1).and_then(|i| self.runs.get(i)).map_or(self.start, |run| run.end);
@@ -318,7 +335,7 @@ impl LogState {
             let entry = entries.get(entries.partition_point(|entry| entry.last <= lsn).checked_sub(1)?)?;
             (entry.last >= run.first).then(|| self.entry_end(entry))
         });
-        Some(inside.unwrap_or(below))
+        inside.unwrap_or(below)
     }
 
     /// The earliest position that is known to keep no more than so many bytes behind it: batches with what directories and
@@ -355,6 +372,7 @@ impl LogState {
                 let slot = self.slots.get(self.slot_at(last)).filter(|slot| slot.last == last)?;
                 ((slot.segment, slot.offset) == (segment, offset)).then(|| slot.end())
             }
+            Reached::Mended { .. } => None,
             Reached::Start(to) => (self.start == to).then_some(to),
         }
     }
@@ -362,7 +380,8 @@ impl LogState {
     /// Whether a position is one of the log's, as far as it can still change, and durable.
     pub(crate) fn is_durable(&self, at: &LogPosition) -> bool {
         let changes = at.lsn > self.folded_end().lsn;
-        let is_there = || self.slots.get(self.slot_at(at.lsn)).is_some_and(|slot| slot.end() == *at);
+        let is_mended = || self.mends.at(at.lsn).is_some_and(|mended| mended.slot.end() == *at);
+        let is_there = || self.slots.get(self.slot_at(at.lsn)).is_some_and(|slot| slot.end() == *at) || is_mended();
         at.lsn <= self.durable.lsn && (!changes || is_there())
     }
 
@@ -384,7 +403,16 @@ impl LogState {
         }
     }
 
-    fn note_segment(&mut self, segment: u64) {
+    /// As [`Self::note_epoch`], of a batch among others.
+    pub(super) fn note_epoch_within(&mut self, epoch: Epoch, first: Lsn) {
+        let i = self.epochs.partition_point(|(other, _)| *other < epoch);
+        match self.epochs.get_mut(i).filter(|(other, _)| *other == epoch) {
+            Some((_, start)) => *start = first.min(*start),
+            None => self.epochs.insert(i, (epoch, first)),
+        }
+    }
+
+    pub(super) fn note_segment(&mut self, segment: u64) {
         if segment != 0 {
             self.oldest = Some(self.oldest.map_or(segment, |oldest| oldest.min(segment)));
         }
@@ -551,13 +579,16 @@ impl LogState {
             }
         }
         // Who reads what is left of the log's older segments finds the same gaps again, and needs to hear of their end.
-        if let Some(oldest) = self.oldest.filter(|_| self.damaged.iter().any(|range| range.last > to.lsn)) {
+        let was_mended = self.mends.end().is_some_and(|end| end.lsn > to.lsn);
+        let was_damaged = was_mended || self.damaged.iter().any(|range| range.last > to.lsn);
+        if let Some(oldest) = self.oldest.filter(|_| was_damaged) {
             freed.touch(oldest);
         }
         self.damaged.retain(|range| range.first <= to.lsn);
         for range in &mut self.damaged {
             range.last = range.last.min(to.lsn);
         }
+        self.mends.truncate(to.lsn, &mut freed);
         self.give_back();
         freed
     }
@@ -583,6 +614,7 @@ impl LogState {
         }
         self.epochs.clear();
         self.damaged.clear();
+        self.mends.clear(&mut freed);
         self.give_back();
         freed
     }
@@ -616,6 +648,7 @@ impl LogState {
         for range in &mut self.damaged {
             range.first = range.first.max(at.lsn.next());
         }
+        self.mends.release(at.lsn, &mut freed);
         if self.start.lsn < at.lsn {
             self.start = at;
             self.start_in = 0;

@@ -3,7 +3,7 @@
 //!
 //! One rule a file: `submit` (what may be accepted), `gather` (what becomes a group), `rotate` (where it goes),
 //! `complete` (what is durable, what is poisoned), `reclaim` (what may go), `compact` (what is written anew, so that the
-//! rest may go), `query` (what can be read), `check` (what always holds).
+//! rest may go), `query` (what can be read), `mend` (what is put again where it is damaged), `check` (what always holds).
 
 mod check;
 mod compact;
@@ -11,6 +11,7 @@ mod complete;
 mod gather;
 pub(crate) mod index;
 mod live_set;
+mod mend;
 mod query;
 mod reclaim;
 mod rotate;
@@ -119,6 +120,10 @@ impl Default for Options {
 pub enum Entry {
     /// The continuation of its log.
     Batch(Batch),
+    /// A batch of the log's history again, from another copy, where it is damaged ([`LogCore::damaged`]). All that it holds must
+    /// be damaged, and it must fit what is known before and behind it. What is damaged over several batches is put again one
+    /// after the other, the first one first. What was released meanwhile is left alone.
+    Mend(Batch),
     /// Cuts a log's suffix off: a follower whose tail lost.
     Truncate {
         /// The log.
@@ -167,7 +172,7 @@ impl Entry {
     #[must_use]
     pub const fn batch_bytes(&self) -> usize {
         match self {
-            Self::Batch(batch) => batch.bytes().len(),
+            Self::Batch(batch) | Self::Mend(batch) => batch.bytes().len(),
             _ => 0,
         }
     }
@@ -176,7 +181,7 @@ impl Entry {
     #[must_use]
     pub const fn log(&self) -> LogId {
         match self {
-            Self::Batch(batch) => batch.log(),
+            Self::Batch(batch) | Self::Mend(batch) => batch.log(),
             Self::Truncate { log, .. }
             | Self::HardState { log, .. }
             | Self::Settle { log }
@@ -458,6 +463,8 @@ pub struct LogCore {
     stats: Stats,
 }
 
+pub(crate) use mend::Edge;
+
 use index::Mark;
 pub(crate) use index::{DamagedSlot, Freed, HardState, Index, Run, Slot};
 pub use segment_index::{IndexRequest, SegmentIndex};
@@ -514,7 +521,8 @@ struct Queued {
 enum Item {
     Batch {
         batch: Batch,
-        before: LogPosition,
+        /// What it continues; `None`: it mends the log.
+        before: Option<LogPosition>,
     },
     Record {
         record: Record,

@@ -243,10 +243,11 @@ impl LogCore {
         self.index.iter().filter_map(|(log, state)| state.cut.map(|from| Cut { log, from })).collect()
     }
 
-    /// Ranges of the log that were durable and can't be read.
+    /// Ranges of the log that were durable and can't be read: what the open found, and what a reader found since
+    /// ([`LogCore::note_damaged`]), and nobody put again ([`Entry::Mend`](super::Entry::Mend)).
     #[must_use]
     pub fn damaged(&self, log: LogId) -> Vec<(Lsn, Lsn)> {
-        self.index.get(log).map_or_else(Vec::new, |s| s.damaged.iter().map(|d| (d.first, d.last)).collect())
+        self.index.get(log).map_or_else(Vec::new, |s| s.still_damaged().iter().map(|d| (d.first, d.last)).collect())
     }
 
     /// Where to read whole batches, from the one that contains `from`, up to about `max_bytes` but at least one;
@@ -263,16 +264,7 @@ impl LogCore {
             return Err(ReadError::Released { log, start: state.start.lsn });
         }
         let mut plan = Plan { extents: Vec::new(), bytes: 0, next: from, is_ended: false };
-        let ended = self.plan_runs(log, state, &mut plan, max_bytes);
-        if ended.is_ok() && !plan.is_ended {
-            let slots = state.slots.iter().skip(state.slot_at(plan.next)).map(|slot| Extent::of(log, slot));
-            plan.extend(
-                state,
-                &self.index.cache,
-                slots.take_while(|extent| extent.last <= state.written.lsn),
-                max_bytes,
-            );
-        }
+        let ended = self.plan_parts(log, state, &mut plan, max_bytes);
         let error = ended.err().or_else(|| damage_between(log, state, plan.next, plan.next));
         match error {
             Some(error) if plan.extents.is_empty() => Err(error),
@@ -280,9 +272,38 @@ impl LogCore {
         }
     }
 
-    /// The part of a plan that lies in folded segments. `Err`: it can't go on behind it.
-    fn plan_runs(&self, log: LogId, state: &LogState, plan: &mut Plan, bytes_max: usize) -> Result<(), ReadError> {
-        while let Some(run) = state.run_at(plan.next) {
+    /// What was put again, and what was never gone, as they come. `Err`: the plan can't go on behind it.
+    fn plan_parts(&self, log: LogId, state: &LogState, plan: &mut Plan, bytes_max: usize) -> Result<(), ReadError> {
+        loop {
+            let before = plan.next;
+            if let Some(mended) = state.mends.at(plan.next) {
+                let extent = Some(Extent::of(log, &mended.slot)).filter(|_| mended.is_written);
+                plan.extend(state, &self.index.cache, extent.into_iter(), bytes_max);
+            } else {
+                let until = state.mends.next_behind(plan.next);
+                self.plan_runs(log, state, plan, until, bytes_max)?;
+                if !plan.is_ended {
+                    let slots = state.slots.iter().skip(state.slot_at(plan.next)).map(|slot| Extent::of(log, slot));
+                    let slots = slots.take_while(|at| at.last <= state.written.lsn && at.first < until);
+                    plan.extend(state, &self.index.cache, slots, bytes_max);
+                }
+            }
+            if plan.is_ended || plan.next == before {
+                return Ok(());
+            }
+        }
+    }
+
+    /// The part of a plan that lies in folded segments, before `until`. `Err`: it can't go on behind it.
+    fn plan_runs(
+        &self,
+        log: LogId,
+        state: &LogState,
+        plan: &mut Plan,
+        until: Lsn,
+        bytes_max: usize,
+    ) -> Result<(), ReadError> {
+        while let Some(run) = state.run_at(plan.next).filter(|run| run.first < until && plan.next < until) {
             if let Some(error) = damage_between(log, state, plan.next, plan.next.max(run.first)) {
                 return Err(error);
             }
@@ -290,16 +311,13 @@ impl LogCore {
             let entries = self.index.cache.entries(segment, log).ok_or(ReadError::NotLoaded { segment })?;
             let mut gap = None;
             let known = run.batches(plan.next, entries).map_while(|part| part.map_err(|range| gap = Some(range)).ok());
-            plan.extend(
-                state,
-                &self.index.cache,
-                known.map(|entry| Extent::entry(log, state, segment, entry)),
-                bytes_max,
-            );
-            if plan.is_ended {
+            let known = known.take_while(|entry| entry.first < until);
+            let known = known.map(|entry| Extent::entry(log, state, segment, entry));
+            plan.extend(state, &self.index.cache, known, bytes_max);
+            if plan.is_ended || plan.next >= until {
                 return Ok(());
             }
-            if let Some((first, last)) = gap {
+            if let Some((first, last)) = gap.filter(|(first, _)| *first < until) {
                 if let Some(failure) = self.index.cache.failure(segment) {
                     return Err(ReadError::Io(failure.clone()));
                 }
@@ -405,7 +423,7 @@ impl Plan {
 }
 
 fn damage_between(log: LogId, state: &LogState, first: Lsn, last: Lsn) -> Option<ReadError> {
-    let range = state.damaged.iter().find(|range| range.first <= last && range.last >= first)?;
+    let range = state.damage_between(first, last)?;
     let file = if range.segment == 0 { "(unknown)".to_owned() } else { segment_name(range.segment) };
     Some(ReadError::Corrupt { log, first: range.first, last: range.last, file, offset: range.offset })
 }

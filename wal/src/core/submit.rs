@@ -23,6 +23,8 @@ struct Staged {
     reset: bool,
     /// The same of damage behind what is left.
     is_cut: bool,
+    /// The ends of what it puts again.
+    mended: Vec<LogPosition>,
     /// Nothing more may be said of the log in this submission.
     is_over: bool,
 }
@@ -193,7 +195,9 @@ impl LogCore {
             (weight - batch, batch, if batch > 0 { FOOTER_BYTES_PER_BATCH } else { weight })
         });
         let reserve = entries.iter().map(|entry| self.reserve(entry)).max().unwrap_or(0);
-        let is = |entry: &Entry| (matches!(entry, Entry::Batch(_)), matches!(entry, Entry::HardState { .. }));
+        let is = |entry: &Entry| {
+            (matches!(entry, Entry::Batch(_) | Entry::Mend(_)), matches!(entry, Entry::HardState { .. }))
+        };
         let any = entries.iter().map(is).fold((false, false), |all, one| (all.0 || one.0, all.1 || one.1));
         if any.0 && !self.takes_batches() {
             return false;
@@ -268,7 +272,7 @@ impl LogCore {
         // What a group of few records takes, with the zeroes behind it.
         let step = 2 * BLOCK_BYTES;
         match entry {
-            Entry::Batch(_) => (self.options.segment_bytes / 16).max(3 * step),
+            Entry::Batch(_) | Entry::Mend(_) => (self.options.segment_bytes / 16).max(3 * step),
             Entry::HardState { .. } => (self.options.segment_bytes / 32).max(2 * step),
             Entry::Truncate { .. }
             | Entry::Settle { .. }
@@ -292,7 +296,8 @@ impl LogCore {
             let known = self.index.get(log);
             let state = staged.entry(log).or_insert_with(|| {
                 new_logs += usize::from(known.is_none());
-                Staged { base: self.index.end(log), added: Vec::new(), reset: false, is_cut: false, is_over: false }
+                let (base, added, mended) = (self.index.end(log), Vec::new(), Vec::new());
+                Staged { base, added, reset: false, is_cut: false, mended, is_over: false }
             });
             if state.is_over {
                 return Err(SubmitError::NotLast { log });
@@ -304,6 +309,14 @@ impl LogCore {
                     let reaches = if state.is_cut { state.base.lsn } else { batch.last_lsn() };
                     self.validate_batch(known, reaches, state.end(), batch)?;
                     state.added.push(batch.position());
+                }
+                Entry::Mend(batch) => {
+                    too_large(batch.bytes().len(), self.batch_bytes_max())?;
+                    let (first, last) = (batch.first_lsn(), batch.last_lsn());
+                    let is_other = state.reset || state.is_cut;
+                    let known = known.filter(|_| !is_other).ok_or(SubmitError::NotDamaged { log, first, last })?;
+                    known.validate_mend(batch, &state.mended, &self.index.cache)?;
+                    state.mended.push(batch.position());
                 }
                 Entry::Truncate { log, to } => self.validate_truncate(*log, state, to)?,
                 Entry::HardState { bytes, .. } => too_large(bytes.len(), HARD_STATE_BYTES_MAX)?,
@@ -345,8 +358,8 @@ impl LogCore {
         too_large(batch.bytes().len(), self.batch_bytes_max())?;
         // Also damage behind the log's end, where the boundary of a truncation was lost: what was written there would be taken for
         // damaged for ever.
-        if let Some(range) = log.and_then(|log| log.damaged.iter().find(|range| range.first <= reaches)) {
-            return Err(SubmitError::Damaged { log: batch.log(), from: range.first });
+        if let Some(from) = log.and_then(|log| log.damage_before(reaches)) {
+            return Err(SubmitError::Damaged { log: batch.log(), from });
         }
         if !batch.follows(&end) {
             return Err(SubmitError::DoesNotFollow {
@@ -366,17 +379,19 @@ impl LogCore {
             Entry::Batch(batch) => {
                 let state = self.index.log(batch.log());
                 let before = state.end();
-                let at = batch.position();
-                state.push(Slot {
-                    first: batch.first_lsn(),
-                    last: at.lsn,
-                    epoch: at.epoch,
-                    chain: at.chain,
-                    segment: 0,
-                    offset: 0,
-                    len: u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX),
-                });
-                Item::Batch { batch, before }
+                state.push(unplaced(&batch));
+                Item::Batch { batch, before: Some(before) }
+            }
+            Entry::Mend(batch) => {
+                let (log, state) = (batch.log(), self.index.log(batch.log()));
+                if batch.last_lsn() <= state.start.lsn {
+                    // Nothing is to be mended there any more; so something else is said that is so.
+                    let at = state.start;
+                    return Item::Record { record: Record::Anchor { log, at }, kills_from: None };
+                }
+                let freed = state.mend(unplaced(&batch), false);
+                self.freed(&freed);
+                Item::Batch { batch, before: None }
             }
             Entry::Truncate { log, to } => {
                 let freed = self.index.log(log).truncate(to);
@@ -422,7 +437,7 @@ impl LogCore {
         Item::Record { record, kills_from: freed.lowest(self.last_segment()) }
     }
 
-    fn freed(&mut self, freed: &Freed) {
+    pub(super) fn freed(&mut self, freed: &Freed) {
         let emptied = self.segments.freed(&freed.bytes);
         self.freed_bytes += freed.bytes.values().sum::<u64>();
         // Not at each release: it takes a look at all segments.
@@ -451,13 +466,20 @@ impl LogCore {
     }
 }
 
+/// A batch that has no place yet.
+fn unplaced(batch: &Batch) -> Slot {
+    let LogPosition { epoch, lsn: last, chain } = batch.position();
+    let len = u32::try_from(batch.bytes().len()).unwrap_or(u32::MAX);
+    Slot { first: batch.first_lsn(), last, epoch, chain, segment: 0, offset: 0, len }
+}
+
 fn too_large(bytes: usize, bytes_max: usize) -> Result<(), SubmitError> {
     if bytes > bytes_max { Err(SubmitError::TooLarge { bytes, bytes_max }) } else { Ok(()) }
 }
 
 fn weight(entry: &Entry) -> usize {
     match entry {
-        Entry::Batch(batch) => batch.bytes().len() + crate::format::record::BATCH_RECORD_BYTES,
+        Entry::Batch(batch) | Entry::Mend(batch) => batch.bytes().len() + crate::format::record::BATCH_RECORD_BYTES,
         Entry::Truncate { .. } | Entry::Release { .. } | Entry::Reset { .. } => 56,
         Entry::Settle { .. } | Entry::Remove { .. } => 24,
         Entry::HardState { bytes, .. } => bytes.len() + 32,

@@ -198,10 +198,15 @@ impl Wal {
         let _failing = self.shared.failing();
         let mut state = self.state();
         for entry in &entries {
-            // A truncation must know the boundary that it is to.
-            if let Entry::Truncate { log, to } = entry {
+            // A truncation must know the boundary that it is to, and what is put again what is around it.
+            let around = match entry {
+                Entry::Truncate { log, to } => [Some((*log, to.lsn)), None],
+                Entry::Mend(batch) => [batch.first_lsn().prev(), batch.last_lsn()].map(|lsn| Some((batch.log(), lsn))),
+                _ => continue,
+            };
+            for (log, lsn) in around.into_iter().flatten() {
                 drop(state);
-                state = self.loaded(*log, to.lsn);
+                state = self.loaded(log, lsn);
             }
         }
         if state.stopping {
@@ -273,6 +278,10 @@ impl Wal {
             let cached = plan.iter().map(|extent| state.core.cached(extent)).collect();
             drop(state);
             if let Some(failed) = failed.take().filter(|it| plan.first().is_some_and(|first| first.is_same(&it.0))) {
+                // From here on it is known, until another copy of it is put there.
+                if matches!(failed.1, ReadError::Corrupt { .. }) {
+                    self.state().core.note_damaged(&failed.0);
+                }
                 return Err(failed.1);
             }
             match Fetch::new(self.io.clone(), &self.kept).run(&plan, cached) {

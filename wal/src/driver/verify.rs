@@ -109,7 +109,10 @@ impl Wal {
                     verified.bytes += u64::from(extent.len);
                 }
                 Err(ReadError::Io(failure)) => return Err(WalError::Unread(failure)),
-                Err(_) if self.is_still(&extent) => verified.damaged.push(extent.damaged().of(extent.log)),
+                Err(_) if self.is_still(&extent) => {
+                    self.state().core.note_damaged(&extent);
+                    verified.damaged.push(extent.damaged().of(extent.log));
+                }
                 // Released, cut off or moved while it was read: it is looked for again.
                 Err(_) => return Ok(Some(next.unwrap_or(from))),
             }

@@ -118,6 +118,14 @@ impl BatchHeader {
         self.first_lsn.advance(u64::from(self.record_count.saturating_sub(1)))
     }
 
+    /// See [`Batch::follows`].
+    pub(crate) fn follows(&self, previous: &LogPosition) -> bool {
+        self.first_lsn == previous.lsn.next()
+            && self.prev_epoch == previous.epoch
+            && self.epoch >= previous.epoch
+            && self.chain == self.chain_after(previous.chain)
+    }
+
     /// The header's bytes with `chain`, without the CRC.
     fn unsealed(&self, chain: u64) -> Front<BATCH_HEADER_BYTES> {
         let mut out = Front::new();
@@ -433,10 +441,7 @@ impl Batch {
     /// epoch as it says, the chain over it, and no falling epoch.
     #[must_use]
     pub fn follows(&self, previous: &LogPosition) -> bool {
-        self.header.first_lsn == previous.lsn.next()
-            && self.header.prev_epoch == previous.epoch
-            && self.header.epoch >= previous.epoch
-            && self.header.chain == self.header.chain_after(previous.chain)
+        self.header.follows(previous)
     }
 
     /// The blocks, in order.

@@ -14,7 +14,8 @@
 //! | 4128 | records that outlive the segment's batches, as in a directory | |
 //! | … | the logs | |
 //!
-//! Records are applied before the batches: a truncation stays only if it reaches below the first batch that the
+//! Records are applied before the batches, but those of what was put again (*mended*), which come last and are applied behind
+//! them: a truncation stays only if it reaches below the first batch that the
 //! segment still has of its log. Each log: log id 16, first LSN 8, last LSN 8, chain before the first batch 8, chain
 //! at the end 8, epoch before the first batch (8, 4), number of epochs 4, number of batches 4, bytes of batches 4; then
 //! the epochs (version 8, term 4, zero 4, first LSN 8).
@@ -32,7 +33,7 @@ use std::collections::BTreeMap;
 
 use super::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
 use super::layout::{Fields, PutFields, Short, len_u32, round_up};
-use super::record::{BatchEntry, HardStateKind, Record, decode_records};
+use super::record::{BATCH_RECORD_BYTES, BatchEntry, HardStateKind, Record, decode_records};
 use super::segment::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use crate::limits::{BLOCK_BYTES, FOOTER_BYTES_MAX, NUMBERS_MAX};
 
@@ -68,6 +69,8 @@ pub(crate) struct Footer {
     /// Which of them are of a log and a sort.
     places: BTreeMap<(LogId, Sort), Vec<u64>>,
     next_record: u64,
+    /// Batches that were put again, by their first LSN.
+    mends: BTreeMap<(LogId, Lsn), BatchEntry>,
     pub(crate) logs: BTreeMap<LogId, FooterLog>,
     /// At least the bytes of the body without the fixed front.
     growth: usize,
@@ -114,7 +117,9 @@ impl Footer {
     pub(crate) fn record(&mut self, record: &Record) {
         match record {
             Record::Batch(_) | Record::Closing { .. } => return,
+            Record::Mended(entry) => return self.mend(entry),
             Record::Truncate { log, to } => {
+                self.give_up_mends(*log, |entry| entry.last > to.lsn);
                 if let Some(state) = self.logs.get_mut(log) {
                     while state.batches.pop_if(|entry| entry.last > to.lsn).is_some() {}
                     if !state.batches.is_empty() {
@@ -124,10 +129,12 @@ impl Footer {
                 }
             }
             Record::Remove { log } => {
+                self.give_up_mends(*log, |_| true);
                 self.logs.remove(log);
                 self.supersede(*log, |_| true);
             }
             Record::Reset { log, .. } => {
+                self.give_up_mends(*log, |_| true);
                 self.logs.remove(log);
                 // What stays true of the log, or ends what older segments say of it, stays.
                 self.supersede(*log, |sort| sort == Sort::Other);
@@ -138,7 +145,10 @@ impl Footer {
             Record::Settled { log } => {
                 self.supersede(*log, |sort| sort == Sort::Cut);
             }
-            Record::Anchor { log, at } => self.anchor(*log, at),
+            Record::Anchor { log, at } => {
+                self.give_up_mends(*log, |entry| entry.last <= at.lsn);
+                self.anchor(*log, at);
+            }
             Record::Cut { .. } | Record::Mention { .. } | Record::Retirement { .. } | Record::Gone { .. } => {}
         }
         self.growth = self.growth.saturating_add(record.encoded_len());
@@ -152,6 +162,22 @@ impl Footer {
     /// What outlives the batches, in the order in which it was written.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
+    }
+
+    fn mend(&mut self, entry: &BatchEntry) {
+        self.give_up_mends(entry.log, |other| other.first <= entry.last && other.last >= entry.first);
+        self.growth = self.growth.saturating_add(BATCH_RECORD_BYTES);
+        self.mends.insert((entry.log, entry.first), *entry);
+    }
+
+    fn give_up_mends(&mut self, log: LogId, which: impl Fn(&BatchEntry) -> bool) {
+        if self.mends.is_empty() {
+            return;
+        }
+        let before = self.mends.len();
+        self.mends.retain(|(of, _), entry| *of != log || !which(entry));
+        let gone = before.saturating_sub(self.mends.len());
+        self.growth = self.growth.saturating_sub(gone.saturating_mul(BATCH_RECORD_BYTES));
     }
 
     /// Takes the log's records of some sorts out. Each was put in once: however many records there are, no other is looked at.
@@ -193,6 +219,9 @@ impl Footer {
         let mut records = Vec::new();
         for record in self.records() {
             record.encode(&mut records);
+        }
+        for entry in self.mends.values() {
+            Record::Mended(*entry).encode(&mut records);
         }
         out.put_bytes(&MAGIC);
         out.put_u8(FOOTER_VERSION);

@@ -196,6 +196,15 @@ fn a_record_of_what_is_gone_is_the_golden_one() {
     assert_eq!(decode_records(&stored).unwrap(), [gone]);
 }
 
+/// As above.
+#[test]
+fn a_record_of_what_was_put_again_is_the_golden_one() {
+    let (mended, mut fresh) = (Record::Mended(entry()), Vec::new());
+    mended.encode(&mut fresh);
+    let stored = check("record-mended.bin", &fresh);
+    assert_eq!(decode_records(&stored).unwrap(), [mended]);
+}
+
 #[test]
 fn a_group_is_the_golden_one() {
     let (header, fresh) = group();

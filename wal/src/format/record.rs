@@ -16,6 +16,7 @@
 //! | 10 | mention of a hard state: where a directory is repeated, that one was set; in a group's own, that the newest one may be lost | log 16, kind 1, zero 7 |
 //! | 11 | settled: the log's cut is over | log 16 |
 //! | 12 | gone: no segment from the first to the last is there any more | first segment 8, last segment 8 |
+//! | 13 | mended: a batch of the group, put again where the log was damaged | as of a batch |
 //!
 //! A position is: log 16, LSN 8, epoch.version 8, epoch.term 4, zero 4, chain 8.
 #![warn(clippy::indexing_slicing, clippy::arithmetic_side_effects, clippy::cast_possible_truncation)]
@@ -110,6 +111,7 @@ pub(crate) enum Record {
     Mention { log: LogId, kind: HardStateKind },
     Settled { log: LogId },
     Gone { first: u64, last: u64 },
+    Mended(BatchEntry),
 }
 
 /// Bytes that are no record of this build.
@@ -144,6 +146,9 @@ impl fmt::Display for Record {
             Self::Mention { log, kind } => write!(f, "log {log}: its hard state {kind:?} is in doubt"),
             Self::Settled { log } => write!(f, "log {log} is whole again"),
             Self::Gone { first, last } => write!(f, "segments {first} to {last} are gone"),
+            Self::Mended(BatchEntry { log, first, last, .. }) => {
+                write!(f, "batch {first} to {last} of log {log}, which was damaged, again")
+            }
         }
     }
 }
@@ -163,13 +168,14 @@ impl Record {
             Self::Mention { .. } => 10,
             Self::Settled { .. } => 11,
             Self::Gone { .. } => 12,
+            Self::Mended(_) => 13,
         }
     }
 
     /// The log that the record is about, if it is about one.
     pub(crate) const fn log(&self) -> Option<LogId> {
         match self {
-            Self::Batch(entry) => Some(entry.log),
+            Self::Batch(entry) | Self::Mended(entry) => Some(entry.log),
             Self::Truncate { log, .. }
             | Self::Remove { log }
             | Self::Anchor { log, .. }
@@ -182,10 +188,18 @@ impl Record {
         }
     }
 
+    /// The batch that it names, whose bytes the group holds.
+    pub(crate) const fn batch(&self) -> Option<&BatchEntry> {
+        match self {
+            Self::Batch(entry) | Self::Mended(entry) => Some(entry),
+            _ => None,
+        }
+    }
+
     /// Bytes of the record with its header.
     pub(crate) fn encoded_len(&self) -> usize {
         let body = match self {
-            Self::Batch(_) => 64,
+            Self::Batch(_) | Self::Mended(_) => 64,
             Self::Truncate { .. } | Self::Anchor { .. } | Self::Reset { .. } => 48,
             Self::Remove { .. } | Self::Settled { .. } | Self::Gone { .. } => 16,
             Self::HardState { bytes, .. } => bytes.len().saturating_add(24),
@@ -202,7 +216,7 @@ impl Record {
         out.put_u16(0);
         out.put_u32(len_u32(self.encoded_len().saturating_sub(RECORD_HEADER_BYTES)));
         match self {
-            Self::Batch(entry) => {
+            Self::Batch(entry) | Self::Mended(entry) => {
                 out.put_u128(entry.log.as_u128());
                 out.put_u64(entry.first.get());
                 out.put_u64(entry.last.get());
@@ -246,7 +260,7 @@ impl Record {
     fn decode(fields: &mut Fields<'_>) -> Result<Self, RecordError> {
         let (kind, version, zero, len) = (fields.u8()?, fields.u8()?, fields.u16()?, fields.u32()?);
         let mut body = Fields::new(fields.bytes(usize::try_from(len).map_err(|_| Short)?)?);
-        if version != VERSION || !(1..=12).contains(&kind) {
+        if version != VERSION || !(1..=13).contains(&kind) {
             return Err(RecordError::Newer { found: version.max(2) });
         }
         let record = Self::decode_body(kind, &mut body)?;
@@ -282,6 +296,7 @@ impl Record {
             }
             7 => Self::Cut { log, from: Lsn::new(f.u64()?) },
             11 => Self::Settled { log },
+            13 => Self::Mended(batch_entry(log, f)?),
             _ => {
                 let kind = HardStateKind::from_code(f.u8()?).ok_or(RecordError::Newer { found: 2 })?;
                 if !f.zeroes(7)? {
@@ -362,6 +377,7 @@ mod tests {
             Record::Mention { log, kind: HardStateKind::Owner },
             Record::Settled { log },
             Record::Gone { first: 6, last: 9 },
+            Record::Mended(BatchEntry { log, first, last, epoch: at.epoch, offset: 8192, len: 200, chain: at.chain }),
         ]
     }
 
@@ -381,7 +397,7 @@ mod tests {
         let mut bytes = Vec::new();
         Record::Retirement { segment: 5 }.encode(&mut bytes);
         assert_eq!(decode_records(&bytes[..15]), Err(RecordError::Malformed));
-        bytes[0] = 13;
+        bytes[0] = 14;
         assert_eq!(decode_records(&bytes), Err(RecordError::Newer { found: 2 }));
     }
 }

@@ -137,6 +137,7 @@ fn gather(footer: &mut Footer, records: &[Record], batches: &[Option<Batch>], al
                     footer.batch(*batch, LogPosition::origin(batch.log));
                 }
             }
+            Record::Mended(_) => drop(batches.next()), // It is in no run.
             other => footer.record(other),
         }
     }

@@ -7,7 +7,7 @@ use super::numbers::Numbers;
 use super::report::OpenReport;
 use super::scan::{Scanned, ScannedGroup, is_entry};
 use crate::core::index::room_of;
-use crate::core::{DamagedSlot, HardState, Index, IndexRequest, LogCore, Run, Segment, Segments, Slot};
+use crate::core::{DamagedSlot, Edge, HardState, Index, IndexRequest, LogCore, Run, Segment, Segments, Slot};
 use crate::error::OpenError;
 use crate::format::batch::Batch;
 use crate::format::footer::{Footer, Summary, SummaryLog};
@@ -138,6 +138,11 @@ impl Replay {
         for record in &own {
             match record {
                 Record::Batch(entry) => self.batch(io, entry, segment, batches.next().flatten().as_ref(), true),
+                Record::Mended(entry) => {
+                    if batches.next().flatten().is_some() {
+                        self.mend(io, entry, segment, true);
+                    }
+                }
                 other => self.record(io, other, segment, true),
             }
         }
@@ -206,6 +211,11 @@ impl Replay {
                     let batch = self.read_entry(io, lost.segment, entry);
                     self.batch(io, entry, lost.segment, batch.as_ref(), gather);
                 }
+                Record::Mended(entry) => {
+                    if self.read_entry(io, lost.segment, entry).is_some() {
+                        self.mend(io, entry, lost.segment, gather);
+                    }
+                }
                 other => self.record(io, other, lost.segment, gather),
             }
         }
@@ -223,7 +233,7 @@ impl Replay {
         summary: &Summary,
         offsets: Option<Vec<Vec<BatchEntry>>>,
     ) {
-        for record in &summary.records {
+        for record in summary.records.iter().filter(|record| !matches!(record, Record::Mended(_))) {
             self.record(io, record, segment, false);
         }
         let mut offsets = offsets.map(Vec::into_iter);
@@ -232,6 +242,11 @@ impl Replay {
             match offsets.as_mut().map(|logs| logs.next().unwrap_or_default()) {
                 Some(entries) => entries.iter().for_each(|entry| self.batch_behind(entry, segment)),
                 None => self.run_behind(log, segment),
+            }
+        }
+        for record in &summary.records {
+            if let Record::Mended(entry) = record {
+                self.mend(io, entry, segment, false);
             }
         }
         self.last_own = Vec::new();
@@ -333,6 +348,10 @@ impl Replay {
                 if !batch.follows(&self.index.end(log)) {
                     self.rejoin(io, batch, segment);
                 }
+                if self.index.end(log).lsn.next() < entry.first {
+                    let edge = Edge::Before(Box::new(*batch.header()));
+                    self.index.log(log).mends.note_edge(entry.first.prev(), edge);
+                }
             }
             None => {
                 if entry.first <= self.index.end(log).lsn {
@@ -346,6 +365,22 @@ impl Replay {
         self.batch_behind(entry, segment);
         if gather {
             self.footer.batch(*entry, before);
+        }
+    }
+
+    /// What was put again where the log was damaged. What is damaged there is found again at each open, or not even looked at,
+    /// behind a good footer: the newer batch counts.
+    fn mend(&mut self, io: &mut dyn Io, entry: &BatchEntry, segment: u64, gather: bool) {
+        self.load(io, entry.log, entry.last);
+        let there = self.index.position_at(entry.log, entry.last);
+        let Some(state) = self.index.get_mut(entry.log) else { return };
+        // Of what was released or cut off since, or is of another history than what is there, it says nothing any more.
+        let is_of_log = entry.last <= state.end().lsn && entry.first > state.start.lsn;
+        if is_of_log && there.is_none_or(|there| there == entry.position()) {
+            drop(state.mend(Slot::placed(entry, segment), true));
+            if gather {
+                self.footer.record(&Record::Mended(*entry));
+            }
         }
     }
 
@@ -399,6 +434,9 @@ impl Replay {
             return;
         }
         self.load(io, log, before.lsn);
+        if self.index.end(log).lsn < before.lsn {
+            self.index.log(log).mends.note_edge(before.lsn, Edge::At(*before));
+        }
         if self.index.has(log, before) {
             self.truncate(log, *before, segment);
             self.report.truncations_implied += 1;
@@ -474,7 +512,7 @@ impl Replay {
                     self.segments.kill(segment, from);
                 }
             }
-            Record::Batch(_) | Record::Retirement { .. } | Record::Gone { .. } => {}
+            Record::Batch(_) | Record::Mended(_) | Record::Retirement { .. } | Record::Gone { .. } => {}
             // An open before this one, or whoever said the hard state again, doubted it.
             Record::Mention { log, kind } => self.doubts.insert(*log, *kind),
             Record::Closing { .. } => {}
@@ -532,6 +570,7 @@ impl Replay {
         }
         for (_, state) in self.index.iter_mut() {
             // Also when the damage is truncated away: what was there is still missing.
+            state.all_are_mended();
             for range in &state.damaged {
                 state.cut = Some(state.cut.map_or(range.first, |cut| cut.min(range.first)));
             }
@@ -547,7 +586,7 @@ impl Replay {
             for run in &state.runs {
                 self.segments.moved(0, run.segment, run.bytes);
             }
-            for slot in &state.slots {
+            for slot in state.slots.iter().chain(state.mends.slots()) {
                 self.segments.moved(0, slot.segment, slot.room());
             }
         }

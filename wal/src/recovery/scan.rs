@@ -367,7 +367,7 @@ impl Scan<'_> {
         let own_len = usize::try_from(header.own_len).unwrap_or(usize::MAX);
         let repeated_len = usize::try_from(header.repeated_len).unwrap_or(usize::MAX);
         let mut at = self.at.saturating_add(as_u64(front_len(own_len, repeated_len)));
-        let entries = own.iter().filter_map(|r| if let Record::Batch(entry) = r { Some(entry) } else { None });
+        let entries = own.iter().filter_map(Record::batch);
         for entry in entries {
             let stored = self.image.at(at, usize::try_from(entry.len).unwrap_or(usize::MAX)).unwrap_or_default();
             sum.add(&stored);

@@ -419,8 +419,7 @@ fn load(replay: &mut Replay, io: &mut dyn Io, log: LogId, lsn: Lsn) {
 
 /// Decides about one log, which is damaged.
 fn repair(replay: &mut Replay, io: &mut dyn Io, log: LogId, options: RepairOptions) -> LogRepair {
-    let mut damaged = replay.index.log(log).damaged.clone();
-    damaged.sort_by_key(|range| (range.first, range.last));
+    let damaged = replay.index.log(log).still_damaged();
     let first = damaged.iter().map(|range| range.first).min().unwrap_or(Lsn::FIRST);
     let last = damaged.iter().map(|range| range.last).max().unwrap_or(first);
     load(replay, io, log, first.prev());

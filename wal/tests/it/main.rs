@@ -19,6 +19,7 @@ mod full;
 mod kills;
 mod lifecycle;
 mod losses;
+mod mends;
 mod misplaced;
 mod names;
 mod repair;

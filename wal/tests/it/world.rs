@@ -144,9 +144,16 @@ impl World {
         Self::open(VirtualDisk::new(), &options()).unwrap()
     }
 
-    pub(crate) fn open(mut disk: VirtualDisk, options: &Options) -> Result<Self, OpenError> {
+    pub(crate) fn open(disk: VirtualDisk, options: &Options) -> Result<Self, OpenError> {
+        let mut world = Self::open_rotten(disk, options)?;
+        world.base = world.content();
+        Ok(world)
+    }
+
+    /// As [`Self::open`], where footers may hide what can't be read: the log's content is not asked for.
+    pub(crate) fn open_rotten(mut disk: VirtualDisk, options: &Options) -> Result<Self, OpenError> {
         let (core, report) = LogCore::recover(&mut disk, options)?;
-        let mut world = Self {
+        Ok(Self {
             disk,
             core,
             report,
@@ -156,9 +163,7 @@ impl World {
             failed: Vec::new(),
             base: Model::default(),
             cuts: None,
-        };
-        world.base = world.content();
-        Ok(world)
+        })
     }
 
     /// Reads everything back through the log, checking each chain on the way. Stops at damage.

@@ -20,6 +20,9 @@ const QUICK: &[&str] = &[
     "=1:12 2:123 writes 1 crashes 1 releases 1",
     "=1:12 3:123 writes 1 crashes 1 releases 2",
     "=1:123 2:123 writes 2 empties 1 prompt",
+    "1:12 2:12 writes 2 crashes 1 rots 1",
+    "1:12 2:12 writes 1 crashes 1 releases 2 rots 1",
+    "1:123 2:123 writes 1 rots 1 prompt",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -36,13 +39,19 @@ const LARGE: &[&str] = &[
     "=1:123 2:123 writes 1 breaks 1 releases 1",
     "=1:123 3:123 1:123 writes 1 releases 1",
     "=1:123 2:123 1:123 writes 1 empties 1 prompt",
+    "1:123 2:123 releases 2 rots 1 prompt",
+    "=1:12 3:123 writes 1 releases 1 rots 1",
     "=1:123 2:123 writes 2 empties 1",
+    "=1:123 2:123 writes 1 crashes 1 rots 2 prompt",
+    "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
 ];
 /// Where a planted bug is looked for.
 const HUNT: &[&str] = &[
     "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
     "1:12 2:12 writes 1 ends 1",
     "=1:123 2:123 1:123 2:123 writes 1 prompt",
+    "1:12 2:12 writes 2 crashes 1 rots 1",
+    "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
     "1:123 2:123 writes 2",
     "1:123 2:123 writes 2 crashes 1",
     "1:123 2:123 writes 2 losses 1",
@@ -62,7 +71,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs) and `empties` (of disks) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
+    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs) `empties` (of disks) and `rots` (of batches) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Scope>,
     /// Give a search up at so many states; then it proves nothing.

@@ -108,6 +108,7 @@ fn a_search_that_takes_replicas_for_one_by_their_hash_comes_to_the_same_worlds_a
         "=1:123 2:23 writes 1",
         "=1:12 3:123 writes 1 releases 1",
         "=1:123 2:123 empties 1 prompt",
+        "1:12 2:12 writes 1 rots 1",
     ] {
         let scope = scope(text);
         let (by_hash, verbatim) = (worlds(&scope, false), worlds(&scope, true));
@@ -139,6 +140,10 @@ mod planted {
             (Mutant::SkipPromiseSync, "1:123 2:123 crashes 1"),
             (Mutant::LeadAfterSteppingDown, "1:12 2:12 writes 1 ends 1"),
             (Mutant::VoteAfterAmnesia, "=1:123 2:123 writes 2 empties 1 prompt"),
+            (Mutant::TruncateDamage, "1:12 2:12 rots 1"),
+            (Mutant::AcknowledgeDamaged, "1:12 2:12 rots 1"),
+            (Mutant::LeadDamaged, "1:12 2:12 crashes 1 rots 1"),
+            (Mutant::TrustMend, "1:123 2:123 breaks 1 rots 1 prompt"),
         ])
     }
 

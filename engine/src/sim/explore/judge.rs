@@ -111,6 +111,9 @@ pub(super) fn when_quiet(fixed: &Fixed<'_>, steps: &Steps, world: &World) -> Res
     if !led.leads || led.promised != master::epoch(turn) {
         return Ok(()); // It crashed since: the next assignment is due.
     }
+    if led.gives_up {
+        return Ok(()); // When its time is over: likewise.
+    }
     let stuck = |what: String| Err(Violation::new("liveness", format!("nothing is left to happen, and {what}")));
     if !led.serves {
         let phase = steps.node(world.nodes[leader]).replica.phase();
@@ -119,6 +122,9 @@ pub(super) fn when_quiet(fixed: &Fixed<'_>, steps: &Steps, world: &World) -> Res
     for voter in fixed.scope.voters(turn) {
         let facts = steps.facts(world.nodes[place(*voter)]);
         let end = Lsn::new(led.accepted.len() as u64);
+        if let Some(lsn) = facts.damaged.first() {
+            return stuck(format!("node {} can't read LSN {lsn}", voter.get()));
+        }
         if facts.durable != led.accepted || facts.accepted != led.accepted || facts.committed != end {
             return stuck(format!(
                 "node {} holds {} of {} batches, and knows {} as committed",
@@ -136,7 +142,10 @@ const fn known(world: &World) -> Option<u16> {
     world.committed.checked_sub(1)
 }
 
-/// How many of these voters hold the position durably. One that says from where it may lack something counts: what is
+/// How many of these voters hold the position durably. One whose copy rots counts: it is asked to keep its place, and to get it
+/// again; what it acknowledges meanwhile, its own step sees (`node`).
+///
+/// One that says from where it may lack something counts: what is
 /// asked of it is that it goes on saying so until it holds it again. So does one whose disk was lost since it had the vote: fewer
 /// than a majority are, and of the others nothing is forgiven.
 fn holders(steps: &Steps, world: &World, voters: &[NodeId], turn: usize, lsn: Lsn, position: u16) -> usize {

@@ -45,6 +45,10 @@ pub(super) enum Happening {
     Releases,
     /// The node starts again, with an empty disk.
     Empties,
+    /// The batch at this place of the disk can't be read any more, and the node comes upon that.
+    Rots {
+        at: u8,
+    },
     /// The node starts again, without the last batch that was durable, and knows that it may lack it.
     Loses,
 }
@@ -87,6 +91,10 @@ pub(super) struct ModelLog {
     pub(super) durable: Vec<Batch>,
     pub(super) promise: Promise,
     pub(super) suspect: Option<Lsn>,
+    /// Batches on the disk that can't be read; each has one record.
+    pub(super) damaged: Vec<Lsn>,
+    /// An open found some of it: nothing is appended until it is put again.
+    refuses: bool,
     pub(super) under_way: VecDeque<(Ticket, LogWrite)>,
 }
 
@@ -120,6 +128,15 @@ impl LogView for ModelLog {
     fn suspect(&self) -> Option<Lsn> {
         self.suspect
     }
+
+    fn damaged(&self) -> Vec<(Lsn, Lsn)> {
+        // What is cut off is not damaged any more, though it is on the disk still.
+        let here = self.damaged.iter().filter(|lsn| {
+            let durable = self.durable.iter().find(|batch| batch.first_lsn() == **lsn);
+            durable.is_some_and(|batch| self.position_at(**lsn) == Some(batch.position()))
+        });
+        here.map(|lsn| (*lsn, *lsn)).collect()
+    }
 }
 
 /// What a node's disk calls itself.
@@ -141,6 +158,8 @@ impl ModelLog {
             durable: Vec::new(),
             promise: Promise::NONE,
             suspect: None,
+            damaged: Vec::new(),
+            refuses: false,
             under_way: VecDeque::new(),
         }
     }
@@ -150,7 +169,16 @@ impl ModelLog {
             LogWrite::Append(batch) if !batch.follows(&self.end()) => {
                 return Err(Violation::new("I2", format!("{} does not follow the log's end", batch.position())));
             }
+            LogWrite::Append(_) if self.refuses && !LogView::damaged(self).is_empty() => {
+                return Err(Violation::new("I8", "something is appended to a log that an open found damaged".into()));
+            }
             LogWrite::Append(batch) => self.accepted.push(batch.clone()),
+            LogWrite::Mend(batch) => {
+                let at = batch.position();
+                if self.position_at(at.lsn) != Some(at) || !self.damaged.contains(&at.lsn) {
+                    return Err(Violation::new("I2", format!("{at} is put again, and it is not what was there")));
+                }
+            }
             LogWrite::Truncate(to) => self.accepted.retain(|batch| batch.last_lsn() <= to.lsn),
             LogWrite::Reset { to, .. } => {
                 self.accepted.clear();
@@ -167,7 +195,11 @@ impl ModelLog {
         let (ticket, write) = self.under_way.pop_front()?;
         match write {
             LogWrite::Append(batch) => self.durable.push(batch),
-            LogWrite::Truncate(to) => self.durable.retain(|batch| batch.last_lsn() <= to.lsn),
+            LogWrite::Mend(batch) => self.damaged.retain(|lsn| *lsn != batch.last_lsn()),
+            LogWrite::Truncate(to) => {
+                self.durable.retain(|batch| batch.last_lsn() <= to.lsn);
+                self.damaged.retain(|lsn| *lsn <= to.lsn);
+            }
             LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
             LogWrite::Settle => self.suspect = None,
             LogWrite::Mark(bytes) => self.mark = InstallMark::decode(&bytes).unwrap_or(self.mark),
@@ -179,6 +211,7 @@ impl ModelLog {
     /// What is on the disk begins here, and there is no mark any more.
     fn reset(&mut self, to: LogPosition) {
         self.durable.clear();
+        self.damaged.clear();
         (self.durable_start, self.mark) = (to, InstallMark::NONE);
         self.suspect = self.suspect.map(|_| to.lsn.next());
     }
@@ -189,7 +222,8 @@ impl ModelLog {
             return Vec::new();
         }
         let same = self.accepted.iter().zip(&self.durable).take_while(|(one, other)| one == other);
-        same.map(|(batch, _)| batch).filter(|batch| batch.first_lsn() > after.lsn).cloned().collect()
+        let batches = same.map(|(batch, _)| batch).filter(|batch| batch.first_lsn() > after.lsn);
+        batches.take_while(|batch| !self.damaged.contains(&batch.first_lsn())).cloned().collect()
     }
 }
 
@@ -218,6 +252,12 @@ impl Node {
                 Some((peer, after, purpose)) => Input::LogRead { peer, purpose, after, batches: self.log.read(after) },
                 None => return Ok(effects),
             },
+            Happening::Rots { at } => {
+                let batch = self.log.durable.get(usize::from(at));
+                self.log.damaged.extend(batch.map(Batch::first_lsn));
+                self.log.damaged.sort_unstable();
+                Input::DamageFound
+            }
             Happening::Assigned(assignment) => Input::Assign(assignment),
             Happening::Accepted(epoch) => Input::ActivationAccepted(epoch),
             Happening::Writes => match self.sealed() {
@@ -235,8 +275,12 @@ impl Node {
                 return Ok(effects);
             }
             Happening::Releases => {
+                let damaged = self.log.damaged();
                 self.release();
-                return Ok(effects);
+                if self.log.damaged() == damaged {
+                    return Ok(effects);
+                }
+                Input::DamageFound
             }
             Happening::Empties => {
                 self.disks += 1;
@@ -308,6 +352,12 @@ impl Node {
                 self.log.accept(ticket, write)?;
             }
             Output::Send { to: peer, message } => {
+                if let Message::Appended { durable, .. } = &message
+                    && let Some(lsn) = self.log.damaged.iter().find(|lsn| *lsn <= durable)
+                {
+                    let what = format!("it acknowledges up to {durable}, and can't read {lsn}");
+                    return Err(Violation::new("I1", what));
+                }
                 if let Message::Promise { epoch, .. } = &message {
                     self.said = self.said.max(*epoch);
                 }
@@ -377,7 +427,8 @@ impl Node {
 
     fn release(&mut self) {
         let Some(to) = self.releasable() else { return };
-        let ModelLog { start, durable_start, accepted, durable, .. } = &mut self.log;
+        let ModelLog { start, durable_start, accepted, durable, damaged, .. } = &mut self.log;
+        damaged.retain(|lsn| *lsn > to.lsn);
         (*start, *durable_start, self.state) = (to, to, to);
         accepted.retain(|batch| batch.last_lsn() > to.lsn);
         durable.retain(|batch| batch.last_lsn() > to.lsn);
@@ -390,6 +441,9 @@ impl Node {
         log.under_way.clear();
         self.reads.clear();
         (log.accepted, log.start) = (log.durable.clone(), log.durable_start);
+        // As the write-ahead log has it: what an open finds damaged is in doubt from there on.
+        log.suspect = log.suspect.into_iter().chain(log.damaged.first().copied()).min();
+        log.refuses = !log.damaged.is_empty();
         let opening = log.mark.opening(self.state, (log.start, log.end()), log.position_at(self.state.lsn));
         match opening {
             Opening::Whole => {}
@@ -413,7 +467,19 @@ impl Node {
     pub(super) fn fingerprint(&self) -> u128 {
         // The replica says what disk it is on.
         let Self { id: _, replica, log, reads, state, disks: _, said } = self;
-        let ModelLog { id: _, start, durable_start, mark, accepted, durable, promise, suspect, under_way } = log;
+        let ModelLog {
+            id: _,
+            start,
+            durable_start,
+            mark,
+            accepted,
+            durable,
+            promise,
+            suspect,
+            damaged,
+            refuses,
+            under_way,
+        } = log;
         let mut into = Xxh3::new();
         replica.fingerprint(&mut into);
         for batches in [accepted, durable] {
@@ -424,10 +490,15 @@ impl Node {
             at.is_some().hash(&mut into);
             at.iter().for_each(|at| position(at, &mut into));
         }
+        (damaged, *refuses && !damaged.is_empty()).hash(&mut into);
         (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
             match write {
                 LogWrite::Append(batch) => position(&batch.position(), &mut into),
+                LogWrite::Mend(batch) => {
+                    6_u8.hash(&mut into);
+                    position(&batch.position(), &mut into);
+                }
                 LogWrite::Truncate(to) => {
                     1_u8.hash(&mut into);
                     position(to, &mut into);
@@ -442,8 +513,13 @@ impl Node {
             }
         }
         for (peer, after, purpose) in reads {
-            let epoch = if let ReadPurpose::Fetch(epoch) = purpose { Some(epoch) } else { None };
-            (peer, epoch).hash(&mut into);
+            let (epoch, to) = match purpose {
+                ReadPurpose::CatchUp => (None, None),
+                ReadPurpose::Fetch(epoch) => (Some(epoch), None),
+                ReadPurpose::Mend { epoch, to } => (Some(epoch), Some(to)),
+            };
+            (peer, epoch, to.is_some()).hash(&mut into);
+            to.iter().for_each(|to| position(to, &mut into));
             position(after, &mut into);
         }
         into.digest128()

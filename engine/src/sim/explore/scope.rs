@@ -26,7 +26,7 @@ pub(super) struct Turn {
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 1_000, "{found:?}");
 ///
-/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 empties 1 prompt reads";
+/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 empties 1 rots 1 prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -48,6 +48,8 @@ pub struct Scope {
     pub(super) ends: u8,
     /// How often a node may release all of its log that it has applied.
     pub(super) releases: u8,
+    /// How often a batch that is durable may rot where it lies, while another node has it.
+    pub(super) rots: u8,
     /// Writes are durable at once: for a scope that would be too large otherwise.
     pub(super) prompt: bool,
     /// Reads of the log take time: other things happen before they are done.
@@ -71,6 +73,7 @@ impl std::str::FromStr for Scope {
             losses: 0,
             ends: 0,
             releases: 0,
+            rots: 0,
             prompt: false,
             reads: false,
             empties: 0,
@@ -90,6 +93,7 @@ impl std::str::FromStr for Scope {
                 "ends" => scope.ends = count()?,
                 "releases" => scope.releases = count()?,
                 "empties" => scope.empties = count()?,
+                "rots" => scope.rots = count()?,
                 "prompt" => scope.prompt = true,
                 "reads" => scope.reads = true,
                 epoch => {
@@ -100,6 +104,9 @@ impl std::str::FromStr for Scope {
         }
         if scope.turns.is_empty() || scope.turns.len() > EPOCHS_MAX {
             return Err(format!("{text:?} has {} epochs; 1 to {EPOCHS_MAX} are possible", scope.turns.len()));
+        }
+        if scope.releases.max(scope.rots) > 15 {
+            return Err("a log is released, and rots, 15 times at the most".into());
         }
         Ok(scope)
     }
@@ -159,6 +166,7 @@ impl std::fmt::Display for Scope {
             (self.ends, "ends"),
             (self.releases, "releases"),
             (self.empties, "empties"),
+            (self.rots, "rots"),
         ];
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, " {what} {count}")?;

@@ -37,12 +37,19 @@ pub(super) struct Facts {
     pub(super) promised: Epoch,
     pub(super) committed: Lsn,
     pub(super) suspect: Option<Lsn>,
+    pub(super) damaged: Box<[Lsn]>,
     pub(super) under_way: u8,
     pub(super) reads: bool,
     /// A snapshot is being installed.
     pub(super) installs: bool,
     /// Its log may be released.
     pub(super) releases: bool,
+    /// What nobody can mend of it may go.
+    pub(super) lets_go: bool,
+    /// It leads, and can't mend what nobody has: it gives up when its time is over.
+    pub(super) gives_up: bool,
+    /// How many of the durable batches it has released.
+    pub(super) gone: usize,
     pub(super) leads: bool,
     pub(super) serves: bool,
     /// It leads, and waits for a majority.
@@ -162,12 +169,14 @@ impl Steps {
             }
             numbers.into_boxed_slice()
         };
+        let accepted = positions(node.log.start, &node.log.accepted);
+        let durable = positions(node.log.durable_start, &node.log.durable);
         Facts {
-            accepted: positions(node.log.start, &node.log.accepted),
-            durable: positions(node.log.durable_start, &node.log.durable),
+            accepted,
             promised: node.replica.promise().epoch,
             committed: node.replica.committed(),
             suspect: node.log.suspect,
+            damaged: node.log.damaged.as_slice().into(),
             under_way: u8::try_from(node.log.under_way.len()).unwrap_or(u8::MAX),
             reads: !node.reads.is_empty(),
             installs: node
@@ -176,9 +185,13 @@ impl Steps {
                 .iter()
                 .any(|(_, write)| matches!(write, LogWrite::Mark(_) | LogWrite::Reset { .. })),
             releases: node.releasable().is_some(),
+            gives_up: node.replica.phase().is_some() && node.replica.unmendable().is_some(),
+            gone: durable.len() - node.log.durable.len(),
+            lets_go: node.releasable().zip(node.replica.unmendable()).is_some_and(|(at, lost)| at.lsn >= lost),
             leads: node.replica.phase().is_some(),
             serves: node.is_serving(),
             waits: node.replica.next_tick().is_some(),
+            durable,
         }
     }
 
@@ -275,7 +288,11 @@ const fn answers(happening: &Happening) -> Option<Epoch> {
         | Message::Confirm { .. }
         | Message::SnapshotOffer { .. }
         | Message::SnapshotWanted { .. }
-        | Message::SnapshotChunk { .. } => None,
+        | Message::SnapshotChunk { .. }
+        // And of damage by anybody.
+        | Message::Damaged { .. }
+        | Message::MendWanted { .. }
+        | Message::Mend { .. } => None,
     }
 }
 
@@ -302,7 +319,8 @@ fn frequent(happening: &Happening) -> Option<usize> {
         | Happening::Assigned(_)
         | Happening::Accepted(_)
         | Happening::Up(..)
-        | Happening::Empties => None,
+        | Happening::Empties
+        | Happening::Rots { .. } => None,
     }
 }
 
@@ -329,6 +347,7 @@ pub(super) fn key(happening: &Happening) -> u128 {
         Happening::GivesUp => 10_u8.hash(&mut into),
         Happening::Releases => 11_u8.hash(&mut into),
         Happening::Empties => 12_u8.hash(&mut into),
+        Happening::Rots { at } => (13_u8, at).hash(&mut into),
     }
     into.digest128()
 }

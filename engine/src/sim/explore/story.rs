@@ -67,6 +67,8 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
         Action::Read(node) => format!("node {} has read its log", node + 1),
         Action::Write(node) => format!("node {} seals a batch", node + 1),
         Action::Release(node) => format!("node {} releases its log as far as it is applied", node + 1),
+        Action::LetGo(node) => format!("node {} gives up what nobody can mend, and its state has", node + 1),
+        Action::Rot(node, at) => format!("batch {} rots on the disk of node {}, which finds it", at + 1, node + 1),
         Action::GiveUp(node) => format!("node {} has waited too long for a majority", node + 1),
     }
 }
@@ -82,6 +84,7 @@ fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
         Action::Read(node) => (node, steps.add_happening(Happening::Reads)),
         Action::Write(node) => (node, steps.add_happening(Happening::Writes)),
         Action::GiveUp(node) => (node, steps.add_happening(Happening::GivesUp)),
+        Action::Rot(node, at) => (node, steps.add_happening(Happening::Rots { at })),
         _ => return String::new(),
     };
     let outcomes =
@@ -136,12 +139,20 @@ fn said(message: &Message) -> String {
         Message::SnapshotChunk { epoch, snapshot, .. } => {
             format!("SnapshotChunk epoch {}, at {}", epoch.term, text(&snapshot.at))
         }
+        Message::Damaged { ranges, .. } if ranges.is_empty() => "Damaged: nothing any more".into(),
+        Message::Damaged { ranges, .. } => {
+            let ranges: Vec<_> = ranges.iter().map(|(first, last)| format!("{first} to {last}")).collect();
+            format!("Damaged: {}", ranges.join(", "))
+        }
+        Message::MendWanted { after, to, .. } => format!("MendWanted behind {}, to {}", text(after), text(to)),
+        Message::Mend { after, batches: list, .. } => format!("Mend behind {}: {}", text(after), batches(list)),
     }
 }
 
 fn written(write: &LogWrite) -> String {
     match write {
         LogWrite::Append(batch) => format!("batch {}", text(&batch.position())),
+        LogWrite::Mend(batch) => format!("batch {} again", text(&batch.position())),
         LogWrite::Truncate(to) => format!("the truncation to {}", text(to)),
         LogWrite::Promise(bytes) => match Promise::decode(bytes) {
             Ok(promise) => format!("the promise of epoch {}", promise.epoch.term),

@@ -4,7 +4,7 @@ use super::judge;
 use super::master;
 use super::node::{Happening, Node};
 use super::scope::{NODES, Scope, Turn, node_id, place};
-use super::steps::{Outcome, Steps};
+use super::steps::{Facts, Outcome, Steps};
 use crate::control::ConfigMaster;
 use crate::model::control_record::majority_of;
 use crate::model::{ClusterId, Epoch, LogId, NodeId, ShardId};
@@ -44,8 +44,12 @@ pub(super) enum Action {
     GiveUp(usize),
     /// A node releases its log.
     Release(usize),
+    /// A node releases what nobody can mend: its state has it.
+    LetGo(usize),
     /// A node starts again, with an empty disk.
     Empty(usize),
+    /// A batch rots on a node's disk, the one at this place.
+    Rot(usize, u8),
 }
 
 impl Action {
@@ -65,7 +69,9 @@ impl Action {
             Self::Read(node) => (10, node, 0),
             Self::GiveUp(node) => (11, node, 0),
             Self::Release(node) => (12, node, 0),
+            Self::LetGo(node) => (15, node, 0),
             Self::Empty(node) => (13, node, 0),
+            Self::Rot(node, at) => (14, node, at as usize),
         };
         (kind << 12 | a << 8 | b) as u16
     }
@@ -86,7 +92,9 @@ impl Action {
             10 => Self::Read(a),
             11 => Self::GiveUp(a),
             12 => Self::Release(a),
-            _ => Self::Empty(a),
+            13 => Self::Empty(a),
+            15 => Self::LetGo(a),
+            _ => Self::Rot(a, (packed & 0xff) as u8),
         }
     }
 }
@@ -115,6 +123,7 @@ pub(super) struct World {
     empties: u8,
     /// How many assignments were made before each node's disk was lost last: those are of another one.
     pub(super) lost: [u8; NODES],
+    rots: u8,
     /// The highest position that any replica ever called committed; 0 before the first, else its number and one.
     pub(super) committed: u16,
     /// Messages on the way: direction (sender, receiver) and happening; in order of directions, and of sending in each.
@@ -144,6 +153,7 @@ impl World {
             ends: fixed.scope.ends,
             releases: fixed.scope.releases,
             empties: fixed.scope.empties,
+            rots: fixed.scope.rots,
             ..Self::default()
         };
         for (low, high) in PAIRS {
@@ -211,13 +221,35 @@ impl World {
             if self.releases > 0 && facts.releases {
                 into.push(Action::Release(node));
             }
+            if facts.lets_go {
+                into.push(Action::LetGo(node));
+            }
             if self.losses > 0 && !facts.durable.is_empty() {
                 into.push(Action::Lose(node));
             }
             if self.empties > 0 && facts.promised > Epoch::ZERO && self.may_lose_disk(fixed, node) {
                 into.push(Action::Empty(node));
             }
+            if self.rots > 0 {
+                into.extend(self.rotting(scope, steps, node).map(|at| Action::Rot(node, at)));
+            }
         }
+    }
+
+    /// The batches of a node's disk that may rot: another that it talks to has them.
+    fn rotting<'a>(&self, scope: &Scope, steps: &'a Steps, node: usize) -> impl Iterator<Item = u8> + use<'a> {
+        let others: Vec<&Facts> = (0..NODES)
+            .filter(|other| *other != node && scope.talk(node.min(*other), node.max(*other)))
+            .map(|other| steps.facts(self.nodes[other]))
+            .collect();
+        let facts = steps.facts(self.nodes[node]);
+        facts.durable.iter().skip(facts.gone).enumerate().filter_map(move |(at, position)| {
+            let lsn = steps.position(*position).lsn;
+            let has = |facts: &Facts| Facts::holds(&facts.durable, lsn, *position) && !facts.damaged.contains(&lsn);
+            let may =
+                has(facts) && Facts::holds(&facts.accepted, lsn, *position) && others.iter().any(|other| has(other));
+            u8::try_from(at).ok().filter(|_| may)
+        })
     }
 
     /// Whether the assignment that a node was to be fenced by, and the newest one, keep a majority without its disk.
@@ -238,8 +270,9 @@ impl World {
     /// Whether anything happens without a fault, a write or a new assignment.
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
         choices.iter().all(|choice| {
-            use Action::{Assign, Break, Crash, Empty, GiveUp, Lose, Release, Write};
-            matches!(choice, Assign | Break(..) | Crash(..) | Empty(_) | GiveUp(_) | Lose(_) | Release(_) | Write(_))
+            use Action::{Assign, Break, Crash, Empty, GiveUp, Lose, Release, Rot, Write};
+            let fault = matches!(choice, Break(..) | Crash(..) | Empty(_) | GiveUp(_) | Lose(_) | Release(_) | Rot(..));
+            fault || matches!(choice, Assign | Write(_))
         })
     }
 
@@ -280,9 +313,14 @@ impl World {
                 world.ends -= 1;
                 world.happens(fixed, steps, node, Happening::GivesUp)?;
             }
+            Action::LetGo(node) => world.happens(fixed, steps, node, Happening::Releases)?,
             Action::Release(node) => {
                 world.releases -= 1;
                 world.happens(fixed, steps, node, Happening::Releases)?;
+            }
+            Action::Rot(node, at) => {
+                world.rots -= 1;
+                world.happens(fixed, steps, node, Happening::Rots { at })?;
             }
             Action::Crash(node, survive) => {
                 world.crashes -= 1;
@@ -448,6 +486,7 @@ impl World {
             releases,
             empties,
             lost,
+            rots,
             committed,
             messages,
         } = self;
@@ -457,7 +496,7 @@ impl World {
         into.push(bytes(*untold, *written, *crashes, *breaks));
         into.push(u32::from(*committed) << 16 | u32::from(*ends) << 8 | u32::from(*losses));
         let lost = lost.iter().rev().fold(0, |word, lost| word << 4 | u32::from(*lost));
-        into.push(u32::from(*empties) << 16 | lost);
+        into.push(u32::from(*rots) << 24 | u32::from(*empties) << 16 | lost);
         into.push(u32::from(*releases) << 24 | messages.len() as u32);
         for (direction, happening) in messages {
             assert!(*happening < 1 << 24, "more than 16 million happenings do not fit beside a direction");
@@ -488,6 +527,7 @@ impl World {
             losses: (c & 0xff) as u8,
             ends: (c >> 8 & 0xff) as u8,
             releases: (d >> 24) as u8,
+            rots: (e >> 24) as u8,
             empties: (e >> 16) as u8,
             lost: std::array::from_fn(|at| (e >> (4 * at) & 0xf) as u8),
             committed: (c >> 16) as u16,

@@ -1,0 +1,452 @@
+//! What of the log can't be read any more, and how it comes back: from any replica that has it.
+//!
+//! A batch that rots at rest is still known by name: its LSNs, its epoch, and the chain at its end, which covers everything
+//! before it. So a damaged log tells as well as any other *what it held* (`adopt`), and only can't give it away. What follows from that:
+//! - It is never cut off for being damaged, nor is another log adopted over it: it may be the only one that tells of a record
+//!   that is committed (I1, faults D15).
+//! - It is not acknowledged past its damage, by nobody, the leader's own disk included: a majority that holds a record holds it
+//!   whole (I1).
+//! - A follower appends nothing behind damage before it is mended; a leader starts no epoch.
+//!
+//! Whoever has damage asks one peer after the other, its leader first, for the batches between two positions that it knows. Only
+//! who has both has the very batches, since the chain at the second covers them. What comes must follow, batch by batch, and end
+//! where the own log says that a batch ended; what does not is refused, counted, and asked for elsewhere.
+//!
+//! Where everybody who is connected was asked and has nothing, they may have released it, as everybody's states have it. Then:
+//! - What the own state has, durably, the driver may release as well ([`Replica::unmendable`]).
+//! - What it lacks comes with another's state: a snapshot, as if the log ended where it can still be read (`snapshot`).
+//!
+//! Otherwise it waits: for a peer to come, or to say that it was mended itself. A leader that waits so for as long as its
+//! bound says leads no more, and says why (`quorum`); nothing is cut off (D16).
+
+use super::{LogView, LogWrite, Output, Phase, Purpose, ReadPurpose, Replica};
+use crate::model::limits::{CATCH_UP_READ_BYTES, DAMAGED_RANGES_NAMED_MAX};
+use crate::model::mutant::{Mutant, planted};
+use crate::model::{Epoch, LogPosition, LogSummary, Lsn, Message, NodeId};
+use std::collections::{BTreeMap, BTreeSet};
+use towline_wal::Batch;
+
+/// The damage of one log, and what is known of that of others.
+#[derive(Debug, Clone, Default, Hash)]
+pub(super) struct Damage {
+    /// First and last LSN, in order.
+    ranges: Vec<(Lsn, Lsn)>,
+    /// Up to here the log may have been read for the state before it was known to be damaged.
+    read_to: Lsn,
+    /// Who was asked, and for what.
+    asked: Option<Asked>,
+    /// Who has nothing of it, or is not believed.
+    refused_by: BTreeSet<NodeId>,
+    /// Who was asked for its state instead, and who ever was, of those who are there.
+    state_of: Option<NodeId>,
+    states_asked: BTreeSet<NodeId>,
+    /// What the others said of theirs.
+    peers: BTreeMap<NodeId, Vec<(Lsn, Lsn)>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    of: NodeId,
+    after: LogPosition,
+    to: LogPosition,
+}
+
+impl std::hash::Hash for Asked {
+    fn hash<H: std::hash::Hasher>(&self, into: &mut H) {
+        let Self { of, after, to } = self;
+        (of, after.lsn, after.epoch, after.chain, to.lsn, to.epoch, to.chain).hash(into);
+    }
+}
+
+impl Damage {
+    /// Of a log that was just opened, with a state that has everything up to `applied`.
+    pub(super) fn of(log: &dyn LogView, applied: Lsn) -> Self {
+        Self { ranges: within(log.damaged(), log.end().lsn), read_to: applied, ..Self::default() }
+    }
+
+    pub(super) fn ranges(&self) -> &[(Lsn, Lsn)] {
+        &self.ranges
+    }
+
+    pub(super) fn is_none(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    /// The last LSN before the first damage.
+    pub(super) fn sound_to(&self) -> Lsn {
+        self.ranges.first().map_or(Lsn::MAX, |(first, _)| first.prev())
+    }
+
+    /// Up to where the log can be read for the state: damage of what it may hold already is not in the way, nor does what may
+    /// be applied ever become less.
+    pub(super) fn readable_to(&self) -> Lsn {
+        let next = self.ranges.iter().find(|(_, last)| *last > self.read_to);
+        next.map_or(Lsn::MAX, |(first, _)| first.prev().max(self.read_to))
+    }
+
+    /// Whether there is damage that the state can't get over by the log, before this.
+    pub(super) fn bars(&self, lsn: Lsn) -> bool {
+        self.readable_to() < lsn
+    }
+
+    /// The state has everything up to here, from elsewhere.
+    pub(super) fn state_is_at(&mut self, lsn: Lsn) {
+        self.read_to = self.read_to.max(lsn);
+        self.forget_states();
+    }
+
+    /// Who was asked for its state.
+    pub(super) fn state_of(&self) -> Option<NodeId> {
+        self.state_of
+    }
+
+    pub(super) fn ask_all_again(&mut self) {
+        self.refused_by.clear();
+        self.forget_states();
+    }
+
+    fn forget_states(&mut self) {
+        self.state_of = None;
+        self.states_asked.clear();
+    }
+
+    /// Whether a peer said that it can't read this.
+    pub(super) fn is_damaged_at(&self, peer: NodeId, lsn: Lsn) -> bool {
+        self.peers.get(&peer).is_some_and(|ranges| ranges.iter().any(|(first, last)| *first <= lsn && *last >= lsn))
+    }
+
+    /// Nothing is left of the log from here on. Whether that took damage away.
+    pub(super) fn cut_off(&mut self, to: Lsn) -> bool {
+        let before = self.ranges.len();
+        self.ranges = within(std::mem::take(&mut self.ranges), to);
+        self.asked = None;
+        self.ranges.len() < before
+    }
+
+    fn remove(&mut self, first: Lsn, last: Lsn) {
+        let ranges = std::mem::take(&mut self.ranges);
+        for (from, to) in ranges {
+            if last < from || first > to {
+                self.ranges.push((from, to));
+                continue;
+            }
+            self.ranges.extend(Some((from, first.prev())).filter(|_| from < first));
+            self.ranges.extend(Some((last.next(), to)).filter(|_| last < to));
+        }
+    }
+
+    /// As others are told: a bound of ranges, the last of which may say too much.
+    fn told(&self) -> Vec<(Lsn, Lsn)> {
+        let mut told = self.ranges.clone();
+        let last = told.last().map(|(_, last)| *last);
+        told.truncate(DAMAGED_RANGES_NAMED_MAX);
+        if let (Some(range), Some(last)) = (told.last_mut(), last) {
+            range.1 = last;
+        }
+        told
+    }
+}
+
+/// The ranges in order, as one where they touch, up to `end`.
+fn within(mut ranges: Vec<(Lsn, Lsn)>, end: Lsn) -> Vec<(Lsn, Lsn)> {
+    ranges.sort_unstable();
+    let mut merged: Vec<(Lsn, Lsn)> = Vec::new();
+    for (first, last) in ranges.into_iter().map(|(first, last)| (first, last.min(end))).filter(|(f, l)| f <= l) {
+        match merged.last_mut() {
+            Some((_, to)) if first <= to.next() => *to = last.max(*to),
+            _ => merged.push((first, last)),
+        }
+    }
+    merged
+}
+
+impl Replica {
+    /// What of the log can't be read, and nobody gave again yet: first and last LSN, in order.
+    #[must_use]
+    pub fn damaged(&self) -> &[(Lsn, Lsn)] {
+        self.damage.ranges()
+    }
+
+    /// The last LSN of what is damaged first, if nobody who is connected can give that: if the state has it, durably, and there
+    /// are other nodes, the log may as well begin behind it.
+    #[must_use]
+    pub fn unmendable(&self) -> Option<Lsn> {
+        let (first, last) = self.damage.ranges.first().copied()?;
+        let may_wait = self.damage.asked.is_some() || self.is_mending() || self.connected.is_empty();
+        let has_not = |peer: &NodeId| self.damage.refused_by.contains(peer) || self.damage.is_damaged_at(*peer, first);
+        Some(last).filter(|_| !may_wait && self.connected.keys().all(has_not))
+    }
+
+    fn is_mending(&self) -> bool {
+        self.under_way.iter().any(|(_, purpose)| matches!(purpose, Purpose::Mended(..)))
+    }
+
+    /// How often a peer gave what does not fit the log where it is damaged.
+    #[must_use]
+    pub const fn mends_refused(&self) -> u64 {
+        self.mends_refused
+    }
+
+    /// The driver came upon something that can't be read, or released it.
+    pub(super) fn damage_found(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let under_way = self.under_way.iter().filter_map(|(_, purpose)| match purpose {
+            Purpose::Mended(first, last) => Some((*first, *last)), // Not yet durable.
+            _ => None,
+        });
+        let ranges = within(log.damaged().into_iter().chain(under_way).collect(), self.end.lsn);
+        if ranges == self.damage.ranges {
+            self.seek_mend(log, out);
+            return;
+        }
+        self.damage.read_to = self.applicable();
+        self.damage.ranges = ranges;
+        self.damage.asked = None;
+        self.damage.ask_all_again();
+        if self.damage.is_none() {
+            self.is_whole(now_micros, log, out);
+            return;
+        }
+        if planted(Mutant::TruncateDamage) {
+            self.drop_damaged(log, out);
+            return;
+        }
+        self.announce_damage(out);
+        self.seek_mend(log, out);
+    }
+
+    /// The planted bug: what can't be read is cut off, as if it had never been there.
+    pub(super) fn drop_damaged(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        if let Some((first, _)) = self.damage.ranges.first().copied() {
+            self.committed = self.committed.min(first.prev());
+            let to = self.boundary_at_or_before(first.prev(), log);
+            self.truncate(to, out);
+        }
+    }
+
+    /// Tells everybody what is damaged here: a leader that adopts asks elsewhere, and who was refused asks again.
+    pub(super) fn announce_damage(&self, out: &mut Vec<Output>) {
+        self.connected.keys().for_each(|peer| self.tell_damage(*peer, out));
+    }
+
+    pub(super) fn tell_damage(&self, to: NodeId, out: &mut Vec<Output>) {
+        let message = Message::Damaged { epoch: self.promise.epoch, ranges: self.damage.told() };
+        out.push(Output::Send { to, message });
+    }
+
+    pub(super) fn damage_told(
+        &mut self,
+        from: NodeId,
+        ranges: Vec<(Lsn, Lsn)>,
+        now_micros: u64,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        self.damage.refused_by.remove(&from);
+        if ranges.is_empty() {
+            self.damage.peers.remove(&from);
+        } else {
+            self.damage.peers.insert(from, ranges);
+        }
+        self.seek_mend(log, out);
+        self.adopt_if_stuck(now_micros, log, out);
+    }
+
+    /// A connection came: whoever is behind it may have what is missing.
+    pub(super) fn damage_peer_up(&mut self, peer: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.damage.refused_by.remove(&peer);
+        self.damage.states_asked.remove(&peer);
+        if !self.damage.is_none() {
+            if planted(Mutant::TruncateDamage) {
+                self.drop_damaged(log, out);
+                return;
+            }
+            self.tell_damage(peer, out);
+            self.seek_mend(log, out);
+        }
+    }
+
+    pub(super) fn damage_peer_down(&mut self, peer: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.damage.peers.remove(&peer);
+        self.damage.asked = self.damage.asked.filter(|asked| asked.of != peer);
+        self.damage.states_asked.remove(&peer);
+        self.damage.state_of = self.damage.state_of.filter(|of| *of != peer);
+        self.seek_mend(log, out);
+    }
+
+    /// Asks for what is damaged first, unless somebody was asked already: the leader before others.
+    pub(super) fn seek_mend(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        let Some((first, last)) = self.damage.ranges.first().copied() else { return };
+        if self.damage.asked.is_some() || self.is_mending() || self.installing.is_some() {
+            return;
+        }
+        let may = |peer: &NodeId| {
+            self.connected.contains_key(peer)
+                && !self.damage.refused_by.contains(peer)
+                && !self.damage.is_damaged_at(*peer, first)
+        };
+        let peer = self.promise.leader.into_iter().chain(self.connected.keys().copied()).find(may);
+        let Some((of, after)) = peer.zip(self.position_at(first.prev(), log)) else {
+            self.seek_state(log, out);
+            return;
+        };
+        let to = self.position_at(last, log).unwrap_or(self.end);
+        self.damage.asked = Some(Asked { of, after, to });
+        let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
+        let message = Message::MendWanted { epoch: self.promise.epoch, after, to, bytes_max };
+        out.push(Output::Send { to: of, message });
+    }
+
+    /// Nobody has what the state needs next: somebody's state has it. A follower says to its leader that its log ends where it can
+    /// be read; a new leader asks those who promised, one after the other, for what is behind that. Who has released it offers a
+    /// snapshot. A leader that feeds others already waits: if that does not help it gives up.
+    fn seek_state(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
+        let sound = self.damage.sound_to();
+        let is_due = self.unmendable().is_some() && self.damage.bars(self.end.lsn);
+        let is_due = is_due && self.damage.state_of.is_none() && self.fetching.is_none();
+        let Some(end) = self.position_at(sound, log).filter(|_| is_due) else { return };
+        let epoch = self.promise.epoch;
+        let may = |node: &NodeId| self.connected.contains_key(node) && !self.damage.states_asked.contains(node);
+        let (to, message) = match &self.leadership {
+            None => {
+                let log = self.summary_to(end, log);
+                // Before it is at work it does not hear that.
+                let leader = self.promise.leader.filter(|leader| may(leader) && self.told_since_doubt.is_some());
+                (leader, Message::Mismatch { epoch, prev: end.lsn, log })
+            }
+            Some(leadership) if leadership.phase == Phase::Mending => {
+                let to = leadership.promises.keys().copied().find(may);
+                (to, Message::Fetch { epoch, after: end, bytes_max: 1 })
+            }
+            Some(_) => return,
+        };
+        let Some(to) = to else { return };
+        self.damage.state_of = Some(to);
+        self.damage.states_asked.insert(to);
+        out.push(Output::Send { to, message });
+    }
+
+    /// What a leader is told of the log while it is to give its state: the log ends where it can be read.
+    pub(super) fn summary_told(&self, log: &dyn LogView) -> LogSummary {
+        let end = self.damage.state_of.and_then(|_| self.position_at(self.damage.sound_to(), log));
+        self.summary_to(end.unwrap_or(self.end), log)
+    }
+
+    fn summary_to(&self, end: LogPosition, log: &dyn LogView) -> LogSummary {
+        let mut summary = self.summary(log);
+        summary.epochs.retain(|(_, start)| *start <= end.lsn);
+        summary.end = end;
+        summary
+    }
+
+    /// Who was asked for its state has none to offer: it has the log, or another one.
+    pub(super) fn no_state_of(&mut self, peer: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+        if self.damage.state_of.take_if(|of| *of == peer).is_some() {
+            self.seek_mend(log, out);
+        }
+    }
+
+    /// A peer asks for what it can't read. Promises play no part: the two positions say all.
+    #[expect(clippy::too_many_arguments, reason = "the fields of one message")]
+    pub(super) fn mend_wanted(
+        &self,
+        from: NodeId,
+        epoch: Epoch,
+        after: LogPosition,
+        to: LogPosition,
+        bytes_max: u32,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let has = |at: LogPosition| self.position_at(at.lsn, log) == Some(at);
+        let ours = (has(after) && has(to)) || planted(Mutant::TrustMend);
+        let reads = ours && self.installing.is_none() && self.damage.sound_to() > after.lsn;
+        if reads {
+            let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX).min(CATCH_UP_READ_BYTES);
+            out.push(Output::ReadLog { peer: from, after, bytes_max, purpose: ReadPurpose::Mend { epoch, to } });
+        } else {
+            out.push(Output::Send { to: from, message: Message::Mend { epoch, after, batches: Vec::new() } });
+        }
+    }
+
+    /// What was asked for came, or nothing.
+    pub(super) fn mend_received(
+        &mut self,
+        from: NodeId,
+        after: LogPosition,
+        batches: Vec<Batch>,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let asked = self.damage.asked.filter(|asked| asked.of == from && asked.after == after);
+        let Some((asked, (_, last))) = asked.zip(self.damage.ranges.first().copied()) else { return };
+        self.damage.asked = None;
+        let (mut at, mut fits) = (asked.after, true);
+        for batch in batches {
+            let there = self.position_at(batch.last_lsn(), log);
+            if batch.last_lsn() > last {
+                break;
+            }
+            fits = batch.follows(&at) && batch.log() == self.log_id && there.is_none_or(|at| at == batch.position());
+            if !fits && !planted(Mutant::TrustMend) {
+                break;
+            }
+            at = batch.position();
+            let purpose = Purpose::Mended(batch.first_lsn(), at.lsn);
+            // DURABLE: only then it is acknowledged, fed or applied (attacked by
+            // `every_crash_leaves_the_log_as_damaged_as_it_was_or_mended`).
+            self.persist(LogWrite::Mend(batch), purpose, out);
+        }
+        self.mends_refused += u64::from(!fits);
+        if at == asked.after {
+            self.damage.refused_by.insert(from);
+            self.seek_mend(log, out);
+        }
+    }
+
+    /// A batch is there again, durably.
+    pub(super) fn mended(
+        &mut self,
+        (first, last): (Lsn, Lsn),
+        now_micros: u64,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        self.damage.remove(first, last);
+        if !self.damage.is_none() {
+            self.seek_mend(log, out);
+            return;
+        }
+        self.is_whole(now_micros, log, out);
+    }
+
+    /// Nothing is damaged any more: what waited for that goes on.
+    fn is_whole(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.damage.ask_all_again();
+        self.announce_damage(out);
+        match self.phase() {
+            None => self.say_log(log, out),
+            Some(Phase::Mending) => self.adopt_again(now_micros, log, out),
+            Some(_) => self.advance_leader(log, out), // Its own disk counts again.
+        }
+    }
+
+    /// Somebody has more durably than it had: perhaps what it was asked for before it could read that.
+    pub(super) fn ask_again_for_damage(&mut self, peer: NodeId, durable: Lsn, log: &dyn LogView, out: &mut Vec<Output>) {
+        let has = self.damage.ranges.first().is_some_and(|(first, _)| *first <= durable);
+        if has && self.damage.refused_by.remove(&peer) {
+            self.seek_mend(log, out);
+        }
+    }
+
+    /// A leader feeds what this log holds and can't read, from its memory perhaps: it is as good as asked for.
+    pub(super) fn mend_by(&mut self, batch: Batch, out: &mut Vec<Output>) {
+        let is_next = self.damage.ranges.first().is_some_and(|(first, last)| {
+            batch.first_lsn() == *first && batch.last_lsn() <= *last
+        });
+        if is_next && !self.is_mending() && self.installing.is_none() {
+            self.damage.asked = None;
+            let purpose = Purpose::Mended(batch.first_lsn(), batch.last_lsn());
+            self.persist(LogWrite::Mend(batch), purpose, out);
+        }
+    }
+}

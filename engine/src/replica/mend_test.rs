@@ -1,0 +1,157 @@
+//! Damage as a conversation of replicas: who gives whom what was there, and what nobody cuts off (faults D12 to D16).
+
+use super::replica_test::{A, B, C, World};
+use super::{Input, Output, Phase, QuorumLost};
+use crate::model::{Epoch, Lsn, Message, NodeId};
+use std::time::Duration;
+use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
+
+/// A led, and all have LSN 1 to 4, committed.
+fn whole() -> World {
+    let mut world = World::new();
+    world.elect(A);
+    for text in ["two", "three", "four"] {
+        world.propose(A, text);
+        world.settle();
+    }
+    assert_eq!([A, B, C].map(|id| world.committed(id)), [4, 4, 4]);
+    world
+}
+
+fn damaged(world: &mut World, id: NodeId) -> Vec<(u64, u64)> {
+    world.node(id).replica.damaged().iter().map(|(first, last)| (first.get(), last.get())).collect()
+}
+
+/// D12.
+#[test]
+fn a_follower_asks_its_leader_for_what_it_cannot_read_and_says_so_meanwhile() {
+    let mut world = whole();
+    world.node(B).rot(&[2, 4]);
+    let said: Vec<_> = world.node(B).sent.iter().map(|(to, message)| (*to, message.clone())).collect();
+    let told = |to| said.iter().any(|(other, said)| *other == to && matches!(said, Message::Damaged { .. }));
+    assert!(told(A) && told(C));
+    assert!(said.iter().any(|(to, said)| *to == A && matches!(said, Message::MendWanted { .. })));
+    world.propose(A, "five");
+    world.deliver();
+    world.node(A).sync();
+    world.node(B).sync();
+    world.deliver();
+    assert_eq!(world.committed(A), 4, "I1: what is behind damage is not acknowledged");
+    world.settle();
+    assert_eq!(damaged(&mut world, B), []);
+    assert_eq!([A, B, C].map(|id| world.committed(id)), [5, 5, 5], "it is fed on");
+}
+
+/// D13.
+#[test]
+fn a_leader_asks_its_followers_and_feeds_a_slow_one_when_it_has_it_again() {
+    let mut world = whole();
+    world.cut(A, C);
+    world.node(C).log.batches.truncate(2);
+    world.node(C).log.durable = 2;
+    world.node(C).crash(C);
+    world.connect(B, C);
+    world.node(A).rot(&[3]);
+    world.connect(A, C);
+    world.settle();
+    assert_eq!(damaged(&mut world, A), []);
+    let led = world.node(A).log.batches.clone();
+    assert_eq!(world.node(C).log.batches, led);
+}
+
+/// D14.
+#[test]
+fn different_damage_on_all_voters_is_mended_by_whoever_has_it() {
+    let mut world = whole();
+    for (id, lsn) in [(A, 2), (B, 3), (C, 4)] {
+        world.node(id).log.damaged = vec![Lsn::new(lsn)];
+        world.node(id).crash(id);
+    }
+    for (x, y) in [(A, B), (A, C), (B, C)] {
+        world.connect(x, y);
+    }
+    world.elect(B);
+    assert_eq!([A, B, C].map(|id| damaged(&mut world, id)), [vec![], vec![], vec![]]);
+    assert_eq!([A, B, C].map(|id| world.committed(id)), [5, 5, 5]);
+}
+
+/// D15.
+#[test]
+fn a_new_leader_without_a_record_takes_it_from_the_one_that_can_read_it() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, C);
+    world.propose(A, "two");
+    world.propose(A, "three");
+    world.settle();
+    assert_eq!(world.committed(A), 3);
+    // B acknowledged both, and A has more behind them, which nobody else has.
+    world.cut(A, B);
+    world.cut(B, C);
+    world.propose(A, "four");
+    world.settle();
+    world.node(A).log.damaged = vec![Lsn::new(2)];
+    world.node(A).crash(A);
+    world.connect(A, C);
+    // C leads: of the two that have promised A has the best log, and can't read all of it.
+    world.assign(C);
+    world.settle();
+    assert_ne!(world.node(C).replica.phase(), Some(Phase::Activating), "it waits rather than guess");
+    assert_eq!(world.node(C).log.batches.len(), 1);
+    world.connect(B, C);
+    world.connect(A, B);
+    world.settle();
+    assert_eq!(world.node(C).replica.phase(), Some(Phase::Activating));
+    let ends = [A, B, C].map(|id| world.node(id).log.batches.len());
+    assert_eq!(ends, [5, 5, 5], "with what A alone had, and the epoch's start");
+    assert_eq!(damaged(&mut world, A), []);
+}
+
+/// D16.
+#[test]
+fn where_nobody_can_read_a_record_the_leader_gives_up_by_name_and_nobody_cuts_it_off() {
+    let mut world = whole();
+    for id in [A, B, C] {
+        world.node(id).log.damaged = vec![Lsn::new(3)];
+        world.node(id).crash(id);
+    }
+    for (x, y) in [(A, B), (A, C), (B, C)] {
+        world.connect(x, y);
+    }
+    world.assign(B);
+    world.settle();
+    assert_eq!(world.node(B).replica.phase(), Some(Phase::Mending));
+    let (mut now, mut said) = (Duration::ZERO, Vec::new());
+    while let Some(at) = world.node(B).replica.next_tick() {
+        now = now.max(at);
+        let node = world.node(B);
+        said.extend(node.replica.step(1, Input::Tick(now), &node.log));
+    }
+    assert!(matches!(said[..], [Output::SteppedDown { reason: QuorumLost::Damaged, .. }]), "{said:?}");
+    for id in [A, B, C] {
+        assert_eq!(damaged(&mut world, id), [(3, 3)]);
+        assert_eq!(world.node(id).log.batches.len(), 4, "nothing is cut off");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_refused_and_counted_and_asked_for_elsewhere() {
+    let mut world = whole();
+    world.node(B).rot(&[3]);
+    let wanted = world.node(B).sent.iter().find_map(|(_, message)| match message {
+        Message::MendWanted { epoch, after, .. } => Some((*epoch, *after)),
+        _ => None,
+    });
+    let (epoch, after): (Epoch, _) = wanted.expect("it asks");
+    world.node(B).sent.clear();
+    // It follows, and another batch was there.
+    let block = Block::encode("other".into(), 1, Compression::Never);
+    let log = world.node(A).replica.log_id;
+    let other = BatchBuilder::new(log, BatchKind::Data, after.epoch, after, 1).block(block).seal().unwrap();
+    world.node(B).step(Input::Message { from: A, message: Message::Mend { epoch, after, batches: vec![other] } });
+    assert_eq!(world.node(B).replica.mends_refused(), 1);
+    let asked = |(to, message): &(NodeId, Message)| *to == C && matches!(message, Message::MendWanted { .. });
+    assert!(world.node(B).sent.iter().any(asked));
+    world.settle();
+    assert_eq!(damaged(&mut world, B), []);
+}

@@ -1,0 +1,181 @@
+//! What rots at rest: bytes of batches on a node's disk become others, and nobody is told (faults D12 to D19).
+//!
+//! Only what can come back: of each batch that rots anywhere, one node at least has a copy that never did, durably, and the batch
+//! is committed, so that nobody ever cuts it off. Different batches rot on all nodes, and one on all nodes but one. Whoever has that
+//! copy may release it later: its state has it, then. Heads and directories of groups don't rot here: what that costs (promises in
+//! doubt) the log's own tests have.
+//!
+//! What is rotten is found by whoever reads it, by an open that scans its segment, and by a scrub some time later.
+
+use super::checker::Violation;
+use super::event::Event;
+use super::fault::FaultKind;
+use super::node::SimNode;
+use super::world::World;
+use crate::model::{LogId, LogPosition, Lsn, NodeId};
+use crate::replica::Input;
+use std::time::Duration;
+use towline_wal::io::{Io, segment_name};
+use towline_wal::vdisk::{CrashKind, VirtualDisk};
+use towline_wal::{Extent, LogCore, Options};
+
+/// Bytes of a batch before its payload: what rots may be either.
+const HEADER_BYTES: u64 = 96;
+
+impl World {
+    /// Something rots, on up to three nodes.
+    pub(super) fn rot(&mut self, kind: FaultKind) {
+        if self.healed {
+            return;
+        }
+        let same = self.chance.per_mille(400);
+        let mut place = None;
+        for _ in 0..self.chance.between(1, 3) {
+            let ids = self.ids.clone();
+            let Some(id) = self.chance.pick(&ids) else { return };
+            place = place.filter(|_| same).or_else(|| self.somewhere(id));
+            let Some(lsn) = place else { continue };
+            if let Some(extent) = self.may_rot(id, lsn) {
+                self.rot_at(id, &extent, kind);
+            }
+        }
+    }
+
+    /// A committed LSN of the node's log: half the time one of the newest.
+    fn somewhere(&mut self, id: NodeId) -> Option<Lsn> {
+        let running = self.nodes[&id].running.as_ref()?;
+        let last = running.replica.committed().min(running.log.durable_end(self.log).lsn).get();
+        let first = if self.chance.per_mille(500) { last.saturating_sub(60) } else { 0 };
+        (last > first).then(|| Lsn::new(self.chance.between(first + 1, last)))
+    }
+
+    /// The batch at `lsn` on that node, if it may rot there.
+    fn may_rot(&mut self, id: NodeId, lsn: Lsn) -> Option<Extent> {
+        let log = self.log;
+        let node = self.node(id);
+        let running = node.running.as_mut()?;
+        let committed = running.replica.committed();
+        running.log.load_index(&mut node.disk, log, lsn);
+        let extent = running.log.plan_read(log, lsn, 1).ok()?.first().copied()?;
+        extent.read(&mut node.disk).ok()?;
+        let (first, last) = (extent.first, extent.last);
+        let at = LogPosition { epoch: extent.epoch, lsn: last, chain: extent.chain };
+        if last > committed || node.was_rotten(first, last) {
+            return None;
+        }
+        let others: Vec<NodeId> = self.ids.iter().copied().filter(|other| *other != id).collect();
+        let is_safe = |world: &mut Self, other: &NodeId| {
+            !world.nodes[other].was_rotten(first, last) && world.holds_durably(*other, at)
+        };
+        others.iter().any(|other| is_safe(self, other)).then_some(extent)
+    }
+
+    fn rot_at(&mut self, id: NodeId, extent: &Extent, kind: FaultKind) {
+        let (log, options) = (self.log, self.options.clone());
+        let (at, len) = (extent.offset, u64::from(extent.len));
+        let file = segment_name(extent.segment);
+        let from = self.chance.below(len);
+        let mut bytes = vec![0; usize::try_from((len - from).min(512)).unwrap_or(0)];
+        let mut chance = self.chance.clone();
+        let node = self.node(id);
+        match kind {
+            FaultKind::BitFlip => {
+                bytes.truncate(1);
+                let read = node.disk.read_at(&file, at + from, &mut bytes);
+                bytes.iter_mut().for_each(|byte| *byte ^= 1 << chance.below(8));
+                drop(read); // What can't be read is overwritten.
+            }
+            FaultKind::LostWrite => {} // What was there before: zeroes.
+            _ => drop(node.disk.read_at(&file, at.saturating_sub(HEADER_BYTES + chance.below(4_096)), &mut bytes)),
+        }
+        self.chance = chance;
+        let node = self.node(id);
+        let mut rotten = node.disk.clone();
+        overwrite(&mut rotten, &file, at + from, &bytes);
+        let Some(running) = &node.running else { return };
+        if extent.read(&mut rotten).is_ok() || !comes_back(&rotten, &running.log, extent, log, &options) {
+            return; // The same bytes; or the log's end would be in doubt by it.
+        }
+        node.disk = rotten;
+        let (first, last) = (extent.first, extent.last);
+        node.rotten.push((first, last));
+        let life = node.life;
+        self.count(kind);
+        self.tell(|| format!("LSN {first} to {last} rot on the disk of node {id}, byte {} of {file}", at + from));
+        let delay = Duration::from_millis(self.chance.between(1, 8_000));
+        self.agenda.schedule(delay, Event::Scrub { node: id, life });
+    }
+
+    /// Reads the whole log of a node, as a scrub does.
+    pub(super) fn scrub(&mut self, id: NodeId, life: u64) -> Result<(), Violation> {
+        if !self.is_alive(id, life) {
+            return Ok(());
+        }
+        let log = self.log;
+        let mut found = false;
+        let SimNode { running: Some(running), disk, rotten, .. } = self.node(id) else { return Ok(()) };
+        let mut next = running.log.start(log).lsn.next();
+        while next <= running.log.durable_end(log).lsn {
+            running.log.load_index(disk, log, next);
+            let plan = running.log.plan_read(log, next, 1 << 16).unwrap_or_default();
+            let Some(last) = plan.last().map(|extent| extent.last) else {
+                next = next.next(); // Known already.
+                continue;
+            };
+            for extent in plan {
+                if extent.read(disk).is_err() {
+                    expected(rotten, id, extent.first, extent.last)?;
+                    found |= running.log.note_damaged(&extent);
+                }
+            }
+            next = last.next();
+        }
+        if found {
+            self.tell(|| format!("a scrub of node {id} finds what can't be read"));
+            self.step(id, Input::DamageFound)?;
+        }
+        Ok(())
+    }
+}
+
+impl SimNode {
+    fn was_rotten(&self, first: Lsn, last: Lsn) -> bool {
+        self.rotten.iter().any(|(from, to)| *from <= last && *to >= first)
+    }
+}
+
+/// I8: damage where nothing rotted is damage that an honest disk has.
+pub(super) fn expected(rotten: &[(Lsn, Lsn)], id: NodeId, first: Lsn, last: Lsn) -> Result<(), Violation> {
+    if rotten.iter().any(|(from, to)| *from <= first && *to >= last) {
+        return Ok(());
+    }
+    Err(Violation::new("I8", format!("node {id}: LSN {first} to {last} is damaged, and nothing rotted there")))
+}
+
+fn overwrite(disk: &mut VirtualDisk, file: &str, at: u64, bytes: &[u8]) {
+    for (at, new) in (at..).zip(bytes) {
+        let mut old = [0];
+        if disk.read_at(file, at, &mut old).is_err() {
+            return;
+        }
+        for bit in (0..8).filter(|bit| (old[0] ^ new) >> bit & 1 == 1) {
+            disk.flip_bit(file, at * 8 + bit);
+        }
+    }
+}
+
+/// Whether a node whose power fails now opens with all of its log, that batch at most being damaged.
+fn comes_back(disk: &VirtualDisk, core: &LogCore, extent: &Extent, log: LogId, options: &Options) -> bool {
+    let mut disk = disk.clone();
+    disk.crash(CrashKind::DropAll, &mut |_| 0);
+    let Ok((mut now, report)) = LogCore::recover(&mut disk, options) else { return false };
+    let durable = core.durable_end(log);
+    now.load_index(&mut disk, log, durable.lsn);
+    let is_whole = now.position_at(log, durable.lsn) == Some(durable);
+    let known = core.damaged(log);
+    let is_known = |first: Lsn, last: Lsn| {
+        (first >= extent.first && last <= extent.last) || known.iter().any(|(from, to)| *from <= first && *to >= last)
+    };
+    let only_that = report.damaged.iter().all(|range| range.log == log && is_known(range.first, range.last));
+    is_whole && only_that && report.doubtful_hard_states.is_empty()
+}

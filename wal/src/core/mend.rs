@@ -1,0 +1,325 @@
+//! Batches that were put again where the log is damaged ([`Entry::Mend`](super::Entry::Mend)).
+//!
+//! They lie in other segments than their neighbours, so they stand beside the log's other batches and are looked for first:
+//! what can't be read stays where it is, in its file, and every open finds it again. What is not covered by them is damaged.
+
+use std::collections::BTreeMap;
+
+use super::index::{Freed, IndexCache, LogState};
+use super::{DamagedSlot, LogCore, Slot};
+use crate::core::Extent;
+use crate::error::SubmitError;
+use crate::format::batch::{Batch, BatchHeader};
+use crate::format::ids::{LogPosition, Lsn};
+
+/// A batch that was put again.
+#[derive(Debug, Clone)]
+pub(crate) struct Mended {
+    pub(crate) slot: Slot,
+    /// It can be read.
+    pub(crate) is_written: bool,
+}
+
+/// What tells where a range ends of which no batch is known.
+#[derive(Debug, Clone)]
+pub(crate) enum Edge {
+    /// A footer says so.
+    At(LogPosition),
+    /// The batch behind it, which must follow.
+    Before(Box<BatchHeader>),
+}
+
+impl Edge {
+    fn fits(&self, end: &LogPosition) -> bool {
+        match self {
+            Self::At(at) => at == end,
+            Self::Before(next) => next.follows(end),
+        }
+    }
+}
+
+/// What of one log was put again, and what an open did not know to be damaged.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Mends {
+    /// In the order of the log; none overlaps another.
+    batches: Vec<Mended>,
+    /// What a reader found.
+    noted: Vec<DamagedSlot>,
+    /// By the last LSN of the range that ends there.
+    edges: BTreeMap<Lsn, Edge>,
+}
+
+impl Mends {
+    /// The batch that holds `lsn`.
+    pub(crate) fn at(&self, lsn: Lsn) -> Option<&Mended> {
+        let i = self.batches.partition_point(|mended| mended.slot.last < lsn);
+        self.batches.get(i).filter(|mended| mended.slot.first <= lsn)
+    }
+
+    /// Whether all of a range was put again.
+    pub(crate) fn covers(&self, first: Lsn, last: Lsn) -> bool {
+        let mut next = first;
+        while let Some(mended) = self.at(next) {
+            if mended.slot.last >= last {
+                return true;
+            }
+            next = mended.slot.last.next();
+        }
+        false
+    }
+
+    /// The last batch that ends at or before `lsn`.
+    pub(crate) fn at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
+        let after = self.batches.partition_point(|mended| mended.slot.last <= lsn);
+        after.checked_sub(1).and_then(|i| self.batches.get(i)).map(|mended| mended.slot.end())
+    }
+
+    pub(crate) fn end(&self) -> Option<LogPosition> {
+        self.batches.last().map(|mended| mended.slot.end())
+    }
+
+    /// The first LSN behind `lsn` at which one begins.
+    pub(crate) fn next_behind(&self, lsn: Lsn) -> Lsn {
+        let i = self.batches.partition_point(|mended| mended.slot.first <= lsn);
+        self.batches.get(i).map_or(Lsn::MAX, |mended| mended.slot.first)
+    }
+
+    pub(crate) fn slots(&self) -> impl Iterator<Item = &Slot> {
+        self.batches.iter().map(|mended| &mended.slot)
+    }
+
+    pub(crate) fn is_in_order(&self) -> bool {
+        self.batches.is_sorted_by(|a, b| a.slot.last < b.slot.first)
+    }
+
+    pub(crate) fn note_edge(&mut self, last: Lsn, edge: Edge) {
+        self.edges.insert(last, edge);
+    }
+
+    /// It has a place now; the segment that it was in before, else 0. `None`: it is not there any more.
+    pub(crate) fn place(&mut self, at: &LogPosition, segment: u64, offset: u32) -> Option<u64> {
+        let mended = self.batches.iter_mut().find(|mended| mended.slot.end() == *at)?;
+        mended.slot.offset = offset;
+        Some(std::mem::replace(&mut mended.slot.segment, segment))
+    }
+
+    pub(crate) fn is_written(&mut self, last: Lsn, segment: u64, offset: u32) {
+        let found = self.batches.iter_mut().find(|mended| mended.slot.last == last);
+        if let Some(mended) = found.filter(|m| (m.slot.segment, m.slot.offset) == (segment, offset)) {
+            mended.is_written = true;
+        }
+    }
+
+    /// Puts one in; of those that it lies over nothing is left.
+    fn put(&mut self, mended: Mended) -> Freed {
+        let mut freed = Freed::default();
+        let (first, last) = (mended.slot.first, mended.slot.last);
+        self.give_up(&mut freed, |slot| slot.first <= last && slot.last >= first);
+        let i = self.batches.partition_point(|other| other.slot.last < first);
+        self.batches.insert(i, mended);
+        freed
+    }
+
+    fn give_up(&mut self, freed: &mut Freed, which: impl Fn(&Slot) -> bool) {
+        self.batches.retain(|mended| {
+            let gone = which(&mended.slot);
+            if gone {
+                freed.take(mended.slot.segment, mended.slot.room());
+            }
+            !gone
+        });
+    }
+
+    pub(crate) fn truncate(&mut self, to: Lsn, freed: &mut Freed) {
+        self.give_up(freed, |slot| slot.last > to);
+        self.noted.retain(|range| range.first <= to);
+        self.noted.iter_mut().for_each(|range| range.last = range.last.min(to));
+        self.edges.retain(|last, _| *last <= to);
+    }
+
+    pub(crate) fn release(&mut self, at: Lsn, freed: &mut Freed) {
+        self.give_up(freed, |slot| slot.last <= at);
+        self.noted.retain(|range| range.last > at);
+        self.noted.iter_mut().for_each(|range| range.first = range.first.max(at.next()));
+        self.edges.retain(|last, _| *last > at);
+    }
+
+    pub(crate) fn clear(&mut self, freed: &mut Freed) {
+        self.give_up(freed, |_| true);
+        *self = Self::default();
+    }
+
+    /// The ranges, in order and each LSN once, without what these batches cover: all of them, or those that can be read.
+    fn uncovered<'a>(&self, ranges: impl Iterator<Item = &'a DamagedSlot>, by_written_only: bool) -> Vec<DamagedSlot> {
+        let mut left: Vec<DamagedSlot> = Vec::new();
+        for range in ranges {
+            let mut next = range.first;
+            let start = self.batches.partition_point(|mended| mended.slot.last < next);
+            let over = self.batches.iter().skip(start).take_while(|mended| mended.slot.first <= range.last);
+            for mended in over.filter(|mended| mended.is_written || !by_written_only) {
+                let Slot { first, last, .. } = mended.slot;
+                if next < first {
+                    left.push(DamagedSlot { first: next, last: first.prev(), ..*range });
+                }
+                next = last.next();
+            }
+            if next <= range.last {
+                left.push(DamagedSlot { first: next, ..*range });
+            }
+        }
+        left.sort_by_key(|range| (range.first, range.last));
+        let mut told = Lsn::ZERO;
+        left.retain_mut(|range| {
+            range.first = range.first.max(told.next());
+            told = told.max(range.last);
+            range.first <= range.last
+        });
+        left
+    }
+}
+
+impl LogState {
+    /// What can't be read and was not put again, in the order of the log.
+    pub(crate) fn still_damaged(&self) -> Vec<DamagedSlot> {
+        self.mends.uncovered(self.damaged.iter().chain(&self.mends.noted), false)
+    }
+
+    /// What a reader from `first` to `last` comes upon.
+    pub(crate) fn damage_between(&self, first: Lsn, last: Lsn) -> Option<DamagedSlot> {
+        let overlaps = |range: &&DamagedSlot| range.first <= last && range.last >= first;
+        let near = self.damaged.iter().chain(&self.mends.noted).filter(overlaps);
+        self.mends.uncovered(near, true).iter().find(overlaps).copied()
+    }
+
+    /// Damage that an open found and that is in the way of what is appended: it begins at or before `reaches`.
+    pub(crate) fn damage_before(&self, reaches: Lsn) -> Option<Lsn> {
+        let near = self.damaged.iter().filter(|range| range.first <= reaches);
+        self.mends.uncovered(near, false).first().map(|range| range.first)
+    }
+
+    /// A batch that was put again is durable: what it lies over is damaged no more, in this life.
+    pub(crate) fn is_mended(&mut self, end: Lsn, segment: u64) {
+        let Some(mended) = self.mends.at(end).filter(|mended| mended.slot.segment == segment) else { return };
+        let Slot { first, last, .. } = mended.slot;
+        for ranges in [&mut self.damaged, &mut self.mends.noted] {
+            let (over, mut left): (Vec<_>, Vec<_>) =
+                ranges.drain(..).partition(|range| range.first <= last && range.last >= first);
+            for range in over {
+                left.extend(
+                    Some(DamagedSlot { last: first.prev(), ..range }).filter(|range| range.first <= range.last),
+                );
+                left.extend(
+                    Some(DamagedSlot { first: last.next(), ..range }).filter(|range| range.first <= range.last),
+                );
+            }
+            *ranges = left;
+        }
+    }
+
+    /// The same of all that an open found.
+    pub(crate) fn all_are_mended(&mut self) {
+        self.damaged = self.still_damaged();
+    }
+
+    /// Puts a batch again.
+    pub(crate) fn mend(&mut self, slot: Slot, is_written: bool) -> Freed {
+        self.note_epoch_within(slot.epoch, slot.first);
+        self.note_segment(slot.segment);
+        self.mends.put(Mended { slot, is_written })
+    }
+
+    fn covers(ranges: &[DamagedSlot], first: Lsn, last: Lsn) -> bool {
+        let mut next = first;
+        while next <= last {
+            let Some(range) = ranges.iter().find(|range| range.first <= next && range.last >= next) else {
+                return false;
+            };
+            next = range.last.next();
+        }
+        true
+    }
+
+    /// Whether a batch may be put again: all that it holds is damaged, and it fits what is known on both sides. `staged`: what
+    /// the same submission puts before it.
+    pub(super) fn validate_mend(
+        &self,
+        batch: &Batch,
+        staged: &[LogPosition],
+        cache: &IndexCache,
+    ) -> Result<(), SubmitError> {
+        let log = batch.log();
+        let (first, last, at) = (batch.first_lsn(), batch.last_lsn(), batch.position());
+        if last <= self.start.lsn {
+            return Ok(()); // Whoever asks for it can't know: somebody else releases.
+        }
+        let is_staged = staged.iter().any(|end| end.lsn >= first && end.lsn <= last);
+        if is_staged || last > self.end().lsn || !Self::covers(&self.still_damaged(), first, last) {
+            return Err(SubmitError::NotDamaged { log, first, last });
+        }
+        let before = staged.iter().find(|end| end.lsn == first.prev()).copied();
+        let before = before.or_else(|| self.position_at(log, first.prev(), cache));
+        let misfit = |end: LogPosition, why| {
+            let (first_lsn, prev) = (first, batch.header().chain);
+            Err(SubmitError::DoesNotFollow { log, first_lsn, prev, end, why })
+        };
+        let known = self.boundary_at_or_before(log, first.prev(), cache).unwrap_or(self.start);
+        match before {
+            None => return misfit(known, "what it follows is not known: what is damaged before it comes first"),
+            Some(before) if !batch.follows(&before) => return misfit(before, "its chain continues another history"),
+            Some(_) => {}
+        }
+        let there = self.position_at(log, last, cache);
+        if let Some(there) = there.filter(|there| *there != at) {
+            return misfit(there, "another batch was there");
+        }
+        if let Some(inside) = self.boundary_at_or_before(log, last.prev(), cache).filter(|inside| inside.lsn >= first) {
+            return misfit(inside, "batches ended elsewhere there");
+        }
+        if there.is_none() && self.mends.edges.get(&last).is_some_and(|edge| !edge.fits(&at)) {
+            return misfit(at, "what is behind it continues another history");
+        }
+        Ok(())
+    }
+}
+
+impl LogCore {
+    /// Says that a planned batch could not be read ([`Extent::read`]: `Corrupt`): from here on its range is damaged, as if an
+    /// open had found that, and can be put again ([`Entry::Mend`](super::Entry::Mend)). Unlike what an open finds it does not keep the
+    /// log from growing. It is forgotten with this life; who reads it then finds it again. `false`: it is not there any more.
+    ///
+    /// ```
+    /// use towline_wal::{Entry, LogCore, Lsn};
+    /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+    /// # use set_up::*;
+    /// # let (options, log) = (small(), LOG);
+    /// # let mut disk = three();
+    /// // `disk` holds a log of three batches. Another copy has them too.
+    /// let (mut core, _) = LogCore::recover(&mut disk, &options).unwrap();
+    /// let plan = core.plan_read(log, Lsn::new(2), 1).unwrap();
+    /// let copy = plan[0].read(&mut disk).unwrap();
+    /// disk.flip_bit("0000000000000001.seg", plan[0].offset * 8 + 900);
+    /// assert!(plan[0].read(&mut disk).is_err());
+    /// assert!(core.note_damaged(&plan[0]));
+    /// assert_eq!(core.damaged(log), [(Lsn::new(2), Lsn::new(2))]);
+    /// core.submit(vec![Entry::Mend(copy.clone())]).unwrap();
+    /// run(&mut core, &mut disk);
+    /// assert!(core.damaged(log).is_empty());
+    /// assert_eq!(core.plan_read(log, Lsn::new(2), 1).unwrap()[0].read(&mut disk).unwrap(), copy);
+    /// ```
+    pub fn note_damaged(&mut self, extent: &Extent) -> bool {
+        let plan = self.plan_read(extent.log, extent.first, 1);
+        if !plan.is_ok_and(|plan| plan.first().is_some_and(|first| first.is_same(extent))) {
+            return false;
+        }
+        let Some(state) = self.index.get_mut(extent.log) else { return false };
+        let mut freed = Freed::default();
+        let is_it = |slot: &Slot| (slot.segment, u64::from(slot.offset)) == (extent.segment, extent.offset);
+        state.mends.give_up(&mut freed, is_it);
+        state.mends.noted.push(extent.damaged());
+        self.freed(&freed);
+        if let Some(segment) = self.segments.get_mut(extent.segment) {
+            segment.is_damaged = true;
+        }
+        true
+    }
+}
