@@ -155,7 +155,9 @@ impl Shared {
                 let lost = shard.positions.unmendable();
                 let Some(found) = self.may_go(shard, retention, *needed, lost) else { continue };
                 wants_flush |= found.wants_flush;
-                given_up.extend(lost.zip(found.before).filter(|(last, before)| last < before).map(|(last, _)| (shard, last)));
+                given_up.extend(
+                    lost.zip(found.before).filter(|(last, before)| last < before).map(|(last, _)| (shard, last)),
+                );
                 entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
             }
         }
@@ -212,7 +214,10 @@ impl Shared {
         let applied = shard.positions.applied();
         let pinned = shard.pins.lowest(by_policy, applied, |bytes| wal.boundary_keeping(log, bytes));
         // Otherwise a crash would want to replay what is gone, or a reader that is within its budget would miss some.
-        let may_go = by_policy.min(pinned.unwrap_or(Lsn::MAX)).min(needed).max(lost.filter(|last| *last <= flushed).unwrap_or(start));
+        let may_go = by_policy
+            .min(pinned.unwrap_or(Lsn::MAX))
+            .min(needed)
+            .max(lost.filter(|last| *last <= flushed).unwrap_or(start));
         let lost_wants_flush = lost.is_some_and(|last| flushed < last && last <= applied);
         let boundary = wal.boundary_at_or_before(log, may_go.min(flushed))?.lsn;
         let wants_flush = lost_wants_flush || flushed < may_go.min(applied) || shard.followers.has_unconfirmed();

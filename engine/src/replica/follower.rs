@@ -134,9 +134,7 @@ impl Replica {
             out.push(Output::Send { to: from, message });
             return;
         }
-        // What was released here a leader may still have in its memory: what matters begins behind it.
-        let released = batches.iter().take_while(|batch| batch.last_lsn() <= log.start().lsn).count();
-        let prev = batches[..released].last().map_or(prev, Batch::position);
+        let (released, prev) = self.behind_what_is_released(prev, &batches, log);
         let ours = self.position_at(prev.lsn, log);
         let fits = ours == Some(prev) || (planted(Mutant::SkipChainCheck) && ours.is_some());
         if !fits {
@@ -186,6 +184,16 @@ impl Replica {
         if nothing_to_sync || planted(Mutant::AcknowledgeBeforeSync) {
             self.acknowledge(out);
         }
+    }
+
+    /// What was released here a leader may still have in its memory: how many batches of it come first, and what they end at.
+    fn behind_what_is_released(&self, prev: LogPosition, batches: &[Batch], log: &dyn LogView) -> (usize, LogPosition) {
+        if prev.lsn >= self.durable.lsn || self.position_at(prev.lsn, log) == Some(prev) {
+            return (0, prev);
+        }
+        let start = log.start().lsn;
+        let released = batches.iter().take_while(|batch| batch.last_lsn() <= start).count();
+        (released, batches[..released].last().map_or(prev, Batch::position))
     }
 
     /// Says how much of the leader's log is durable here (I1: only what a sync made so).

@@ -431,7 +431,13 @@ impl Replica {
     }
 
     /// Somebody has more durably than it had: perhaps what it was asked for before it could read that.
-    pub(super) fn ask_again_for_damage(&mut self, peer: NodeId, durable: Lsn, log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn ask_again_for_damage(
+        &mut self,
+        peer: NodeId,
+        durable: Lsn,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
         let has = self.damage.ranges.first().is_some_and(|(first, _)| *first <= durable);
         if has && self.damage.refused_by.remove(&peer) {
             self.seek_mend(log, out);
@@ -440,9 +446,11 @@ impl Replica {
 
     /// A leader feeds what this log holds and can't read, from its memory perhaps: it is as good as asked for.
     pub(super) fn mend_by(&mut self, batch: Batch, out: &mut Vec<Output>) {
-        let is_next = self.damage.ranges.first().is_some_and(|(first, last)| {
-            batch.first_lsn() == *first && batch.last_lsn() <= *last
-        });
+        let is_next = self
+            .damage
+            .ranges
+            .first()
+            .is_some_and(|(first, last)| batch.first_lsn() == *first && batch.last_lsn() <= *last);
         if is_next && !self.is_mending() && self.installing.is_none() {
             self.damage.asked = None;
             let purpose = Purpose::Mended(batch.first_lsn(), batch.last_lsn());

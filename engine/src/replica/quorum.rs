@@ -131,12 +131,7 @@ fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
-fn log_mark(
-    leadership: &Leadership,
-    voters: &[NodeId],
-    (committed, end): (Lsn, Lsn),
-    damage: &Damage,
-) -> Option<Mark> {
+fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, Lsn), damage: &Damage) -> Option<Mark> {
     let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
     let secured = leadership.quorum.secured.get();
     match leadership.phase {

@@ -34,7 +34,9 @@ impl World {
         let flushed = self.node(id).flushed;
         if let Some(to) = self.unmendable(id).filter(|to| *to <= flushed) {
             self.release_to(id, to);
-            self.tell(|| format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it"));
+            self.tell(|| {
+                format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it")
+            });
             return self.step(id, Input::DamageFound);
         }
         if !self.chance.per_mille(self.swarm.release_per_mille) {

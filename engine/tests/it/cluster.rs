@@ -107,6 +107,12 @@ impl Cluster {
         self.servers[index] = Some(serve(&config).unwrap());
     }
 
+    /// The same, with this in its configuration and in that of all that start from now on.
+    pub(crate) fn start_with(&mut self, index: usize, limits: &str) {
+        limits.clone_into(&mut self.limits);
+        self.start(index);
+    }
+
     pub(crate) fn stop(&mut self, index: usize) {
         self.servers[index].take().unwrap().shutdown().unwrap();
     }

@@ -32,6 +32,7 @@ mod linear_reads;
 mod log_tools;
 #[cfg(target_os = "linux")]
 mod memory;
+mod mends;
 mod namespaces;
 mod noise;
 #[cfg(feature = "cli")]

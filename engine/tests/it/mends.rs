@@ -1,0 +1,138 @@
+//! What rots in a node's log comes back from another one, or is not needed any more (faults D12 to D16).
+
+use crate::cluster::{Cluster, PATIENCE, batches, until};
+use crate::noise::noise;
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+use towline::model::Read;
+use towline::node::Node;
+
+const VALUE_BYTES: usize = 20_000;
+/// A log that keeps little, and a state that is flushed all the time.
+const LITTLE: &str = "[log]\nretention_bytes = 100_000\nfollower_bytes = 200_000_000\nreplay_bytes = 100_000";
+const MUCH: &str = "[log]\nreplay_bytes = 100_000";
+
+fn value(number: u64) -> Vec<u8> {
+    noise(number, VALUE_BYTES)
+}
+
+fn put(node: &Node, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let receipt = node.default_namespace().put(format!("key-{number}"), value(number)).unwrap();
+        assert!(receipt.wait_for(PATIENCE).unwrap().is_some(), "an answer in time");
+    }
+}
+
+/// A bit of this value becomes another one where the log has it, under a node that runs, perhaps.
+fn rot(wal: &Path, number: u64) {
+    let wanted = value(number);
+    for entry in std::fs::read_dir(wal).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let Some(at) = bytes.windows(64).position(|window| window == &wanted[..64]) else { continue };
+        let mut file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(at as u64 + 40)).unwrap();
+        file.write_all(&[bytes[at + 40] ^ 4]).unwrap();
+        return;
+    }
+    panic!("the log of {} does not have value {number}", wal.display());
+}
+
+fn all_are_the_same(cluster: &Cluster) {
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("everybody applied everything", || (0..3).all(|index| cluster.applied(index) == end));
+    let digests: Vec<_> = (0..3).map(|index| cluster.server(index).node().digest().unwrap()).collect();
+    assert!(digests[0] == digests[1] && digests[0] == digests[2], "I4: {digests:?}");
+}
+
+/// Stops all, and looks at their files.
+fn logs_are_the_same(mut cluster: Cluster) {
+    (0..3).for_each(|index| cluster.stop(index));
+    let logs: Vec<_> = (0..3).map(|index| batches(&cluster.log_path(index))).collect();
+    assert!(!logs[0].is_empty() && logs[0] == logs[1] && logs[0] == logs[2], "I2: byte by byte");
+}
+
+#[test]
+fn what_rots_in_a_followers_log_comes_back_from_another_node() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    put(cluster.server(0).node(), 0..30);
+    all_are_the_same(&cluster);
+    cluster.stop(2);
+    rot(&cluster.log_path(2), 7);
+    rot(&cluster.log_path(2), 20);
+    cluster.start(2);
+    // It takes nothing behind the damage before that is mended.
+    put(cluster.server(0).node(), 30..33);
+    all_are_the_same(&cluster);
+    logs_are_the_same(cluster);
+}
+
+/// A follower that was away needs it from the leader's log, which comes upon it in that moment.
+#[test]
+fn a_leader_that_comes_upon_rot_when_it_feeds_another_gets_it_back_and_feeds_it() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    put(cluster.server(0).node(), 0..3);
+    all_are_the_same(&cluster);
+    cluster.stop(2);
+    put(cluster.server(0).node(), 3..30);
+    // What it has in memory goes.
+    cluster.stop(0);
+    cluster.start(0);
+    until("the leader serves again", || cluster.server(0).node().is_serving());
+    rot(&cluster.log_path(0), 11);
+    cluster.start(2);
+    put(cluster.server(0).node(), 30..33);
+    all_are_the_same(&cluster);
+    logs_are_the_same(cluster);
+}
+
+#[test]
+fn what_nobody_can_mend_is_given_up_where_the_state_has_it() {
+    let mut cluster = Cluster::limited(LITTLE);
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    cluster.stop(2);
+    cluster.start_with(2, MUCH);
+    put(cluster.server(0).node(), 0..50);
+    all_are_the_same(&cluster);
+    let released = |cluster: &Cluster, index| cluster.server(index).node().stats().unwrap().shards[0].released.get();
+    for index in 0..3 {
+        cluster.server(index).node().compact().unwrap();
+    }
+    until("the others let it go", || (0..2).all(|index| released(&cluster, index) > 30));
+    assert!(released(&cluster, 2) < 5);
+    cluster.stop(2);
+    rot(&cluster.log_path(2), 7);
+    cluster.start_with(2, MUCH);
+    put(cluster.server(0).node(), 50..53);
+    until("it is given up", || released(&cluster, 2) >= 8);
+    all_are_the_same(&cluster);
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+/// One record rots at all of them. Their states have it, so nothing is lost by it, and nobody needs it.
+#[test]
+fn i1_what_rots_in_every_log_and_is_in_every_state_stops_nobody() {
+    let mut cluster = Cluster::new();
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    put(cluster.server(0).node(), 0..30);
+    all_are_the_same(&cluster);
+    for index in 0..3 {
+        cluster.server(index).node().compact().unwrap();
+        cluster.stop(index);
+        rot(&cluster.log_path(index), 7);
+    }
+    (0..3).for_each(|index| cluster.start(index));
+    until("the leader serves again", || cluster.server(0).node().is_serving());
+    put(cluster.server(0).node(), 30..33);
+    all_are_the_same(&cluster);
+    for index in 0..3 {
+        let space = cluster.server(index).node().default_namespace();
+        for number in 0..33 {
+            let found = space.get(format!("key-{number}"), Read::Eventual).unwrap();
+            assert_eq!(found.map(|versioned| versioned.value), Some(value(number).into()), "I1: key-{number}");
+        }
+    }
+    (0..3).for_each(|index| cluster.stop(index));
+}
