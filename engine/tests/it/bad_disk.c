@@ -246,7 +246,7 @@ static long cut(long number, const long *a)
     memcpy(b, a, sizeof b);
     if (number == SYS_read || number == SYS_pread64 || number == SYS_write || number == SYS_pwrite64) {
         long half = a[2] / 2;
-        b[2] = half > 4096 ? half / 4096 * 4096 : half > 0 && a[2] < 4096 ? half : a[2];
+        b[2] = half >= 4096 ? half / 4096 * 4096 : half > 0 && a[2] < 4096 ? half : a[2];
     } else if (is_vector(number) && a[2] > 1) {
         b[2] = 1;
     }

@@ -103,7 +103,8 @@ impl Processes {
 
     /// Whether a server says that it has stopped: it will end.
     pub(crate) fn has_stopped(&self, place: usize) -> bool {
-        self.runs(place) && self.said(place).rsplit(BEGINNING).next().is_some_and(|life| life.contains("shard has stopped"))
+        self.runs(place)
+            && self.said(place).rsplit(BEGINNING).next().is_some_and(|life| life.contains("shard has stopped"))
     }
 
     /// Why a server ended.
