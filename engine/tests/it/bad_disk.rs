@@ -5,6 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Both kinds of machine that `bad_disk.c` knows have their lowest byte first.
 const RULES: u64 = 8;
 const HEADER_BYTES: u64 = 64;
 const RULE_BYTES: u64 = 512;
@@ -119,13 +120,13 @@ impl BadDisk {
     }
 
     fn put(&self, at: u64, value: u32) {
-        self.file.write_all_at(&value.to_ne_bytes(), at).unwrap();
+        self.file.write_all_at(&value.to_le_bytes(), at).unwrap();
     }
 
     fn get(&self, at: u64) -> u32 {
         let mut bytes = [0; 4];
         self.file.read_exact_at(&mut bytes, at).unwrap();
-        u32::from_ne_bytes(bytes)
+        u32::from_le_bytes(bytes)
     }
 
     /// Calls of the server that were looked at: none, and nothing is tested.
@@ -143,7 +144,7 @@ impl BadDisk {
             let mut bytes = vec![0; usize::try_from(RULE_BYTES).unwrap()];
             let numbers = [0, rule.calls as u32, effect, value, rule.skip.cast_unsigned(), rule.times.cast_unsigned()];
             for (number, place) in numbers.iter().zip(bytes.chunks_exact_mut(4)) {
-                place.copy_from_slice(&number.to_ne_bytes());
+                place.copy_from_slice(&number.to_le_bytes());
             }
             let path = format!("{}/{}", self.data.display(), rule.path);
             assert!(path.len() < PATH_BYTES);

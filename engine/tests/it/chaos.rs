@@ -334,6 +334,39 @@ fn i1_i4_i5_i7_the_same_where_logs_are_so_short_that_who_was_away_needs_a_snapsh
     see_one_history(limits);
 }
 
+/// So many faults, and what they were. All is well behind them.
+fn wreak(
+    all: &mut Processes,
+    ways: &Ways,
+    dice: &mut Dice,
+    witness: &mut Witness<'_>,
+    (rounds, seed): (u32, u64),
+) -> String {
+    let (clock, mut story) = (witness.clock, Vec::new());
+    // At once: a step may fail by itself.
+    let mut tell = |line: String| {
+        println!("{line}");
+        story.push(line);
+    };
+    tell(format!("TOWLINE_CHAOS={rounds},{seed}"));
+    // Of disks it is drawn aside: everything else is as it was drawn without them.
+    let mut aside = Dice(dice.0.rotate_left(32) | 1);
+    for _ in 0..rounds {
+        let at = clock.now();
+        let told = harm(all, ways, dice, witness);
+        tell(format!("{at:.1?}: {told}"));
+        Clock::pause(Duration::from_millis(dice.below(700)));
+        if cfg!(target_os = "linux") && aside.below(2) == 0 {
+            let at = clock.now();
+            let told = harm_disk(all, &mut aside);
+            tell(format!("{at:.1?}: {told}"));
+        }
+    }
+    let late = start_who_ended(all);
+    tell(format!("{:.1?}: all is well {late}", clock.now()));
+    story.join("\n")
+}
+
 fn see_one_history(limits: &str) {
     let (rounds, seed) = wanted();
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -343,7 +376,10 @@ fn see_one_history(limits: &str) {
     let ways: Vec<_> =
         pairs.map(|(from, to)| (from, to, Proxy::new(runtime.handle(), addresses[to].clone()))).collect();
     let ways = Ways(ways);
-    let mut all = Processes::prepare(addresses, limits, |from, to| ways.find(from, to)).with_bad_disks();
+    let mut all = Processes::prepare(addresses, limits, |from, to| ways.find(from, to));
+    if cfg!(target_os = "linux") {
+        all = all.with_bad_disks();
+    }
     (0..3).for_each(|place| all.start(place));
     all.until("node 1 leads", 0, |status| status["serving"] == true);
 
@@ -355,30 +391,7 @@ fn see_one_history(limits: &str) {
         (0..3).map(|place| runtime.spawn(read(runtime.block_on(all.client_of(place)), clock.clone()))).collect();
     let filler = limits.contains("[log]").then(|| runtime.spawn(fill(client(), clock.clone())));
     let mut witness = Witness { runtime: &runtime, clock: &clock, seen: Vec::new() };
-    let mut story = Vec::new();
-    // At once: a step may fail by itself.
-    let mut tell = |line: String| {
-        println!("{line}");
-        story.push(line);
-    };
-    tell(format!("TOWLINE_CHAOS={rounds},{seed}"));
-    // Of disks it is drawn aside: everything else is as it was drawn without them.
-    let mut aside = Dice(dice.0.rotate_left(32) | 1);
-    for _ in 0..rounds {
-        let at = clock.now();
-        let told = harm(&mut all, &ways, &mut dice, &mut witness);
-        tell(format!("{at:.1?}: {told}"));
-        Clock::pause(Duration::from_millis(dice.below(700)));
-        if aside.below(2) == 0 {
-            let at = clock.now();
-            let told = harm_disk(&mut all, &mut aside);
-            tell(format!("{at:.1?}: {told}"));
-        }
-    }
-    // All is well from here on, and one of them leads.
-    let late = start_who_ended(&mut all);
-    tell(format!("{:.1?}: all is well {late}", clock.now()));
-    let story = story.join("\n");
+    let story = wreak(&mut all, &ways, &mut dice, &mut witness, (rounds, seed));
     let leader = dice.place();
     let assigned = all.assign(&(leader + 1).to_string());
     assert_eq!(assigned["serving"], true, "{assigned}\n{story}");
