@@ -6,6 +6,9 @@
 //! though connections stand (followers whose disks hang, links that are open at one end only). Writes and reads are watched
 //! apart: a follower whose disk hangs still confirms reads.
 //!
+//! A third thing does, though it is not the majority's: that its own disk makes nothing durable of what the others have committed.
+//! It may not apply that, so nobody would hear of a write from it again, and no read be served, as long as its disk hangs.
+//!
 //! What ends is the leadership, and nothing else. The log stays as it is, and so does the promise: this replica accepts nothing
 //! older than the epoch that it led, never leads that epoch again, and follows whoever is assigned a newer one.
 //!
@@ -67,6 +70,9 @@ pub enum QuorumLost {
     /// Everybody who was there has promised, and something of the log that is to be taken over can't be read by any of them.
     #[error("a part of the log can't be read at any voter that it reaches")]
     Damaged,
+    /// A majority has committed what came no nearer to being durable here (D26).
+    #[error("its own disk makes nothing durable")]
+    OwnDiskHangs,
     /// A majority was connected, and did not say that its promise still stands.
     #[error("a majority of the voters confirms no read")]
     NothingConfirmed,
@@ -81,6 +87,7 @@ pub(super) struct Quorum {
     last: Option<Duration>,
     voters: Watch,
     log: Watch,
+    own: Watch,
     reads: Watch,
 }
 
@@ -119,8 +126,8 @@ impl Quorum {
         self.secured = self.secured.max(secured);
     }
 
-    const fn waits(&self) -> bool {
-        self.voters.reached.is_some() || self.log.reached.is_some() || self.reads.reached.is_some()
+    fn waits(&self) -> bool {
+        [&self.voters, &self.log, &self.own, &self.reads].iter().any(|watch| watch.reached.is_some())
     }
 }
 
@@ -169,7 +176,7 @@ impl Replica {
 
     /// After each step: notes what waits for a majority now, and whether it has come nearer.
     pub(super) fn watch_quorum(&mut self) {
-        let (id, committed, end) = (self.id, self.committed, self.end.lsn);
+        let (id, committed, durable, end) = (self.id, self.committed, self.durable.lsn, self.end.lsn);
         let Some(leadership) = self.leadership.as_deref_mut() else { return };
         let assignment = &leadership.assignment;
         let (voters, needed) = match leadership.start {
@@ -180,10 +187,12 @@ impl Replica {
         let own_counts = counts(assignment, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
         let log = log_mark(leadership, voters, (committed, end), &self.damage).filter(|_| !is_alone);
+        let own = (durable < committed && !is_alone).then_some((0, durable.get()));
         let reads = leadership.reads.newest().filter(|_| !is_alone).map(|_| (0, leadership.reads.rounds_ended()));
         let quorum = &mut leadership.quorum;
         quorum.voters.look(away.then_some((0, 0)));
         quorum.log.look(log);
+        quorum.own.look(own);
         quorum.reads.look(reads);
     }
 
@@ -200,6 +209,7 @@ impl Replica {
         let waits = [
             (QuorumLost::VotersAway, quorum.voters.pass(elapsed)),
             (QuorumLost::NothingDurable, quorum.log.pass(elapsed)),
+            (QuorumLost::OwnDiskHangs, quorum.own.pass(elapsed)),
             (QuorumLost::NothingConfirmed, quorum.reads.pass(elapsed)),
         ];
         let lacks = matches!(leadership.phase, Phase::Adopting { .. }) && leadership.asked.is_none();

@@ -120,6 +120,39 @@ fn d26_reads_that_are_confirmed_do_not_excuse_writes_that_wait() {
     assert_eq!(ends, [stepped_down(epoch, "NothingDurable")]);
 }
 
+/// The others committed without it, and it led on, with connections that stood: nobody heard of a write from it again.
+#[test]
+fn d26_a_leader_whose_own_disk_hangs_steps_down_though_the_others_commit_all_it_writes() {
+    let (mut world, epoch) = serving();
+    let mut now = ms(0);
+    for round in 0..8 {
+        world.propose(A, "its disk hangs");
+        world.deliver();
+        world.node(B).sync();
+        world.node(C).sync();
+        world.deliver_to(A);
+        assert_eq!(world.committed(A), round + 2, "two of three are a majority");
+        pass(&mut world, &mut now, BOUND / 8);
+    }
+    pass(&mut world, &mut now, BOUND / 4 + ms(1));
+    assert_eq!(said(&mut world), [stepped_down(epoch, "OwnDiskHangs")]);
+}
+
+#[test]
+fn a_leader_whose_own_disk_is_slow_leads_on_as_long_as_it_gets_anywhere() {
+    let (mut world, _) = serving();
+    let mut now = ms(0);
+    for _ in 0..10 {
+        world.propose(A, "slow");
+        world.deliver();
+        world.node(B).sync();
+        world.deliver_to(A);
+        pass(&mut world, &mut now, BOUND - ms(1));
+        world.node(A).sync();
+    }
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving));
+}
+
 #[test]
 fn a_leader_whose_writes_come_on_leads_on_however_slowly() {
     let (mut world, _) = serving();
@@ -320,14 +353,14 @@ fn moves() -> impl Strategy<Value = Vec<Move>> {
     proptest::collection::vec(one, 1..80)
 }
 
-/// Since when each of the three waits has lasted, exactly.
+/// Since when each of the four waits has lasted, exactly.
 #[derive(Debug, Default)]
 struct Exact {
-    waits: [Option<(Duration, u64)>; 3],
+    waits: [Option<(Duration, u64)>; 4],
 }
 
 impl Exact {
-    fn look(&mut self, now: Duration, at: [Option<u64>; 3]) {
+    fn look(&mut self, now: Duration, at: [Option<u64>; 4]) {
         for (wait, at) in self.waits.iter_mut().zip(at) {
             match at {
                 None => *wait = None,
@@ -376,10 +409,12 @@ proptest! {
                 return Ok(());
             }
             let (committed, end) = (replica.committed().get(), replica.end().lsn.get());
+            let durable = replica.durable().lsn.get();
             let away = connected == [false; 2];
             exact.look(now, [
                 away.then_some(0),
                 (committed < end).then_some(committed),
+                (durable < committed).then_some(durable),
                 (answered < ticket).then_some(answered),
             ]);
             prop_assert!(exact.longest(now) < BOUND + BOUND / 4, "{exact:?} at {now:?}");

@@ -2,7 +2,8 @@
 
 use super::explore::{ModelArgs, run_model};
 use super::fault::{FaultKind, Totals};
-use super::world::{Run, run_seed};
+use super::state::StateKind;
+use super::world::{Run, run_seed_with};
 use clap::Parser;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
@@ -35,6 +36,9 @@ pub struct Args {
     /// Plant a bug (needs the feature `mutants`), and stop at the first seed that notices.
     #[arg(long)]
     pub mutant: Option<String>,
+    /// Where nodes keep their states.
+    #[arg(long, value_enum, default_value_t)]
+    pub state: StateKind,
     /// Print the totals as JSON.
     #[arg(long)]
     pub json: bool,
@@ -79,6 +83,8 @@ pub fn run(args: &Args, clock: &dyn Fn() -> Duration) -> ExitCode {
 }
 
 fn execute(args: &Args) -> Result<bool, String> {
+    args.state.check()?;
+    let caught = |seed, tell| caught(seed, args.state, tell);
     if let Some(name) = &args.mutant {
         plant(name)?;
     }
@@ -120,16 +126,18 @@ fn execute(args: &Args) -> Result<bool, String> {
 }
 
 /// One seed; an assertion that fails in it is a violation like any other.
-fn caught(seed: u64, tell: bool) -> Run {
-    catch_unwind(AssertUnwindSafe(|| run_seed(seed, tell))).unwrap_or_else(|panic| {
+fn caught(seed: u64, state: StateKind, tell: bool) -> Run {
+    let run = catch_unwind(AssertUnwindSafe(|| run_seed_with(seed, state, tell)));
+    let run = run.unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         let text = text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned()));
-        Run {
-            totals: Totals { seeds: 1, ..Totals::default() },
-            trace_hash: 0,
-            story: Vec::new(),
-            violation: Some(super::Violation::assertion(text.unwrap_or_else(|| "a panic without words".into()))),
-        }
+        Err(text.unwrap_or_else(|| "a panic without words".into()))
+    });
+    run.unwrap_or_else(|text| Run {
+        totals: Totals { seeds: 1, ..Totals::default() },
+        trace_hash: 0,
+        story: Vec::new(),
+        violation: Some(super::Violation::assertion(text)),
     })
 }
 

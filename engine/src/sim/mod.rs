@@ -8,6 +8,8 @@
 //! The world is a pool of five nodes. A scripted control plane changes the leader, the voters and the learners of the
 //! one shard, at the worst moments it can draw, and yet never assigns what the protocol forbids.
 //!
+//! States are in memory, or in a real RocksDB beside that ([`StateKind`]): the trace is the same.
+//!
 //! A seed lives at least 60 simulated seconds, 2,000 acknowledged writes and 10 faults; then faults stop, and the
 //! members of the last activated assignment must converge. I1 to I6 are checked while it runs, from outside
 //! ([`Violation`]).
@@ -33,6 +35,9 @@ mod sessions;
 mod snapshots;
 #[cfg(test)]
 mod snapshots_test;
+mod state;
+#[cfg(test)]
+mod state_test;
 mod swarm;
 mod witness;
 mod workload;
@@ -44,4 +49,5 @@ pub use checker::Violation;
 pub use command::{Args, Command, run};
 pub use explore::{Found, ModelArgs, Scope, explore};
 pub use fault::{FaultKind, Totals};
-pub use world::{Run, run_seed};
+pub use state::StateKind;
+pub use world::{Run, run_seed, run_seed_with};

@@ -4,10 +4,11 @@ use super::checker::Violation;
 use super::event::Event;
 use super::patience::Waits;
 use super::rot::expected;
+use super::state::SimStore;
 use crate::model::{DirectoryId, LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor, SnapshotId};
 use crate::pipeline::Sequencer;
 use crate::replica::{InstallMark, LogView, Opening, Promise, Replica, Ticket};
-use crate::state::{Applier, MemStore, StagedSnapshot};
+use crate::state::{Applier, StagedSnapshot};
 use bytes::Bytes;
 use std::cell::{RefCell, RefMut};
 use std::collections::{BTreeMap, VecDeque};
@@ -28,7 +29,7 @@ pub(super) struct SimNode {
     pub(super) disks: u64,
     pub(super) lost: BTreeMap<DirectoryId, Lsn>,
     /// The state's store; it goes back to its last flush when the power fails.
-    pub(super) store: MemStore,
+    pub(super) store: SimStore,
     /// Up to here it survives that.
     pub(super) flushed: Lsn,
     /// A snapshot that it is given, as far as it is here.
@@ -64,7 +65,7 @@ pub(super) struct Running {
     pub(super) log: LogCore,
     pub(super) replica: Replica,
     pub(super) sequencer: Sequencer<u64>,
-    pub(super) applier: Applier<MemStore>,
+    pub(super) applier: Applier<SimStore>,
     pub(super) peers: BTreeMap<NodeId, Peer>,
     /// Which replica write each submission to the log was.
     pub(super) tickets: BTreeMap<towline_wal::Ticket, Ticket>,
@@ -159,7 +160,7 @@ impl SimNode {
             disk: VirtualDisk::with_seed(id.get()),
             disks: 0,
             lost: BTreeMap::new(),
-            store: MemStore::new(),
+            store: SimStore::default(),
             flushed: Lsn::ZERO,
             staging: None,
             running: None,
@@ -187,7 +188,7 @@ impl SimNode {
         self.lost.insert(self.directory(), end);
         self.disks += 1;
         self.disk = VirtualDisk::with_seed(self.id.get() + 1000 * self.disks);
-        (self.store, self.flushed) = (MemStore::new(), Lsn::ZERO);
+        (self.store, self.flushed) = (self.store.emptied(), Lsn::ZERO);
         (self.staging, self.before) = (None, None);
         self.rotten.clear();
     }

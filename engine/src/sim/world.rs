@@ -10,6 +10,7 @@ use super::node::SimNode;
 use super::reads::Reads;
 use super::script::Script;
 use super::sessions::{Heard, Sessions};
+use super::state::{SimStore, StateKind};
 use super::swarm::Swarm;
 use crate::model::{ClusterId, Epoch, LogId, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId};
 use crate::replica::Input;
@@ -100,10 +101,24 @@ pub(super) struct World {
     pub(super) stepping: bool,
 }
 
-/// Runs one seed to its end.
+/// Runs one seed to its end, with states in memory.
 #[must_use]
 pub fn run_seed(seed: u64, tell: bool) -> Run {
+    run_to_its_end(World::new(seed, tell))
+}
+
+/// The same, with states of this kind. It leaves the same trace.
+///
+/// # Errors
+/// A sentence: this build has no such state.
+pub fn run_seed_with(seed: u64, kind: StateKind, tell: bool) -> Result<Run, String> {
+    kind.check()?;
     let mut world = World::new(seed, tell);
+    world.nodes.values_mut().for_each(|node| node.store = SimStore::new(kind));
+    Ok(run_to_its_end(world))
+}
+
+fn run_to_its_end(mut world: World) -> Run {
     let violation = world.run().err();
     world.totals.seeds = 1;
     world.totals.simulated_ms = u64::try_from(world.agenda.now().as_millis()).unwrap_or(u64::MAX);

@@ -48,6 +48,8 @@ pub use read::{
 };
 #[cfg(feature = "node")]
 pub(crate) use replace::{Replacement, replacing_of};
+#[cfg(all(feature = "node", feature = "sim"))]
+pub(crate) use rocks::CrashingStore;
 #[cfg(feature = "node")]
 pub use rocks::{RocksOptions, RocksSnapshot, RocksStore, RocksTimes, RocksWriter, StateStats, StatisticsLevel};
 pub use snapshot::{SnapshotError, StagedSnapshot, install_snapshot, take_snapshot};

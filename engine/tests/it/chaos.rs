@@ -1,5 +1,7 @@
-//! Three real servers, killed, stopped, cut off from one another and led by whoever is assigned, while clients write and read.
+//! Three real servers, killed, stopped, cut off from one another, on disks that fail, and led by whoever is assigned, while clients
+//! write and read.
 
+use crate::bad_disk::{Calls, Effect, Rule};
 use crate::history::{Seen, contradiction, not_once_each};
 use crate::processes::{PATIENCE, Processes, free_addresses};
 use crate::proxy::{Mode, Proxy};
@@ -188,6 +190,65 @@ impl Witness<'_> {
     }
 }
 
+/// What a disk may do, in words as well.
+fn ill_will(dice: &mut Dice) -> (Rule<'static>, &'static str) {
+    let eio = Effect::Fails(Effect::EIO);
+    let often = 1 + i32::try_from(dice.below(3)).unwrap();
+    let skip = i32::try_from(dice.below(6)).unwrap();
+    let (rule, told) = match dice.below(14) {
+        0 | 1 => (Rule::new(Calls::WritesAndSyncs, Effect::Loses, "wal/*.seg"), "loses what it wrote to the log"),
+        2 => (Rule::new(Calls::Syncs, eio, "wal*").often(often), "fails to sync the log"),
+        3 => (Rule::new(Calls::Writes, eio, "wal/*").often(often), "fails to write the log"),
+        4 => (Rule::new(Calls::Reads, eio, "wal/*"), "fails to read the log"),
+        5 => (Rule::new(Calls::Reads, Effect::Flips, "wal/*.seg"), "reads bits of the log wrong"),
+        6 => (Rule::new(Calls::Writes, Effect::Fails(Effect::ENOSPC), "wal/*"), "has no room for the log"),
+        7 => (Rule::new(Calls::Writes, Effect::Fails(Effect::ENOSPC), "state/*"), "has no room for the state"),
+        8 => (Rule::new(Calls::All, eio, "state/*").often(often), "fails with the state"),
+        9 => (Rule::new(Calls::Syncs, Effect::Hangs, "*"), "hangs"),
+        10 => (Rule::new(Calls::Syncs, Effect::Slow(40), "*"), "is slow"),
+        11 => (Rule::new(Calls::Writes, Effect::Cuts, "*"), "writes by halves"),
+        12 => (Rule::new(Calls::All, eio, "*").often(often), "fails with anything"),
+        _ => (Rule::new(Calls::Names, eio, "*"), "gives no names"),
+    };
+    (rule.behind(skip), told)
+}
+
+/// A disk has a fault for a while, and whatever else happens meanwhile; who ended of it is started again.
+fn harm_disk(all: &mut Processes, dice: &mut Dice) -> String {
+    let (victim, other) = (dice.place(), dice.place());
+    let leader = (0..3).find(|place| all.runs(*place) && all.status(*place)["serving"] == true);
+    let victim = leader.filter(|_| dice.below(2) == 0).unwrap_or(victim);
+    let (rule, told) = ill_will(dice);
+    all.disk(victim).obey(&[rule]);
+    let besides = match dice.below(4) {
+        0 => {
+            all.kill(other);
+            Clock::pause(dice.moment() / 3);
+            all.start(other);
+            format!("and node {} killed", other + 1)
+        }
+        1 => assign_any(all, dice),
+        _ => String::new(),
+    };
+    Clock::pause(dice.moment());
+    let hits = all.disk(victim).hits(0);
+    all.disk(victim).heal();
+    let ended = start_who_ended(all);
+    format!("the disk of node {} {told} ({hits} times) {besides} {ended}", victim + 1)
+}
+
+/// Whoever has stopped ends, says why, and is started again.
+fn start_who_ended(all: &mut Processes) -> String {
+    let mut told = String::new();
+    for place in 0..3 {
+        if all.ended(place).is_some() || all.has_stopped(place) && all.ends(place).code() == Some(1) {
+            told += &format!("and node {} ended ({}) ", place + 1, all.last_words(place));
+            all.start(place);
+        }
+    }
+    told
+}
+
 /// One fault, and its end.
 fn harm(all: &mut Processes, ways: &Ways, dice: &mut Dice, witness: &mut Witness<'_>) -> String {
     let (victim, other) = (dice.place(), dice.place());
@@ -273,6 +334,39 @@ fn i1_i4_i5_i7_the_same_where_logs_are_so_short_that_who_was_away_needs_a_snapsh
     see_one_history(limits);
 }
 
+/// So many faults, and what they were. All is well behind them.
+fn wreak(
+    all: &mut Processes,
+    ways: &Ways,
+    dice: &mut Dice,
+    witness: &mut Witness<'_>,
+    (rounds, seed): (u32, u64),
+) -> String {
+    let (clock, mut story) = (witness.clock, Vec::new());
+    // At once: a step may fail by itself.
+    let mut tell = |line: String| {
+        println!("{line}");
+        story.push(line);
+    };
+    tell(format!("TOWLINE_CHAOS={rounds},{seed}"));
+    // Of disks it is drawn aside: everything else is as it was drawn without them.
+    let mut aside = Dice(dice.0.rotate_left(32) | 1);
+    for _ in 0..rounds {
+        let at = clock.now();
+        let told = harm(all, ways, dice, witness);
+        tell(format!("{at:.1?}: {told}"));
+        Clock::pause(Duration::from_millis(dice.below(700)));
+        if cfg!(target_os = "linux") && aside.below(2) == 0 {
+            let at = clock.now();
+            let told = harm_disk(all, &mut aside);
+            tell(format!("{at:.1?}: {told}"));
+        }
+    }
+    let late = start_who_ended(all);
+    tell(format!("{:.1?}: all is well {late}", clock.now()));
+    story.join("\n")
+}
+
 fn see_one_history(limits: &str) {
     let (rounds, seed) = wanted();
     let mut dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -282,7 +376,11 @@ fn see_one_history(limits: &str) {
     let ways: Vec<_> =
         pairs.map(|(from, to)| (from, to, Proxy::new(runtime.handle(), addresses[to].clone()))).collect();
     let ways = Ways(ways);
-    let mut all = Processes::start_with(addresses, limits, |from, to| ways.find(from, to));
+    let mut all = Processes::prepare(addresses, limits, |from, to| ways.find(from, to));
+    if cfg!(target_os = "linux") {
+        all = all.with_bad_disks();
+    }
+    (0..3).for_each(|place| all.start(place));
     all.until("node 1 leads", 0, |status| status["serving"] == true);
 
     let clock = Clock::new();
@@ -293,15 +391,7 @@ fn see_one_history(limits: &str) {
         (0..3).map(|place| runtime.spawn(read(runtime.block_on(all.client_of(place)), clock.clone()))).collect();
     let filler = limits.contains("[log]").then(|| runtime.spawn(fill(client(), clock.clone())));
     let mut witness = Witness { runtime: &runtime, clock: &clock, seen: Vec::new() };
-    let mut story = vec![format!("TOWLINE_CHAOS={rounds},{seed}")];
-    for _ in 0..rounds {
-        let at = clock.now();
-        let told = harm(&mut all, &ways, &mut dice, &mut witness);
-        story.push(format!("{at:.1?}: {told}"));
-        Clock::pause(Duration::from_millis(dice.below(700)));
-    }
-    let story = story.join("\n");
-    // All is well from here on, and one of them leads.
+    let story = wreak(&mut all, &ways, &mut dice, &mut witness, (rounds, seed));
     let leader = dice.place();
     let assigned = all.assign(&(leader + 1).to_string());
     assert_eq!(assigned["serving"], true, "{assigned}\n{story}");
@@ -353,5 +443,5 @@ fn see_one_history(limits: &str) {
     assert!(digests.status.success(), "I4: {}\n{story}", String::from_utf8_lossy(&digests.stderr));
     let given = (0..3).filter(|place| all.data(*place).join("snapshots").exists()).count();
     println!("snapshots were given or taken by {given} of the nodes");
-    println!("{writes} writes and {} reads\n{story}", seen.len() - writes);
+    println!("{writes} writes and {} reads", seen.len() - writes);
 }

@@ -9,12 +9,16 @@ mod assign;
 #[cfg(feature = "cli")]
 mod assign_processes;
 mod backups;
+#[cfg(feature = "cli")]
+mod bad_disk;
 mod broken_state;
 mod cancel;
 #[cfg(feature = "cli")]
 mod chaos;
 mod cluster;
 mod crash;
+#[cfg(all(feature = "cli", target_os = "linux"))]
+mod disk_faults;
 mod embedded;
 #[cfg(feature = "cli")]
 mod emptied;

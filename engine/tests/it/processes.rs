@@ -1,21 +1,26 @@
 //! Three servers, each a process that ends with the test.
 
+use crate::bad_disk::BadDisk;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::fs;
+use std::io::Write as _;
 use std::net::TcpListener;
 use std::path::PathBuf;
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 use towline::client::{Client, ClientOptions, Route};
 
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+/// In what a server says: another life.
+const BEGINNING: &str = "--- it is started";
 const CLUSTER: &str = "0193aabb-ccdd-7eff-8000-010203040506";
 
 pub(crate) struct Processes {
     directory: tempfile::TempDir,
     pub(crate) addresses: Vec<String>,
     children: Vec<Option<Child>>,
+    disks: Vec<BadDisk>,
 }
 
 /// Addresses of loopback that nobody listens on, all different.
@@ -54,7 +59,18 @@ impl Processes {
             );
             fs::write(directory.path().join(format!("{place}.toml")), text).unwrap();
         }
-        Self { directory, addresses, children: (0..3).map(|_| None).collect() }
+        Self { directory, addresses, children: (0..3).map(|_| None).collect(), disks: Vec::new() }
+    }
+
+    /// Each will run on a disk that may have faults.
+    pub(crate) fn with_bad_disks(mut self) -> Self {
+        let library = BadDisk::compile(self.directory.path());
+        self.disks = (0..3).map(|place| BadDisk::new(library.clone(), self.data(place))).collect();
+        self
+    }
+
+    pub(crate) fn disk(&self, place: usize) -> &BadDisk {
+        &self.disks[place]
     }
 
     /// The disk of a server that does not run is lost.
@@ -67,8 +83,53 @@ impl Processes {
         let config = self.directory.path().join(format!("{place}.toml"));
         let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));
         program.arg("serve").arg("--config").arg(config).arg("--with-parent");
-        let child = program.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        if let Some(disk) = self.disks.get(place) {
+            disk.preload(&mut program);
+        }
+        let mut said = fs::File::options().create(true).append(true).open(self.said_file(place)).unwrap();
+        writeln!(said, "{BEGINNING}").unwrap();
+        let child = program.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(said).spawn().unwrap();
         self.children[place] = Some(child);
+    }
+
+    fn said_file(&self, place: usize) -> PathBuf {
+        self.directory.path().join(format!("{place}.said"))
+    }
+
+    /// What a server has said, in all its lives.
+    pub(crate) fn said(&self, place: usize) -> String {
+        String::from_utf8_lossy(&fs::read(self.said_file(place)).unwrap()).into_owned()
+    }
+
+    /// Whether a server says that it has stopped: it will end.
+    pub(crate) fn has_stopped(&self, place: usize) -> bool {
+        self.runs(place)
+            && self.said(place).rsplit(BEGINNING).next().is_some_and(|life| life.contains("shard has stopped"))
+    }
+
+    /// Why a server ended.
+    pub(crate) fn last_words(&self, place: usize) -> String {
+        self.said(place).lines().last().unwrap_or_default().to_owned()
+    }
+
+    /// A server that ends by itself does.
+    #[expect(clippy::disallowed_methods, reason = "a test waits for real servers")]
+    pub(crate) fn ends(&mut self, place: usize) -> ExitStatus {
+        let begun = Instant::now();
+        loop {
+            if let Some(status) = self.ended(place) {
+                return status;
+            }
+            assert!(begun.elapsed() < PATIENCE, "it goes on: {}", self.said(place));
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Whether a server has ended by itself.
+    pub(crate) fn ended(&mut self, place: usize) -> Option<ExitStatus> {
+        let status = self.children[place].as_mut()?.try_wait().unwrap()?;
+        self.children[place] = None;
+        Some(status)
     }
 
     pub(crate) fn data(&self, place: usize) -> PathBuf {

@@ -5,6 +5,8 @@
 //! across families, so that position is never ahead of the entries, nor behind them. The types to know are
 //! [`RocksStore`], [`RocksWriter`], its one writer, and [`RocksSnapshot`], its content at one moment.
 
+#[cfg(feature = "sim")]
+mod crashing;
 mod options;
 #[cfg(test)]
 mod rocks_test;
@@ -15,6 +17,8 @@ use super::follower::FollowerEntry;
 use super::key;
 use super::store::{Family, Order, Store, StoreError, View, Visitor};
 use crate::model::{LogPosition, ShardId};
+#[cfg(feature = "sim")]
+pub(crate) use crashing::CrashingStore;
 pub use options::RocksOptions;
 use parking_lot::Mutex;
 use rocksdb::checkpoint::Checkpoint;
