@@ -55,7 +55,7 @@ pub const BATCH_BYTES_TARGET: usize = 1024 * 1024;
 pub const BATCH_RECORDS_MAX: u32 = 8 * 1024;
 /// Bytes of submissions that a shard's queue holds before producers wait or get `Busy`.
 pub const QUEUE_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
-/// Submissions that a shard's queue holds: four callers with a thousand receipts each, in about 400 KiB of slots.
+/// Submissions that a shard's queue holds: four callers with a thousand receipts each, in about 400 KiB if it is full.
 pub const QUEUE_SLOTS_DEFAULT: usize = 4 * 1024;
 /// Bytes of sealed batches of a shard that are not yet applied here before the sequencer pauses: it bounds what a slow
 /// majority, or a slow state, can cost.
@@ -102,7 +102,10 @@ const _: () = {
     assert!(SNAPSHOT_CHUNK_BYTES_MAX + 64 * 1024 <= MESSAGE_BYTES_MAX);
     assert!(CATALOG_BYTES_MAX < WRITE_BYTES_MAX);
     assert!(SHARDS_OF_NAMESPACE_MAX <= SHARDS_MAX);
-    assert!(2 * SHARDS_MAX < towline_wal::limits::LOGS_MAX, "each has a log, and one that it had before may not be gone yet");
+    assert!(
+        2 * SHARDS_MAX < towline_wal::limits::LOGS_MAX,
+        "each has a log, and one that it had before may not be gone yet"
+    );
     assert!(BATCH_BYTES_TARGET <= WRITE_BYTES_MAX);
     assert!(BATCH_BYTES_TARGET <= FOLLOWER_WINDOW_BYTES);
     assert!(FOLLOWER_WINDOW_BYTES <= MESSAGE_BYTES_MAX);
