@@ -14,8 +14,8 @@ use crate::model::call::Reach;
 use crate::model::limits::KEY_BYTES_MAX;
 use crate::model::request::Direction;
 use crate::model::{
-    Epoch, Expect, LogPosition, Lsn, NamespaceDescriptor, NamespaceId, NodeId, Operation, Page, Read, Record, Scan,
-    ShardId, Token, Value, Write,
+    Epoch, Expect, LogPosition, Lsn, NamespaceDescriptor, NamespaceId, Operation, Page, Read, Record, Scan, ShardId,
+    Token, Value, Write,
 };
 use crate::pipeline::{Completer, Position, Receipt, Submission, SubmitPolicy};
 use crate::shard::CrossShard;
@@ -431,7 +431,7 @@ impl Namespace {
     }
 
     #[cfg(any(feature = "cluster", feature = "client"))]
-    pub(super) fn node(&self) -> NodeId {
+    pub(super) fn node(&self) -> crate::model::NodeId {
         self.shared.host.node
     }
 
