@@ -6,12 +6,11 @@ use super::feed::{Begin, Source, Subscription};
 use super::link::{Answer, Awaited, Link, SendFailure};
 #[cfg(feature = "node")]
 use super::local::Local;
-use super::options::{ClientOptions, Route};
+use super::options::{ClientOptions, DEFAULT_NAMESPACE, Route};
 use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, Written, outcome_of};
 use super::routing;
 use super::servers::{About, Path, Servers};
-use crate::control::DEFAULT_NAME;
 use crate::model::call::{Call, Reach, ShardPlace};
 use crate::model::codec::{self, CodecError};
 use crate::model::request::{
@@ -538,7 +537,7 @@ impl Client {
             Way::Node(_) => return path,
         };
         // The default namespace has one shard, whose leader is the one that is otherwise asked.
-        let is_routed = self.shared.options.route == Route::Leader && namespace != DEFAULT_NAME;
+        let is_routed = self.shared.options.route == Route::Leader && namespace != DEFAULT_NAMESPACE;
         if *about == About::Nothing || !is_routed {
             return path;
         }
