@@ -2,7 +2,7 @@
 //!
 //! The program `bench-engine` puts the embedded engine beside bare RocksDB; its modes look at one thing each ([`reopen`],
 //! [`amplification`], [`year`], [`session_load`], [`overload`],
-//! [`neighbours`], [`remote`], [`cold`]). The program `bench-state` puts the options of the state's RocksDB beside others.
+//! [`neighbours`], [`remote`], [`cold`], [`idle_shards`], [`idle_cluster`]). The program `bench-state` puts the options of the state's RocksDB beside others.
 //! The program `towline-bench` prints them as one table of ratios; the criterion benches time the same producers.
 
 #![forbid(unsafe_code)]
@@ -14,6 +14,8 @@ pub mod cold;
 pub mod device;
 pub mod engine;
 pub mod idle;
+pub mod idle_cluster;
+pub mod idle_shards;
 pub mod neighbours;
 pub mod overload;
 pub mod process;

@@ -46,6 +46,14 @@ pub fn processor_time() -> Result<Duration> {
     Ok(Duration::from_millis(10 * (ticks()? + ticks()?)))
 }
 
+/// Threads of this process.
+///
+/// # Errors
+/// The system does not tell.
+pub fn threads() -> Result<u64> {
+    field(&std::fs::read_to_string("/proc/self/status")?, "Threads:")
+}
+
 /// Bytes that this process caused to be written to devices since it began: what it wrote past the page cache, and pages
 /// that it made dirty.
 ///

@@ -13,7 +13,7 @@ use towline::model::call::Call;
 use towline::model::codec::{ENVELOPE_BYTES, decode, encode};
 use towline::model::request::{Request, RequestBody};
 use towline::model::{Expect, Read, Record, Write};
-use towline::node::{Namespace, Node, NodeOptions};
+use towline::node::{Namespace, NamespaceOptions, Node, NodeOptions};
 use towline::pipeline::Receipt;
 
 #[global_allocator]
@@ -26,6 +26,9 @@ const WARM_UP: usize = 30_000;
 const COUNTED: usize = 30_000;
 /// Allocations for a batch, whatever is in it; measured: 57.
 const PER_BATCH: u64 = 100;
+
+/// What an idle shard may hold; measured: MEASURED.
+const SHARD_BYTES_MAX: usize = 20 << 10;
 
 struct Producer {
     space: Namespace,
@@ -69,6 +72,33 @@ fn a_write_at_work_allocates_its_receipt_and_no_more() {
         "{allocations} allocations for {writes} writes in {batches} batches"
     );
     assert!(producer.waiting.into_iter().all(|receipt| receipt.wait().is_ok()));
+    node.close().unwrap();
+}
+
+/// Ten thousand of them on a node are the aim: what each has beforehand counts (and what RocksDB has for each, in C++, is a key).
+#[test]
+fn an_idle_shard_holds_little_also_when_it_was_written_to() {
+    const SHARDS: usize = 500;
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+    let splits = NamespaceOptions::default().split_at((1..SHARDS).map(|number| format!("{number:03}")));
+    // What comes once, and not for each shard, has come with the first.
+    let mut spaces = ["first", "second"].map(|name| (name, None));
+    let mut each = Vec::new();
+    for (name, made) in &mut spaces {
+        let region = Region::new(ALLOCATOR);
+        let space = node.create_namespace(name, &splits).unwrap();
+        for round in 0..2_u8 {
+            let put = |number| space.put(format!("{number:03}"), vec![round; 100]).unwrap();
+            let receipts: Vec<_> = (0..SHARDS).map(put).collect();
+            receipts.into_iter().for_each(|receipt| assert!(receipt.wait().is_ok()));
+        }
+        let change = region.change();
+        each.push(change.bytes_allocated.saturating_sub(change.bytes_deallocated) / SHARDS);
+        *made = Some(space);
+    }
+    println!("{each:?} bytes of each shard");
+    assert!(each[1] <= SHARD_BYTES_MAX, "{each:?} bytes of each shard");
     node.close().unwrap();
 }
 

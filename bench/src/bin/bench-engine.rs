@@ -10,7 +10,9 @@ use towline_bench::cold;
 use towline_bench::engine::{Bare, Engine, Measured, Store, buffered, durable, gets, scans};
 use towline_bench::producers::log_appends;
 use towline_bench::reopen::{CHILD, Load};
-use towline_bench::{amplification, neighbours, overload, remote, reopen, session_load, year};
+use towline_bench::{
+    amplification, idle_cluster, idle_shards, neighbours, overload, remote, reopen, session_load, year,
+};
 
 /// Measures the embedded engine and prints a table. Without a mode: the table of rates, then what is quick of the modes.
 #[derive(Debug, Parser)]
@@ -83,6 +85,41 @@ enum Mode {
         #[arg(long, default_value_t = 3)]
         rounds: u32,
     },
+    /// Shards that nobody writes to: time to make and to open them, memory, processor time, and a write to one beside them
+    IdleShards {
+        /// How many, for each line.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 1_000, 10_000])]
+        shards: Vec<u64>,
+        /// How long they are looked at, in seconds.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    /// The same among three nodes, each a process of its own: memory, processor time, and what they send one another
+    IdleCluster {
+        /// How many, for each line.
+        #[arg(long, value_delimiter = ',', default_values_t = [1, 10_000])]
+        shards: Vec<u64>,
+        /// How long they are looked at, in seconds.
+        #[arg(long, default_value_t = 30)]
+        seconds: u64,
+    },
+    #[command(name = idle_cluster::CHILD, hide = true)]
+    IdleClusterChild {
+        place: PathBuf,
+        node: u64,
+        shards: u64,
+        #[arg(long, value_delimiter = ',')]
+        ports: Vec<u16>,
+        #[arg(long)]
+        idle_seconds: u64,
+    },
+    #[command(name = idle_shards::CHILD, hide = true)]
+    IdleShardsChild {
+        place: PathBuf,
+        shards: u64,
+        #[arg(long)]
+        idle_seconds: Option<u64>,
+    },
     #[command(name = CHILD, hide = true)]
     WriteUntilKilled {
         place: PathBuf,
@@ -132,6 +169,19 @@ impl Args {
             Mode::Year { file } => println!("{}", year::measure(place, file)?),
             Mode::Sessions { sessions } => {
                 session_load::measure(place, *sessions)?.iter().for_each(|table| println!("{table}"));
+            }
+            Mode::IdleShards { shards, seconds } => {
+                let tables = idle_shards::measure(place, shards, Duration::from_secs(*seconds))?;
+                tables.iter().for_each(|table| println!("{table}"));
+            }
+            Mode::IdleCluster { shards, seconds } => {
+                println!("{}", idle_cluster::measure(place, shards, Duration::from_secs(*seconds))?);
+            }
+            Mode::IdleClusterChild { place, node, shards, ports, idle_seconds } => {
+                idle_cluster::run_child(place, *node, *shards, ports, Duration::from_secs(*idle_seconds))?;
+            }
+            Mode::IdleShardsChild { place, shards, idle_seconds } => {
+                idle_shards::run_child(place, *shards, idle_seconds.map(Duration::from_secs))?;
             }
             Mode::WriteUntilKilled { place, log_bytes, value_bytes, overwrites, unflushed_bytes } => {
                 let (log_bytes, value_bytes) = (*log_bytes, *value_bytes);

@@ -1,7 +1,7 @@
 //! Finding the server to talk to: each address in turn, the leader by what they say, for as long as it is allowed.
 
 use super::error::ClientError;
-use super::link::{Answer, Link};
+use super::link::{Answer, Heard, Link};
 use super::options::{ClientOptions, Route};
 use super::pauses::Pauses;
 use super::transport::{Miss, renew};
@@ -10,7 +10,6 @@ use crate::model::codec;
 use crate::model::request::{FailureClass, Request, RequestBody, ResponseBody, ServerStatus};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
@@ -27,14 +26,16 @@ pub(super) enum Wanted {
     Routed,
     /// This node; or, if it is at none of the addresses, whoever answers.
     Node(NodeId),
+    /// Whoever answers.
+    Any,
 }
 
-/// Finds a server that can be used. What any server answers is added to `bytes_received`.
+/// Finds a server that can be used. What any server answers is noted in `heard`.
 pub(super) async fn connect(
     addresses: &[String],
     options: &ClientOptions,
     wanted: Wanted,
-    bytes_received: &Arc<AtomicU64>,
+    heard: &Arc<Heard>,
 ) -> Result<Link, ClientError> {
     if addresses.is_empty() {
         return Err(ClientError::NoAddress);
@@ -44,7 +45,7 @@ pub(super) async fn connect(
     let mut tried = Vec::new();
     loop {
         renew(options).await;
-        match timeout_at(deadline, round(addresses, options, wanted, bytes_received)).await {
+        match timeout_at(deadline, round(addresses, options, wanted, heard)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Said::NotNow(said))) => tried = said,
             Ok(Err(Said::Never(error))) => return Err(error),
@@ -73,13 +74,13 @@ async fn round(
     addresses: &[String],
     options: &ClientOptions,
     wanted: Wanted,
-    bytes_received: &Arc<AtomicU64>,
+    heard: &Arc<Heard>,
 ) -> Result<Link, Said> {
     let mut tried = Vec::new();
     let mut passed = None;
     let (mut is_reached, mut is_untrusted) = (false, false);
     for address in addresses {
-        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, wanted, bytes_received));
+        let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, wanted, heard));
         match attempt.await.unwrap_or_else(|_| Err(Miss::NotNow("no answer".to_owned()))) {
             Ok(Seen::Usable(link)) => return Ok(link),
             Ok(Seen::Passed(link)) => passed = passed.or(Some(link)),
@@ -117,20 +118,15 @@ enum Seen {
     },
 }
 
-async fn look(
-    address: &str,
-    options: &ClientOptions,
-    wanted: Wanted,
-    bytes_received: &Arc<AtomicU64>,
-) -> Result<Seen, Miss> {
+async fn look(address: &str, options: &ClientOptions, wanted: Wanted, heard: &Arc<Heard>) -> Result<Seen, Miss> {
     let resolved: Vec<SocketAddr> =
         tokio::net::lookup_host(address).await.map_err(|error| format!("{error}"))?.collect();
     let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let mut said = Miss::NotNow("the name has no address".to_owned());
     for candidate in resolved {
-        match Link::open(candidate, host, options, bytes_received).await {
-            Ok(link) if wanted == Wanted::Node(link.node()) => return Ok(Seen::Usable(link)),
+        match Link::open(candidate, host, options, heard).await {
+            Ok(link) if wanted == Wanted::Any || wanted == Wanted::Node(link.node()) => return Ok(Seen::Usable(link)),
             Ok(link) if wanted != Wanted::Routed => return Ok(Seen::Passed(link)),
             Ok(link) if options.route == Route::Any => return Ok(Seen::Usable(link)),
             Ok(link) => {

@@ -6,11 +6,12 @@ use super::feed::{Begin, Source, Subscription};
 use super::link::{Answer, Awaited, Link, SendFailure};
 #[cfg(feature = "node")]
 use super::local::Local;
-use super::options::ClientOptions;
+use super::options::{ClientOptions, DEFAULT_NAMESPACE, Route};
 use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, Written, outcome_of};
-use super::servers::{Path, Servers, first_key};
-use crate::model::call::{Call, Reach};
+use super::routing;
+use super::servers::{About, Path, Servers};
+use crate::model::call::{Call, Reach, ShardPlace};
 use crate::model::codec::{self, CodecError};
 use crate::model::request::{
     Direction, Failure, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent, code,
@@ -72,7 +73,7 @@ struct Shared {
 /// Who is asked.
 #[derive(Debug)]
 enum Way {
-    Servers(Servers),
+    Servers(Box<Servers>),
     /// The node in this process.
     #[cfg(feature = "node")]
     Node(Local),
@@ -244,7 +245,7 @@ impl Client {
     ) -> Result<Self, ClientError> {
         let servers = Servers::new(addresses.into_iter().map(Into::into).collect(), &options);
         servers.link(&options, Path::ANY).await?;
-        Ok(Self::by(Way::Servers(servers), options))
+        Ok(Self::by(Way::Servers(Box::new(servers)), options))
     }
 
     /// Opens a node in this process, and asks that: everything is as with [`Client::connect`], and nothing goes over a network.
@@ -334,8 +335,8 @@ impl Client {
     /// It was not sent and has no effect.
     pub async fn write(&self, record: &Record) -> Result<WriteReceipt, ClientError> {
         let namespace = &self.shared.options.namespace;
-        let path = Path::of_key(namespace, first_key(record));
-        self.send_write(namespace, record, None, path, |answer| outcome_of(answer, written)).await
+        let about = About::record(record);
+        self.send_write(namespace, record, None, about, |answer| outcome_of(answer, written)).await
     }
 
     /// Sends a write: a plain one, or a call that says how far it is to come.
@@ -344,7 +345,7 @@ impl Client {
         namespace: &str,
         record: &Record,
         reach: Option<Reach>,
-        path: Path,
+        about: About,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Result<WriteReceipt<T>, ClientError> {
         match &self.shared.way {
@@ -354,7 +355,7 @@ impl Client {
                     Some(reach) => RequestBody::Call(Call::Write { record, reach }),
                     None => RequestBody::Write { record },
                 };
-                self.send_to(servers, namespace, body, path, read).await
+                self.send_to(servers, namespace, body, &about, read).await
             }
             #[cfg(feature = "node")]
             Way::Node(local) => {
@@ -373,12 +374,13 @@ impl Client {
         servers: &Servers,
         namespace: &str,
         body: RequestBody,
-        path: Path,
+        about: &About,
         read: fn(Answer) -> Result<T, WriteError>,
     ) -> Result<WriteReceipt<T>, ClientError> {
         let timeout = self.request_timeout();
         let deadline = Instant::now() + timeout;
         loop {
+            let path = self.path(namespace, about, deadline).await;
             let place = self.place(deadline).await?;
             let link = servers.link(&self.shared.options, path).await?;
             // From here on its own time counts: what was spent on finding a server is not the server's.
@@ -482,7 +484,7 @@ impl Client {
 
     /// A read: asked again after a lost connection or a 'not now', until its deadline.
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
-        self.ask_of(&self.shared.options.namespace, body, Path::ANY, true).await
+        self.ask_of(&self.shared.options.namespace, body, &About::Nothing, true).await
     }
 
     /// Asks until there is an answer, in the time of one request; of what changes something only while it was certainly not done.
@@ -490,12 +492,13 @@ impl Client {
         &self,
         namespace: &str,
         body: RequestBody,
-        path: Path,
+        about: &About,
         again_when_lost: bool,
     ) -> Result<ResponseBody, ClientError> {
         let deadline = Instant::now() + self.request_timeout();
         let mut pauses = Pauses::new();
         loop {
+            let path = self.path(namespace, about, deadline).await;
             let error = match self.ask_once(namespace, body.clone(), path, deadline).await {
                 Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
                 Ok(answer) => return Ok(answer),
@@ -507,7 +510,7 @@ impl Client {
                     self.is_worth_another(failure)
                         && (again_when_lost || failure.no_side_effects)
                         // Sent on to itself: what is asked can't be done there.
-                        && (failure.leader.is_none() || failure.leader != self.node().await)
+                        && (failure.leader.is_none() || failure.leader != self.node_of(path).await)
                 }
                 _ => false,
             };
@@ -520,6 +523,50 @@ impl Client {
     }
 
     /// Whether the same, asked once more, may have another answer: also a refusal, where another server leads by then.
+    async fn node_of(&self, path: Path) -> Option<NodeId> {
+        if path.node.is_some() { path.node } else { self.node().await }
+    }
+
+    /// Which way a request takes: to the node that leads what it is about, where that is known to be another one than is otherwise
+    /// asked. What servers know of that is asked once, and again when one of them has sent something elsewhere.
+    async fn path(&self, namespace: &str, about: &About, deadline: Instant) -> Path {
+        let path = Path::of(namespace, about);
+        let servers = match &self.shared.way {
+            Way::Servers(servers) => servers,
+            #[cfg(feature = "node")]
+            Way::Node(_) => return path,
+        };
+        // The default namespace has one shard, whose leader is the one that is otherwise asked.
+        let is_routed = self.shared.options.route == Route::Leader && namespace != DEFAULT_NAMESPACE;
+        if *about == About::Nothing || !is_routed {
+            return path;
+        }
+        let sent_on = servers.sent_on();
+        let mut way = servers.routing.way(namespace, about, sent_on);
+        if way == routing::Way::Unknown {
+            // Who does not say it is asked no more, until something is sent elsewhere.
+            // Seldom, and large: not in every call's future.
+            let places = Box::pin(self.places(servers, namespace, deadline)).await.unwrap_or_default();
+            servers.routing.learn(namespace, places, servers.home(), sent_on);
+            way = servers.routing.way(namespace, about, sent_on);
+        }
+        match way {
+            routing::Way::To(node) => Path { node: Some(node), ..path },
+            routing::Way::Home | routing::Way::Unknown => path,
+        }
+    }
+
+    /// The shards of a namespace, and who leads them, as the first server says that answers.
+    async fn places(&self, servers: &Servers, namespace: &str, deadline: Instant) -> Option<Vec<ShardPlace>> {
+        let link = servers.scout(&self.shared.options).await.ok()?;
+        let place = self.place(deadline).await.ok()?;
+        let body = RequestBody::Call(Call::Shards);
+        match self.ask_on(&link, place, namespace, body, deadline).await {
+            Ok(ResponseBody::Answer(crate::model::call::Answer::Shards(places))) => Some(places),
+            _ => None,
+        }
+    }
+
     pub(super) fn is_worth_another(&self, failure: &Failure) -> bool {
         // A node that is closed in this process is not open again by itself.
         matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)

@@ -39,6 +39,14 @@ struct Waiter {
     _place: OwnedSemaphorePermit,
 }
 
+/// What all connections of a client have heard.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    pub(super) bytes: AtomicU64,
+    /// How often a server said that something is to be asked elsewhere.
+    pub(super) sent_on: AtomicU64,
+}
+
 /// Lock order: each alone. No waiters: the connection has ended, and nobody may begin to wait.
 #[derive(Debug)]
 struct Routes {
@@ -52,7 +60,7 @@ struct Routes {
     /// The server says that another one is to be asked.
     is_stale: AtomicBool,
     /// Bytes of answers received, of all the client's connections, for people.
-    bytes_received: Arc<AtomicU64>,
+    heard: Arc<Heard>,
 }
 
 /// One connection. When it is dropped, it closes; what was in flight is lost, and told so.
@@ -75,7 +83,7 @@ impl Link {
         address: SocketAddr,
         host: &str,
         options: &ClientOptions,
-        bytes_received: &Arc<AtomicU64>,
+        heard: &Arc<Heard>,
     ) -> Result<Self, Miss> {
         let identity = Identity { cluster: [0; 16], node: 0, directory: [0; 16], incarnation: 1, role: Role::Client };
         let mut config = ConnectionConfig::new(identity, *uuid::Uuid::now_v7().as_bytes());
@@ -87,7 +95,7 @@ impl Link {
             requests: Mutex::default(),
             node: OnceLock::new(),
             is_stale: AtomicBool::new(false),
-            bytes_received: Arc::clone(bytes_received),
+            heard: Arc::clone(heard),
         });
         let events = Arc::clone(&routes);
         let sink = EventSink::callback_with_handle(move |handle, event| events.on_event(handle, event));
@@ -311,7 +319,7 @@ impl Routes {
     fn on_event(&self, handle: &ConnectionHandle, event: Event) {
         match event {
             Event::Message { stream, bytes, charge, .. } if !self.is_of_requests(stream) => {
-                self.bytes_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.heard.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 let feed = self.feeds.lock().get(&stream).cloned();
                 // Gone: what it left behind is taken by nobody.
                 if feed.is_none_or(|feed| feed.send((bytes, charge)).is_err()) {
@@ -320,7 +328,7 @@ impl Routes {
             }
             Event::Message { stream, bytes, charge, .. } => {
                 handle.consumed(stream, charge);
-                self.bytes_received.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+                self.heard.bytes.fetch_add(bytes.len() as u64, Ordering::Relaxed);
                 match codec::decode::<Response>(&bytes) {
                     Ok(response) => self.answer(response),
                     // Whose answer that was is not known, and would never be.
@@ -353,6 +361,8 @@ impl Routes {
         if let ResponseBody::Failed(failure) = &response.body
             && self.sends_elsewhere(failure)
         {
+            // As of the other hint: whoever misses it is sent on once more.
+            self.heard.sent_on.fetch_add(1, Ordering::Relaxed);
             self.is_stale.store(true, Ordering::Relaxed);
         }
         let waiter = self.waiters.lock().as_mut().and_then(|waiters| waiters.remove(&response.id));

@@ -33,6 +33,7 @@ mod namespace;
 mod options;
 mod pauses;
 mod receipt;
+mod routing;
 mod servers;
 mod session;
 mod snapshot;

@@ -3,8 +3,8 @@
 use super::error::{ClientError, WriteError};
 use super::handle::{Client, misunderstood};
 use super::receipt::{WriteReceipt, outcome_of};
-use super::servers::{Path, first_key};
-use crate::model::call::{Answer, Call, Reach, ReadAt};
+use super::servers::About;
+use crate::model::call::{Answer, Call, Reach, ReadAt, ShardPlace};
 use crate::model::request::{Direction, RequestBody, ResponseBody};
 use crate::model::{
     Epoch, Expect, KeyValue, NamespaceDescriptor, NamespaceOptions, NodeId, Page, Policy, Position, Read, Record, Scan,
@@ -212,7 +212,7 @@ impl Namespace {
         reach: Reach,
         read: fn(super::link::Answer) -> Result<T, WriteError>,
     ) -> Result<WriteReceipt<T>, ClientError> {
-        self.client.send_write(&self.name, record, Some(reach), self.path(first_key(record)), read).await
+        self.client.send_write(&self.name, record, Some(reach), About::record(record), read).await
     }
 
     /// As [`Namespace::send`], of a session: in the order of its shard.
@@ -222,11 +222,7 @@ impl Namespace {
         shard: ShardId,
         read: fn(super::link::Answer) -> Result<Written, WriteError>,
     ) -> Result<WriteReceipt<Written>, ClientError> {
-        self.client.send_write(&self.name, record, Some(Reach::Applied), Path::of_shard(shard), read).await
-    }
-
-    fn path(&self, key: &[u8]) -> Path {
-        Path::of_key(&self.name, key)
+        self.client.send_write(&self.name, record, Some(Reach::Applied), About::Shard(shard), read).await
     }
 
     /// Appends one event to a stream: short for a [`Write`] of it.
@@ -283,9 +279,9 @@ impl Namespace {
         read: Read,
     ) -> Result<Vec<Option<Value>>, ClientError> {
         let keys: Vec<_> = keys.into_iter().map(|key| key.as_ref().to_vec()).collect();
-        let (count, path) = (keys.len(), self.path(keys.first().map_or(&[][..], |key| key)));
+        let (count, about) = (keys.len(), keys.first().map_or(About::Nothing, |key| About::Key(key.clone())));
         let call = Call::MultiGet { keys, read: ReadAt::try_from(&read)? };
-        values_of(self.ask_by(path, call, Again::Yes).await?, count)
+        values_of(self.ask_by(&about, call, Again::Yes).await?, count)
     }
 
     /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
@@ -317,7 +313,7 @@ impl Namespace {
             bytes_max: within_u32(bytes_max),
             read: ReadAt::try_from(&read)?,
         };
-        events_of(self.ask_by(self.path(stream.as_ref()), call, Again::Yes).await?)
+        events_of(self.ask_by(&About::Key(stream.as_ref().to_vec()), call, Again::Yes).await?)
     }
 
     /// What a reader shows to see everything that is applied on the server now.
@@ -331,12 +327,23 @@ impl Namespace {
         }
     }
 
-    pub(super) async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
-        self.ask_by(Path::ANY, call, again).await
+    /// The namespace's shards, in the order of their keys, and who leads each, as the server knows that answers.
+    ///
+    /// # Errors
+    /// As [`Namespace::descriptor`].
+    pub async fn shards(&self) -> Result<Vec<ShardPlace>, ClientError> {
+        match self.ask(Call::Shards, Again::Yes).await? {
+            Answer::Shards(found) => Ok(found),
+            other => Err(misunderstood(&other)),
+        }
     }
 
-    async fn ask_by(&self, path: Path, call: Call, again: Again) -> Result<Answer, ClientError> {
-        match self.client.ask_of(&self.name, RequestBody::Call(call), path, again == Again::Yes).await? {
+    pub(super) async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
+        self.ask_by(&About::Nothing, call, again).await
+    }
+
+    async fn ask_by(&self, about: &About, call: Call, again: Again) -> Result<Answer, ClientError> {
+        match self.client.ask_of(&self.name, RequestBody::Call(call), about, again == Again::Yes).await? {
             ResponseBody::Answer(answer) => Ok(answer),
             other => Err(misunderstood(&other)),
         }

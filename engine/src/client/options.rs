@@ -68,10 +68,13 @@ pub enum Route {
     Any,
 }
 
+/// The namespace that every node has, with one shard.
+pub(super) const DEFAULT_NAMESPACE: &str = "default";
+
 impl Default for ClientOptions {
     fn default() -> Self {
         Self {
-            namespace: "default".to_owned(),
+            namespace: DEFAULT_NAMESPACE.to_owned(),
             route: Route::Leader,
             request_timeout: Duration::from_secs(10),
             connect_timeout: Duration::from_secs(10),

@@ -2,9 +2,11 @@
 
 use super::connector::{self, Wanted};
 use super::error::ClientError;
-use super::link::Link;
+use super::link::{Heard, Link};
 use super::options::ClientOptions;
+use super::routing::Routing;
 use crate::model::{NodeId, Record, ShardId};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Mutex, watch};
@@ -20,11 +22,16 @@ pub(super) struct Servers {
     addresses: Vec<String>,
     /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
     links: Vec<Mutex<Current>>,
+    /// Those to nodes that lead what the one that is otherwise asked does not.
+    of_nodes: parking_lot::Mutex<BTreeMap<NodeId, Arc<Vec<Mutex<Current>>>>>,
+    /// The one by which it is asked who leads what.
+    scout: Mutex<Current>,
+    pub(super) routing: Routing,
     closed: watch::Sender<bool>,
     /// Connections made beyond the first of each.
     connects: AtomicU64,
     /// Each connection adds to it, also one that is let go and still waits for answers.
-    bytes_received: Arc<AtomicU64>,
+    heard: Arc<Heard>,
 }
 
 #[derive(Debug, Default)]
@@ -38,36 +45,61 @@ struct Current {
 
 /// Which of several connections a request takes: those of one route reach the server in the order in which they were sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Path(u64);
+pub(super) struct Path {
+    pub(super) hash: u64,
+    /// To which node; none: to the one that is otherwise asked.
+    pub(super) node: Option<NodeId>,
+}
 
 impl Path {
     /// For what is about no key.
-    pub(super) const ANY: Self = Self(0);
+    pub(super) const ANY: Self = Self { hash: 0, node: None };
 
-    /// For what is about a key, or a stream.
-    pub(super) fn of_key(namespace: &str, key: &[u8]) -> Self {
-        Self(xxh3_64_with_seed(key, xxh3_64(namespace.as_bytes())))
+    /// For what is about this.
+    pub(super) fn of(namespace: &str, about: &About) -> Self {
+        let hash = match about {
+            About::Nothing => 0,
+            About::Key(key) => xxh3_64_with_seed(key, xxh3_64(namespace.as_bytes())),
+            // In whose order it must arrive.
+            About::Shard(shard) => xxh3_64(&shard.get().to_le_bytes()),
+        };
+        Self { hash, node: None }
     }
+}
 
-    /// For what is about a shard, in whose order it must arrive.
-    pub(super) fn of_shard(shard: ShardId) -> Self {
-        Self(xxh3_64(&shard.get().to_le_bytes()))
+/// What a request is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum About {
+    /// No key, or all of them.
+    Nothing,
+    /// A key, or a stream.
+    Key(Vec<u8>),
+    /// A shard.
+    Shard(ShardId),
+}
+
+impl About {
+    /// What a write is about.
+    pub(super) fn record(record: &Record) -> Self {
+        Self::Key(first_key(record).to_vec())
     }
 }
 
 impl Servers {
     pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
-        let links = (0..options.connections.clamp(1, CONNECTIONS_MAX)).map(|_| Mutex::default()).collect();
         let (closed, connects) = (watch::Sender::new(false), AtomicU64::new(0));
-        Self { addresses, links, closed, connects, bytes_received: Arc::default() }
+        let (links, of_nodes, scout) = (slots(options), parking_lot::Mutex::default(), Mutex::default());
+        let (routing, heard) = (Routing::default(), Arc::default());
+        Self { addresses, links, of_nodes, scout, routing, closed, connects, heard }
     }
 
     /// Ends all connections, and attempts to make one; no more are made.
     pub(super) async fn close(&self) {
         // Before the locks: whoever has one ends its attempt, or has put its connection where it is found here.
         self.closed.send_replace(true);
-        for link in &self.links {
-            if let Some(link) = link.lock().await.link.take() {
+        let of_nodes: Vec<_> = self.of_nodes.lock().values().map(Arc::clone).collect();
+        for slot in self.links.iter().chain(of_nodes.iter().flat_map(|slots| slots.iter())).chain([&self.scout]) {
+            if let Some(link) = slot.lock().await.link.take() {
                 link.close();
             }
         }
@@ -75,13 +107,18 @@ impl Servers {
 
     /// The node that is connected now, if one is.
     pub(super) async fn node(&self) -> Option<NodeId> {
-        self.slot(Path::ANY).lock().await.link.as_ref().map(|link| link.node())
+        slot(&self.links, Path::ANY).lock().await.link.as_ref().map(|link| link.node())
+    }
+
+    /// The same, without waiting for one that is being made.
+    pub(super) fn home(&self) -> Option<NodeId> {
+        slot(&self.links, Path::ANY).try_lock().ok()?.link.as_ref().map(|link| link.node())
     }
 
     /// Connections made beyond the first of each, and bytes received.
     pub(super) fn figures(&self) -> (u64, u64) {
         // Relaxed: figures for people, which order nothing.
-        (self.connects.load(Ordering::Relaxed), self.bytes_received.load(Ordering::Relaxed))
+        (self.connects.load(Ordering::Relaxed), self.heard.bytes.load(Ordering::Relaxed))
     }
 
     /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
@@ -121,21 +158,35 @@ impl Servers {
         tokio::select! {
             biased;
             _ = closed.wait_for(|closed| *closed) => Err(ClientError::Closed),
-            connected = connector::connect(addresses, options, wanted, &self.bytes_received) => connected,
+            connected = connector::connect(addresses, options, wanted, &self.heard) => connected,
         }
-    }
-
-    fn slot(&self, path: Path) -> &Mutex<Current> {
-        let index = path.0 % self.links.len() as u64;
-        let found = usize::try_from(index).ok().and_then(|index| self.links.get(index));
-        let Some(slot) = found else { unreachable!("there is one connection at the least") };
-        slot
     }
 
     /// The connection in use on this path, or a new one.
     pub(super) async fn link(&self, options: &ClientOptions, path: Path) -> Result<Arc<Link>, ClientError> {
+        let Some(node) = path.node else { return self.link_in(slot(&self.links, path), options, Wanted::Routed).await };
+        let slots = Arc::clone(self.of_nodes.lock().entry(node).or_insert_with(|| Arc::new(slots(options))));
+        self.link_in(slot(&slots, path), options, Wanted::Node(node)).await
+    }
+
+    /// A connection to whoever answers, to ask who leads what.
+    pub(super) async fn scout(&self, options: &ClientOptions) -> Result<Arc<Link>, ClientError> {
+        self.link_in(&self.scout, options, Wanted::Any).await
+    }
+
+    /// How often a server said that something is to be asked elsewhere.
+    pub(super) fn sent_on(&self) -> u64 {
+        self.heard.sent_on.load(Ordering::Relaxed)
+    }
+
+    async fn link_in(
+        &self,
+        slot: &Mutex<Current>,
+        options: &ClientOptions,
+        wanted: Wanted,
+    ) -> Result<Arc<Link>, ClientError> {
         let asked = Instant::now();
-        let mut current = self.slot(path).lock().await;
+        let mut current = slot.lock().await;
         if let Some(link) = current.link.as_ref().filter(|link| link.is_usable()) {
             return Ok(Arc::clone(link));
         }
@@ -145,7 +196,7 @@ impl Servers {
         }
         // The old connection is let go; it closes when nobody waits for an answer from it any more.
         drop(current.link.take());
-        let link = match self.connect(options, Wanted::Routed).await {
+        let link = match self.connect(options, wanted).await {
             Ok(link) => Arc::new(link),
             Err(error) => {
                 current.failed = Some((Instant::now(), error.clone()));
@@ -158,6 +209,17 @@ impl Servers {
         current.link = Some(Arc::clone(&link));
         Ok(link)
     }
+}
+
+fn slots(options: &ClientOptions) -> Vec<Mutex<Current>> {
+    (0..options.connections.clamp(1, CONNECTIONS_MAX)).map(|_| Mutex::default()).collect()
+}
+
+fn slot(slots: &[Mutex<Current>], path: Path) -> &Mutex<Current> {
+    let index = path.hash % slots.len() as u64;
+    let found = usize::try_from(index).ok().and_then(|index| slots.get(index));
+    let Some(slot) = found else { unreachable!("there is one connection at the least") };
+    slot
 }
 
 /// By which a write finds its way: what it names first.

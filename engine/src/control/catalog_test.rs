@@ -67,9 +67,14 @@ fn what_can_not_be_is_refused_with_its_reason_and_changes_nothing() {
 #[test]
 fn there_is_an_end_to_shards_and_to_the_bytes_of_split_points() {
     let mut catalog = Catalog::initial();
-    let points: Vec<_> = (0..SHARDS_OF_NAMESPACE_MAX - 2).map(|n| format!("{n:06}").into_bytes()).collect();
-    let change = catalog.create("most", Policy::default(), &points).unwrap();
-    catalog.apply(change).unwrap();
+    let points: Vec<_> = (0..SHARDS_OF_NAMESPACE_MAX - 1).map(|n| format!("{n:06}").into_bytes()).collect();
+    let namespaces = SHARDS_MAX / SHARDS_OF_NAMESPACE_MAX;
+    for number in 1..=namespaces {
+        // Beside the one of the default namespace the last has one less.
+        let points = if number == namespaces { &points[1..] } else { &points };
+        let change = catalog.create(&format!("most-{number}"), Policy::default(), points).unwrap();
+        catalog.apply(change).unwrap();
+    }
     assert!(matches!(create(&mut catalog, "one more", &[]), Err(CatalogError::Name(_))));
     let full = Err(CatalogError::Full { what: "shards", limit: SHARDS_MAX, wanted: SHARDS_MAX + 1 });
     assert_eq!(create(&mut catalog, "one-more", &[]), full);

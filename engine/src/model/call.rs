@@ -139,6 +139,8 @@ pub enum Call {
         /// Which node.
         leader: NodeId,
     },
+    /// Where the namespace's shards begin, and who leads each, as far as the node knows that is asked.
+    Shards,
 }
 
 /// What is looked for in a moment that is held. The order of the variants is part of the format.
@@ -308,6 +310,35 @@ pub enum Answer {
         /// Its address, as the configuration of the node that answers has it.
         address: String,
     },
+    /// The namespace's shards, in the order of their keys.
+    Shards(Vec<ShardPlace>),
+}
+
+/// A shard, as one node knows it. The order of the fields is part of the format.
+///
+/// ```
+/// use towline::model::call::ShardPlace;
+/// use towline::model::{NodeId, ShardId};
+/// # let (shard, leader) = (ShardId::new(2048), Some(NodeId::new(2)));
+/// # let told = [ShardPlace { shard, start: vec![], leader, serving: false, applied: 7, failure: None }];
+/// // `told` is the answer of a node to `Call::Shards`.
+/// let leads = |place: &ShardPlace| place.leader == Some(NodeId::new(2));
+/// assert_eq!(told.iter().filter(|place| leads(place)).map(|place| place.shard).collect::<Vec<_>>(), [ShardId::new(2048)]);
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+pub struct ShardPlace {
+    /// The shard.
+    pub shard: ShardId,
+    /// Its first key: empty, of the first shard.
+    pub start: Vec<u8>,
+    /// Who leads it, if the node knows that.
+    pub leader: Option<NodeId>,
+    /// Whether the node itself takes writes of it.
+    pub serving: bool,
+    /// Up to where the node has applied its log.
+    pub applied: u64,
+    /// Why it has stopped on the node, if it has.
+    pub failure: Option<String>,
 }
 
 impl Call {

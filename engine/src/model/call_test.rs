@@ -1,6 +1,6 @@
 //! The client's calls and feeds as bytes: golden vectors, and bytes that are none.
 
-use super::call::{Answer, Call, Look, Reach, ReadAt};
+use super::call::{Answer, Call, Look, Reach, ReadAt, ShardPlace};
 use super::codec::{self, Enveloped};
 use super::request::{Direction, Failure, FailureClass, Request, RequestBody, Response, ResponseBody, StreamEvent};
 use super::subscription::{Delivered, Delivery, FilterAt, Follow, FollowAt, SinceAt, Subscribe};
@@ -77,7 +77,13 @@ fn calls() -> Vec<(&'static str, Call)> {
         ),
         ("assign_leader", Call::AssignLeader { shard: Some(ShardId::new(1024)), leader: NodeId::new(2) }),
         ("assign_leader_of_the_only_shard", Call::AssignLeader { shard: None, leader: NodeId::new(2) }),
+        ("shards", Call::Shards),
     ]
+}
+
+fn place(failure: Option<String>) -> ShardPlace {
+    let (shard, leader) = (ShardId::new(2048), failure.is_none().then_some(NodeId::new(3)));
+    ShardPlace { shard, start: b"m".to_vec(), leader, serving: false, applied: 11, failure }
 }
 
 fn answers() -> Vec<(&'static str, Answer)> {
@@ -99,6 +105,7 @@ fn answers() -> Vec<(&'static str, Answer)> {
         ("followers", Answer::Followers(vec![("mailer".into(), shard, 9, 11, true)])),
         ("assigned", Answer::Assigned { shard, leader: NodeId::new(2), epoch }),
         ("elsewhere", Answer::Elsewhere { node: NodeId::new(2), address: "db-2:7400".into() }),
+        ("shards", Answer::Shards(vec![place(None), place(Some("its disk failed".into()))])),
     ]
 }
 

@@ -23,8 +23,8 @@ pub const NAMESPACE_NAME_BYTES_MAX: usize = 128;
 pub const NAMESPACES_MAX: usize = 4096;
 /// Shards of one namespace.
 pub const SHARDS_OF_NAMESPACE_MAX: usize = 1024;
-/// Shards of one node: each has a queue of its own, whose slots are there from the beginning.
-pub const SHARDS_MAX: usize = 1024;
+/// Shards of one node: at each opening every one of them writes, and has some kilobytes of memory from there on.
+pub const SHARDS_MAX: usize = 16 * 1024;
 /// Everything that the catalog holds, as one record, in bytes: it is read whole at each opening.
 pub const CATALOG_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// Changes of the catalog after which it is written as a whole again: what an opening reads at the most.
@@ -57,7 +57,7 @@ pub const BATCH_BYTES_TARGET: usize = 1024 * 1024;
 pub const BATCH_RECORDS_MAX: u32 = 8 * 1024;
 /// Bytes of submissions that a shard's queue holds before producers wait or get `Busy`.
 pub const QUEUE_BYTES_DEFAULT: usize = 16 * 1024 * 1024;
-/// Submissions that a shard's queue holds: four callers with a thousand receipts each, in about 400 KiB of slots.
+/// Submissions that a shard's queue holds: four callers with a thousand receipts each, in about 400 KiB if it is full.
 pub const QUEUE_SLOTS_DEFAULT: usize = 4 * 1024;
 /// Bytes of sealed batches of a shard that are not yet applied here before the sequencer pauses: it bounds what a slow
 /// majority, or a slow state, can cost.
@@ -104,6 +104,10 @@ const _: () = {
     assert!(SNAPSHOT_CHUNK_BYTES_MAX + 64 * 1024 <= MESSAGE_BYTES_MAX);
     assert!(CATALOG_BYTES_MAX < WRITE_BYTES_MAX);
     assert!(SHARDS_OF_NAMESPACE_MAX <= SHARDS_MAX);
+    assert!(
+        2 * SHARDS_MAX < towline_wal::limits::LOGS_MAX,
+        "each has a log, and one that it had before may not be gone yet"
+    );
     assert!(BATCH_BYTES_TARGET <= WRITE_BYTES_MAX);
     assert!(BATCH_BYTES_TARGET <= FOLLOWER_WINDOW_BYTES);
     assert!(FOLLOWER_WINDOW_BYTES <= MESSAGE_BYTES_MAX);

@@ -115,6 +115,21 @@ impl ReplicationStream {
         codec::encode(&StreamHello { shard: self.shard, log: self.log.as_u128() })
     }
 
+    /// Which shard a stream is about whose greeting this is: for whoever did not open it.
+    ///
+    /// ```
+    /// use towline::model::{LogId, ReplicationStream, ShardId};
+    /// let greeting = ReplicationStream::new(ShardId::new(2048), LogId::new(1)).greeting()?;
+    /// assert_eq!(ReplicationStream::greeted_shard(&greeting), Ok(ShardId::new(2048)));
+    /// # Ok::<(), towline::model::CodecError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// It is no greeting.
+    pub fn greeted_shard(bytes: &Bytes) -> Result<ShardId, CodecError> {
+        codec::decode::<StreamHello>(bytes).map(|hello| hello.shard)
+    }
+
     /// Reads one message of the connection.
     ///
     /// # Errors

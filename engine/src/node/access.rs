@@ -229,7 +229,7 @@ fn needs<'a>(namespace: &'a str, body: &'a RequestBody) -> Needs<'a> {
             Call::MultiGet { .. } | Call::Scan { .. } | Call::ReadStream { .. } | Call::Token => this(Verb::Read),
             Call::OpenSnapshot { .. } | Call::Look { .. } | Call::CloseSnapshot { .. } => this(Verb::Read),
             Call::Followers | Call::ForgetFollower { .. } | Call::Acknowledge { .. } => this(Verb::Subscribe),
-            Call::Describe => Needs::Sight(namespace),
+            Call::Describe | Call::Shards => Needs::Sight(namespace),
             Call::Namespaces => Needs::Nothing,
             Call::CreateNamespace { .. } | Call::SetPolicy { .. } | Call::DropNamespace => this(Verb::Manage),
             Call::AssignLeader { .. } => this(Verb::Assign),

@@ -20,7 +20,7 @@ fn expected(body: &RequestBody) -> &'static [Verb] {
             Call::MultiGet { .. } | Call::Scan { .. } | Call::ReadStream { .. } | Call::Token => &[Read],
             Call::OpenSnapshot { .. } | Call::Look { .. } | Call::CloseSnapshot { .. } => &[Read],
             Call::Followers | Call::ForgetFollower { .. } | Call::Acknowledge { .. } => &[Subscribe],
-            Call::Describe => &[Read, Write, Subscribe, Manage, Assign],
+            Call::Describe | Call::Shards => &[Read, Write, Subscribe, Manage, Assign],
             Call::AssignLeader { .. } => &[Assign],
             Call::Namespaces => &[],
             Call::CreateNamespace { .. }
@@ -61,6 +61,7 @@ fn every_body() -> Vec<RequestBody> {
         Call::ForgetFollower { name: "f".into() },
         Call::Acknowledge { follower: "f".into(), seat: 1, token: vec![] },
         Call::AssignLeader { shard: None, leader: NodeId::new(1) },
+        Call::Shards,
     ];
     let plain = [
         RequestBody::Write { record },

@@ -2,8 +2,9 @@
 
 use super::failure;
 use super::held::Snapshots;
+use super::hosting::ShardHandle;
 use super::{Error, Feed, Follower, Namespace, Node, ReadError, Snapshot};
-use crate::model::call::{Answer, Call, Look, ReadAt};
+use crate::model::call::{Answer, Call, Look, ReadAt, ShardPlace};
 use crate::model::limits::MESSAGE_BYTES_MAX;
 use crate::model::request::{Failure, RequestBody, ResponseBody};
 use crate::model::subscription::{Follow, FollowAt, Subscribe};
@@ -12,6 +13,7 @@ use crate::model::{
 };
 use crate::pipeline::WriteError;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until};
 
@@ -45,22 +47,23 @@ impl Asked<'_> {
     /// Waits for what a read must show, so that no thread does. What goes wrong is not told here: the read itself finds it, and
     /// says so.
     pub(crate) async fn wait_until_shown(&self, body: &mut RequestBody) {
-        let RequestBody::Call(call) = body else { return };
-        let (Some(read), Ok(space)) = (call.read_mut(), self.node.namespace(self.name)) else { return };
+        let (RequestBody::Call(call), Ok(space)) = (body, self.node.namespace(self.name)) else { return };
+        let touched = space.touched(call);
+        let Some(read) = call.read_mut() else { return };
         match read {
             ReadAt::AtLeast { token } => {
                 let Ok(token) = Token::decode(token) else { return };
-                self.wait_until(|| space.shows(&token)).await;
+                self.wait_until(|| touched.shows(&token)).await;
             }
             ReadAt::Linearizable => {
-                while space.asks_others() && Instant::now() < self.end {
-                    self.wait_until(|| space.leads() || !space.asks_others()).await;
-                    let Some(positions) = space.confirmed(self.end).await else {
+                while touched.asks_others() && Instant::now() < self.end {
+                    self.wait_until(|| touched.leads() || !touched.asks_others()).await;
+                    let Some(positions) = touched.confirmed(self.end).await else {
                         sleep_until((Instant::now() + SHOWN_PAUSE_MIN).min(self.end)).await;
                         continue;
                     };
-                    self.wait_until(|| space.has(&positions)).await;
-                    if space.has(&positions) {
+                    self.wait_until(|| touched.has(&positions)).await;
+                    if touched.has(&positions) {
                         // From here on whatever is applied is new enough.
                         *read = ReadAt::Eventual;
                     }
@@ -110,7 +113,29 @@ impl Asked<'_> {
         }
     }
 
+    /// What is asked of several shards as of one thing, only a node that leads them all can do.
+    fn check_one_leads(&self, call: &Call) -> Result<(), Failure> {
+        let is_of_one_node = matches!(call.read(), Some(ReadAt::Linearizable))
+            || matches!(call, Call::OpenSession | Call::CloseSession { .. });
+        if !is_of_one_node || self.node.shared.host.is_alone() {
+            return Ok(());
+        }
+        let space = self.space()?;
+        let touched = space.touched(call);
+        let leaders = touched.leaders();
+        if leaders.len() > 1 {
+            return Err(failure::led_by_several(self.name, &leaders));
+        }
+        Ok(())
+    }
+
     fn answer(self, call: Call) -> Result<Answer, Failure> {
+        self.check_one_leads(&call)?;
+        if let Call::OpenSession | Call::CloseSession { .. } = &call
+            && let Some(shard) = self.space()?.touched(&call).without(|shard| self.node.takes_writes_of(shard))
+        {
+            return Err(failure::not_serving(self.node, shard));
+        }
         match call {
             Call::Write { .. } => Err(failure::bad_request("a write is answered in its turn")),
             Call::MultiGet { keys, read } => {
@@ -126,9 +151,6 @@ impl Asked<'_> {
                 Ok(events(self.space()?.read_stream(&stream, from, direction, bounds, at(read)?).map_err(of)?))
             }
             Call::Token => Ok(Answer::Token(token_bytes(&self.space()?.token())?)),
-            Call::OpenSession | Call::CloseSession { .. } if !self.node.is_serving() => {
-                Err(failure::not_serving(self.node))
-            }
             Call::OpenSession => {
                 let session = self.space()?.open_session().map_err(of)?;
                 Ok(Answer::Session(session.state().ids.into_iter().collect()))
@@ -161,6 +183,10 @@ impl Asked<'_> {
                 self.space()?.acknowledge(&follower, seat, &token_of_bytes(&token)?).map_err(of)?;
                 Ok(Answer::Done)
             }
+            Call::Shards => {
+                let shards = self.space()?.shards().iter().map(place).collect();
+                Ok(Answer::Shards(shards))
+            }
             Call::Describe => Ok(Answer::Namespace(self.space()?.descriptor())),
             Call::AssignLeader { shard, leader } => {
                 self.node.assign_leader(&self.space()?, shard, leader, self.end.into_std())
@@ -183,6 +209,18 @@ impl Asked<'_> {
             // Of a newer client.
             other => Err(failure::bad_request(&format!("{other:?} is not understood here"))),
         }
+    }
+}
+
+/// A shard, as this node knows it.
+fn place(shard: &Arc<ShardHandle>) -> ShardPlace {
+    ShardPlace {
+        shard: shard.descriptor.shard,
+        start: shard.descriptor.start.clone(),
+        leader: shard.positions.leader(),
+        serving: shard.positions.serving().is_some(),
+        applied: shard.positions.applied().get(),
+        failure: shard.health.failure(),
     }
 }
 

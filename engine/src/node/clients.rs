@@ -172,8 +172,8 @@ impl Server {
                 return None;
             }
         };
-        if !self.node.is_serving() {
-            reply.fail(id, failure::not_serving(&self.node));
+        if !self.node.takes_writes_of(&shard) {
+            reply.fail(id, failure::not_serving(&self.node, &shard));
             return None;
         }
         let (completion, placed) = completion(&shard, id, reach, &reply);
@@ -222,8 +222,8 @@ impl Server {
             if turn.is_stopped() {
                 break failure::cancelled();
             }
-            if !self.node.is_serving() {
-                break failure::not_serving(&self.node);
+            if !self.node.takes_writes_of(&shard) {
+                break failure::not_serving(&self.node, &shard);
             }
             let refused = match shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => {

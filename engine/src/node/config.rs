@@ -14,6 +14,14 @@
 //! id      = 1
 //! address = "10.0.0.1:7400"
 //!
+//! [[namespace]]                                       # may be left out: the same in every node's file, in the same order
+//! name     = "orders"
+//! shards   = 16                                       # one, if it is left out; for keys that begin with any byte alike
+//!
+//! [[namespace]]
+//! name     = "names"
+//! split_at = ["h", "p"]                               # or so: where its shards begin, but for the first
+//!
 //! [log]                                               # may be left out
 //! segment_bytes    = 67_108_864
 //! retention_bytes  = 1_073_741_824                    # of the log of one of several nodes, beside what is needed
@@ -48,6 +56,8 @@
 //! is started.
 
 use super::grants::{Certificates, Grant, GrantText};
+use super::layout::NamespaceLayout;
+use super::layout_text::NamespaceText;
 use super::{FOLLOWER_LOG_BYTES_DEFAULT, NAMESPACE_NAME, REPLAY_BYTES_DEFAULT, SNAPSHOT_BYTES_PER_SECOND_DEFAULT};
 use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
@@ -122,6 +132,8 @@ pub struct Config {
     pub namespace: String,
     /// All voters, this node among them, in the order of the file.
     pub nodes: Vec<NodeAddress>,
+    /// The namespaces beside the default one, in the order of the file: see [`super::NodeOptions::namespaces`].
+    pub namespaces: Vec<NamespaceLayout>,
     /// Bytes of a segment of the log.
     pub segment_bytes: u64,
     /// Bytes of submissions that wait to be sequenced.
@@ -379,6 +391,8 @@ struct ConfigText {
     shard: ShardText,
     node: Spanned<Vec<Spanned<NodeText>>>,
     #[serde(default)]
+    namespace: Vec<NamespaceText>,
+    #[serde(default)]
     log: LogText,
     #[serde(default)]
     limits: LimitsText,
@@ -465,7 +479,7 @@ impl Checker<'_> {
             None => NAMESPACE_NAME.to_owned(),
             Some(name) if name.get_ref() == NAMESPACE_NAME => NAMESPACE_NAME.to_owned(),
             Some(name) => {
-                let expected = format!("{NAMESPACE_NAME:?}, the only namespace of this release");
+                let expected = format!("{NAMESPACE_NAME:?}: others stand under [[namespace]]");
                 return Err(self.wrong(name.span(), "shard.namespace", expected, Quoted(name.get_ref())));
             }
         };
@@ -507,6 +521,7 @@ impl Checker<'_> {
             listen,
             leader,
             namespace,
+            namespaces: self.namespaces(&raw.namespace)?,
             nodes,
             segment_bytes,
             queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),

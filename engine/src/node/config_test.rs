@@ -272,3 +272,53 @@ fn a_grant_to_an_identity_is_refused_where_nobody_has_one() {
     let plain = GRANTS.replace("towline://0193aabb-ccdd-7eff-8000-010203040506/client/shop", "*");
     assert_eq!(parse(&format!("{GOOD}{plain}")).unwrap().grants.len(), 2);
 }
+
+#[test]
+fn namespaces_are_read_in_the_order_of_the_file_with_their_shards() {
+    let text = format!(
+        "{GOOD}\n[[namespace]]\nname = \"orders\"\nshards = 16\n[[namespace]]\nname = \"names\"\nsplit_at = [\"h\", \"p\"]\n\
+         [[namespace]]\nname = \"one\"\n"
+    );
+    let config = parse(&text).unwrap();
+    let told: Vec<_> = config.namespaces.iter().map(|space| (space.name.as_str(), space.shards())).collect();
+    assert_eq!(told, [("orders", 16), ("names", 3), ("one", 1)]);
+    assert_eq!(config.namespaces[1].split_points, [b"h", b"p"]);
+    assert_eq!(parse(GOOD).unwrap().namespaces, []);
+}
+
+#[test]
+fn a_namespace_that_can_not_be_is_refused_at_its_place() {
+    let lines = GOOD.lines().count();
+    let said = |text: &str| {
+        let said = parse(&format!("{GOOD}[[namespace]]\n{text}\n")).unwrap_err();
+        said.strip_prefix("etc/node.toml:").unwrap().to_owned()
+    };
+    let at = |line: usize, column: usize| format!("{}:{column}: ", lines + line);
+    let wrong = said("name = \"or/ders\"");
+    assert!(wrong.starts_with(&(at(2, 8) + "namespace.name: expected a name of a namespace")), "{wrong}");
+    let wrong = said("name = \"default\"");
+    assert!(wrong.starts_with(&(at(2, 8) + "namespace.name: expected another name: \"default\"")), "{wrong}");
+    let wrong = said("name = \"a\"\n[[namespace]]\nname = \"a\"");
+    assert!(wrong.starts_with(&(at(4, 8) + "namespace.name: expected a name that no other")), "{wrong}");
+    for count in ["0", "1025"] {
+        let wrong = said(&format!("name = \"a\"\nshards = {count}"));
+        let expected = format!("namespace.shards: expected 1 to 1024 shards, found {count}");
+        assert_eq!(wrong, at(3, 10) + &expected);
+    }
+    let wrong = said("name = \"a\"\nshards = 2\nsplit_at = [\"m\"]");
+    assert!(wrong.starts_with(&(at(3, 10) + "namespace.shards: expected one of shards and split_at")), "{wrong}");
+    let wrong = said("name = \"a\"\nsplit_at = [\"m\", \"g\"]");
+    assert_eq!(wrong, at(3, 18) + "namespace.split_at: expected a key above \"m\": they ascend, found \"g\"");
+    let wrong = said("name = \"a\"\nsplit_at = [\"\"]");
+    assert!(wrong.starts_with(&(at(3, 13) + "namespace.split_at: expected a key above \"\"")), "{wrong}");
+    let wrong = said("name = \"a\"\nshard = 2");
+    assert!(wrong.starts_with(&at(3, 1)) && wrong.contains("shard"), "{wrong}");
+    // Each is fine, and all of them together are too many for a node.
+    let many: String = (0..17).map(|number| format!("name = \"n{number}\"\nshards = 1024\n[[namespace]]\n")).collect();
+    let wrong = said(&(many + "name = \"last\""));
+    assert!(
+        wrong
+            .starts_with(&(at(47, 8) + "namespace.name: expected less in all (the catalog holds at most 16384 shards")),
+        "{wrong}"
+    );
+}

@@ -159,7 +159,7 @@ impl ControlLog {
         if let Some((first, _)) = wal.damaged(log).first() {
             return Err(CatalogLogError::Damaged(first.prev()));
         }
-        if wal.cuts().iter().any(|cut| cut.log == log) {
+        if wal.cut_of(log).is_some() {
             // What a power cut dropped was on its way. Nobody else has a copy that could say more, so the doubt is over; unless
             // something was lost of which nothing is known: that may have been a change.
             if losses_unknown > 0 {

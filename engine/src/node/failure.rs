@@ -14,6 +14,7 @@
 //! | TW-8020 | retry | too many snapshots are held |
 //! | TW-8021 | fix the request | the snapshot is not held, or not any more: open another one |
 //! | TW-8030 to TW-8034 | | of an assignment by hand: the table of `AssignError` in `node/assigning.rs` |
+//! | TW-8035 | fix the request | what is asked is of several shards, and several nodes lead them: ask for each by itself |
 //! | TW-8101 | fix the request | the request is not legal |
 //! | TW-8102 | fix the request | there is no such namespace |
 //! | TW-8201 | operator | the state can't be read |
@@ -23,9 +24,12 @@
 use super::access::Action;
 use super::assigning::AssignError;
 use super::held::{SNAPSHOT_IDLE_MAX, SNAPSHOTS_MAX, SNAPSHOTS_OF_A_CLIENT};
+use super::hosting::ShardHandle;
 use super::{Error, FeedError, NamespaceError, Node, ReadError, SessionError, WriteRefused};
+use crate::model::NodeId;
 use crate::model::request::{Failure, FailureClass, code};
 use crate::pipeline::{SubmitError, WriteError};
+use std::collections::BTreeSet;
 
 /// Feeds of all clients: each keeps log, and a megabyte on its way.
 #[cfg(feature = "cluster")]
@@ -125,9 +129,9 @@ pub(super) fn of(error: &Error) -> Failure {
     Failure { no_side_effects, leader, ..failure(error.code(), error.class(), error.to_string()) }
 }
 
-pub(super) fn not_serving(node: &Node) -> Failure {
+pub(super) fn not_serving(node: &Node, shard: &ShardHandle) -> Failure {
     let this = node.identity().node;
-    match node.default_shard().positions.leader() {
+    match shard.positions.leader() {
         Some(leader) if leader == this => {
             let message = format!("node {leader} leads, and does not take writes yet: it waits for a majority");
             failure(code::NOT_SERVING, FailureClass::Retry, message)
@@ -141,6 +145,16 @@ pub(super) fn not_serving(node: &Node) -> Failure {
             failure(code::NOT_SERVING, FailureClass::Retry, message)
         }
     }
+}
+
+/// Several nodes lead what it is about.
+pub(super) fn led_by_several(namespace: &str, leaders: &BTreeSet<NodeId>) -> Failure {
+    let leaders = leaders.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let message = format!(
+        "the shards of {namespace:?} are led by several nodes ({leaders}), and this is asked of them together: ask for keys of one shard, \
+         or read at a position, or eventually"
+    );
+    failure(8035, FailureClass::FixRequest, message)
 }
 
 /// It is not done, or not yet.

@@ -9,18 +9,19 @@ use super::pins::Pins;
 use super::positions::Positions;
 use super::read_index::{Confirmation, ReadIndex};
 use super::reader::ReadOrder;
+use super::rest::Rest;
 use super::shard::{Event, Shard, ShardLog, ShardState};
 use super::snapshots::{self, SnapshotCounters, SnapshotDesk};
 use super::stages::{Arrived, Stages};
 use super::stats::Counters;
 use super::worker::Order;
 use super::{Inbox, completion::Completion};
-use crate::control::ConfigMaster;
+use crate::control::{ConfigMaster, DEFAULT_SHARD};
 use crate::model::{ClusterId, DirectoryId, Epoch, LogId, Lsn, NodeId, Retention, ShardDescriptor, ShardId};
 use crate::pipeline::{Buffers, Ready, Sequencer, SubmissionQueue};
 use crate::replica::{LogView as _, Promise, ReadTicket, Replica};
 use crate::state::{Applier, RocksStore, RocksWriter};
-use crossbeam::channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam::channel::{Receiver, Sender, bounded};
 use parking_lot::Mutex;
 use std::convert::Infallible;
 use std::path::PathBuf;
@@ -35,8 +36,8 @@ pub(super) struct Host {
     pub(super) node: NodeId,
     pub(super) disk: DirectoryId,
     pub(super) voters: Vec<NodeId>,
-    /// Who leads as long as there was no promise.
-    pub(super) first_leader: NodeId,
+    /// Who leads the default namespace as long as there was no promise.
+    pub(super) leader: NodeId,
     pub(super) wal: Arc<Wal>,
     pub(super) budget: Arc<LogBudget>,
     pub(super) buffers: Arc<Buffers>,
@@ -95,6 +96,7 @@ pub(super) struct ShardHandle {
     pub(super) followers: Followers,
     pub(super) counters: Arc<Counters>,
     pub(super) snapshots: Arc<SnapshotCounters>,
+    pub(super) rest: Rest,
     /// Nothing comes out of it; it ends with the shard.
     alive: Receiver<Infallible>,
 }
@@ -138,14 +140,13 @@ impl Host {
         let promise = self.promise(log, view.end().epoch)?;
         let replica = Replica::open(self.node, log, promise, applied.lsn, &view).on_directory(self.disk);
         let replica = replica.with_quorum_bound(self.quorum_lost_after);
-        // Shards are numbered one after another, a cluster's ordinal apart.
-        let turn = usize::try_from(id.get() / 1024).unwrap_or(0);
+        let turn = Self::turn(id);
         let worker = turn % self.workers.len();
         let bell = self.workers[worker].ready.bell(id);
         let queue = Arc::new(SubmissionQueue::new(self.queue_slots, self.queue_bytes, Arc::clone(&bell)));
-        let (event_sender, inbox) = unbounded::<Event>();
-        let events = Inbox { events: event_sender, queue: Arc::clone(&queue), bell };
-        let leader = promise.leader.unwrap_or(self.first_leader);
+        let (events, inbox) = Inbox::new(Arc::clone(&queue), bell);
+        let first_leader = self.first_leader(id);
+        let leader = promise.leader.unwrap_or(first_leader);
         let positions = Arc::new(Positions::new(applied.lsn).led_by(leader));
         let (reads, health, pins) = (Arc::<ReadIndex>::default(), Health::default(), Arc::default());
         let followers = Followers::load(&pins, store, id)?;
@@ -173,13 +174,14 @@ impl Host {
             followers,
             counters: Arc::clone(&counters),
             snapshots: Arc::clone(&snapshots),
+            rest: Rest::default(),
             alive: ended,
         });
         let shard = Shard {
             id: self.node,
             directory: self.disk,
             shard: id,
-            leads_at_start: master.leads_at_start(self.node, self.first_leader, promise.leader),
+            leads_at_start: master.leads_at_start(self.node, first_leader, promise.leader),
             log,
             wal: Arc::clone(&self.wal),
             replica,
@@ -227,6 +229,21 @@ impl Host {
     /// The log of a shard.
     pub(super) fn log_of(&self, shard: ShardId) -> LogId {
         ConfigMaster::lineage(self.cluster, shard)
+    }
+
+    /// Who leads a shard as long as there was no promise: beside the default namespace's, each voter has its turn.
+    fn first_leader(&self, shard: ShardId) -> NodeId {
+        if shard == DEFAULT_SHARD {
+            return self.leader;
+        }
+        let mut voters = self.voters.clone();
+        voters.sort_unstable();
+        voters.get(Self::turn(shard) % voters.len()).copied().unwrap_or(self.leader)
+    }
+
+    /// Shards are numbered one after another, a cluster's ordinal apart.
+    fn turn(shard: ShardId) -> usize {
+        usize::try_from(shard.get() / 1024).unwrap_or(0)
     }
 
     /// Whether nobody else votes: then this node alone decides of its namespaces.

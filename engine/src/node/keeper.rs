@@ -7,14 +7,14 @@
 //! connected lack, within a budget; whoever lacks more is given a snapshot. Sessions and rejections go only on a node that is alone.
 
 use super::hosting::ShardHandle;
+use super::rest::{Again, Awake};
 use super::shard::{Event, now, wall_micros};
 use super::trimmer::Trimmer;
 use super::unflushed::Unflushed;
 use super::{STATUS_WITHIN, Shared};
-use crate::model::{Lsn, Retention, ShardId};
+use crate::model::{Lsn, Retention};
 use crate::pipeline::Disk;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
-use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -27,39 +27,69 @@ const FLUSH_PAUSE: Duration = Duration::from_secs(600);
 /// And after one that failed.
 const FLUSH_PAUSE_FAILED: Duration = Duration::from_secs(10);
 
+/// Of a shard to which nothing is applied, how often it looks for what is too old: so many times in the age that is kept, and
+/// once in so long.
+const AGE_STEPS: u64 = 64;
+const AGE_PAUSE_MAX: Duration = Duration::from_secs(60);
+
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     unflushed: Unflushed,
     /// A release that the log has not finished.
     releasing: Option<Pending>,
     pace: Pace,
+    /// Whether the log's disk was full at the last look.
+    was_full: bool,
     ended: Receiver<Infallible>,
 }
 
 impl Keeper {
     pub(super) fn new(shared: Arc<Shared>, replay_bytes_max: u64, ended: Receiver<Infallible>) -> Self {
         let unflushed = Unflushed::new(replay_bytes_max);
-        Self { shared, unflushed, releasing: None, pace: Pace::flushed(now()), ended }
+        Self { shared, unflushed, releasing: None, pace: Pace::flushed(now()), was_full: false, ended }
     }
 
     /// Runs until the other end hangs up. It waits for nothing else: on a full disk a release may be on its way for long.
     pub(super) fn run(mut self) {
         let mut trimmer = Trimmer::default();
         while let Err(RecvTimeoutError::Timeout) = self.ended.recv_timeout(PAUSE) {
-            self.shared.look_at_the_logs_disk();
+            self.look_at_the_logs_disk();
+            let awake = self.shared.awake(now());
             let mut wants_flush = false;
             if self.releasing.as_ref().is_none_or(Pending::is_done) {
                 self.releasing.take().into_iter().for_each(told);
-                (wants_flush, self.releasing) = self.shared.release_logs();
+                (wants_flush, self.releasing) = self.shared.release_logs(&awake);
+            } else {
+                awake.iter().flat_map(|awake| &awake.shards).for_each(|shard| shard.rest.look(Again::Soon));
             }
             if self.shared.host.is_alone() {
-                trimmer.look(&self.shared, now());
+                trimmer.look(&self.shared, &awake, now());
             }
+            let is_enough = self.unflushed.is_enough(&self.shared, &awake);
             let now = now();
             // Otherwise a log that is written to seldom, or whose writes leave little in the state, would stay for ever.
             let is_due = wants_flush && self.pace.lets_release(now);
-            if is_due || self.pace.lets_flush(now) && self.unflushed.is_enough(&self.shared) {
+            if is_due || self.pace.lets_flush(now) && is_enough {
                 self.flush();
+            }
+        }
+    }
+
+    /// While the log's disk is full no shard takes writes (fault D9): what it took before waits for room, and more would wait
+    /// only in memory.
+    fn look_at_the_logs_disk(&mut self) {
+        let is_full = self.shared.host.wal.is_disk_full();
+        // Most often it has room, as before, and nobody needs to be told; while it is full, also those who came since.
+        if !is_full && !std::mem::replace(&mut self.was_full, is_full) {
+            return;
+        }
+        self.was_full = is_full;
+        for shard in self.shared.registry.shards() {
+            let shard_id = shard.descriptor.shard;
+            match (shard.queue.set_full(Disk::Log, is_full), is_full) {
+                (true, true) => tracing::error!(shard = %shard_id, "the disk of the log is full: writes wait for room"),
+                (true, false) => tracing::info!(shard = %shard_id, "the disk of the log has room again"),
+                (false, _) => {}
             }
         }
     }
@@ -118,48 +148,37 @@ fn told(released: Pending) {
 }
 
 impl Shared {
-    /// While the log's disk is full no shard takes writes (fault D9): what it took before waits for room, and more would wait
-    /// only in memory.
-    fn look_at_the_logs_disk(&self) {
-        let is_full = self.host.wal.stats().disk_full;
-        for shard in self.registry.shards() {
-            let shard_id = shard.descriptor.shard;
-            match (shard.queue.set_full(Disk::Log, is_full), is_full) {
-                (true, true) => tracing::error!(shard = %shard_id, "the disk of the log is full: writes wait for room"),
-                (true, false) => tracing::info!(shard = %shard_id, "the disk of the log has room again"),
-                (false, _) => {}
+    /// Releases what may go of these, of all logs together: whether more might if the state were flushed, and what is under way.
+    pub(super) fn release_logs(&self, awake: &[Awake]) -> (bool, Option<Pending>) {
+        let _span = tracing::trace_span!("release").entered();
+        let mut beyond = Vec::new();
+        for Awake { served, shards } in awake {
+            let by_policy = served.descriptor.read().policy.retention;
+            let retention = if self.host.is_alone() { by_policy } else { self.host.retention };
+            for shard in shards {
+                if self.lets_go(shard, retention, shard.positions.unmendable()).is_none() {
+                    shard.rest.look(older_again(retention));
+                    continue;
+                }
+                shard.rest.look(Again::Soon);
+                // Asked before others are held up.
+                beyond.extend(self.needed_by_followers(shard).map(|needed| (shard, retention, needed)));
             }
         }
-    }
-
-    /// Releases what may go, of all logs together: whether more might if the state were flushed, and what is under way.
-    pub(super) fn release_logs(&self) -> (bool, Option<Pending>) {
-        let _span = tracing::trace_span!("release").entered();
-        // Asked before others are held up.
-        let needed: BTreeMap<ShardId, Lsn> = self
-            .registry
-            .shards()
-            .iter()
-            .filter_map(|shard| Some((shard.descriptor.shard, self.needed_by_followers(shard)?)))
-            .collect();
+        if beyond.is_empty() {
+            return (false, None);
+        }
         let alone = self.letting_go.write();
         let mut entries = Vec::new();
         let mut wants_flush = false;
         let mut given_up = Vec::new();
-        let all = self.registry.all();
-        for served in &all {
-            let by_policy = served.descriptor.read().policy.retention;
-            let retention = if self.host.is_alone() { by_policy } else { self.host.retention };
-            for shard in &served.shards {
-                let Some(needed) = needed.get(&shard.descriptor.shard) else { continue };
-                let lost = shard.positions.unmendable();
-                let Some(found) = self.may_go(shard, retention, *needed, lost) else { continue };
-                wants_flush |= found.wants_flush;
-                given_up.extend(
-                    lost.zip(found.before).filter(|(last, before)| last < before).map(|(last, _)| (shard, last)),
-                );
-                entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
-            }
+        for (shard, retention, needed) in beyond {
+            let lost = shard.positions.unmendable();
+            let Some(found) = self.may_go(shard, retention, needed, lost) else { continue };
+            wants_flush |= found.wants_flush;
+            given_up
+                .extend(lost.zip(found.before).filter(|(last, before)| last < before).map(|(last, _)| (shard, last)));
+            entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
         }
         if entries.is_empty() {
             return (wants_flush, None);
@@ -190,9 +209,9 @@ impl Shared {
         Some(lowest.max(self.host.wal.boundary_keeping(shard.log, self.host.snapshots.log_bytes)))
     }
 
-    /// What of the log may go, if the policy lets more of it go than has, or nobody can mend what lies there (`lost`): then nobody can
-    /// read it either, and whoever needs it is helped by a snapshot only.
-    fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn, lost: Option<Lsn>) -> Option<MayGo> {
+    /// Where the log begins, and up to where the policy lets it go, if that is more than has gone, or if nobody can mend what lies there
+    /// (`lost`).
+    fn lets_go(&self, shard: &ShardHandle, retention: Retention, lost: Option<Lsn>) -> Option<(Lsn, Lsn)> {
         let (wal, log) = (&*self.host.wal, shard.log);
         let start = wal.start_of(log).lsn;
         let by_policy = match retention {
@@ -201,9 +220,14 @@ impl Shared {
             }
             _ => start,
         };
-        if by_policy.max(lost.unwrap_or(start)) <= start {
-            return None;
-        }
+        (by_policy.max(lost.unwrap_or(start)) > start).then_some((start, by_policy))
+    }
+
+    /// What of the log may go, if the policy lets more of it go than has, or nobody can mend what lies there: then nobody can read it
+    /// either, and whoever needs it is helped by a snapshot only.
+    fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn, lost: Option<Lsn>) -> Option<MayGo> {
+        let (wal, log) = (&*self.host.wal, shard.log);
+        let (start, by_policy) = self.lets_go(shard, retention, lost)?;
         let flushed = self.gate.with(|store| {
             // What a follower said is true of the next life only when it is on the disk.
             shard.followers.confirm(|name| store.persisted_follower(shard.descriptor.shard, name))?;
@@ -231,6 +255,16 @@ struct MayGo {
     before: Option<Lsn>,
     /// More, if the state were flushed.
     wants_flush: bool,
+}
+
+/// When to look whether something has become too old: a little late is no harm, and to look reads the log.
+fn older_again(retention: Retention) -> Again {
+    match retention {
+        Retention::Forever | Retention::Bounded { age_seconds: u64::MAX, .. } => Again::Never,
+        Retention::Bounded { age_seconds, .. } => {
+            Again::At(now() + Duration::from_secs(age_seconds / AGE_STEPS).clamp(PAUSE, AGE_PAUSE_MAX))
+        }
+    }
 }
 
 fn older_than(wal: &Wal, log: LogId, start: Lsn, age_seconds: u64) -> Lsn {

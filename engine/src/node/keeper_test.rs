@@ -35,7 +35,7 @@ fn start(node: &Node) -> Lsn {
 
 /// Releases what may go: whether more might.
 fn release(node: &Node) -> bool {
-    let (more, under_way) = node.shared.release_logs();
+    let (more, under_way) = node.shared.release_logs(&node.shared.everybody());
     under_way.map_or(Ok(()), Pending::wait).unwrap();
     more
 }

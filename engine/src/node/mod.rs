@@ -40,7 +40,11 @@ mod health;
 pub(crate) mod held;
 mod hosting;
 mod identity;
+mod inbox;
 mod keeper;
+mod layout;
+#[cfg(feature = "cluster")]
+mod layout_text;
 mod log_budget;
 #[cfg(feature = "metrics")]
 mod metrics;
@@ -54,12 +58,15 @@ mod pins;
 mod positions;
 mod read_index;
 mod reader;
+mod rest;
 mod session;
 mod shard;
 mod snapshots;
 mod stages;
 mod stats;
 mod threads;
+#[cfg(any(feature = "cluster", feature = "client"))]
+mod touched;
 mod trimmer;
 mod unapplied;
 mod unflushed;
@@ -93,17 +100,15 @@ use crate::model::limits::{
 };
 use crate::model::request::{FailureClass, ServerStatus};
 use crate::model::{ClusterId, LogPosition, NodeId, Policy, Retention, ShardId};
-use crate::pipeline::{Bell, SubmissionQueue};
 use crate::state::RocksOptions;
-use completion::Completion;
 use crossbeam::channel::{Receiver, Sender};
 use error::{log_class, log_code};
 use gate::Gate;
 use hosting::{Host, ShardHandle};
+use inbox::Inbox;
 use namespaces::Registry;
 use parking_lot::{Mutex, RwLock};
 use shard::{Event, after, now};
-use stages::Arrived;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -120,6 +125,7 @@ pub use error::{Error, NamespaceError, ReadError, WriteRefused};
 pub use feed::{Feed, FeedError};
 pub use follower::{FollowError, Follower};
 pub use identity::{Identity, IdentityError};
+pub use layout::{NamespaceLayout, NamespacesDiffer};
 pub use namespace::{Namespace, READ_WITHIN_DEFAULT, Snapshot};
 pub use open::OpenError;
 #[cfg(feature = "cluster")]
@@ -172,8 +178,12 @@ pub struct NodeOptions {
     pub node: NodeId,
     /// All voters, this node among them.
     pub voters: Vec<NodeId>,
-    /// Which of them leads as long as nobody was assigned by hand; from then on, that one.
+    /// Which of them leads the default namespace's shard as long as nobody was assigned by hand; from then on, that one. The shards of
+    /// other namespaces have each voter as their first leader in its turn.
     pub leader: NodeId,
+    /// The namespaces that there are beside the default one, in an order that stays; made if they are missing. Of one of several nodes
+    /// they are all that there are, and the same in all of them; one that is alone may have others.
+    pub namespaces: Vec<NamespaceLayout>,
     /// The log's options. Its queue is made as large as a node needs it, and its segments must hold the largest
     /// write.
     pub log: towline_wal::Options,
@@ -219,6 +229,7 @@ impl NodeOptions {
             node,
             voters: vec![node],
             leader: node,
+            namespaces: Vec::new(),
             log: towline_wal::Options::default(),
             state: RocksOptions::default(),
             replay_bytes_max: REPLAY_BYTES_DEFAULT,
@@ -271,30 +282,6 @@ struct Shared {
     /// Dropped when the node begins to close: those who hold a moment of it hear that, and let it go.
     open: Mutex<Option<Sender<Infallible>>>,
     closing: Receiver<Infallible>,
-}
-
-/// The way to a shard: an event, and a ring.
-#[derive(Clone)]
-struct Inbox {
-    events: Sender<Event>,
-    queue: Arc<SubmissionQueue<Arrived<Completion>>>,
-    bell: Arc<Bell>,
-}
-
-impl std::fmt::Debug for Inbox {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Inbox")
-    }
-}
-
-impl Inbox {
-    /// Delivers an event. When the shard has ended there is nobody to hear it, and nothing is lost by that: whoever
-    /// waited was told when it ended.
-    fn send(&self, event: Event) {
-        if self.events.send(event).is_ok() {
-            self.bell.ring();
-        }
-    }
 }
 
 /// Why a node could not be closed cleanly.
@@ -393,6 +380,13 @@ impl Node {
     #[must_use]
     pub fn is_serving(&self) -> bool {
         self.default_shard().positions.serving().is_some()
+    }
+
+    /// Whether writes of a shard are taken now. Where nobody else votes, a shard that was just made leads in a moment: what comes waits in
+    /// its queue.
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    fn takes_writes_of(&self, shard: &ShardHandle) -> bool {
+        if self.shared.host.is_alone() { self.is_serving() } else { shard.positions.serving().is_some() }
     }
 
     /// How the default namespace's shard is; none if it has ended, or its thread is too busy to say within two seconds.

@@ -7,8 +7,6 @@ use super::hosting::ShardHandle;
 use super::namespaces::Served;
 use super::positions::Waited;
 use super::read_index::Confirmation;
-#[cfg(any(feature = "cluster", feature = "client"))]
-use super::read_index::ReadIndex;
 use super::shard::after;
 use super::stages::Arrived;
 #[cfg(feature = "client")]
@@ -20,8 +18,6 @@ use crate::model::{
     Token, Value, Write,
 };
 use crate::pipeline::{Completer, Position, Receipt, Submission, SubmitPolicy};
-#[cfg(any(feature = "cluster", feature = "client"))]
-use crate::replica::ReadTicket;
 use crate::shard::CrossShard;
 use crate::state::{self, RocksSnapshot, RocksStore, StreamRead, View};
 use bytes::Bytes;
@@ -228,7 +224,6 @@ impl Namespace {
 
     /// Checks, routes and encodes a write: what can be said of it before it is queued.
     pub(super) fn prepare(&self, record: &Record) -> Result<(&Arc<ShardHandle>, Submission<()>), WriteRefused> {
-        self.check_writable()?;
         let shard = match self.route(record) {
             Ok(shard) => shard,
             Err(crossed) => {
@@ -237,6 +232,7 @@ impl Namespace {
                 return Err(crossed.into());
             }
         };
+        self.check_writable(shard)?;
         let mut buffer = self.shared.host.buffers.take();
         record.encode_into(&mut buffer)?;
         Ok((shard, Submission::encoded(buffer, ())))
@@ -263,10 +259,9 @@ impl Namespace {
         Ok(Prepared { space: self.clone(), shard: Arc::clone(shard), taken, submission })
     }
 
-    pub(super) fn check_writable(&self) -> Result<(), WriteRefused> {
+    pub(super) fn check_writable(&self, shard: &ShardHandle) -> Result<(), WriteRefused> {
         // As long as nobody is known to lead, the queue decides: it turns away what it can't seal.
-        let leaders = self.served.shards.iter().filter_map(|shard| shard.positions.leader());
-        if let Some(other) = leaders.into_iter().find(|leader| *leader != self.shared.host.node) {
+        if let Some(other) = shard.positions.leader().filter(|leader| *leader != self.shared.host.node) {
             return Err(WriteRefused::NotLeader(other));
         }
         if self.is_dropped() { Err(WriteRefused::Dropped) } else { Ok(()) }
@@ -435,6 +430,16 @@ impl Namespace {
         self.served.map.index_of(key)
     }
 
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn node(&self) -> crate::model::NodeId {
+        self.shared.host.node
+    }
+
+    #[cfg(any(feature = "cluster", feature = "client"))]
+    pub(super) fn is_alone(&self) -> bool {
+        self.shared.host.is_alone()
+    }
+
     pub(super) fn wal(&self) -> &Wal {
         &self.shared.host.wal
     }
@@ -457,15 +462,6 @@ impl Namespace {
             Some(reason) => ReadError::Stopped { shard: shard.descriptor.shard, reason },
             None => ReadError::Closed,
         }
-    }
-
-    /// Whether everything up to the token is applied here.
-    #[cfg(any(feature = "cluster", feature = "client"))]
-    pub(super) fn shows(&self, token: &Token) -> bool {
-        let is_shown = |shard: &Arc<ShardHandle>| {
-            token.get(shard.descriptor.shard).is_none_or(|(_, lsn)| shard.positions.applied() >= lsn)
-        };
-        self.served.shards.iter().all(is_shown)
     }
 
     pub(super) fn is_dropped(&self) -> bool {
@@ -607,61 +603,6 @@ impl Namespace {
 
     fn not_yet(&self, shard: &ShardHandle, wanted: Lsn) -> ReadError {
         ReadError::NotYet { shard: shard.descriptor.shard, wanted, applied: shard.positions.applied() }
-    }
-
-    /// Whether a linearizable read here asks other nodes: there are some, and none of them is known to lead.
-    #[cfg(any(feature = "cluster", feature = "client"))]
-    pub(super) fn asks_others(&self) -> bool {
-        let host = &self.shared.host;
-        let may_lead = |shard: &Arc<ShardHandle>| {
-            shard.positions.leader().is_none_or(|leader| leader == host.node) && !shard.positions.has_ended()
-        };
-        !host.is_alone() && self.served.shards.iter().all(may_lead)
-    }
-
-    /// Whether writes are taken here, in all shards.
-    #[cfg(any(feature = "cluster", feature = "client"))]
-    pub(super) fn leads(&self) -> bool {
-        self.served.shards.iter().all(|shard| shard.positions.serving().is_some())
-    }
-
-    /// Asks, without holding a thread, what [`Read::Linearizable`] asks of others: once these positions are [applied](Self::has),
-    /// shard by shard, every read shows all that was acknowledged before. None where it does not lead, or no answer came.
-    #[cfg(any(feature = "cluster", feature = "client"))]
-    pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
-        let mut positions = Vec::with_capacity(self.served.shards.len());
-        for shard in &self.served.shards {
-            shard.positions.serving()?;
-            let (sender, confirmed) = tokio::sync::oneshot::channel();
-            let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
-            // Also when whoever waits is dropped.
-            let _forgotten = Forgotten { reads: &shard.reads, ticket };
-            match tokio::time::timeout_at(end, confirmed).await {
-                Ok(Ok(Confirmation::At(index))) => positions.push(index),
-                _ => return None,
-            }
-        }
-        Some(positions)
-    }
-
-    /// Whether everything up to these positions is applied, shard by shard.
-    #[cfg(any(feature = "cluster", feature = "client"))]
-    pub(super) fn has(&self, positions: &[Lsn]) -> bool {
-        self.served.shards.iter().zip(positions).all(|(shard, lsn)| shard.positions.applied() >= *lsn)
-    }
-}
-
-/// A read that is waited for, until this is dropped.
-#[cfg(any(feature = "cluster", feature = "client"))]
-struct Forgotten<'a> {
-    reads: &'a ReadIndex,
-    ticket: ReadTicket,
-}
-
-#[cfg(any(feature = "cluster", feature = "client"))]
-impl Drop for Forgotten<'_> {
-    fn drop(&mut self) {
-        self.reads.forget(self.ticket);
     }
 }
 

@@ -21,9 +21,10 @@ use towline_wal::{SubmitError as LogRefused, WalError};
 /// The namespaces of a node that are up.
 #[derive(Debug)]
 pub(super) struct Registry {
-    /// Who changes namespaces does it one after another, until the node closes. None: the node is one of several, and
-    /// changes none.
-    control: Option<Mutex<Option<ControlLog>>>,
+    /// Who changes namespaces does it one after another, until the node closes.
+    control: Mutex<Option<ControlLog>>,
+    /// A node that is one of several changes none: its configuration says which there are.
+    may_change: bool,
     up: RwLock<Up>,
 }
 
@@ -49,16 +50,13 @@ pub(super) struct Served {
 
 impl Registry {
     /// The registry of a node that has these namespaces; they come up by [`Registry::bring_up`].
-    pub(super) fn new(control: Option<ControlLog>) -> Self {
-        Self { control: control.map(|log| Mutex::new(Some(log))), up: RwLock::default() }
+    pub(super) fn new(control: ControlLog, may_change: bool) -> Self {
+        Self { control: Mutex::new(Some(control)), may_change, up: RwLock::default() }
     }
 
     /// Brings all namespaces up; nothing serves them before all of them are known to come up.
     pub(super) fn bring_up(&self, host: &Host, store: &Arc<RocksStore>) -> Result<(), OpenError> {
-        let control = self.control.as_ref().map(Mutex::lock);
-        let known = control.as_ref().and_then(|control| control.as_ref().map(ControlLog::catalog));
-        let catalog = known.map_or_else(Catalog::initial, Clone::clone);
-        drop(control);
+        let catalog = self.control.lock().as_ref().map_or_else(Catalog::initial, |control| control.catalog().clone());
         let mut all = Vec::new();
         for namespace in catalog.namespaces() {
             let prepare = |shard: &crate::model::ShardDescriptor| host.prepare(store, shard.clone());
@@ -110,25 +108,26 @@ impl Registry {
         self.all().iter().flat_map(|served| served.shards.iter().map(Arc::clone)).collect()
     }
 
+    /// How many shards there are.
+    pub(super) fn count(&self) -> usize {
+        self.up.read().by_id.values().map(|served| served.shards.len()).sum()
+    }
+
     /// The catalog, and the shards that are up, of one moment; none if the node is closed.
     pub(super) fn catalog_and_shards(&self) -> Option<(Catalog, Vec<Arc<ShardHandle>>)> {
-        let Some(control) = &self.control else { return Some((Catalog::initial(), self.shards())) };
-        let control = control.lock();
+        let control = self.control.lock();
         let catalog = control.as_ref()?.catalog().clone();
         Some((catalog, self.shards()))
     }
 
     /// No namespace changes any more; one that is being changed is finished first.
     pub(super) fn close(&self) {
-        if let Some(control) = &self.control {
-            drop(control.lock().take());
-        }
+        drop(self.control.lock().take());
     }
 
     /// Goes on with what an earlier life dropped.
     pub(super) fn finish_drops(&self, host: &Host, gate: &Gate) -> Result<(), NamespaceError> {
-        let Some(control) = &self.control else { return Ok(()) };
-        let mut control = control.lock();
+        let mut control = self.control.lock();
         let Some(control) = control.as_mut() else { return Ok(()) };
         let dropped: Vec<_> = control.catalog().dropped().cloned().collect();
         dropped.into_iter().try_for_each(|namespace| remove(control, host, gate, &namespace))
@@ -244,6 +243,7 @@ impl Node {
         control.change(change)?;
         if let Some(served) = self.shared.registry.named(name) {
             served.descriptor.write().policy = policy;
+            served.shards.iter().for_each(|shard| shard.rest.disturb());
         }
         Ok(())
     }
@@ -280,7 +280,10 @@ impl Node {
     }
 
     fn control(&self) -> Result<MutexGuard<'_, Option<ControlLog>>, NamespaceError> {
-        let control = self.shared.registry.control.as_ref();
-        Ok(control.ok_or(NamespaceError::NotAlone(self.shared.host.node))?.lock())
+        let registry = &self.shared.registry;
+        if !registry.may_change {
+            return Err(NamespaceError::NotAlone(self.shared.host.node));
+        }
+        Ok(registry.control.lock())
     }
 }

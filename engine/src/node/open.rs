@@ -5,11 +5,12 @@ use super::error::{bytes_class, log_class, log_code};
 use super::gate::Gate;
 use super::hosting::{Host, SnapshotLimits};
 use super::identity::{self, Identity, IdentityError};
+use super::layout::{self, NamespacesDiffer};
 use super::namespaces::Registry;
 use super::snapshots::{GiveOrder, GiverThread, HalfReplaced, SnapshotDesk, TakerThread};
 use super::threads::Threads;
 use super::{Node, NodeOptions, Shared};
-use crate::control::{CatalogError, ConfigMaster, DEFAULT_SHARD};
+use crate::control::{CatalogError, ConfigMaster};
 use crate::model::codec::CodecError;
 use crate::model::limits::{LOG_QUEUE_BYTES, LOG_STEP_BYTES_MAX};
 use crate::model::request::FailureClass;
@@ -17,6 +18,7 @@ use crate::model::{ClusterId, DirectoryId, Epoch, Lsn, NodeId, ShardId};
 use crate::state::{ApplyError, RocksStore, StoreError};
 use crossbeam::channel::{bounded, unbounded};
 use parking_lot::{Mutex, RwLock};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use towline_wal::limits::BATCH_BYTES_MAX;
 use towline_wal::{HardStateKind, Wal};
@@ -31,7 +33,7 @@ use towline_wal::{HardStateKind, Wal};
 /// | TW-6024, TW-6025 | damage | give it the right disk: it must not vote with what is left |
 /// | TW-6026 | operator | make a log with larger segments |
 /// | TW-6027 | fix the request | name node and leader among the voters |
-/// | TW-6028 | operator | open it alone and drop the namespaces, or start with a fresh directory |
+/// | TW-6028 | operator | name the namespaces as the directory has them, see [`NamespacesDiffer`] |
 /// | TW-6029 | operator | what the operating system says |
 /// | TW-6030 | damage, or operator | what the sentence says of the parts; they are needed to finish what was begun |
 /// | TW-10xx | operator | see [`towline_wal::WalError`] |
@@ -137,12 +139,9 @@ pub enum OpenError {
     /// The catalog names shards that make no namespace.
     #[error(transparent)]
     Namespaces(#[from] CatalogError),
-    /// A directory with namespaces of its own can't become one of several.
-    #[error(
-        "the directory has namespaces that were made while the node was alone: this release can't serve them among \
-         several nodes; open it alone and drop them, or start with a fresh directory"
-    )]
-    NamespacesAlone,
+    /// The configuration names other namespaces than the directory has.
+    #[error(transparent)]
+    NamespacesDiffer(#[from] NamespacesDiffer),
     /// A thread can't be started.
     #[error("a thread can't be started: {0}")]
     Thread(std::io::Error),
@@ -166,7 +165,7 @@ impl OpenError {
             Self::NotAVoter(_) => 6027,
             Self::Catalog(log) => log.code(),
             Self::Namespaces(catalog) => catalog.code(),
-            Self::NamespacesAlone => 6028,
+            Self::NamespacesDiffer(_) => 6028,
             Self::Thread(_) => 6029,
             Self::HalfReplaced(_) => 6030,
             Self::WriteLog(log) => log_code(log.code()),
@@ -189,7 +188,7 @@ impl OpenError {
             Self::Catalog(CatalogLogError::Catalog(_)) | Self::Namespaces(_) => FailureClass::Damage,
             Self::Catalog(log) => log.class(),
             Self::StateLost { .. } | Self::PromiseLost { .. } | Self::PromiseInDoubt => FailureClass::Damage,
-            Self::RolledBack { .. } | Self::SegmentsTooSmall { .. } | Self::NamespacesAlone | Self::Thread(_) => {
+            Self::RolledBack { .. } | Self::SegmentsTooSmall { .. } | Self::NamespacesDiffer(_) | Self::Thread(_) => {
                 FailureClass::Operator
             }
         }
@@ -232,23 +231,24 @@ impl Node {
                 identity
             }
         };
-        // Who votes alone promised nobody else: a promise of which no batch came (`PromiseLost`) is given again.
-        let log = ConfigMaster::lineage(identity.cluster, DEFAULT_SHARD);
-        let is_alone = options.voters.len() == 1;
-        if !is_alone && report.doubtful_hard_states.contains(&(log, HardStateKind::Promise)) {
-            return Err(OpenError::PromiseInDoubt);
-        }
         let wal = Arc::new(wal);
-        let control = ControlLog::open(
-            Arc::clone(&wal),
-            ConfigMaster::lineage(identity.cluster, CATALOG),
-            report.losses_unknown,
-        )?;
-        if !is_alone && control.catalog().namespaces().count() > 1 {
-            return Err(OpenError::NamespacesAlone);
+        let lineage = |shard| ConfigMaster::lineage(identity.cluster, shard);
+        let mut control = ControlLog::open(Arc::clone(&wal), lineage(CATALOG), report.losses_unknown)?;
+        // Who votes alone promised nobody else: a promise of which no batch came (`PromiseLost`) is given again.
+        let is_alone = options.voters.len() == 1;
+        if is_alone {
+            layout::settle_alone(&mut control, &options.namespaces)?;
+        } else {
+            let doubtful: BTreeSet<_> = report.doubtful_hard_states.iter().collect();
+            let known = layout::catalog_of(&options.namespaces).map_err(CatalogLogError::Catalog)?;
+            let mut shards = known.namespaces().flat_map(|namespace| &namespace.shards);
+            if shards.any(|shard| doubtful.contains(&(lineage(shard.shard), HardStateKind::Promise))) {
+                return Err(OpenError::PromiseInDoubt);
+            }
+            layout::settle(&mut control, &options.namespaces)?;
         }
         let store = Arc::new(RocksStore::open_with(&options.directory.join("state"), &options.state)?);
-        start(options, identity, wal, report.segment_bytes, store, is_alone.then_some(control))
+        start(options, identity, wal, report.segment_bytes, store, control)
     }
 }
 
@@ -262,7 +262,7 @@ fn start(
     wal: Arc<Wal>,
     segment_bytes: u64,
     store: Arc<RocksStore>,
-    control: Option<ControlLog>,
+    control: ControlLog,
 ) -> Result<Node, OpenError> {
     let mut threads = Threads::default();
     let workers = (0..options.sequencers.max(1)).map(|_| threads.start_worker()).collect::<Result<_, _>>()?;
@@ -275,7 +275,7 @@ fn start(
         node: options.node,
         disk: DirectoryId::new(identity.directory),
         voters: options.voters,
-        first_leader: options.leader,
+        leader: options.leader,
         wal,
         budget: Arc::default(),
         buffers: Arc::default(),
@@ -295,7 +295,7 @@ fn start(
             log_bytes: options.follower_log_bytes,
         },
     };
-    let registry = Registry::new(control);
+    let registry = Registry::new(control, host.is_alone());
     let gate = Gate::new(Arc::clone(&store));
     let (open, closing) = bounded(0);
     let (letting_go, open) = (RwLock::new(()), Mutex::new(Some(open)));

@@ -1,18 +1,20 @@
-//! Connections to the other nodes: who dials, who greets, and what a replication stream delivers.
+//! Connections to the other nodes: who dials, who greets, and what replication streams deliver.
 //!
-//! The node with the lower number dials, for ever, with full jitter. Everything here is tokio's; it hands events
-//! to the shard's thread and never waits for it.
+//! The node with the lower number dials, for ever, with full jitter. There is one connection to each node, and on it a stream
+//! for each shard: whoever was dialled opens and greets them, since it is the dialer alone that lets so many be opened to it (a
+//! client may open few). Everything here is tokio's; it hands events to the shards' threads and never waits for them.
 
 use super::shard::{Event, PeerLink};
 use super::transport::{Transport, TransportError, resolve};
-use super::{Identity, Inbox, SHARD};
+use super::{Identity, Inbox};
 use crate::model::from_client::CANCEL;
 use crate::model::limits::MESSAGE_BYTES_MAX;
-use crate::model::{DirectoryId, Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream};
+use crate::model::{DirectoryId, Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream, ShardId};
 use crate::state::check_batch;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
 use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -29,10 +31,16 @@ pub(super) const EVENTS_WAITING: usize = 256;
 pub(super) struct Network {
     pub(super) identity: Identity,
     pub(super) incarnation: u64,
-    pub(super) log: LogId,
-    pub(super) events: Inbox,
+    pub(super) shards: Arc<BTreeMap<ShardId, Replicated>>,
     pub(super) sessions: Arc<AtomicU64>,
     pub(super) transport: Transport,
+}
+
+/// A shard that other nodes have as well.
+#[derive(Debug, Clone)]
+pub(super) struct Replicated {
+    pub(super) log: LogId,
+    pub(super) events: Inbox,
 }
 
 impl Network {
@@ -66,6 +74,8 @@ impl Network {
             let (handle, events) = loop {
                 let mut config = self.config();
                 config.expect_node = Some(peer.get());
+                let streams = u32::try_from(self.shards.len()).unwrap_or(u32::MAX);
+                config.limits.streams_max = config.limits.streams_max.max(streams);
                 let (sink, events) = EventSink::channel(EVENTS_WAITING);
                 match self.connect(&address, config, sink).await {
                     Ok(handle) => break (handle, events),
@@ -79,7 +89,7 @@ impl Network {
                     }
                 }
             };
-            self.clone().session(peer, handle, events, Greets::First).await;
+            self.clone().session(peer, handle, events, Greets::Back).await;
             // A peer that refuses us at once must not be asked in a tight loop.
             tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
         }
@@ -105,38 +115,36 @@ impl Network {
         greets: Greets,
     ) {
         let session = self.sessions.fetch_add(1, Ordering::Relaxed);
-        let mut link: Option<Arc<NetPeer>> = None;
+        if let Err(error) = handle.ready().await {
+            tracing::warn!(%peer, %error, "the connection was refused");
+            return;
+        }
+        let mut streams = Streams {
+            network: &self,
+            peer,
+            session,
+            handle: &handle,
+            links: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+        };
         if greets == Greets::First {
-            match handle.ready().await {
-                Ok(_) => {}
-                Err(error) => {
-                    tracing::warn!(%peer, %error, "the connection was refused");
-                    return;
-                }
-            }
-            match handle.open(StreamKind::Replication, Lane::Replication) {
-                Ok(stream) => link = self.greet(session, &handle, stream),
-                Err(error) => tracing::warn!(%peer, %error, "no replication stream"),
-            }
+            streams.open_all();
         }
         while let Some(event) = events.recv().await {
             let sound = match event {
-                NetEvent::Opened { stream, kind: StreamKind::Replication, .. } if link.is_none() => {
-                    link = self.greet(session, &handle, stream);
-                    link.is_some()
+                NetEvent::Opened { stream, kind: StreamKind::Replication, .. } if greets == Greets::Back => {
+                    streams.unknown.insert(stream);
+                    true
                 }
                 NetEvent::Opened { stream, .. } => {
                     handle.reset(stream, ResetCode::REFUSED);
                     true
                 }
-                NetEvent::Message { stream, bytes, charge, .. } => match &link {
-                    Some(link) if link.stream == stream => self.message(peer, link, &bytes, charge),
-                    _ => {
-                        handle.consumed(stream, charge);
-                        true
-                    }
-                },
-                NetEvent::Reset { .. } | NetEvent::Finished { .. } => false,
+                NetEvent::Message { stream, bytes, charge, .. } => streams.message(stream, &bytes, charge),
+                NetEvent::Reset { stream, .. } | NetEvent::Finished { stream } => {
+                    streams.ended(stream);
+                    true
+                }
                 NetEvent::Closed { reason } => {
                     tracing::info!(%peer, %reason, "the connection ended");
                     break;
@@ -147,43 +155,115 @@ impl Network {
                 handle.close();
             }
         }
-        self.events.send(Event::PeerDown(peer, session));
+        streams.all_ended();
+    }
+}
+
+/// The streams of one connection.
+struct Streams<'a> {
+    network: &'a Network,
+    peer: NodeId,
+    session: u64,
+    handle: &'a ConnectionHandle,
+    links: BTreeMap<StreamId, Arc<NetPeer>>,
+    /// Opened by the peer, which has not said about which shard.
+    unknown: BTreeSet<StreamId>,
+}
+
+impl Streams<'_> {
+    fn open_all(&mut self) {
+        for (shard, replicated) in &*self.network.shards {
+            match self.handle.open(StreamKind::Replication, Lane::Replication) {
+                Ok(stream) => self.greet(*shard, replicated, stream),
+                Err(error) => {
+                    // It has fewer shards, by an older configuration: those that it has are among the first.
+                    tracing::warn!(peer = %self.peer, %shard, %error, "no replication stream for this shard and those behind it");
+                    return;
+                }
+            }
+        }
     }
 
-    fn greet(&self, session: u64, handle: &ConnectionHandle, stream: StreamId) -> Option<Arc<NetPeer>> {
-        let replication = ReplicationStream::new(SHARD, self.log);
-        let greeting = replication.greeting().ok()?;
-        handle.try_send(stream, greeting, SendFlags::default()).ok()?;
-        let replication = Mutex::new(replication);
-        Some(Arc::new(NetPeer { session, handle: handle.clone(), stream, replication }))
+    fn greet(&mut self, shard: ShardId, replicated: &Replicated, stream: StreamId) {
+        let replication = ReplicationStream::new(shard, replicated.log);
+        let greeting = replication.greeting().ok();
+        let sent = greeting.map(|greeting| self.handle.try_send(stream, greeting, SendFlags::default()));
+        if !matches!(sent, Some(Ok(()))) {
+            tracing::error!(peer = %self.peer, %shard, "the greeting of a shard was not sent: the connection is closed");
+            self.handle.close();
+            return;
+        }
+        let (handle, replication) = (self.handle.clone(), Mutex::new(replication));
+        let events = replicated.events.clone();
+        self.links.insert(stream, Arc::new(NetPeer { session: self.session, handle, stream, replication, events }));
     }
 
-    /// One message of the stream; false closes the connection.
-    fn message(&self, peer: NodeId, link: &Arc<NetPeer>, bytes: &Bytes, charge: usize) -> bool {
+    /// One message of a stream; false closes the connection.
+    fn message(&mut self, stream: StreamId, bytes: &Bytes, charge: usize) -> bool {
+        if self.unknown.remove(&stream) {
+            match ReplicationStream::greeted_shard(bytes) {
+                Ok(shard) => match self.network.shards.get(&shard) {
+                    Some(replicated) => self.greet(shard, replicated, stream),
+                    None => {
+                        let peer = self.peer;
+                        tracing::warn!(%peer, %shard, "a peer has a shard that this node's configuration does not name");
+                        self.handle.reset(stream, ResetCode::REFUSED);
+                    }
+                },
+                Err(error) => {
+                    tracing::error!(peer = %self.peer, %error, "a replication stream has no greeting");
+                    return false;
+                }
+            }
+        }
+        let Some(link) = self.links.get(&stream).map(Arc::clone) else {
+            self.handle.consumed(stream, charge);
+            return true;
+        };
         let received = link.replication.lock().receive(bytes);
-        match received {
+        let taken = match received {
             Ok(Received::Greeting) => {
-                link.handle.consumed(link.stream, charge);
+                self.handle.consumed(stream, charge);
                 // The greeting comes behind the handshake.
-                let directory = link.handle.peer().map(|hello| DirectoryId::new(hello.identity.directory));
-                let link = Arc::clone(link) as Arc<dyn PeerLink>;
-                self.events.send(Event::PeerUp(peer, directory.unwrap_or_default(), link));
-                true
+                let directory = self.handle.peer().map(|hello| DirectoryId::new(hello.identity.directory));
+                let link_up = Arc::clone(&link) as Arc<dyn PeerLink>;
+                link.events.deliver(Event::PeerUp(self.peer, directory.unwrap_or_default(), link_up))
             }
             Ok(Received::Message(message)) => {
                 // N11: what apply could not execute is refused before it reaches the log, so it can't commit.
                 if let Err(error) = check_batches(&message) {
-                    tracing::error!(%peer, %error, "a batch can't be applied by this release: it is refused");
+                    tracing::error!(peer = %self.peer, %error, "a batch can't be applied by this release: it is refused");
                     return false;
                 }
-                self.events.send(Event::Message(peer, link.session, message, charge));
-                true
+                let taken = link.events.deliver(Event::Message(self.peer, self.session, message, charge));
+                if !taken {
+                    self.handle.consumed(stream, charge);
+                }
+                taken
             }
             Err(error) => {
-                tracing::error!(%peer, %error, "the replication stream can't go on");
-                false
+                tracing::error!(peer = %self.peer, %error, "the replication stream can't go on");
+                return false;
             }
+        };
+        if !taken {
+            // The shard has ended on this node: otherwise what comes for it would take the others' credit.
+            self.links.remove(&stream);
+            self.handle.reset(stream, ResetCode::REFUSED);
         }
+        true
+    }
+
+    /// The peer's shard has ended, or it has no such shard.
+    fn ended(&mut self, stream: StreamId) {
+        self.unknown.remove(&stream);
+        if let Some(link) = self.links.remove(&stream) {
+            link.down(self.peer);
+        }
+    }
+
+    fn all_ended(&mut self) {
+        std::mem::take(&mut self.links).into_values().for_each(|link| link.down(self.peer));
     }
 }
 
@@ -211,12 +291,12 @@ fn check_batches(message: &Message) -> Result<(), crate::state::ApplyError> {
     }
 }
 
-/// Who opens the stream.
+/// Who opens the streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Greets {
-    /// The dialer.
+    /// The acceptor.
     First,
-    /// The acceptor, on the stream that the dialer opened.
+    /// The dialer, on the streams that the acceptor opened.
     Back,
 }
 
@@ -226,6 +306,13 @@ struct NetPeer {
     handle: ConnectionHandle,
     stream: StreamId,
     replication: Mutex<ReplicationStream>,
+    events: Inbox,
+}
+
+impl NetPeer {
+    fn down(&self, peer: NodeId) {
+        self.events.send(Event::PeerDown(peer, self.session));
+    }
 }
 
 impl PeerLink for NetPeer {

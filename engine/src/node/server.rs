@@ -4,7 +4,7 @@ use super::access::{Authorizer, Caller, Door, Grants};
 use super::config::Config;
 use super::failure::FEEDS_MAX;
 use super::held::SNAPSHOTS_MAX;
-use super::peers::{EVENTS_WAITING, Greets, Network};
+use super::peers::{EVENTS_WAITING, Greets, Network, Replicated};
 use super::server_stats::ServerStats;
 use super::transport::{Transport, resolve};
 use super::{CloseError, Node, NodeOptions, OpenError};
@@ -229,6 +229,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         node: config.node,
         voters,
         leader: config.leader,
+        namespaces: config.namespaces.clone(),
         log: config.log_options(),
         queue_bytes: config.queue_bytes,
         quorum_lost_after: config.quorum_lost_after,
@@ -238,12 +239,13 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         replay_bytes_max: config.replay_bytes_max,
         ..NodeOptions::alone(&config.data_dir)
     })?);
-    let shard = node.default_shard();
+    let shards = node.shared.registry.shards().into_iter();
+    let shards =
+        shards.map(|shard| (shard.descriptor.shard, Replicated { log: shard.log, events: shard.events.clone() }));
     let network = Network {
         identity: *node.identity(),
         incarnation: node.shared.host.wal.incarnation(),
-        log: shard.log,
-        events: shard.events.clone(),
+        shards: Arc::new(shards.collect()),
         sessions: Arc::new(AtomicU64::new(1)),
         transport,
     };
@@ -353,7 +355,7 @@ impl Server {
         let peer = NodeId::new(identity.node);
         match identity.role {
             Role::Node if self.peers.contains_key(&peer) && peer < self.node.identity().node => {
-                self.network.session(peer, handle, events, Greets::Back).await;
+                self.network.session(peer, handle, events, Greets::First).await;
             }
             Role::Client => match Arc::clone(&self.clients).try_acquire_owned() {
                 Ok(_place) => {

@@ -177,6 +177,8 @@ impl Namespace {
     /// A shard knows as many sessions as it may; or as for any write.
     pub fn open_session(&self) -> Result<Session, SessionError> {
         let record = ControlRecord::OpenSession { sessions_max: self.descriptor().policy.sessions_max };
+        // Before any of them begins it: in a part of the shards it is of no use.
+        self.shards().iter().try_for_each(|shard| self.check_writable(shard))?;
         let mut receipts = Vec::new();
         for shard in self.shards() {
             receipts.push(self.control(shard, &record)?);
@@ -215,7 +217,7 @@ impl Namespace {
 
     /// Submits a control record to one shard.
     pub(super) fn control(&self, shard: &ShardHandle, record: &ControlRecord) -> Result<Receipt, WriteRefused> {
-        self.check_writable()?;
+        self.check_writable(shard)?;
         let bytes = match record.encode() {
             Ok(bytes) => bytes,
             Err(error) => unreachable!("records of sessions have a fixed length: {error}"),

@@ -11,6 +11,7 @@ use super::applier::{Applied, ApplierError, ApplyOrder, ApplyStage, Attempt};
 use super::assigning::{AssignWaiter, ByHand};
 use super::completion::Completion;
 use super::health::Health;
+use super::inbox::Events;
 use super::log_budget::LogBudget;
 use super::positions::Positions;
 use super::read_index::ReadIndex;
@@ -25,7 +26,7 @@ use crate::model::{DirectoryId, Epoch, LogId, LogPosition, Lsn, Message, NodeId,
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
-use crossbeam::channel::{Receiver, Sender};
+use crossbeam::channel::Sender;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
@@ -127,7 +128,7 @@ pub(super) struct Shard {
     pub(super) master: ConfigMaster,
     pub(super) sequencer: Sequencer<Arrived<Completion>>,
     pub(super) queue: Arc<SubmissionQueue<Arrived<Completion>>>,
-    pub(super) inbox: Receiver<Event>,
+    pub(super) inbox: Events,
     pub(super) events: super::Inbox,
     pub(super) stage: Arc<Mutex<ApplyStage>>,
     pub(super) stages: Arc<Stages>,
@@ -270,7 +271,7 @@ impl LogView for ShardLog<'_> {
     }
 
     fn suspect(&self) -> Option<Lsn> {
-        self.wal.cuts().iter().filter(|cut| cut.log == self.log).map(|cut| cut.from).min()
+        self.wal.cut_of(self.log)
     }
 
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
@@ -321,7 +322,7 @@ impl Shard {
 
     fn round(&mut self) -> bool {
         let mut worked = self.handle_held();
-        while let Ok(event) = self.inbox.try_recv() {
+        while let Some(event) = self.inbox.next() {
             worked = true;
             self.handle(event);
         }

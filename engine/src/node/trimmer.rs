@@ -6,6 +6,7 @@
 use super::Shared;
 use super::completion::Completion;
 use super::hosting::ShardHandle;
+use super::rest::{Again, Awake};
 use super::stages::Arrived;
 use crate::model::{ControlRecord, Lsn, NamespaceId, Outcome, Policy, ShardId};
 use crate::pipeline::{Receipt, Submission, SubmitPolicy};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 
 /// A session's idle time is told in so many steps: what is expired is known that much later at the most.
 const STEPS: u32 = 32;
+/// How often one that does not serve is asked whether it does.
+const NOT_SERVING_PAUSE: Duration = Duration::from_secs(30);
 
 /// What it remembers of the past; after a restart it begins anew, and sessions live a little longer.
 #[derive(Debug, Default)]
@@ -56,18 +59,20 @@ enum Round {
 }
 
 impl Trimmer {
-    /// Looks at all shards.
-    pub(super) fn look(&mut self, shared: &Shared, now: Instant) {
-        let mut seen = BTreeSet::new();
-        for served in shared.registry.all() {
+    /// Looks at these shards.
+    pub(super) fn look(&mut self, shared: &Shared, awake: &[Awake], now: Instant) {
+        for Awake { served, shards } in awake {
             let policy = served.descriptor.read().policy;
-            for shard in &served.shards {
-                seen.insert(shard.descriptor.shard);
+            for shard in shards {
                 let past = self.shards.entry(shard.descriptor.shard).or_default();
                 past.look(shared, served.id, shard, policy, now);
+                shard.rest.look(past.again(shard, policy, now));
             }
         }
-        self.shards.retain(|shard, _| seen.contains(shard));
+        if self.shards.len() > shared.registry.count() {
+            let known: BTreeSet<_> = shared.registry.shards().iter().map(|shard| shard.descriptor.shard).collect();
+            self.shards.retain(|shard, _| known.contains(shard));
+        }
     }
 }
 
@@ -103,18 +108,39 @@ impl Past {
             let of_rejected = has_rejected(store, namespace, shard.log, rejected_before)?;
             Ok::<_, crate::state::StoreError>((of_sessions, of_rejected))
         });
-        let Some(Ok((is_of_sessions, of_rejected))) = is_worth else { return };
+        let Some(Ok((is_of_sessions, of_rejected))) = is_worth else {
+            self.more = true; // What can't be read now is asked for once more.
+            return;
+        };
         if is_of_sessions || of_rejected {
             // To look at sessions for the sake of rejections would be in vain.
             let record_before = if is_of_sessions { sessions_before } else { Lsn::ZERO };
             let record = ControlRecord::Trim { sessions_before: record_before, rejected_before };
-            let Some(receipt) = propose(shard, &record) else { return };
+            let Some(receipt) = propose(shard, &record) else {
+                self.more = true;
+                return;
+            };
             self.proposed = Some(Proposed { receipt, is_of_sessions });
             if is_of_sessions && self.round == Round::Over {
                 self.round = Round::Since(sessions_before);
             }
         }
         (self.sessions_before, self.rejected_before, self.more) = (sessions_before, rejected_before, false);
+    }
+
+    /// When there is something to see, though nothing is applied meanwhile.
+    fn again(&self, shard: &ShardHandle, policy: Policy, now: Instant) -> Again {
+        // Whoever comes to serve applies nothing by that.
+        let Some(start) = shard.positions.serving() else { return Again::At(now + NOT_SERVING_PAUSE) };
+        let applied = shard.positions.applied();
+        if self.more || self.proposed.is_some() || applied < start {
+            return Again::Soon;
+        }
+        let idle = Duration::from_secs(policy.session_idle_seconds);
+        let is_noted = self.samples.back().is_none_or(|(_, lsn)| *lsn == applied);
+        let step = self.samples.back().filter(|_| !is_noted).and_then(|(at, _)| at.checked_add(idle / STEPS));
+        let end = self.samples.front().and_then(|(at, _)| at.checked_add(idle));
+        step.into_iter().chain(end).min().map_or(Again::Never, Again::At)
     }
 
     /// A record was applied, and there are others to look at in this round; or there are not.
@@ -203,7 +229,8 @@ mod tests {
         idle.retry(number, &write).unwrap().wait().unwrap();
         let mut trimmer = Trimmer::default();
         let start = crate::node::shard::now();
-        let mut look = |seconds: u64| trimmer.look(&node.shared, start + Duration::from_secs(seconds));
+        let mut look =
+            |seconds: u64| trimmer.look(&node.shared, &node.shared.everybody(), start + Duration::from_secs(seconds));
         look(1000);
         used.write(&write).unwrap().wait().unwrap();
         look(1200);
@@ -232,7 +259,7 @@ mod tests {
         let mut trimmer = Trimmer::default();
         let start = crate::node::shard::now();
         let look = |trimmer: &mut Trimmer, seconds: u64| {
-            trimmer.look(&node.shared, start + Duration::from_secs(seconds));
+            trimmer.look(&node.shared, &node.shared.everybody(), start + Duration::from_secs(seconds));
             // What was proposed is applied.
             space.get("k", crate::model::Read::Linearizable).unwrap();
             space.put("k", "v").unwrap().wait().unwrap();
@@ -245,7 +272,7 @@ mod tests {
         look(&mut trimmer, 4000);
         assert!(left(), "20 of them");
         assert!(shard.queue.set_full(crate::pipeline::Disk::State, true));
-        trimmer.look(&node.shared, start + Duration::from_secs(4001));
+        trimmer.look(&node.shared, &node.shared.everybody(), start + Duration::from_secs(4001));
         assert!(shard.queue.set_full(crate::pipeline::Disk::State, false));
         look(&mut trimmer, 4002);
         assert!(!left());

@@ -4,15 +4,17 @@
 
 use super::Shared;
 use super::hosting::ShardHandle;
+use super::rest::Awake;
 use crate::model::{Lsn, ShardId};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 
 /// How far each shard was when it was flushed, and since.
 #[derive(Debug)]
 pub(super) struct Unflushed {
     bytes_max: u64,
     shards: BTreeMap<ShardId, Marks>,
+    /// Bytes that are not flushed, of all of them as they were seen last.
+    bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -21,6 +23,8 @@ struct Marks {
     flushed: Mark,
     /// Where it was since, in steps; ascending.
     behind: VecDeque<Mark>,
+    /// Bytes of batches applied, as they were seen last.
+    seen: u64,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,36 +44,40 @@ const BYTES_MIN: u64 = 64 << 10;
 impl Unflushed {
     /// So many bytes of batches may have to be replayed, of all logs together.
     pub(super) fn new(bytes_max: u64) -> Self {
-        Self { bytes_max: bytes_max.max(BYTES_MIN), shards: BTreeMap::new() }
+        Self { bytes_max: bytes_max.max(BYTES_MIN), shards: BTreeMap::new(), bytes: 0 }
     }
 
-    /// Whether the state is to be flushed now: at half, since what is written until the next look comes on top.
-    pub(super) fn is_enough(&mut self, shared: &Shared) -> bool {
-        let shards = shared.registry.shards();
-        for shard in &shards {
+    /// Whether the state is to be flushed now: at half, since what is written until the next look comes on top. Those that are
+    /// not `awake` are as they were.
+    pub(super) fn is_enough(&mut self, shared: &Shared, awake: &[Awake]) -> bool {
+        for shard in awake.iter().flat_map(|awake| &awake.shards) {
             let marks = self.shards.entry(shard.descriptor.shard).or_default();
             let now = Mark::of(shard);
+            self.bytes += now.bytes.saturating_sub(std::mem::replace(&mut marks.seen, now.bytes));
             let last = marks.behind.back().unwrap_or(&marks.flushed);
             if now.bytes.saturating_sub(last.bytes) >= self.bytes_max / STEPS && marks.behind.len() < STEPS_MAX {
                 marks.behind.push_back(now);
             }
         }
-        let known: BTreeSet<_> = shards.iter().map(|shard| shard.descriptor.shard).collect();
-        self.shards.retain(|id, _| known.contains(id));
-        if self.bytes(&shards) < self.bytes_max / 2 {
+        if self.shards.len() > shared.registry.count() {
+            let known: BTreeSet<_> = shared.registry.shards().iter().map(|shard| shard.descriptor.shard).collect();
+            self.shards.retain(|id, _| known.contains(id));
+            self.count();
+        }
+        if self.bytes < self.bytes_max / 2 {
             return false;
         }
         // RocksDB flushes by itself as well. It is asked only now, when something depends on it.
-        for shard in &shards {
-            let Some(marks) = self.shards.get_mut(&shard.descriptor.shard) else { continue };
-            let flushed = shared.gate.with(|store| store.persisted_applied(shard.descriptor.shard));
+        for (shard, marks) in self.shards.iter_mut().filter(|(_, marks)| !marks.behind.is_empty()) {
+            let flushed = shared.gate.with(|store| store.persisted_applied(*shard));
             // What can't be read is not known to be flushed: it is asked for once more.
             let flushed = flushed.and_then(Result::ok).flatten().map_or(Lsn::ZERO, |flushed| flushed.lsn);
             while let Some(mark) = marks.behind.pop_front_if(|mark| mark.applied <= flushed) {
                 marks.flushed = mark;
             }
         }
-        self.bytes(&shards) >= self.bytes_max / 2
+        self.count();
+        self.bytes >= self.bytes_max / 2
     }
 
     /// Where the shards are: what a flush that begins after this will hold.
@@ -82,16 +90,14 @@ impl Unflushed {
         for (shard, mark) in flush.0 {
             let marks = self.shards.entry(shard).or_default();
             marks.flushed = mark;
+            marks.seen = marks.seen.max(mark.bytes);
             marks.behind.retain(|other| other.bytes > mark.bytes);
         }
+        self.count();
     }
 
-    fn bytes(&self, shards: &[Arc<ShardHandle>]) -> u64 {
-        let of = |shard: &Arc<ShardHandle>| {
-            let flushed = self.shards.get(&shard.descriptor.shard).map_or(0, |marks| marks.flushed.bytes);
-            shard.counters.bytes().saturating_sub(flushed)
-        };
-        shards.iter().map(of).sum()
+    fn count(&mut self) {
+        self.bytes = self.shards.values().map(|marks| marks.seen.saturating_sub(marks.flushed.bytes)).sum();
     }
 }
 
@@ -127,7 +133,7 @@ mod tests {
         let mut flushes = 0;
         for number in 0..400 {
             space.put(format!("{}", number % 10), noise(number)).unwrap().wait().unwrap();
-            if unflushed.is_enough(&node.shared) {
+            if unflushed.is_enough(&node.shared, &node.shared.everybody()) {
                 let flush = Unflushed::begin(&node.shared);
                 node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
                 unflushed.end(flush);
@@ -138,12 +144,12 @@ mod tests {
         // What was flushed by somebody else is found.
         for number in 0..39 {
             space.put("0", noise(number)).unwrap().wait().unwrap();
-            unflushed.is_enough(&node.shared);
+            unflushed.is_enough(&node.shared, &node.shared.everybody());
         }
         node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
         space.put("0", noise(40)).unwrap().wait().unwrap();
         space.put("0", noise(41)).unwrap().wait().unwrap();
-        assert!(!unflushed.is_enough(&node.shared));
+        assert!(!unflushed.is_enough(&node.shared, &node.shared.everybody()));
         node.close().unwrap();
     }
 }

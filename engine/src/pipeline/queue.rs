@@ -1,11 +1,13 @@
-//! The queue between producers and the shard's thread: bounded in slots and in bytes, lock-free where it matters.
+//! The queue between producers and the shard's thread: bounded in writes and in bytes, lock-free where it matters.
+//!
+//! A node has thousands of them, and most are empty: its list takes memory in pieces of 31 places, as it is filled, and gives them back.
 //!
 //! Rules, by number; comments in the code name them:
 //!
-//! 1. `held` counts the bytes of what is in the ring or about to be: a producer adds to it *before* it pushes, the
-//!    consumer takes from it *after* it popped. So it is never below what the ring holds, and the budget is never
-//!    exceeded (but by one submission that is larger than the whole budget, which is taken alone). Every
-//!    submission counts one byte at the least, so `held` is 0 only when nothing is in the ring or on its way.
+//! 1. `held` counts the writes that are in the list or about to be, and their bytes, in one word: a producer adds to it *before* it
+//!    pushes, the consumer takes from it *after* it popped. So it is never below what the list holds, and neither bound is
+//!    ever exceeded (but by one submission that is larger than the whole budget, which is taken alone). What was reserved
+//!    is pushed: the list itself has no bound. `held` is 0 only when nothing is in the list or on its way.
 //! 2. `CLOSED` is a bit of the same word: a producer reserves and looks at it in one step. Whoever reserved before
 //!    it was set is counted, and the consumer's sweep ends only at 0: so everything is either swept or refused.
 //! 3. The shard's [`Bell`] is rung *after* something was pushed, and after the queue was closed; how the consumer
@@ -21,7 +23,7 @@
 use super::gathering::Gathering;
 use super::ready::Bell;
 use super::submission::Submission;
-use super::sync::{ArrayQueue, AtomicU8, AtomicUsize, Backoff, CachePadded, Condvar, Mutex, Ordering};
+use super::sync::{AtomicU8, AtomicU64, AtomicUsize, Backoff, CachePadded, Condvar, Mutex, Ordering, SegQueue};
 use crate::model::request::FailureClass;
 use std::collections::VecDeque;
 use std::fmt;
@@ -29,7 +31,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 /// The bit of `held` that says that nothing more is taken.
-const CLOSED: usize = 1 << (usize::BITS - 1);
+const CLOSED: u64 = 1 << 63;
+/// One write in `held`: bytes lie below, half a tebibyte of them.
+const ONE_WRITE: u64 = 1 << 39;
+const BYTES_MASK: u64 = ONE_WRITE - 1;
+/// Half of what there is room for: what is on its way on top of a bound never reaches the bits above.
+const WRITES_MAX: usize = 1 << 23;
+const BYTES_MAX: u64 = ONE_WRITE >> 1;
 
 /// What a producer does when there is no room.
 ///
@@ -209,10 +217,11 @@ impl Busy {
 /// # Ok::<(), towline::pipeline::SubmitError>(())
 /// ```
 pub struct SubmissionQueue<T> {
-    ring: ArrayQueue<Submission<T>>,
-    bytes_max: usize,
+    list: SegQueue<Submission<T>>,
+    writes_max: usize,
+    bytes_max: u64,
     /// Rules 1 and 2.
-    held: CachePadded<AtomicUsize>,
+    held: CachePadded<AtomicU64>,
     /// Rule 3.
     bell: Arc<Bell>,
     /// Rule 4.
@@ -228,13 +237,14 @@ pub struct SubmissionQueue<T> {
 type Refused<T> = (SubmitError, Submission<T>);
 
 impl<T> SubmissionQueue<T> {
-    /// A queue with so many slots, and room for so many bytes, whose consumer this bell calls.
+    /// A queue with room for so many writes, and so many bytes, whose consumer this bell calls.
     #[must_use]
     pub fn new(slots: usize, bytes_max: usize, bell: Arc<Bell>) -> Self {
         Self {
-            ring: ArrayQueue::new(slots.max(1)),
-            bytes_max: bytes_max.min(CLOSED >> 1),
-            held: CachePadded::new(AtomicUsize::new(0)),
+            list: SegQueue::new(),
+            writes_max: slots.clamp(1, WRITES_MAX),
+            bytes_max: (bytes_max as u64).min(BYTES_MAX),
+            held: CachePadded::new(AtomicU64::new(0)),
             bell,
             waiting: CachePadded::new(AtomicUsize::new(0)),
             full: CachePadded::new(AtomicU8::new(0)),
@@ -309,29 +319,25 @@ impl<T> SubmissionQueue<T> {
         if let Some(disk) = self.full_disk() {
             return Err((SubmitError::DiskFull(disk), submission));
         }
-        let mut submission = submission;
-        loop {
-            if let Err(why) = self.reserve(&submission) {
-                return Err((why, submission));
+        match self.reserve(&submission) {
+            Ok(()) => {
+                self.push_reserved(submission);
+                Ok(())
             }
-            match self.push_reserved(submission) {
-                // The bytes that were reserved in between may be what kept another one out, who now waits for the
-                // call that a `pop` makes. So this one does not give up while there may be none.
-                Err((SubmitError::Busy(_), back)) if !self.ring.is_full() => submission = back,
-                done => return done,
-            }
+            Err(why) => Err((why, submission)),
         }
     }
 
     /// What is said to one who finds no room for so many bytes now.
     pub(crate) fn busy(&self, bytes: usize) -> Busy {
         let waited = Duration::from_micros(self.waited.load(Ordering::Relaxed) as u64);
+        let held = self.held.load(Ordering::SeqCst);
         Busy {
             bytes,
-            held_bytes: self.bytes(),
-            bytes_max: self.bytes_max,
-            writes: self.ring.len(),
-            writes_max: self.ring.capacity(),
+            held_bytes: bytes_of(held),
+            bytes_max: bytes_of(self.bytes_max),
+            writes: writes_of(held),
+            writes_max: self.writes_max,
             waiting: self.waiting(),
             after: (waited / 2).clamp(Busy::AFTER_MIN, Busy::AFTER_MAX),
         }
@@ -339,10 +345,11 @@ impl<T> SubmissionQueue<T> {
 
     /// Rules 1 and 2: the first step. SeqCst: one order with `waiting` (rule 4) and with `close`.
     pub(super) fn reserve(&self, submission: &Submission<T>) -> Result<(), SubmitError> {
-        let bytes = charge(submission);
-        let with_room = |held: usize| {
-            let room = held == 0 || (held & CLOSED == 0 && held.saturating_add(bytes) <= self.bytes_max);
-            room.then_some(held + bytes)
+        let with_room = |held: u64| {
+            let has_room = writes_of(held) < self.writes_max
+                && (held & BYTES_MASK).saturating_add(submission.bytes() as u64) <= self.bytes_max;
+            let takes = held == 0 || (held & CLOSED == 0 && has_room);
+            takes.then(|| held + charge(submission))
         };
         match self.held.fetch_update(Ordering::SeqCst, Ordering::SeqCst, with_room) {
             Ok(_) => Ok(()),
@@ -351,14 +358,10 @@ impl<T> SubmissionQueue<T> {
         }
     }
 
-    /// The second step: what was reserved is pushed, or given back.
-    pub(super) fn push_reserved(&self, submission: Submission<T>) -> Result<(), Refused<T>> {
-        if let Err(submission) = self.ring.push(submission) {
-            self.held.fetch_sub(charge(&submission), Ordering::SeqCst);
-            return Err((self.busy(submission.bytes()).into(), submission));
-        }
+    /// The second step: what was reserved is pushed.
+    pub(super) fn push_reserved(&self, submission: Submission<T>) {
+        self.list.push(submission);
         self.bell.ring();
-        Ok(())
     }
 
     /// The next submission, if one is there. For the consumer. Once the queue is closed, none means that nothing
@@ -366,7 +369,7 @@ impl<T> SubmissionQueue<T> {
     pub fn pop(&self) -> Option<Submission<T>> {
         let backoff = Backoff::new();
         let submission = loop {
-            if let Some(submission) = self.ring.pop() {
+            if let Some(submission) = self.list.pop() {
                 break submission;
             }
             // Rule 2: who reserved before the close is between two steps, and does not wait there.
@@ -376,9 +379,9 @@ impl<T> SubmissionQueue<T> {
             }
             backoff.snooze();
         };
-        let bytes = charge(&submission);
-        let left = (self.held.fetch_sub(bytes, Ordering::SeqCst) & !CLOSED) - bytes;
-        let half_free = left <= self.bytes_max / 2 && self.ring.len() <= self.ring.capacity() / 2;
+        let charge = charge(&submission);
+        let left = (self.held.fetch_sub(charge, Ordering::SeqCst) & !CLOSED) - charge;
+        let half_free = left & BYTES_MASK <= self.bytes_max / 2 && writes_of(left) <= self.writes_max / 2;
         if half_free && self.waiting.load(Ordering::SeqCst) > 0 {
             // Rules 4 and 5. The lock: a producer between its look and its sleep is not missed.
             if let Some(first) = self.line.lock().front() {
@@ -448,7 +451,7 @@ impl<T> SubmissionQueue<T> {
     /// Whether nothing waits, and nothing is on its way in.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.bytes() == 0
+        self.held.load(Ordering::SeqCst) & !CLOSED == 0
     }
 
     /// Producers that wait for room.
@@ -460,7 +463,7 @@ impl<T> SubmissionQueue<T> {
     /// Bytes that wait.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        self.held.load(Ordering::SeqCst) & !CLOSED
+        bytes_of(self.held.load(Ordering::SeqCst))
     }
 }
 
@@ -475,6 +478,16 @@ impl<T> fmt::Debug for SubmissionQueue<T> {
 }
 
 /// What a submission takes of the budget.
-fn charge<T>(submission: &Submission<T>) -> usize {
-    submission.bytes().max(1)
+fn charge<T>(submission: &Submission<T>) -> u64 {
+    ONE_WRITE + submission.bytes() as u64
+}
+
+/// The bytes in `held`.
+fn bytes_of(held: u64) -> usize {
+    usize::try_from(held & BYTES_MASK).unwrap_or(usize::MAX)
+}
+
+/// The writes in `held`.
+fn writes_of(held: u64) -> usize {
+    usize::try_from((held & !CLOSED) / ONE_WRITE).unwrap_or(usize::MAX)
 }

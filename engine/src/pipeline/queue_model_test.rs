@@ -143,7 +143,7 @@ fn what_waits_for_room_all_gets_in_within_the_budget_and_comes_out_once() {
 #[test]
 fn who_does_not_wait_for_ever_is_refused_whole_and_keeps_nobody_out() {
     check(|| {
-        // One slot: what is reserved and given back, because the slot is taken, hides room from others for a moment.
+        // One place: who has it keeps the others' bytes out as well.
         let model = Model::new(1);
         let patient = [model.producer(1, [9], SubmitPolicy::Wait), model.producer(2, [1], FOR_EVER)];
         let impatient = [model.producer(3, [9, 2], SubmitPolicy::Fail), model.producer(4, [9], A_MOMENT)];

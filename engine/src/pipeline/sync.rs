@@ -3,7 +3,7 @@
 
 #[cfg(not(shuttle))]
 mod primitives {
-    pub(crate) use crossbeam::queue::{ArrayQueue, SegQueue};
+    pub(crate) use crossbeam::queue::SegQueue;
     pub(crate) use crossbeam::utils::{Backoff, CachePadded};
     pub(crate) use parking_lot::{Condvar, Mutex};
     use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -208,43 +208,6 @@ mod primitives {
     }
 
     #[derive(Debug)]
-    pub(crate) struct ArrayQueue<T> {
-        items: Mutex<VecDeque<T>>,
-        capacity: usize,
-    }
-
-    impl<T> ArrayQueue<T> {
-        pub(crate) fn new(capacity: usize) -> Self {
-            Self { items: Mutex::new(VecDeque::new()), capacity }
-        }
-
-        pub(crate) fn push(&self, item: T) -> Result<(), T> {
-            let mut items = self.items.lock();
-            if items.len() == self.capacity {
-                return Err(item);
-            }
-            items.push_back(item);
-            Ok(())
-        }
-
-        pub(crate) fn pop(&self) -> Option<T> {
-            self.items.lock().pop_front()
-        }
-
-        pub(crate) const fn capacity(&self) -> usize {
-            self.capacity
-        }
-
-        pub(crate) fn len(&self) -> usize {
-            self.items.lock().len()
-        }
-
-        pub(crate) fn is_full(&self) -> bool {
-            self.len() == self.capacity
-        }
-    }
-
-    #[derive(Debug)]
     pub(crate) struct SegQueue<T>(Mutex<VecDeque<T>>);
 
     impl<T> SegQueue<T> {
@@ -307,8 +270,8 @@ mod primitives {
 }
 
 pub(crate) use primitives::{
-    ArrayQueue, AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Backoff, CachePadded, Condvar, Futex, Mutex, Ordering,
-    SegQueue, thread, wake,
+    AtomicBool, AtomicU8, AtomicU64, AtomicUsize, Backoff, CachePadded, Condvar, Futex, Mutex, Ordering, SegQueue,
+    thread, wake,
 };
 
 /// Runs a model in many orders: at random, and with few switches at places drawn beforehand, which finds rare ones.

@@ -34,6 +34,7 @@ mod limits;
 mod linear_reads;
 #[cfg(feature = "cli")]
 mod log_tools;
+mod many_shards;
 #[cfg(target_os = "linux")]
 mod memory;
 mod mends;

@@ -284,7 +284,7 @@ fn a_node_of_several_makes_no_namespaces_and_refuses_a_directory_that_has_some()
     let node = open(directory.path());
     node.create_namespace("x", &NamespaceOptions::default()).unwrap();
     node.close().unwrap();
-    assert!(matches!(Node::open(several(directory.path())), Err(OpenError::NamespacesAlone)));
+    assert!(matches!(Node::open(several(directory.path())), Err(OpenError::NamespacesDiffer(_))));
 }
 
 #[test]

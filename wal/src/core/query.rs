@@ -243,6 +243,12 @@ impl LogCore {
         self.index.iter().filter_map(|(log, state)| state.cut.map(|from| Cut { log, from })).collect()
     }
 
+    /// From where something may be missing of one log, as [`LogCore::cuts`] tells it of all.
+    #[must_use]
+    pub fn cut_of(&self, log: LogId) -> Option<Lsn> {
+        self.index.get(log).and_then(|state| state.cut)
+    }
+
     /// Ranges of the log that were durable and can't be read: what the open found, and what a reader found since
     /// ([`LogCore::note_damaged`]), and nobody put again ([`Entry::Mend`](super::Entry::Mend)).
     #[must_use]
@@ -373,6 +379,17 @@ impl LogCore {
     fn index_bytes(&self) -> usize {
         let logs: usize = self.index.iter().map(|(_, state)| state.index_bytes()).sum();
         logs + self.index.cache.bytes()
+    }
+
+    /// Whether the disk has no room ([`Stats::disk_full`]): [`LogCore::stats`] counts what each log has, and this asks none of them.
+    #[must_use]
+    pub const fn is_disk_full(&self) -> bool {
+        self.no_room
+    }
+
+    /// Groups written ([`Stats::groups`]), by itself.
+    pub(crate) const fn groups_written(&self) -> u64 {
+        self.stats.groups
     }
 
     /// This life of the directory: rises at every open.

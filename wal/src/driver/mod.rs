@@ -512,6 +512,12 @@ impl Wal {
         self.state().core.cuts()
     }
 
+    /// See [`LogCore::cut_of`].
+    #[must_use]
+    pub fn cut_of(&self, log: LogId) -> Option<Lsn> {
+        self.state().core.cut_of(log)
+    }
+
     /// See [`LogCore::damaged`].
     #[must_use]
     pub fn damaged(&self, log: LogId) -> Vec<(Lsn, Lsn)> {
@@ -522,6 +528,12 @@ impl Wal {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.state().core.stats()
+    }
+
+    /// See [`LogCore::is_disk_full`].
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.state().core.is_disk_full()
     }
 
     /// See [`LogCore::incarnation`].

@@ -475,12 +475,12 @@ pub(super) fn prepare(shared: &Shared, mut io: impl Io, requests: &Receiver<IoRe
             }
             Err(RecvTimeoutError::Timeout) => {
                 let mut state = shared.state.lock();
-                let stats = state.core.stats();
+                let (written, disk_full) = (state.core.groups_written(), state.core.is_disk_full());
                 state.core.retry_preparation();
-                let proves = stats.groups == groups && state.core.prove();
-                groups = stats.groups;
+                let proves = written == groups && state.core.prove();
+                groups = written;
                 drop(state);
-                if stats.disk_full || proves {
+                if disk_full || proves {
                     shared.signal();
                 }
             }

@@ -1,0 +1,174 @@
+//! Many shards among three nodes, named in the configuration: each has its leader, and loses nothing when that one stops.
+
+use crate::cluster::{Cluster, PATIENCE, until};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+use towline::client::{Client, ClientError, ClientOptions, Namespace};
+use towline::model::call::ShardPlace;
+use towline::model::{NodeId, Read, Scan, ShardId, Write};
+use towline::node::WriteRefused;
+
+/// Each letter of the keys below has a shard of its own.
+const ORDERS: &str = "[[namespace]]\nname = \"orders\"\nsplit_at = [\"b\", \"c\", \"d\", \"e\", \"f\"]\n";
+const LETTERS: [&str; 6] = ["a", "b", "c", "d", "e", "f"];
+
+fn run<T>(test: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap().block_on(test)
+}
+
+async fn client(cluster: &Cluster) -> Client {
+    let options = ClientOptions { request_timeout: PATIENCE, connect_timeout: PATIENCE, ..ClientOptions::default() };
+    Client::connect(cluster.addresses(), options).await.unwrap()
+}
+
+/// Whether each shard of each namespace has a leader that takes writes, among these nodes.
+fn all_are_led(cluster: &Cluster, nodes: &[usize]) -> bool {
+    let mut led = BTreeMap::<ShardId, usize>::new();
+    for index in nodes {
+        for shard in cluster.server(*index).node().stats().unwrap().shards {
+            *led.entry(shard.shard).or_default() += usize::from(shard.is_serving);
+        }
+    }
+    led.values().all(|leaders| *leaders == 1)
+}
+
+async fn places(orders: &Namespace) -> Vec<ShardPlace> {
+    orders.shards().await.unwrap()
+}
+
+fn leaders(places: &[ShardPlace]) -> BTreeSet<u64> {
+    places.iter().filter_map(|place| place.leader).map(NodeId::get).collect()
+}
+
+/// Puts a key of each shard, each acknowledged, by a client that finds its leader.
+async fn put(orders: &Namespace, number: u32) {
+    for letter in LETTERS {
+        let write = Write::new().put(format!("{letter}-{number:03}"), number.to_string());
+        loop {
+            match orders.write(&write).await.unwrap().await {
+                Ok(written) => break written.outcome.applied().map(drop).unwrap(),
+                Err(refused) => assert!(refused.has_no_effect(), "{refused}"),
+            }
+        }
+    }
+}
+
+async fn check(orders: &Namespace, numbers: std::ops::Range<u32>) {
+    for letter in LETTERS {
+        for number in numbers.clone() {
+            let key = format!("{letter}-{number:03}");
+            let found = orders.get(&key, Read::Linearizable).await.unwrap();
+            assert_eq!(found.map(|found| found.value), Some(number.to_string().into()), "{key}");
+        }
+    }
+}
+
+fn digests(cluster: &Cluster, index: usize) -> Vec<(ShardId, u64, [u8; 16])> {
+    let digests = cluster.server(index).node().namespace("orders").unwrap().digest().unwrap();
+    digests.into_iter().map(|(shard, at, digest)| (shard, at.lsn.get(), digest)).collect()
+}
+
+#[test]
+fn i1_shards_led_by_different_nodes_lose_nothing_when_one_stops_and_its_shards_are_assigned_to_others() {
+    let mut cluster = Cluster::limited(ORDERS);
+    until("every shard is led", || all_are_led(&cluster, &[0, 1, 2]));
+    let (client, stopped) = run(async {
+        let client = client(&cluster).await;
+        let orders = client.namespace("orders");
+        let before = places(&orders).await;
+        assert_eq!(leaders(&before), BTreeSet::from([1, 2, 3]), "each voter has its turn");
+        for number in 0..20 {
+            put(&orders, number).await;
+        }
+        check(&orders, 0..20).await;
+        let of_two = |place: &&ShardPlace| place.leader == Some(NodeId::new(2));
+        let stopped: Vec<_> = before.iter().filter(of_two).map(|place| place.shard).collect();
+        (client, stopped)
+    });
+    assert_eq!(stopped.len(), 2);
+    cluster.stop(1);
+    run(async {
+        let (orders, third) = (client.namespace("orders"), NodeId::new(3));
+        for shard in stopped {
+            let assigned = orders.assign_leader(Some(shard), third, PATIENCE).await.unwrap();
+            assert_eq!((assigned.shard, assigned.leader), (shard, third));
+        }
+        check(&orders, 0..20).await;
+        for number in 20..40 {
+            put(&orders, number).await;
+        }
+        check(&orders, 0..40).await;
+    });
+    cluster.start(1);
+    until("all three have the same", || {
+        let all = [0, 1, 2].map(|index| digests(&cluster, index));
+        all[0] == all[1] && all[0] == all[2]
+    });
+    run(async {
+        let orders = client.namespace("orders");
+        assert_eq!(
+            leaders(&places(&orders).await),
+            BTreeSet::from([1, 3]),
+            "who came back follows where another one was assigned"
+        );
+        put(&orders, 40).await;
+        client.close().await.unwrap();
+    });
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+#[test]
+fn what_is_of_one_shard_goes_to_its_leader_and_what_is_of_all_is_refused_where_several_lead() {
+    let mut cluster = Cluster::limited(ORDERS);
+    until("every shard is led", || all_are_led(&cluster, &[0, 1, 2]));
+    // The embedding program hears of each shard by itself.
+    let here = cluster.server(0).node().namespace("orders").unwrap();
+    let answers = LETTERS.map(|letter| here.put(format!("{letter}-000"), "0").map(|receipt| receipt.wait().unwrap()));
+    let refused = answers.iter().filter(|answer| matches!(answer, Err(WriteRefused::NotLeader(_)))).count();
+    assert_eq!((answers.iter().filter(|answer| answer.is_ok()).count(), refused), (2, 4));
+    run(async {
+        let client = client(&cluster).await;
+        let orders = client.namespace("orders");
+        put(&orders, 0).await;
+        let code = |error: ClientError| match error {
+            ClientError::Refused(failure) => failure.code,
+            other => panic!("{other}"),
+        };
+        assert_eq!(code(orders.scan(&Scan::all(), Read::Linearizable).await.unwrap_err()), 8035);
+        assert_eq!(code(orders.multi_get(["a-000", "f-000"], Read::Linearizable).await.unwrap_err()), 8035);
+        assert_eq!(code(orders.open_session().await.map(drop).unwrap_err()), 8035);
+        // At a position, and eventually, every node answers of all shards.
+        let token = orders.token().await.unwrap();
+        assert_eq!(orders.scan(&Scan::all(), Read::AtLeast(token)).await.unwrap().entries.len(), 6);
+        client.close().await.unwrap();
+    });
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+/// Bytes that the nodes sent one another in so long, once all is still.
+#[expect(clippy::disallowed_methods, reason = "what is counted is what comes in a time")]
+fn bytes_in_peace(namespaces: &str) -> u64 {
+    let mut cluster = Cluster::limited(namespaces);
+    until("every shard is led", || all_are_led(&cluster, &[0, 1, 2]));
+    let applied = |index: usize| {
+        let stats = cluster.server(index).node().stats().unwrap();
+        stats.shards.into_iter().map(|shard| (shard.shard, shard.applied)).collect::<Vec<_>>()
+    };
+    until("all followers have everything", || applied(0) == applied(1) && applied(0) == applied(2));
+    let sent = || (0..3).map(|index| cluster.server(index).node().status().unwrap().wire_bytes_sent).sum::<u64>();
+    // The last acknowledgements are on their way.
+    std::thread::sleep(Duration::from_millis(500));
+    let before = sent();
+    std::thread::sleep(Duration::from_secs(3));
+    let bytes = sent() - before;
+    (0..3).for_each(|index| cluster.stop(index));
+    bytes
+}
+
+#[test]
+fn idle_shards_send_nothing_and_a_heartbeat_is_of_a_pair_of_nodes() {
+    let (one, many) = (bytes_in_peace(""), bytes_in_peace("[[namespace]]\nname = \"idle\"\nshards = 200\n"));
+    assert!(one > 0, "the nodes ask one another whether they are there");
+    // A ping more or less in each direction; a frame of 200 shards would be 6,400 bytes at the least.
+    assert!(many.abs_diff(one) <= 1000, "{many} bytes with 201 shards, {one} with one");
+}
