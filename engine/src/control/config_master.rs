@@ -1,6 +1,7 @@
 //! The master of a configuration file.
 
 use crate::model::control_record::majority_of;
+use crate::model::mutant::{Mutant, planted};
 use crate::model::{Assignment, ClusterId, DirectoryId, Epoch, LogId, NodeId, ShardDescriptor, ShardId};
 use std::collections::BTreeMap;
 
@@ -24,12 +25,11 @@ const ROUND_TERMS: u32 = 1 << 20;
 /// epoch of the first round, as a promise binds a voter to one leader.
 ///
 /// A vote is a disk's. Whose disks have the votes, the last `EpochStart` in a node's own log says
-/// ([`ConfigMaster::note_votes`]), and an assignment keeps to that: a majority of those disks is fenced. Where no log says so yet,
-/// as when a cluster begins, and where a voter came with another disk and is to have its vote again, an assignment names the disks
-/// that are here ([`ConfigMaster::meet`]), and takes the promise of every voter. This is what makes it safe without a control plane that
-/// knows of all assignments: each other one that counts a promise of the lost disk has a leader that had bound itself to it before
-/// that disk was lost, and refuses; and the log that is adopted is the best one of all that are left. Where nothing is known of the
-/// votes (*founding*), who begins must have as good a log as any other: an empty one takes over nobody's.
+/// ([`ConfigMaster::note_votes`]), and an assignment keeps to that: a majority of those disks is fenced. Whether a newer log says
+/// otherwise, the leader hears with the promises, and goes by that. A voter that came with another disk ([`ConfigMaster::meet`]) has
+/// its vote again in two steps ([`ConfigMaster::readmit`]), each an epoch of its own. Where no log says so yet (*founding*), as when a
+/// cluster begins, an assignment names the disks that are here, and takes the promise of every voter; and who begins must have as
+/// good a log as any other: an empty one takes over nobody's.
 ///
 /// ```
 /// use towline::control::ConfigMaster;
@@ -111,14 +111,22 @@ impl ConfigMaster {
         (stays || self.is_alone()).then(|| self.issue(leader, epoch))
     }
 
-    /// As [`ConfigMaster::assign`], and the votes are from there on those of the disks that are here: of every voter, as it came. It
-    /// takes the promise of each.
+    /// As [`ConfigMaster::assign`], to a leader that serves by the votes that were noted; and the next step is done for each voter that
+    /// is here with another disk: the one that is not here has its vote no more; and if none has it, the one that is here.
+    ///
+    /// Not both at once (I1): of two sets of disks that follow one another, each majority of the one shares a disk with each of the
+    /// other only if they name no voter's disk differently.
     pub fn readmit(&mut self, leader: NodeId, promised: Epoch) -> Option<Assignment> {
-        let votes = self.votes.take();
-        let assignment = self.assign(leader, promised);
-        self.votes = votes;
-        // What was known is given up on purpose.
-        assignment.map(|assignment| Assignment { founding: false, ..assignment })
+        let mut assignment = self.assign(leader, promised)?;
+        for voter in &self.voters {
+            let Some(here) = self.present.get(voter) else { continue };
+            match assignment.directories.get(voter) {
+                Some(votes) if votes == here => {}
+                Some(_) if !planted(Mutant::SwapVotes) => drop(assignment.directories.remove(voter)),
+                _ => drop(assignment.directories.insert(*voter, *here)),
+            }
+        }
+        Some(assignment)
     }
 
     /// A voter came, with this disk.
@@ -126,12 +134,13 @@ impl ConfigMaster {
         self.present.insert(node, directory);
     }
 
-    /// The disks that have the votes, as the last `EpochStart` of the own log says; none where there is no such record, or it says
-    /// nothing of a voter.
+    /// The disks that have the votes, as the last `EpochStart` of the own log says; none where there is no such record, or it names
+    /// no majority.
     pub fn note_votes(&mut self, votes: Option<BTreeMap<NodeId, DirectoryId>>) {
-        let is_whole = |votes: &BTreeMap<_, _>| self.voters.iter().all(|voter| votes.contains_key(voter));
+        let names = |votes: &BTreeMap<_, _>| self.voters.iter().filter(|voter| votes.contains_key(*voter)).count();
+        let needed = majority_of(self.voters.len());
         // Who votes alone has nobody to ask, and nobody else could lead: also not with another disk.
-        self.votes = votes.filter(is_whole).filter(|_| !self.is_alone());
+        self.votes = votes.filter(|votes| names(votes) >= needed).filter(|_| !self.is_alone());
     }
 
     /// Whether it is known whose disks have the votes.

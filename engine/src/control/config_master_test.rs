@@ -163,13 +163,17 @@ fn a_log_without_an_epoch_begins_with_every_voter_and_then_a_majority_of_their_d
     assert_eq!(master.needed(), 2);
     let next = master.assign_by_hand(voter(1), first.epoch).unwrap();
     assert_eq!((next.fence_quorum, next.directories), (2, here), "also of a voter that is not here");
-    // What says nothing of a voter says nothing.
+    // One whose vote was taken away has none; where no majority is named, nothing is known.
     master.note_votes(Some(disks(&[(0, 1), (1, 2)])));
-    assert_eq!(master.needed(), 3);
+    assert_eq!((master.needed(), master.counts(voter(2), DirectoryId::new([3; 16]))), (2, false));
+    for unknown in [disks(&[(0, 1)]), BTreeMap::new()] {
+        master.note_votes(Some(unknown));
+        assert_eq!(master.needed(), 3);
+    }
 }
 
 #[test]
-fn i1_a_voter_with_another_disk_counts_for_nothing_until_every_voter_has_promised_that_it_does() {
+fn i1_a_voter_with_another_disk_has_its_vote_in_two_steps() {
     let mut master = master(3);
     master.note_votes(Some(disks(&[(0, 1), (1, 2), (2, 3)])));
     let [other, own] = [9, 3].map(|disk| DirectoryId::new([disk; 16]));
@@ -177,10 +181,19 @@ fn i1_a_voter_with_another_disk_counts_for_nothing_until_every_voter_has_promise
     disks(&[(0, 1), (1, 2), (2, 9)]).into_iter().for_each(|(node, disk)| master.meet(node, disk));
     let kept = master.assign(voter(0), Epoch::ZERO).unwrap();
     assert_eq!((kept.fence_quorum, kept.directories[&voter(2)]), (2, own));
-    let readmitted = master.readmit(voter(0), kept.epoch).unwrap();
-    assert_eq!((readmitted.check(), readmitted.fence_quorum, readmitted.directories[&voter(2)]), (Ok(()), 3, other));
-    let kept = master.assign(voter(0), readmitted.epoch).unwrap();
+    let taken = master.readmit(voter(0), kept.epoch).unwrap();
+    assert_eq!((taken.check(), taken.fence_quorum, taken.founding), (Ok(()), 2, false));
+    assert_eq!(taken.directories, disks(&[(0, 1), (1, 2)]), "first nobody has it");
+    let kept = master.assign(voter(0), taken.epoch).unwrap();
     assert_eq!(kept.directories[&voter(2)], own, "until the log says so");
+    master.note_votes(Some(taken.directories));
+    assert!(!master.counts(voter(2), own) && !master.counts(voter(2), other));
+    let given = master.readmit(voter(0), kept.epoch).unwrap();
+    assert_eq!((given.check(), given.fence_quorum, given.directories[&voter(2)]), (Ok(()), 2, other));
+    // Two voters at once, each by its own step.
+    master.note_votes(Some(disks(&[(0, 7), (1, 2)])));
+    let both = master.readmit(voter(1), given.epoch).unwrap();
+    assert_eq!(both.directories, disks(&[(1, 2), (2, 9)]));
 }
 
 #[test]

@@ -4,12 +4,12 @@
 //! [`ControlKind`]. Kinds that this release does not execute are reserved by number, so that no other
 //! meaning is ever given to them; a log that holds one is refused by name.
 
-use super::codec::{self, CodecError, Decode, Encode, Enveloped};
+use super::codec::{self, CodecError, Decode, ENVELOPE_BYTES, Encode, Enveloped};
 use super::ids::{DirectoryId, NamespaceId, NodeId, ShardId};
 use super::limits::{LEARNERS_MAX, VOTERS_MAX};
 use bytes::Bytes;
 use std::collections::BTreeMap;
-use towline_wal::{Chain, Epoch, LogId, LogPosition, Lsn};
+use towline_wal::{Batch, BatchKind, Chain, Epoch, LogId, LogPosition, Lsn};
 
 /// Numbers of control records. A released number keeps its meaning for ever.
 ///
@@ -162,6 +162,29 @@ pub struct EpochStart {
     pub assignment: Assignment,
     /// The end of the record before it.
     pub parent: LogPosition,
+}
+
+impl EpochStart {
+    /// The one that a batch holds, if it does: it is alone in it.
+    #[must_use]
+    pub(crate) fn in_batch(batch: &Batch) -> Option<Self> {
+        if batch.header().kind != BatchKind::Control {
+            return None;
+        }
+        let raw = batch.blocks().next()?.decode(EpochStartV2::BYTES_MAX + ENVELOPE_BYTES).ok()?;
+        match ControlRecord::decode(&raw) {
+            Ok(ControlRecord::EpochStart(start)) => Some(start),
+            _ => None,
+        }
+    }
+
+    /// Whose disks have the votes in this log, in this version of its epochs. A restored backup begins a version of its own: what
+    /// its log says of before is of the disks of another cluster.
+    #[must_use]
+    pub(crate) fn votes(&self, log: LogId, version: u64) -> Option<&BTreeMap<NodeId, DirectoryId>> {
+        let Assignment { log: of, epoch, directories, .. } = &self.assignment;
+        (*of == log && epoch.version == version && !directories.is_empty()).then_some(directories)
+    }
 }
 
 /// A control record that this release executes.

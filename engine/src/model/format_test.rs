@@ -94,7 +94,23 @@ fn messages() -> Vec<(&'static str, Message)> {
         ("message_fence.bin", Message::Fence { epoch, leader: NodeId::new(2) }),
         (
             "message_promise.bin",
-            Message::Promise { epoch, log: log.clone(), suspect: Some(Lsn::new(100)), committed: Lsn::new(98) },
+            Message::Promise {
+                epoch,
+                log: log.clone(),
+                suspect: Some(Lsn::new(100)),
+                committed: Lsn::new(98),
+                votes: None,
+            },
+        ),
+        (
+            "message_promise_of_disks.bin",
+            Message::Promise {
+                epoch,
+                log: log.clone(),
+                suspect: None,
+                committed: Lsn::new(98),
+                votes: Some([1, 3].map(|n| (NodeId::new(n.into()), DirectoryId::new([n; 16]))).into()),
+            },
         ),
         ("message_refused.bin", Message::Refused { epoch, promised: Epoch { version: 1024, term: 9 } }),
         ("message_append.bin", Message::Append { epoch, prev: after, commit: Lsn::new(88), batches: batches() }),
@@ -489,5 +505,31 @@ proptest! {
         prop_assert!(FromClient::decode(&bytes).is_err());
         prop_assert!(codec::decode::<Response>(&bytes).is_err());
         prop_assert!(ControlRecord::decode(&bytes).is_err());
+    }
+}
+
+#[test]
+fn a_promise_that_names_two_disks_of_one_voter_or_more_than_there_can_be_is_refused() {
+    let promise = |votes: u64| {
+        let epoch = Epoch { version: 1024, term: 7 };
+        let log = LogSummary { end: position(0, 0, 0), epochs: vec![] };
+        let votes = Some((1..=votes).map(|node| (NodeId::new(node), DirectoryId::default())).collect());
+        Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO, votes }.encode().unwrap()
+    };
+    let whole = promise(14);
+    assert!(Message::decode(&whole).is_ok());
+    assert_eq!(Message::decode(&promise(15)), Err(message::MessageError::Votes));
+    // The last two, 24 bytes each, are told the wrong way round, or twice.
+    for twice in [false, true] {
+        let mut bytes = whole.to_vec();
+        let at = bytes.len() - 48;
+        if twice {
+            bytes.copy_within(at + 24.., at);
+        } else {
+            bytes[at..].rotate_left(24);
+        }
+        let crc = crc32fast::hash(&[&bytes[..8], &bytes[12..]].concat());
+        bytes[8..12].copy_from_slice(&crc.to_le_bytes());
+        assert_eq!(Message::decode(&bytes.into()), Err(message::MessageError::Votes));
     }
 }

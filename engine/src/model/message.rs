@@ -5,12 +5,14 @@
 //! stream, whose first envelope ([`super::request::StreamHello`]) names the log.
 
 use super::codec::{self, CodecError, Decode, Encode, Enveloped};
-use super::ids::NodeId;
+use super::ids::{DirectoryId, NodeId};
 use super::limits::{
     APPEND_BATCHES_MAX, DAMAGED_RANGES_NAMED_MAX, EPOCHS_NAMED_MAX, MESSAGE_BYTES_MAX, SNAPSHOT_CHUNK_BYTES_MAX,
+    VOTERS_MAX,
 };
 use super::snapshot_id::SnapshotId;
 use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
 use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn};
 
 /// A replica's log in a few numbers: enough to compare two histories.
@@ -20,7 +22,7 @@ use towline_wal::{Batch, BatchError, BatchHeader, Chain, Epoch, LogPosition, Lsn
 /// let (first, second) = (Epoch::new(1024, 1), Epoch::new(1024, 2));
 /// let end = LogPosition { epoch: second, lsn: Lsn::new(9), chain: Chain::new(7) };
 /// let mut log = LogSummary { end, epochs: vec![(first, Lsn::new(1)), (second, Lsn::new(6))] };
-/// let promise = |log| Message::Promise { epoch: Epoch::new(1024, 3), log, suspect: None, committed: Lsn::new(5) };
+/// let promise = |log| Message::Promise { epoch: Epoch::new(1024, 3), log, suspect: None, committed: Lsn::new(5), votes: None };
 /// assert_eq!(Message::decode(&promise(log.clone()).encode()?)?, promise(log.clone()));
 ///
 /// log.epochs.pop(); // It ends in an epoch that it does not name: that is no log.
@@ -76,6 +78,8 @@ pub enum Message {
         suspect: Option<Lsn>,
         /// The highest position known committed.
         committed: Lsn,
+        /// Whose disks have the votes by the last epoch of that log; none where a master knows of all assignments, or it is not known.
+        votes: Option<BTreeMap<NodeId, DirectoryId>>,
     },
     /// A newer epoch was promised: the asker is out of date.
     Refused {
@@ -251,6 +255,9 @@ pub enum MessageError {
     /// The bytes of a chunk are not what the message says of them.
     #[error("a snapshot's chunk is damaged")]
     Chunk,
+    /// More votes than there can be, or two of a node.
+    #[error("the votes contradict themselves")]
+    Votes,
     /// Its epochs are not in order, or the last is not the one in which the log ends.
     #[error("a log summary contradicts itself")]
     Summary,
@@ -278,22 +285,92 @@ struct SummaryV1 {
 /// The layout of a message's body, version 1. The order of the variants is part of the format.
 #[derive(Encode, Decode)]
 enum MessageV1 {
-    Fence { epoch: EpochV1, leader: NodeId },
-    Promise { epoch: EpochV1, log: SummaryV1, suspect: Option<u64>, committed: u64 },
-    Refused { epoch: EpochV1, promised: EpochV1 },
-    Append { epoch: EpochV1, prev: PositionV1, commit: u64, batches: u32 },
-    Appended { epoch: EpochV1, durable: u64 },
-    Mismatch { epoch: EpochV1, prev: u64, log: SummaryV1 },
-    Fetch { epoch: EpochV1, after: PositionV1, bytes_max: u32 },
-    Fetched { epoch: EpochV1, after: PositionV1, batches: u32 },
-    Confirm { epoch: EpochV1, round: u64 },
-    Confirmed { epoch: EpochV1, round: u64 },
-    SnapshotOffer { epoch: EpochV1, snapshot: SnapshotV1 },
-    SnapshotWanted { epoch: EpochV1, snapshot: SnapshotV1, index: u32 },
-    SnapshotChunk { epoch: EpochV1, snapshot: SnapshotV1, index: u32, bytes: u32, crc: u32 },
-    Damaged { epoch: EpochV1, ranges: Vec<(u64, u64)> },
-    MendWanted { epoch: EpochV1, after: PositionV1, to: PositionV1, bytes_max: u32 },
-    Mend { epoch: EpochV1, after: PositionV1, batches: u32 },
+    Fence {
+        epoch: EpochV1,
+        leader: NodeId,
+    },
+    Promise {
+        epoch: EpochV1,
+        log: SummaryV1,
+        suspect: Option<u64>,
+        committed: u64,
+    },
+    Refused {
+        epoch: EpochV1,
+        promised: EpochV1,
+    },
+    Append {
+        epoch: EpochV1,
+        prev: PositionV1,
+        commit: u64,
+        batches: u32,
+    },
+    Appended {
+        epoch: EpochV1,
+        durable: u64,
+    },
+    Mismatch {
+        epoch: EpochV1,
+        prev: u64,
+        log: SummaryV1,
+    },
+    Fetch {
+        epoch: EpochV1,
+        after: PositionV1,
+        bytes_max: u32,
+    },
+    Fetched {
+        epoch: EpochV1,
+        after: PositionV1,
+        batches: u32,
+    },
+    Confirm {
+        epoch: EpochV1,
+        round: u64,
+    },
+    Confirmed {
+        epoch: EpochV1,
+        round: u64,
+    },
+    SnapshotOffer {
+        epoch: EpochV1,
+        snapshot: SnapshotV1,
+    },
+    SnapshotWanted {
+        epoch: EpochV1,
+        snapshot: SnapshotV1,
+        index: u32,
+    },
+    SnapshotChunk {
+        epoch: EpochV1,
+        snapshot: SnapshotV1,
+        index: u32,
+        bytes: u32,
+        crc: u32,
+    },
+    Damaged {
+        epoch: EpochV1,
+        ranges: Vec<(u64, u64)>,
+    },
+    MendWanted {
+        epoch: EpochV1,
+        after: PositionV1,
+        to: PositionV1,
+        bytes_max: u32,
+    },
+    Mend {
+        epoch: EpochV1,
+        after: PositionV1,
+        batches: u32,
+    },
+    /// A `Promise` that names the votes, ascending by node.
+    PromiseOfDisks {
+        epoch: EpochV1,
+        log: SummaryV1,
+        suspect: Option<u64>,
+        committed: u64,
+        votes: Vec<(NodeId, DirectoryId)>,
+    },
 }
 
 #[derive(Encode, Decode)]
@@ -389,15 +466,18 @@ impl Message {
         let count = |batches: &[Batch]| u32::try_from(batches.len()).unwrap_or(u32::MAX);
         let (body, batches): (MessageV1, &[Batch]) = match self {
             Self::Fence { epoch, leader } => (MessageV1::Fence { epoch: (*epoch).into(), leader: *leader }, &[]),
-            Self::Promise { epoch, log, suspect, committed } => (
-                MessageV1::Promise {
-                    epoch: (*epoch).into(),
-                    log: log.into(),
-                    suspect: suspect.map(Lsn::get),
-                    committed: committed.get(),
-                },
-                &[],
-            ),
+            Self::Promise { epoch, log, suspect, committed, votes } => {
+                let (epoch, log, suspect) = ((*epoch).into(), log.into(), suspect.map(Lsn::get));
+                let committed = committed.get();
+                let body = match votes {
+                    None => MessageV1::Promise { epoch, log, suspect, committed },
+                    Some(votes) => {
+                        let votes = votes.iter().map(|(node, directory)| (*node, *directory)).collect();
+                        MessageV1::PromiseOfDisks { epoch, log, suspect, committed, votes }
+                    }
+                };
+                (body, &[])
+            }
             Self::Refused { epoch, promised } => {
                 (MessageV1::Refused { epoch: (*epoch).into(), promised: (*promised).into() }, &[])
             }
@@ -482,6 +562,14 @@ impl Message {
                 log: log.try_into()?,
                 suspect: suspect.map(Lsn::new),
                 committed: Lsn::new(committed),
+                votes: None,
+            },
+            MessageV1::PromiseOfDisks { epoch, log, suspect, committed, votes } => Self::Promise {
+                epoch: epoch.into(),
+                log: log.try_into()?,
+                suspect: suspect.map(Lsn::new),
+                committed: Lsn::new(committed),
+                votes: Some(votes_of(votes)?),
             },
             MessageV1::Refused { epoch, promised } => Self::Refused { epoch: epoch.into(), promised: promised.into() },
             MessageV1::Append { epoch, prev, commit, batches } => Self::Append {
@@ -549,6 +637,12 @@ impl Message {
 fn check_ranges(ranges: &[(Lsn, Lsn)]) -> Result<(), MessageError> {
     let in_order = ranges.is_sorted_by(|one, next| one.1 < next.0) && ranges.iter().all(|(first, last)| first <= last);
     if in_order && ranges.len() <= DAMAGED_RANGES_NAMED_MAX { Ok(()) } else { Err(MessageError::Damaged) }
+}
+
+/// The votes, if each node has one: the disks that an assignment may name are of those who vote and of those to fence.
+fn votes_of(votes: Vec<(NodeId, DirectoryId)>) -> Result<BTreeMap<NodeId, DirectoryId>, MessageError> {
+    let is_possible = votes.len() <= 2 * VOTERS_MAX && votes.is_sorted_by(|(a, _), (b, _)| a < b);
+    if is_possible { Ok(votes.into_iter().collect()) } else { Err(MessageError::Votes) }
 }
 
 /// The snapshot, if it has a chunk of this number.

@@ -62,6 +62,10 @@ pub enum Mutant {
     SettleEarly,
     /// I1, I3: what a node says counts though it has another disk than the one that has the vote.
     VoteAfterAmnesia,
+    /// I1: where each node is its own master, a new leader counts promises by what its own log says of the votes, whatever others' say.
+    CountByOwnLog,
+    /// I1: a voter's disk is replaced by another at once, in one epoch.
+    SwapVotes,
     /// Liveness: a leader that can't reach a majority goes on leading.
     NeverStepDown,
     /// I1: a leader that said that it leads no more goes on.
@@ -89,7 +93,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 35] = [
+    pub const ALL: [Self; 37] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -114,6 +118,8 @@ impl Mutant {
         Self::TrustDoubt,
         Self::SettleEarly,
         Self::VoteAfterAmnesia,
+        Self::CountByOwnLog,
+        Self::SwapVotes,
         Self::NeverStepDown,
         Self::LeadAfterSteppingDown,
         Self::ForgetReads,
@@ -173,6 +179,8 @@ impl Mutant {
             Self::TrustDoubt => "trust-doubt",
             Self::SettleEarly => "settle-early",
             Self::VoteAfterAmnesia => "vote-after-amnesia",
+            Self::CountByOwnLog => "count-by-own-log",
+            Self::SwapVotes => "swap-votes",
             Self::NeverStepDown => "never-step-down",
             Self::LeadAfterSteppingDown => "lead-after-stepping-down",
             Self::ForgetReads => "forget-reads",

@@ -134,12 +134,12 @@ impl Host {
         let log = master.log();
         snapshots::opening::finish(self, store, &shard, log)?;
         let applier = Applier::open(RocksWriter::new(Arc::clone(store)), shard.clone(), log)?.with_seed(self.seed);
-        let view = ShardLog { wal: &self.wal, log };
+        let view = ShardLog { wal: &self.wal, log, stage: None };
         let applied = applier.applied();
         snapshots::opening::settle(self, &shard, log, applied, &view)?;
         let promise = self.promise(log, view.end().epoch)?;
         let replica = Replica::open(self.node, log, promise, applied.lsn, &view).on_directory(self.disk);
-        let replica = replica.with_quorum_bound(self.quorum_lost_after);
+        let replica = replica.with_own_master().with_quorum_bound(self.quorum_lost_after);
         let turn = Self::turn(id);
         let worker = turn % self.workers.len();
         let bell = self.workers[worker].ready.bell(id);

@@ -23,7 +23,7 @@ impl Shard {
             if self.state.failed {
                 continue; // The log acknowledges nothing more; nothing may be promised on top of it.
             }
-            let view = ShardLog { wal: &self.wal, log: self.log };
+            let view = ShardLog { wal: &self.wal, log: self.log, stage: Some(&self.stage) };
             for output in self.replica.step(wall_micros(), input, &view) {
                 if !self.state.failed {
                     self.execute(output);
@@ -56,7 +56,9 @@ impl Shard {
                 self.state.reassign_pause = REASSIGN_PAUSE;
                 self.positions.set_serving(Some(self.replica.end().lsn));
                 self.by_hand_serves(epoch);
+                self.state.newcomers.came_to(epoch);
                 self.look_for_newcomers();
+                self.readmit();
             }
             Output::Superseded { promised } => self.superseded(promised),
             Output::SteppedDown { epoch, reason } => {

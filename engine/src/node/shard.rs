@@ -22,7 +22,7 @@ use super::votes::Newcomers;
 use crate::control::ConfigMaster;
 use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::request::{FollowerStatus, ServerStatus};
-use crate::model::{DirectoryId, Epoch, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
+use crate::model::{DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
@@ -243,6 +243,8 @@ impl ShardState {
 pub(super) struct ShardLog<'a> {
     pub(super) wal: &'a Wal,
     pub(super) log: LogId,
+    /// The state of it, once there is one.
+    pub(super) stage: Option<&'a Mutex<ApplyStage>>,
 }
 
 impl LogView for ShardLog<'_> {
@@ -276,6 +278,10 @@ impl LogView for ShardLog<'_> {
 
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
         self.wal.damaged(self.log)
+    }
+
+    fn last_start(&self) -> Option<EpochStart> {
+        super::votes::last_start(self)
     }
 }
 

@@ -4,7 +4,7 @@
 //! exhaustive search of an abstraction of this protocol loses a committed write under that rule.
 
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Epoch, LogSummary, Lsn, NodeId};
+use crate::model::{DirectoryId, Epoch, LogSummary, Lsn, NodeId};
 use std::collections::BTreeMap;
 
 /// What a voter said with its promise.
@@ -14,6 +14,8 @@ pub(super) struct PromisedLog {
     pub(super) log: LogSummary,
     /// From where it may lack what was once durable.
     pub(super) suspect: Option<Lsn>,
+    /// Whose disks have the votes by the last epoch of that log, where each node is its own master.
+    pub(super) votes: Option<BTreeMap<NodeId, DirectoryId>>,
     /// Whether it is the word of the disk that has the vote. Of another one it only says from where that is to be fed.
     pub(super) counts: bool,
 }

@@ -19,7 +19,7 @@ fn log(epochs: &[(u32, u64)], end: u64) -> LogSummary {
 fn promises(logs: Vec<(u64, LogSummary, Option<u64>)>) -> BTreeMap<NodeId, PromisedLog> {
     logs.into_iter()
         .map(|(node, log, suspect)| {
-            (NodeId::new(node), PromisedLog { log, suspect: suspect.map(Lsn::new), counts: true })
+            (NodeId::new(node), PromisedLog { log, suspect: suspect.map(Lsn::new), votes: None, counts: true })
         })
         .collect()
 }

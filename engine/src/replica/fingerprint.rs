@@ -5,7 +5,7 @@
 
 use super::leader::Leadership;
 use super::{Phase, Purpose, Replica};
-use crate::model::{Assignment, LogPosition, SnapshotId};
+use crate::model::{Assignment, LogPosition, Lsn, SnapshotId};
 use std::hash::{Hash, Hasher};
 use towline_wal::Batch;
 
@@ -28,6 +28,7 @@ impl Replica {
             mends_refused: _,
             suspect,
             told_since_doubt,
+            led_from,
             leadership,
             fetching,
             installing,
@@ -35,6 +36,7 @@ impl Replica {
             next_ticket: _,
             under_way,
             quorum_bound: _,
+            own_master,
         } = self;
         (id, directory, promise.epoch, promise.leader).hash(into);
         position(end, into);
@@ -48,6 +50,9 @@ impl Replica {
                 (chunks, bytes, digest).hash(into);
             }
         }
+        // It is asked only whether what was matched still is.
+        let was_told = *matched > Lsn::ZERO || (suspect.is_some() && told_since_doubt.is_some());
+        (led_from.filter(|_| was_told), own_master).hash(into);
         fetching.map(|fetching| fetching.from).hash(into);
         under_way.len().hash(into);
         for (_, purpose) in under_way {
@@ -75,7 +80,8 @@ impl Leadership {
     /// The promises are read until the epoch's start is written, and never again. For how long a majority was out of reach decides
     /// when the leader gives up, and nothing else: the search lets it at any moment at which it waits for one.
     fn fingerprint(&self, into: &mut impl Hasher) {
-        let Self { assignment, phase, promises, asked, progress, start, tail, tail_bytes: _, reads, quorum: _ } = self;
+        let Self { assignment, wanted, phase, promises, asked, progress, start, tail, tail_bytes: _, reads, quorum: _ } =
+            self;
         let Assignment {
             log: _,
             epoch,
@@ -102,9 +108,10 @@ impl Leadership {
             Phase::Mending => 5_u8.hash(into),
         }
         if start.is_none() {
+            wanted.fingerprint(into);
             promises.len().hash(into);
             for (node, promise) in promises {
-                (node, promise.counts, promise.suspect, &promise.log.epochs).hash(into);
+                (node, promise.counts, promise.suspect, &promise.log.epochs, &promise.votes).hash(into);
                 position(&promise.log.end, into);
             }
         }

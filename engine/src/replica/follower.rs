@@ -21,8 +21,8 @@ impl Replica {
                 self.accept(from, epoch, prev, commit, batches, log, out);
             }
             Message::Fetch { epoch, after, bytes_max } => self.fetch(from, epoch, after, bytes_max, log, out),
-            Message::Promise { epoch, log: summary, suspect, .. } => {
-                self.promise_received(from, epoch, summary, suspect, now_micros, log, out);
+            Message::Promise { epoch, log: summary, suspect, votes, .. } => {
+                self.promise_received(from, epoch, summary, suspect, votes, now_micros, log, out);
             }
             Message::Refused { epoch, promised } => self.refused(epoch, promised, out),
             Message::Appended { epoch, durable } => self.acknowledged(from, epoch, durable, log, out),
@@ -87,6 +87,7 @@ impl Replica {
             self.matched = Lsn::ZERO;
         }
         self.told_since_doubt = None;
+        self.led_from = promise.leader.and_then(|leader| self.connected.get(&leader).copied());
         match promise.encode() {
             // DURABLE: said only after this is synced (attacked by `a_promise_is_said_only_when_it_is_durable`).
             Ok(bytes) => self.persist(LogWrite::Promise(bytes), Purpose::Promise(promise), out),
@@ -113,6 +114,7 @@ impl Replica {
             log: self.summary(log),
             suspect: self.suspect,
             committed: self.committed,
+            votes: self.own_votes(log),
         };
         out.push(Output::Send { to, message });
     }
@@ -242,6 +244,13 @@ impl Replica {
 
     pub(super) fn peer_up(&mut self, peer: NodeId, directory: DirectoryId, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.insert(peer, directory);
+        if self.promise.leader == Some(peer)
+            && self.led_from.replace(directory).is_some_and(|before| before != directory)
+        {
+            // I1: its log began anew with its disk, in the same epoch perhaps.
+            self.matched = Lsn::ZERO;
+            self.told_since_doubt = None;
+        }
         self.damage_peer_up(peer, log, out);
         if let Some(leadership) = &mut self.leadership {
             leadership.connect(peer, directory);

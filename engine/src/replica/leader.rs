@@ -5,6 +5,7 @@ use super::commit::majority_durable;
 use super::progress::Progress;
 use super::quorum::{Quorum, QuorumLost};
 use super::reads::Reads;
+use super::votes::Asked;
 use super::{DisconnectReason, LogView, Output, Promise, Replica};
 use crate::model::control_record::majority_of;
 use crate::model::limits::CATCH_UP_READ_BYTES;
@@ -72,7 +73,9 @@ pub enum Phase {
 /// What a replica holds while it leads.
 #[derive(Debug, Clone)]
 pub(super) struct Leadership {
+    /// What it leads by.
     pub(super) assignment: Assignment,
+    pub(super) wanted: Asked,
     pub(super) phase: Phase,
     pub(super) promises: BTreeMap<NodeId, PromisedLog>,
     /// Who was asked for what is to be adopted, and up to where its log is the one that is.
@@ -97,7 +100,7 @@ impl Leadership {
     }
 
     pub(super) fn connect(&mut self, peer: NodeId, directory: DirectoryId) {
-        let counts = counts(&self.assignment, peer, directory);
+        let counts = counts(&self.assignment.directories, peer, directory);
         if let Some(progress) = self.progress.get_mut(&peer) {
             progress.connect(counts);
         }
@@ -122,8 +125,8 @@ impl Leadership {
 
 /// I1, I3: whether a node's word counts where it has a vote. The vote is of the disk that the assignment names: another one of
 /// the same node has promised nothing that it knows of, and does not hold what the first acknowledged.
-pub(super) fn counts(assignment: &Assignment, node: NodeId, directory: DirectoryId) -> bool {
-    assignment.directories.get(&node) == Some(&directory) || planted(Mutant::VoteAfterAmnesia)
+pub(super) fn counts(votes: &BTreeMap<NodeId, DirectoryId>, node: NodeId, directory: DirectoryId) -> bool {
+    votes.get(&node) == Some(&directory) || planted(Mutant::VoteAfterAmnesia)
 }
 
 impl Replica {
@@ -140,6 +143,8 @@ impl Replica {
             out.push(Output::Superseded { promised: self.promise.epoch });
             return;
         }
+        // Not one that can be followed, as above.
+        let Ok(changes) = self.changes_votes(&assignment) else { return };
         // Who led before and leads again was not superseded: what it sealed stays in its log, unless another led between and the
         // log that is adopted lacks it; then a truncation says so.
         self.end_leadership(out);
@@ -149,13 +154,14 @@ impl Replica {
         let mut progress = BTreeMap::new();
         for peer in others.into_iter().filter(|peer| *peer != self.id) {
             let directory = self.connected.get(&peer);
-            let counts = directory.is_some_and(|directory| counts(&assignment, peer, *directory));
+            let counts = directory.is_some_and(|directory| counts(&assignment.directories, peer, *directory));
             progress.insert(peer, Progress::new(directory.is_some(), counts));
             if directory.is_some() {
                 out.push(Output::Send { to: peer, message: Message::Fence { epoch, leader: self.id } });
             }
         }
         self.leadership = Some(Box::new(Leadership {
+            wanted: Asked::new(&assignment, changes),
             assignment,
             phase: Phase::Fencing,
             promises: BTreeMap::new(),
@@ -175,9 +181,11 @@ impl Replica {
     }
 
     fn count_own_promise(&mut self, log: &dyn LogView) {
-        let (id, directory, suspect, log) = (self.id, self.directory, self.suspect, self.summary(log));
+        let (id, directory, suspect, votes) = (self.id, self.directory, self.suspect, self.own_votes(log));
+        let log = self.summary(log);
         if let Some(leadership) = &mut self.leadership {
-            let own = PromisedLog { log, suspect, counts: counts(&leadership.assignment, id, directory) };
+            let counts = counts(&leadership.assignment.directories, id, directory);
+            let own = PromisedLog { log, suspect, votes, counts };
             leadership.promises.insert(id, own);
         }
     }
@@ -189,6 +197,7 @@ impl Replica {
         epoch: Epoch,
         summary: LogSummary,
         suspect: Option<Lsn>,
+        votes: Option<BTreeMap<NodeId, DirectoryId>>,
         now_micros: u64,
         log: &dyn LogView,
         out: &mut Vec<Output>,
@@ -204,7 +213,7 @@ impl Replica {
         let Some(progress) = leadership.progress.get_mut(&from) else { return };
         progress.lower_durable(summary.end.lsn, suspect);
         let counts = progress.counts();
-        leadership.promises.insert(from, PromisedLog { log: summary, suspect, counts });
+        leadership.promises.insert(from, PromisedLog { log: summary, suspect, votes, counts });
         if leadership.start.is_some() {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
             progress.restart_at(boundary);
@@ -221,6 +230,7 @@ impl Replica {
     /// With enough promises, takes over the best log (I1): fetches what it lacks, drops what lost.
     fn try_adopt(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let id = self.id;
+        let named_by = self.count_by_logs();
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Assignment { fence, fence_quorum, voters, .. } = &leadership.assignment;
         let new_voters = (voters, majority_of(voters.len()));
@@ -228,7 +238,8 @@ impl Replica {
         if !leadership.promises.contains_key(&id) || !adopt::enough(fence, needed, &leadership.promises) {
             return;
         }
-        let source = adopt::best(id, fence, &leadership.promises);
+        // Also of who has no vote: whose the votes are is in no log before all that was committed.
+        let source = named_by.unwrap_or_else(|| adopt::best(id, fence, &leadership.promises));
         let Some(theirs) = leadership.promises.get(&source).map(|promise| promise.log.clone()) else { return };
         let ours = self.summary(log);
         if source == id || adopt::rank(&theirs) <= adopt::rank(&ours) {
@@ -417,7 +428,7 @@ impl Replica {
         let sound = self.durable.lsn.min(self.damage.sound_to());
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Some(start) = leadership.start else { return };
-        let own_counts = counts(&leadership.assignment, self.id, self.directory);
+        let own_counts = counts(&leadership.assignment.directories, self.id, self.directory);
         let own = (self.id, if own_counts { sound } else { Lsn::ZERO });
         let durable: Vec<(NodeId, Lsn)> = leadership
             .assignment

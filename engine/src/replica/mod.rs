@@ -12,8 +12,8 @@
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
 //! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
-//! linearizable read waits for), `quorum` (when a leader gives up), `snapshot` and `mark` (the state, where the log is gone),
-//! `mend` (what can't be read, and comes back from another).
+//! linearizable read waits for), `votes` (whose disks vote, where each node is its own master), `quorum` (when a leader gives up),
+//! `snapshot` and `mark` (the state, where the log is gone), `mend` (what can't be read, and comes back from another).
 
 mod adopt;
 #[cfg(test)]
@@ -44,6 +44,7 @@ mod snapshot_test;
 mod step;
 #[cfg(test)]
 mod transfer_test;
+mod votes;
 #[cfg(test)]
 mod votes_test;
 
@@ -120,6 +121,8 @@ pub struct Replica {
     suspect: Option<Lsn>,
     /// The first commit position that the promised epoch's leader told this replica.
     told_since_doubt: Option<Lsn>,
+    /// The disk with which the promised leader last came: it is that one's log which `matched` is about.
+    led_from: Option<DirectoryId>,
     leadership: Option<Box<Leadership>>,
     /// The snapshot that it fetches, while it does.
     fetching: Option<Fetching>,
@@ -132,6 +135,8 @@ pub struct Replica {
     under_way: VecDeque<(Ticket, Purpose)>,
     /// How long it leads without a majority.
     quorum_bound: Duration,
+    /// Whether nobody but the logs says whose disks have the votes.
+    own_master: bool,
 }
 
 /// What happens when a write is durable.
@@ -174,6 +179,7 @@ impl Replica {
             mends_refused: 0,
             suspect: log.suspect(),
             told_since_doubt: None,
+            led_from: None,
             leadership: None,
             fetching: None,
             installing: None,
@@ -181,6 +187,7 @@ impl Replica {
             next_ticket: 0,
             under_way: VecDeque::new(),
             quorum_bound: QUORUM_LOST_AFTER_DEFAULT,
+            own_master: false,
         }
     }
 

@@ -65,6 +65,11 @@ impl Progress {
         self.counts
     }
 
+    /// Before an epoch begins it may turn out that other disks have the votes.
+    pub(super) const fn note_counts(&mut self, counts: bool) {
+        self.counts = counts;
+    }
+
     /// The follower said how its log ends, and from where it may have lost something: what it said before about
     /// more than that no longer counts.
     pub(super) fn lower_durable(&mut self, end: Lsn, suspect: Option<Lsn>) {

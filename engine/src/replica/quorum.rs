@@ -184,7 +184,7 @@ impl Replica {
             Some(_) => (&assignment.voters, assignment.majority()),
         };
         let is_alone = voters[..] == [id];
-        let own_counts = counts(assignment, id, self.directory);
+        let own_counts = counts(&assignment.directories, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
         let log = log_mark(leadership, voters, (committed, end), &self.damage).filter(|_| !is_alone);
         let own = (durable < committed && !is_alone).then_some((0, durable.get()));

@@ -146,6 +146,7 @@ fn a_leader_whose_own_disk_is_slow_leads_on_as_long_as_it_gets_anywhere() {
         world.propose(A, "slow");
         world.deliver();
         world.node(B).sync();
+        world.node(C).sync();
         world.deliver_to(A);
         pass(&mut world, &mut now, BOUND - ms(1));
         world.node(A).sync();

@@ -135,7 +135,7 @@ impl Replica {
     fn end_round(&mut self, out: &mut Vec<Output>) {
         let Some(leadership) = self.leadership.as_mut() else { return };
         let majority = leadership.assignment.majority();
-        let own = usize::from(counts(&leadership.assignment, self.id, self.directory));
+        let own = usize::from(counts(&leadership.assignment.directories, self.id, self.directory));
         let is_enough = |round: &mut Round| round.confirmed.len() + own >= majority || planted(Mutant::ReadUnconfirmed);
         if let Some(Round { up_to, index, .. }) = leadership.reads.under_way.take_if(is_enough) {
             out.push(Output::ReadsConfirmed { up_to, index });

@@ -3,8 +3,8 @@
 use super::{Input, LogView, LogWrite, Output, Phase, Promise, Replica, Ticket};
 use crate::control::ConfigMaster;
 use crate::model::{
-    Assignment, ClusterId, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, Message, NamespaceId, NodeId,
-    ShardDescriptor, ShardId,
+    Assignment, ClusterId, DirectoryId, Epoch, EpochStart, LogId, LogPosition, LogSummary, Lsn, Message, NamespaceId,
+    NodeId, ShardDescriptor, ShardId,
 };
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -57,6 +57,10 @@ impl LogView for TestLog {
     }
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
         self.damaged.iter().map(|lsn| (*lsn, *lsn)).collect()
+    }
+
+    fn last_start(&self) -> Option<EpochStart> {
+        self.batches.iter().rev().find_map(EpochStart::in_batch)
     }
 }
 
@@ -466,7 +470,7 @@ fn an_acknowledgement_that_was_on_its_way_when_feeding_began_again_is_believed()
     let epoch = world.elect(A);
     let end = LogPosition::origin(world.node(A).log.id);
     let log = LogSummary { end, epochs: Vec::new() };
-    let promise = Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO };
+    let promise = Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO, votes: None };
     let leader = world.node(A);
     leader.said.clear();
     leader.step(Input::Message { from: B, message: promise.clone() });
@@ -646,7 +650,7 @@ fn adopting(world: &mut World, theirs: LogSummary) -> Epoch {
     let epoch = world.assign(A).epoch;
     world.node(A).sync();
     world.node(A).sent.clear();
-    let message = Message::Promise { epoch, log: theirs, suspect: None, committed: Lsn::ZERO };
+    let message = Message::Promise { epoch, log: theirs, suspect: None, committed: Lsn::ZERO, votes: None };
     world.node(A).step(Input::Message { from: B, message });
     epoch
 }
@@ -696,7 +700,7 @@ fn i2_a_leader_feeds_nothing_that_it_had_fetched_from_a_log_that_lost() {
     world.cut(A, B);
     let won = batch_of(log, later, end);
     let theirs = LogSummary { end: won.position(), epochs: vec![(old, Lsn::FIRST), (later, Lsn::new(2))] };
-    let promise = |log| Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO };
+    let promise = |log| Message::Promise { epoch, log, suspect: None, committed: Lsn::ZERO, votes: None };
     world.node(A).step(Input::Message { from: C, message: promise(theirs) });
     let fetched = Message::Fetched { epoch, after: end, batches: vec![won.clone()] };
     world.node(A).step(Input::Message { from: C, message: fetched });

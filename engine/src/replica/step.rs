@@ -1,7 +1,7 @@
 //! What goes into a replica and what comes out: its whole contract with the world.
 
 use super::{QuorumLost, ReadTicket};
-use crate::model::{Assignment, DirectoryId, Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
+use crate::model::{Assignment, DirectoryId, Epoch, EpochStart, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use bytes::Bytes;
 use std::time::Duration;
 use towline_wal::Batch;
@@ -63,6 +63,11 @@ pub trait LogView {
     fn suspect(&self) -> Option<Lsn>;
     /// What of the log can't be read, first and last LSN of each range, and was not put again ([`LogWrite::Mend`]).
     fn damaged(&self) -> Vec<(Lsn, Lsn)>;
+    /// The last `EpochStart` of the log, or of the state, where the log has let go of it. It is asked for where each node is its own
+    /// master ([`Replica::with_own_master`](super::Replica::with_own_master)).
+    fn last_start(&self) -> Option<EpochStart> {
+        None
+    }
 }
 
 /// One thing that happened.

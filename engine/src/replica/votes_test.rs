@@ -2,17 +2,23 @@
 
 use super::replica_test::{A, B, C, Node, World};
 use super::{Input, LogView as _, Phase, ReadTicket};
-use crate::model::{Assignment, DirectoryId, Epoch, Lsn, NodeId};
+use crate::model::{
+    Assignment, ControlRecord, DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId,
+};
+use std::collections::BTreeMap;
+use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
 const NEW: DirectoryId = DirectoryId::new([9; 16]);
 
 /// A node's disk is lost, and it comes back with an empty one.
 fn empty(world: &mut World, id: NodeId) {
     let log = world.node(id).log.id;
+    let is_own_master = world.node(id).replica.own_master;
     for other in [A, B, C].into_iter().filter(|other| *other != id) {
         world.cut(id, other);
     }
     *world.node(id) = Node::on(id, log, NEW);
+    world.node(id).replica.own_master = is_own_master;
     for other in [A, B, C].into_iter().filter(|other| *other != id) {
         world.node(id).step(Input::PeerUp(other, DirectoryId::default()));
         world.node(other).step(Input::PeerUp(id, NEW));
@@ -207,4 +213,181 @@ fn i1_what_one_disk_acknowledged_is_not_counted_for_another() {
     world.node(C).step(Input::PeerUp(A, DirectoryId::default()));
     world.settle();
     assert_eq!(world.committed(A), 3);
+}
+
+/// Three nodes, each its own master.
+fn own_masters() -> World {
+    let mut world = World::new();
+    [A, B, C].into_iter().for_each(|id| world.node(id).replica.own_master = true);
+    world
+}
+
+fn named(disks: &[(NodeId, DirectoryId)]) -> BTreeMap<NodeId, DirectoryId> {
+    disks.iter().copied().collect()
+}
+
+const OLD: DirectoryId = DirectoryId::new([0; 16]);
+
+/// An epoch in which A leads, and these have the votes.
+fn lead_by(world: &mut World, votes: &[(NodeId, DirectoryId)]) {
+    let assignment = Assignment { directories: named(votes), ..world.assignment(A) };
+    activate(world, A, assignment);
+}
+
+/// The two epochs by which the new disk of C has its vote.
+const STEPS: [&[(NodeId, DirectoryId)]; 2] = [&[(A, OLD), (B, OLD)], &[(A, OLD), (B, OLD), (C, NEW)]];
+
+/// Its own log says that it has a vote. What its successor and node A acknowledged would be lost.
+#[test]
+fn i1_a_disk_that_is_put_back_in_the_place_of_its_successor_does_not_count_itself() {
+    let mut world = own_masters();
+    world.elect(A);
+    let old = world.node(C).clone();
+    empty(&mut world, C);
+    STEPS.into_iter().for_each(|votes| lead_by(&mut world, votes));
+    world.cut(A, B);
+    world.propose(A, "A and the new disk have it");
+    world.settle();
+    assert_eq!(world.committed(A), 4);
+    *world.node(C) = old;
+    [A, B].into_iter().for_each(|other| world.cut(C, other));
+    world.node(B).step(Input::PeerUp(C, OLD));
+    world.node(C).step(Input::PeerUp(B, OLD));
+    let assignment = world.assignment(C);
+    let epoch = assignment.epoch;
+    assert_eq!(assignment.directories[&C], OLD);
+    world.node(C).step(Input::Assign(assignment));
+    world.settle();
+    assert_eq!(world.node(C).replica.phase(), Some(Phase::Fencing), "the log of B names another disk");
+    // With A they are enough, and what A has is taken over; and the votes are those of that log.
+    world.node(A).step(Input::PeerUp(C, OLD));
+    world.node(C).step(Input::PeerUp(A, OLD));
+    world.settle();
+    world.node(C).step(Input::ActivationAccepted(epoch));
+    world.settle();
+    assert_eq!((world.committed(C), world.committed(B)), (5, 5));
+    let votes = &world.node(C).replica.assignment().unwrap().directories;
+    assert_eq!(*votes, named(&[(A, OLD), (B, OLD), (C, NEW)]));
+}
+
+/// Its log ends before the votes changed, and it is assigned: it goes by the log of the one that it hears.
+#[test]
+fn i1_a_leader_that_lacks_the_last_change_of_votes_counts_by_the_log_that_has_it() {
+    let mut world = own_masters();
+    world.elect(A);
+    empty(&mut world, C);
+    lead_by(&mut world, STEPS[0]);
+    world.cut(A, B);
+    world.cut(B, C);
+    // It takes the promises of A and B; what begins with them reaches A and the new disk.
+    let given = Assignment { directories: named(STEPS[1]), ..world.assignment(A) };
+    let epoch = given.epoch;
+    world.node(A).step(Input::Assign(given));
+    world.node(A).step(Input::PeerUp(B, OLD));
+    world.node(B).step(Input::PeerUp(A, OLD));
+    world.hop();
+    world.sync_all();
+    world.hop();
+    world.cut(A, B);
+    world.settle();
+    world.node(A).step(Input::ActivationAccepted(epoch));
+    world.propose(A, "A and the new disk have it");
+    world.settle();
+    assert_eq!((world.committed(A), world.node(B).log.end().lsn), (4, Lsn::new(2)));
+    world.cut(A, C);
+    world.node(B).step(Input::PeerUp(C, NEW));
+    world.node(C).step(Input::PeerUp(B, OLD));
+    let assignment = world.assignment(B);
+    let epoch = assignment.epoch;
+    world.node(B).step(Input::Assign(assignment));
+    world.settle();
+    assert_eq!(world.node(B).replica.phase(), Some(Phase::Activating), "both have votes by the log of C");
+    world.node(B).step(Input::ActivationAccepted(epoch));
+    world.settle();
+    assert_eq!((world.committed(B), world.committed(C)), (5, 5));
+}
+
+#[test]
+fn i1_votes_are_changed_only_by_who_serves_and_a_disk_is_not_replaced_by_another_at_once() {
+    let mut world = own_masters();
+    let epoch = world.elect(A);
+    empty(&mut world, C);
+    let swapped = named(&[(A, OLD), (B, OLD), (C, NEW)]);
+    let at_once = Assignment { directories: swapped.clone(), ..world.assignment(A) };
+    world.node(A).step(Input::Assign(at_once));
+    assert_eq!(world.node(A).replica.promise().epoch, epoch, "it is none that can be followed");
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving));
+    let taken = Assignment { directories: named(&[(A, OLD), (B, OLD)]), ..world.assignment(A) };
+    activate(&mut world, A, taken);
+    // One that has just started leads nobody: the votes stay as the log says.
+    let given = Assignment { directories: swapped, ..world.assignment(B) };
+    let epoch = given.epoch;
+    world.node(B).step(Input::Assign(given));
+    world.settle();
+    world.node(B).step(Input::ActivationAccepted(epoch));
+    world.settle();
+    let votes = &world.node(B).replica.assignment().unwrap().directories;
+    assert_eq!(*votes, named(&[(A, OLD), (B, OLD)]));
+}
+
+/// A restored backup begins a version of its own; its log tells of the disks of another cluster.
+#[test]
+fn what_the_log_says_of_another_version_or_lineage_is_not_whose_the_votes_are() {
+    let mut world = own_masters();
+    world.elect(A);
+    let start = world.node(A).log.last_start().unwrap();
+    let (log, version) = (start.assignment.log, start.assignment.epoch.version);
+    assert_eq!(start.votes(log, version), Some(&named(&[(A, OLD), (B, OLD), (C, OLD)])));
+    assert_eq!(start.votes(log, version + 1024), None);
+    assert_eq!(start.votes(LogId::new(log.as_u128() + 1), version), None);
+    let mut promised = |epoch: Epoch| {
+        world.node(B).sent.clear();
+        world.node(B).step(Input::Message { from: A, message: Message::Fence { epoch, leader: A } });
+        world.node(B).sync();
+        match world.node(B).sent.pop() {
+            Some((_, Message::Promise { votes, .. })) => votes,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(promised(Epoch::new(version, 700)).map(|votes| votes.len()), Some(3));
+    assert_eq!(promised(Epoch::new(version + 1024, 1)), None);
+}
+
+/// A control record that is no epoch's start, and data that looks like one.
+#[test]
+fn only_the_start_of_an_epoch_says_whose_the_votes_are() {
+    let log = LogId::new(7);
+    let batch = |kind, raw| {
+        let builder = BatchBuilder::new(log, kind, Epoch::new(1, 1), LogPosition::origin(log), 0);
+        builder.block(Block::encode(raw, 1, Compression::Never)).seal().unwrap()
+    };
+    let mut world = own_masters();
+    let assignment = world.assignment(A);
+    let start = EpochStart { assignment, parent: LogPosition::origin(log) };
+    let raw = ControlRecord::EpochStart(start.clone()).encode().unwrap();
+    assert_eq!(EpochStart::in_batch(&batch(BatchKind::Control, raw.clone())), Some(start));
+    assert_eq!(EpochStart::in_batch(&batch(BatchKind::Data, raw)), None);
+    let other = ControlRecord::CloseSession { session: 1 }.encode().unwrap();
+    assert_eq!(EpochStart::in_batch(&batch(BatchKind::Control, other)), None);
+}
+
+/// The same epoch, told twice to a leader whose disk was wiped in between: its log began anew, and what equalled it does no more.
+#[test]
+fn i1_what_equalled_the_log_of_a_leader_is_not_taken_to_equal_that_of_another_disk_of_it() {
+    let mut world = World::new();
+    let epoch = world.elect(A);
+    world.propose(A, "one");
+    world.deliver();
+    let took = |world: &mut World| world.node(B).replica.took(epoch, Lsn::new(2));
+    assert!(took(&mut world), "it is not durable yet");
+    // A connection that breaks changes nothing.
+    world.node(B).step(Input::PeerDown(A));
+    world.node(B).step(Input::PeerUp(A, OLD));
+    assert!(took(&mut world));
+    world.node(B).step(Input::PeerDown(A));
+    world.node(B).step(Input::PeerUp(A, NEW));
+    assert!(!took(&mut world));
+    world.node(B).sent.clear();
+    world.node(B).sync();
+    assert!(world.node(B).sent.is_empty(), "it acknowledges nothing: {:?}", world.node(B).sent);
 }

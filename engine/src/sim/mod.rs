@@ -47,7 +47,7 @@ mod world_test;
 
 pub use checker::Violation;
 pub use command::{Args, Command, run};
-pub use explore::{Found, ModelArgs, Scope, explore};
+pub use explore::{Found, Masters, ModelArgs, Scope, Search, explore};
 pub use fault::{FaultKind, Totals};
 pub use state::StateKind;
 pub use world::{Run, run_seed, run_seed_with};

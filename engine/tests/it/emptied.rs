@@ -39,6 +39,12 @@ fn begun() -> (Runtime, Processes, Client) {
     (runtime, all, client)
 }
 
+/// In the first epoch behind that one nobody has the vote of the lost disk, in the second one the new disk has it.
+fn has_its_vote_again(all: &Processes, leader: usize, before: u64) {
+    let what = "the disk that is here has its vote";
+    all.until(what, leader, |status| status["serving"] == true && term(status) >= before + 2);
+}
+
 /// What node 1 and node 3 acknowledged is at neither of the two that are left: nobody can lead.
 #[test]
 fn i1_a_voter_whose_disk_was_emptied_helps_nobody_to_lead_and_votes_again_when_it_has_everything() {
@@ -62,8 +68,7 @@ fn i1_a_voter_whose_disk_was_emptied_helps_nobody_to_lead_and_votes_again_when_i
     assert_eq!(runtime.block_on(count(&client, 0..100)), 100, "I1");
 
     // It is fed, and the leader gives it its vote: then node 1 is not needed.
-    let before = assigned["epoch"]["term"].as_u64().unwrap();
-    all.until("node 3 has its vote again", 1, |status| status["serving"] == true && term(status) > before);
+    has_its_vote_again(&all, 1, assigned["epoch"]["term"].as_u64().unwrap());
     all.kill(0);
     runtime.block_on(write(&client, 100..150));
     all.assign("3");
@@ -93,8 +98,7 @@ fn i1_the_first_leader_comes_back_with_an_empty_disk_and_leads_nobody() {
     let assigned = all.assign("2");
     assert_eq!(runtime.block_on(count(&client, 0..50)), 50, "I1");
     // Its new disk gets its vote.
-    let before = assigned["epoch"]["term"].as_u64().unwrap();
-    all.until("node 1 has its vote again", 1, |status| status["serving"] == true && term(status) > before);
+    has_its_vote_again(&all, 1, assigned["epoch"]["term"].as_u64().unwrap());
     all.kill(2);
     runtime.block_on(write(&client, 50..60));
     // A majority of the disks is lost: what is left can't tell what was acknowledged, and nobody leads.
@@ -130,4 +134,34 @@ fn a_cluster_begins_when_every_node_is_there_and_then_a_majority_is_enough() {
     all.start(2);
     all.until("two are enough", 0, |status| status["serving"] == true);
     assert_eq!(runtime.block_on(count(&client, 0..10)), 10);
+}
+
+/// Its own log says that it has a vote, and node 2 has nothing of what its successor and node 1 acknowledged.
+#[test]
+fn i1_a_disk_that_is_put_back_in_the_place_of_its_successor_helps_nobody_to_lead() {
+    let (runtime, mut all, client) = begun();
+    let before = term(&all.status(0));
+    all.kill(2);
+    all.change_disks(2);
+    all.start(2);
+    has_its_vote_again(&all, 0, before);
+    all.kill(1);
+    runtime.block_on(write(&client, 50..100));
+    all.kill(0);
+    all.kill(2);
+    all.change_disks(2);
+    all.start(1);
+    all.start(2);
+    let refused = all.towline(&["shard", "assign", "--leader", "3", "--within", "3"]);
+    assert!(said(&refused).contains("TW-8031"), "it asked, and is told of its successor: {}", said(&refused));
+    let refused = all.towline(&["shard", "assign", "--leader", "2", "--within", "2"]);
+    assert!(said(&refused).contains("TW-8030"), "{}", said(&refused));
+    // The one that has it all is back: also the disk that was put back may lead then, by what it is told.
+    all.start(0);
+    let assigned = all.assign("3");
+    assert_eq!(runtime.block_on(count(&client, 0..100)), 100, "I1");
+    has_its_vote_again(&all, 2, assigned["epoch"]["term"].as_u64().unwrap());
+    all.kill(0);
+    runtime.block_on(write(&client, 100..150));
+    assert_eq!(runtime.block_on(count(&client, 0..150)), 150, "I1");
 }

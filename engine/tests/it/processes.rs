@@ -79,6 +79,18 @@ impl Processes {
         fs::remove_dir_all(self.directory.path().join(format!("data-{place}"))).unwrap();
     }
 
+    /// Its directory is on the shelf from then on, and the one that was there, if any, in its place.
+    pub(crate) fn change_disks(&self, place: usize) {
+        assert!(!self.runs(place));
+        let [data, shelf, between] =
+            ["data", "shelf", "between"].map(|name| self.directory.path().join(format!("{name}-{place}")));
+        fs::rename(&data, &between).unwrap();
+        if shelf.exists() {
+            fs::rename(&shelf, &data).unwrap();
+        }
+        fs::rename(&between, &shelf).unwrap();
+    }
+
     pub(crate) fn start(&mut self, place: usize) {
         let config = self.directory.path().join(format!("{place}.toml"));
         let mut program = Command::new(env!("CARGO_BIN_EXE_towline"));

@@ -43,7 +43,13 @@ impl Stopped {
                     Event::Message { stream: on, bytes, .. } => {
                         if let Ok(Received::Message(Message::Fence { epoch, .. })) = stream.lock().receive(&bytes) {
                             let summary = LogSummary { end: LogPosition::origin(log), epochs: Vec::new() };
-                            let promise = Message::Promise { epoch, log: summary, suspect: None, committed: Lsn::ZERO };
+                            let promise = Message::Promise {
+                                epoch,
+                                log: summary,
+                                suspect: None,
+                                committed: Lsn::ZERO,
+                                votes: None,
+                            };
                             say(handle, on, promise.encode().unwrap());
                         }
                         count.fetch_add(bytes.len(), Ordering::Relaxed);

@@ -1,10 +1,63 @@
 //! The command `towline sim model`: searches scopes, prints how much there was of each, and a verdict.
 
+use super::masters::{Masters, explore_masters};
 use super::scope::Scope;
 use super::search::{Found, explore};
 use crate::model::mutant::Mutant;
 use crate::sim::say;
 use std::time::Duration;
+
+/// What is searched: a script of assignments, or what nodes decide that are their own masters.
+///
+/// ```
+/// use towline::sim::Search;
+/// for text in ["=1:123 2:123 writes 1", "masters hands 1 writes 1"] {
+///     assert_eq!(text.parse::<Search>()?.to_string(), text);
+/// }
+/// # Ok::<(), String>(())
+/// ```
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Search {
+    /// By a script.
+    Script(Scope),
+    /// By the nodes.
+    Masters(Masters),
+}
+
+impl Search {
+    /// Searches it to its end, to the first violation, or to so many states.
+    #[must_use]
+    pub fn explore(&self, states_max: usize) -> Found {
+        match self {
+            Self::Script(scope) => explore(&Scope { states_max, ..scope.clone() }),
+            Self::Masters(masters) => explore_masters(masters, states_max),
+        }
+    }
+
+    /// What is counted as activated: the epochs of the script; or, of those without one, in which two disks have the votes, and three.
+    fn activated<'a>(&self, found: &'a Found) -> &'a [u64] {
+        let epochs = if let Self::Script(scope) = self { scope.epochs() } else { 2 };
+        found.activated.get(..epochs).unwrap_or(&found.activated)
+    }
+}
+
+impl std::str::FromStr for Search {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text.starts_with("masters") { text.parse().map(Self::Masters) } else { text.parse().map(Self::Script) }
+    }
+}
+
+impl std::fmt::Display for Search {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Script(scope) => scope.fmt(f),
+            Self::Masters(masters) => masters.fmt(f),
+        }
+    }
+}
 
 /// The small scopes: about a minute on one core.
 const QUICK: &[&str] = &[
@@ -23,6 +76,7 @@ const QUICK: &[&str] = &[
     "1:12 2:12 writes 2 crashes 1 rots 1",
     "1:12 2:12 writes 1 crashes 1 releases 2 rots 1",
     "1:123 2:123 writes 1 rots 1 prompt",
+    "masters emptied hands 1 returns 1",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -44,6 +98,7 @@ const LARGE: &[&str] = &[
     "=1:123 2:123 writes 2 empties 1",
     "=1:123 2:123 writes 1 crashes 1 rots 2 prompt",
     "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
+    "masters hands 2 writes 1 ends 1",
 ];
 /// Where a planted bug is looked for.
 const HUNT: &[&str] = &[
@@ -60,6 +115,7 @@ const HUNT: &[&str] = &[
     "=1:123 2:1234 2:234 writes 1",
     "1:12 2:123 3:23 writes 3",
     "=1:123 2:123 writes 2 empties 1 prompt",
+    "masters emptied hands 1 returns 1",
 ];
 /// A hunt gives each scope up at so many states, and begins again with more.
 const HUNT_STATES_MAX: [usize; 2] = [100_000, 3_000_000];
@@ -71,9 +127,10 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs) `empties` (of disks) and `rots` (of batches) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do.
+    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs), `empties` (of disks) and `rots` (of batches) with how many, `prompt` for disks that take no time, `reads` for reads of the log that do. Or `masters`, where each node is its own, then
+    /// `hands` (assignments), `writes`, `empties`, `returns` (of disks that were replaced), `crashes`, `breaks` and `ends`.
     #[arg(long, value_name = "TEXT")]
-    pub scope: Option<Scope>,
+    pub scope: Option<Search>,
     /// Give a search up at so many states; then it proves nothing.
     #[arg(long, default_value_t = 100_000_000)]
     pub states_max: usize,
@@ -100,7 +157,7 @@ pub(in crate::sim) fn run_model(args: &ModelArgs, clock: &dyn Fn() -> Duration) 
     let mut unfinished = 0;
     for scope in &scopes {
         let begun = clock();
-        let found = explore(scope);
+        let found = scope.explore(args.states_max);
         let took = clock().saturating_sub(begun);
         let text = if args.json { json(scope, &found, took) } else { report(scope, &found, took) };
         say(&mut std::io::stdout(), &text);
@@ -139,7 +196,7 @@ enum Told {
 }
 
 /// Plants a bug, and looks for it in one scope after the other: first a little of each, then more.
-fn hunt(name: &str, only: Option<&Scope>, told: Told, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
+fn hunt(name: &str, only: Option<&Search>, told: Told, clock: &dyn Fn() -> Duration) -> Result<bool, String> {
     crate::sim::plant(name)?;
     let (begun, mut states) = (clock(), 0);
     let scopes = match only {
@@ -148,7 +205,7 @@ fn hunt(name: &str, only: Option<&Scope>, told: Told, clock: &dyn Fn() -> Durati
     };
     for states_max in HUNT_STATES_MAX {
         for scope in &scopes {
-            let found = explore(&Scope { states_max, ..scope.clone() });
+            let found = scope.explore(states_max);
             states += found.states;
             let Some(violation) = &found.violation else { continue };
             let (took, depth) = (clock().saturating_sub(begun).as_secs_f64(), found.depth);
@@ -179,17 +236,15 @@ fn hunt(name: &str, only: Option<&Scope>, told: Told, clock: &dyn Fn() -> Durati
     Ok(false)
 }
 
-fn scopes(args: &ModelArgs) -> Result<Vec<Scope>, String> {
+fn scopes(args: &ModelArgs) -> Result<Vec<Search>, String> {
     let large = if args.quick { &[] } else { LARGE };
-    let mut scopes = match &args.scope {
-        Some(scope) => vec![scope.clone()],
-        None => QUICK.iter().chain(large).map(|text| text.parse()).collect::<Result<_, _>>()?,
-    };
-    scopes.iter_mut().for_each(|scope: &mut Scope| scope.states_max = args.states_max);
-    Ok(scopes)
+    match &args.scope {
+        Some(scope) => Ok(vec![scope.clone()]),
+        None => QUICK.iter().chain(large).map(|text| text.parse()).collect(),
+    }
 }
 
-fn json(scope: &Scope, found: &Found, took: Duration) -> String {
+fn json(scope: &Search, found: &Found, took: Duration) -> String {
     let Found { states, transitions, depth, steps, node_states, complete, story, bytes, .. } = found;
     let (scope, seconds) = (scope.to_string(), took.as_secs_f64());
     let violation =
@@ -201,9 +256,9 @@ fn json(scope: &Scope, found: &Found, took: Duration) -> String {
     )
 }
 
-fn report(scope: &Scope, found: &Found, took: Duration) -> String {
+fn report(scope: &Search, found: &Found, took: Duration) -> String {
     let Found { states, transitions, depth, steps, node_states, quiet, installing, committed, .. } = found;
-    let activated: Vec<_> = found.activated.iter().take(scope.epochs()).map(u64::to_string).collect();
+    let activated: Vec<_> = scope.activated(found).iter().map(u64::to_string).collect();
     let mut text = format!(
         "{scope}\n  {states} states, {transitions} transitions, depth {depth}, {:.1} s, {} MiB\n  \
          {steps} steps of {node_states} states of a node; epochs activated in {} states; {quiet} ends; {installing} with a snapshot; {committed} batches\n",

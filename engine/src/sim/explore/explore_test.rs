@@ -1,5 +1,6 @@
 //! The search itself: that it sees what it should, and takes for one only what is one.
 
+use super::command::Search;
 use super::scope::{NODES, Scope};
 use super::search::explore;
 use super::steps::{Steps, key};
@@ -7,6 +8,10 @@ use super::world::{Action, Fixed, World};
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use xxhash_rust::xxh3::Xxh3;
+
+fn search(text: &str) -> Search {
+    text.parse().unwrap()
+}
 
 fn scope(text: &str) -> Scope {
     text.parse().unwrap()
@@ -58,6 +63,23 @@ fn a_scope_that_makes_no_sense_is_refused() {
     for bad in ["", "writes 1", "1", "1:23", "12:12", "5:5", "1:15", "1:1 crashes", "1:1 crashes x", "1:1 nonsense"] {
         assert!(bad.parse::<Scope>().is_err(), "{bad:?}");
     }
+}
+
+#[test]
+fn i1_i2_hold_among_nodes_that_are_their_own_masters_whoever_is_assigned() {
+    let found = search("masters hands 1 writes 1 ends 1").explore(1_000_000);
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    assert!(found.complete && found.states > 4_000 && found.quiet > 0 && found.committed == 3, "{found:?}");
+    // By both steps the disk that is here comes to its vote.
+    let found = search("masters emptied").explore(1_000_000);
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    assert!(found.complete && found.activated[0] > 0 && found.activated[1] > 0, "{found:?}");
+}
+
+#[test]
+fn a_disk_that_is_put_back_is_searched_for_until_the_limit_of_states_and_nothing_is_broken() {
+    let found = search("masters emptied hands 1 returns 1").explore(20_000);
+    assert!(found.violation.is_none() && !found.complete, "{found:?}");
 }
 
 /// Every world of a scope, by what it is and not by its numbers.
@@ -144,6 +166,7 @@ mod planted {
             (Mutant::AcknowledgeDamaged, "1:12 2:12 rots 1"),
             (Mutant::LeadDamaged, "1:12 2:12 crashes 1 rots 1"),
             (Mutant::TrustMend, "1:123 2:123 breaks 1 rots 1 prompt"),
+            (Mutant::SwapVotes, "masters emptied hands 1 returns 1"),
         ])
     }
 
@@ -151,7 +174,7 @@ mod planted {
     fn each_rule_that_is_removed_breaks_an_invariant_in_a_small_scope() {
         for (mutant, text) in early() {
             plant(Some(mutant));
-            let found = explore(&Scope { states_max: 400_000, ..scope(text) });
+            let found = search(text).explore(400_000);
             plant(None);
             assert!(found.violation.is_some(), "{}: {} states", mutant.name(), found.states);
         }

@@ -9,7 +9,8 @@
 //! has applied nothing.
 //!
 //! Open these in order: `scope` (what may happen), `world` (a state and its choices), `judge` (what must hold), `node` (the
-//! replica in it), `steps` (why it is quick), `search`.
+//! replica in it), `steps` (why it is quick), `search`; `masters` (a world without a master that
+//! knows of all assignments).
 
 mod command;
 #[cfg(test)]
@@ -17,6 +18,7 @@ mod explore_test;
 mod ids;
 mod judge;
 mod master;
+mod masters;
 mod node;
 mod scope;
 mod search;
@@ -24,7 +26,8 @@ mod steps;
 mod story;
 mod world;
 
-pub use command::ModelArgs;
 pub(in crate::sim) use command::run_model;
+pub use command::{ModelArgs, Search};
+pub use masters::Masters;
 pub use scope::Scope;
 pub use search::{Found, explore};

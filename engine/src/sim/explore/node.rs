@@ -1,7 +1,7 @@
 //! One node of the model: the real replica over a log in memory, with what of it is on the disk.
 
 use super::scope::node_id;
-use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, Lsn, Message, NodeId, SnapshotId};
+use crate::model::{Assignment, DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use crate::replica::{
     DisconnectReason, Input, InstallMark, LogView, LogWrite, Opening, Output, Phase, Promise, ReadPurpose, Replica,
     Ticket,
@@ -74,6 +74,8 @@ pub(super) struct Node {
     state: LogPosition,
     /// How many disks it has had before.
     disks: u8,
+    /// Whether nobody but the logs says whose disks have the votes.
+    own_master: bool,
     /// The newest epoch whose promise was said, if the disk does not hold it: a promise that a crash would break.
     said: Epoch,
 }
@@ -136,6 +138,10 @@ impl LogView for ModelLog {
             durable.is_some_and(|batch| self.position_at(**lsn) == Some(batch.position()))
         });
         here.map(|lsn| (*lsn, *lsn)).collect()
+    }
+
+    fn last_start(&self) -> Option<EpochStart> {
+        self.accepted.iter().rev().find_map(EpochStart::in_batch)
     }
 }
 
@@ -231,7 +237,22 @@ impl Node {
     pub(super) fn new(place: usize, id: LogId) -> Self {
         let (log, node, origin) = (ModelLog::empty(id), node_id(place), LogPosition::origin(id));
         let replica = Replica::open(node, id, Promise::NONE, Lsn::ZERO, &log).on_directory(directory(node, 0));
-        Self { id: node, replica, log, reads: VecDeque::new(), state: origin, disks: 0, said: Epoch::ZERO }
+        Self {
+            id: node,
+            replica,
+            log,
+            reads: VecDeque::new(),
+            state: origin,
+            disks: 0,
+            own_master: false,
+            said: Epoch::ZERO,
+        }
+    }
+
+    /// The same node, which is its own master.
+    pub(super) fn with_own_master(mut self) -> Self {
+        (self.replica, self.own_master) = (self.replica.with_own_master(), true);
+        self
     }
 
     /// The disk that it has.
@@ -459,14 +480,15 @@ impl Node {
             }
         }
         let replica = Replica::open(self.id, self.log.id, self.log.promise, self.state.lsn, &self.log);
-        self.replica = replica.on_directory(self.directory());
+        let replica = replica.on_directory(self.directory());
+        self.replica = if self.own_master { replica.with_own_master() } else { replica };
         Ok(())
     }
 
     /// The same for two nodes that will do the same.
     pub(super) fn fingerprint(&self) -> u128 {
-        // The replica says what disk it is on.
-        let Self { id: _, replica, log, reads, state, disks: _, said } = self;
+        // The replica says what disk it is on, and whether the node is its own master.
+        let Self { id: _, replica, log, reads, state, disks: _, own_master: _, said } = self;
         let ModelLog {
             id: _,
             start,

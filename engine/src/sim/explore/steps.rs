@@ -105,6 +105,11 @@ impl Steps {
         Self { prompt: scope.prompt, reads: scope.reads, ..Self::default() }
     }
 
+    /// Of a world in which nothing that a disk does takes time.
+    pub(super) fn prompt() -> Self {
+        Self { prompt: true, ..Self::default() }
+    }
+
     pub(super) fn node(&self, id: u32) -> &Node {
         &self.nodes[id as usize]
     }

@@ -105,16 +105,19 @@ fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
     if told.is_empty() { String::new() } else { format!("; it {}", told.join(", ")) }
 }
 
-fn said(message: &Message) -> String {
+pub(super) fn said(message: &Message) -> String {
     let batches = |batches: &[towline_wal::Batch]| {
         let ends: Vec<_> = batches.iter().map(|batch| text(&batch.position())).collect();
         if ends.is_empty() { "no batch".to_owned() } else { ends.join(" ") }
     };
     match message {
         Message::Fence { epoch, .. } => format!("Fence epoch {}", epoch.term),
-        Message::Promise { epoch, log, suspect, .. } => {
+        Message::Promise { epoch, log, suspect, votes, .. } => {
             let doubt = suspect.map_or_else(String::new, |from| format!(", in doubt from {from}"));
-            format!("Promise epoch {}, log ends at {}{doubt}", epoch.term, text(&log.end))
+            let votes = votes.iter().flatten().map(|(node, disk)| format!(" {}.{}", node.get(), disk.as_bytes()[8]));
+            let votes = votes.collect::<String>();
+            let by = if votes.is_empty() { votes } else { format!(", by the disks{votes}") };
+            format!("Promise epoch {}, log ends at {}{doubt}{by}", epoch.term, text(&log.end))
         }
         Message::Refused { epoch, promised } => format!("Refused epoch {}, promised {}", epoch.term, promised.term),
         Message::Append { epoch, prev, commit, batches: list } => {
