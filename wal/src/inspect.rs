@@ -700,8 +700,10 @@ impl<I: Io> Iterator for Batches<I> {
 /// [`InspectError`]: the directory can't be opened, or a batch can't be read; the first such is told.
 pub fn batches(dir: impl AsRef<Path>, log: LogId) -> Result<Vec<Batch>, InspectError> {
     let wanted = Wanted { log: Some(log), ..Wanted::default() };
-    let batches: Result<Vec<Batch>, ReadError> = Batches::open(dir, wanted)?.collect();
-    Ok(batches?)
+    let mut batches = Batches::open(dir, wanted)?.collect::<Result<Vec<Batch>, ReadError>>()?;
+    // What was put again lies behind what followed it.
+    batches.sort_by_key(Batch::first_lsn);
+    Ok(batches)
 }
 
 /// The logs of a directory with their first and last LSN and the number of batches.

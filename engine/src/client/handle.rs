@@ -531,6 +531,10 @@ impl Client {
     /// asked. What servers know of that is asked once, and again when one of them has sent something elsewhere.
     async fn path(&self, namespace: &str, about: &About, deadline: Instant) -> Path {
         let path = Path::of(namespace, about);
+        #[cfg_attr(
+            not(feature = "node"),
+            expect(clippy::infallible_destructuring_match, reason = "there are two ways with a node")
+        )]
         let servers = match &self.shared.way {
             Way::Servers(servers) => servers,
             #[cfg(feature = "node")]

@@ -536,7 +536,13 @@ impl Feed {
                 Err(LogReadError::Released { start, .. }) => {
                     return Err(FeedError::Compacted { shard: id, oldest: start.next() });
                 }
-                Err(source) => return Err(FeedError::Log { shard: id, source }),
+                Err(source) => {
+                    if matches!(source, LogReadError::Corrupt { .. }) {
+                        // Another node may have it: then the next try finds it.
+                        cursor.shard.events.send(super::shard::Event::DamageFound);
+                    }
+                    return Err(FeedError::Log { shard: id, source });
+                }
             };
             for batch in batches.into_iter().take_while(|batch| batch.last_lsn() <= applied) {
                 cursor.next = batch.last_lsn().next();

@@ -209,7 +209,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let of = |name: &str, shards| NamespaceLayout::evenly(name, shards);
         let (orders, names) = (of("orders", 4), NamespaceLayout::split_at("names", ["h", "p"]));
-        open(directory.path(), &[orders.clone()]).unwrap().close().unwrap();
+        open(directory.path(), std::slice::from_ref(&orders)).unwrap().close().unwrap();
         let node = open(directory.path(), &[orders.clone(), names.clone()]).unwrap();
         assert_eq!(node.namespaces().iter().map(|space| space.shards.len()).collect::<Vec<_>>(), [1, 4, 3]);
         node.close().unwrap();
@@ -219,7 +219,7 @@ mod tests {
             said.contains("has \"orders\" with 4 shards as namespace 2") && said.ends_with("\"names\" with 3 shards"),
             "{said}"
         );
-        let said = refused(&[orders.clone()]);
+        let said = refused(std::slice::from_ref(&orders));
         assert!(said.contains("has \"names\" with 3 shards as namespace 3") && said.ends_with("names none"), "{said}");
         let said = refused(&[orders.clone(), NamespaceLayout::split_at("names", ["h", "q"])]);
         assert!(said.ends_with("names the same, split at other keys or made after others"), "{said}");

@@ -308,13 +308,13 @@ fn lose_disk(all: &mut Processes, dice: &mut Dice, victim: usize) -> String {
     all.start(victim);
     // One term takes the vote from the lost disk, the next gives it to the one that is here. One that follows another for another
     // reason is told from these by what comes after it.
-    let last = std::cell::Cell::new((0, Instant::now()));
+    let (clock, last) = (Clock::new(), std::cell::Cell::new((0, Duration::ZERO)));
     let has_its_vote = |status: &serde_json::Value| {
         let term = status["epoch"]["term"].as_u64().unwrap_or(0);
         if status["serving"] != true || last.get().0 != term {
-            last.set((term, Instant::now()));
+            last.set((term, clock.now()));
         }
-        term >= before + 2 && last.get().1.elapsed() > Duration::from_secs(2)
+        term >= before + 2 && clock.now() > last.get().1 + Duration::from_secs(2)
     };
     all.until("the empty disk has its vote", leader, has_its_vote);
     format!("node {} lost its disk, and node {} assigned", victim + 1, leader + 1)

@@ -16,7 +16,7 @@ use towline::model::{
 };
 use towline::node::SHARD;
 use towline_net::driver::{ConnectionHandle, EventSink, Listener, ListenerOptions};
-use towline_net::{ConnectionConfig, Event, Identity, Limits, Role, SendFlags, StreamId};
+use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, Role, SendFlags, StreamId, StreamKind};
 
 /// Node 3, as far as a leader can see: it greets and promises; then it holds everything and acknowledges nothing.
 struct Stopped {
@@ -39,7 +39,11 @@ impl Stopped {
                 let stream = Mutex::new(ReplicationStream::new(SHARD, log));
                 let count = Arc::clone(&count);
                 let sink = EventSink::callback_with_handle(move |handle, event| match event {
-                    Event::Opened { stream: opened, .. } => say(handle, opened, stream.lock().greeting().unwrap()),
+                    // Whoever was dialled opens the streams.
+                    Event::Ready { .. } => {
+                        let opened = handle.open(StreamKind::Replication, Lane::Replication).unwrap();
+                        say(handle, opened, stream.lock().greeting().unwrap());
+                    }
                     Event::Message { stream: on, bytes, .. } => {
                         if let Ok(Received::Message(Message::Fence { epoch, .. })) = stream.lock().receive(&bytes) {
                             let summary = LogSummary { end: LogPosition::origin(log), epochs: Vec::new() };

@@ -96,7 +96,7 @@ const LARGE: &[&str] = &[
     "1:123 2:123 releases 2 rots 1 prompt",
     "=1:12 3:123 writes 1 releases 1 rots 1",
     "=1:123 2:123 writes 2 empties 1",
-    "=1:123 2:123 writes 1 crashes 1 rots 2 prompt",
+    "1:12 2:12 writes 1 crashes 1 rots 2",
     "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
     "masters hands 2 writes 1 ends 1",
 ];

@@ -201,7 +201,11 @@ impl ModelLog {
         let (ticket, write) = self.under_way.pop_front()?;
         match write {
             LogWrite::Append(batch) => self.durable.push(batch),
-            LogWrite::Mend(batch) => self.damaged.retain(|lsn| *lsn != batch.last_lsn()),
+            LogWrite::Mend(batch) => {
+                self.damaged.retain(|lsn| *lsn != batch.last_lsn());
+                // What is found later does not keep the write-ahead log from growing.
+                self.refuses &= !self.damaged.is_empty();
+            }
             LogWrite::Truncate(to) => {
                 self.durable.retain(|batch| batch.last_lsn() <= to.lsn);
                 self.damaged.retain(|lsn| *lsn <= to.lsn);
