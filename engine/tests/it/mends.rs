@@ -68,7 +68,7 @@ fn what_rots_in_a_followers_log_comes_back_from_another_node() {
     logs_are_the_same(cluster);
 }
 
-/// A follower that was away needs from it what rotted.
+/// What an opening finds damaged leaves a doubt, so it takes all voters. The one that was away needs from it what rotted.
 #[test]
 fn i1_a_leader_whose_log_rotted_has_it_mended_before_it_leads_and_feeds_it_then() {
     let mut cluster = Cluster::new();
@@ -80,8 +80,8 @@ fn i1_a_leader_whose_log_rotted_has_it_mended_before_it_leads_and_feeds_it_then(
     cluster.stop(0);
     rot(&cluster.log_path(0), 11);
     cluster.start(0);
-    until("the leader serves again", || cluster.server(0).node().is_serving());
     cluster.start(2);
+    until("the leader serves again", || cluster.server(0).node().is_serving());
     put(cluster.server(0).node(), 30..33);
     all_are_the_same(&cluster);
     logs_are_the_same(cluster);

@@ -400,7 +400,7 @@ fn snapshots_are_bounded_and_their_places_come_back() {
 
 #[test]
 fn what_can_not_be_is_refused_before_it_costs_anything() {
-    let options = ClientOptions { request_timeout: Duration::from_millis(300), ..ClientOptions::default() };
+    let options = ClientOptions { request_timeout: Duration::from_secs(3), ..ClientOptions::default() };
     with_options(&options, |client| async move {
         let mut seen = Seen::default();
         let space = client.namespace("default");
