@@ -186,6 +186,7 @@ impl Streams<'_> {
 
     fn greet(&mut self, shard: ShardId, replicated: &Replicated, stream: StreamId) {
         let replication = ReplicationStream::new(shard, replicated.log);
+        // One that can't be put into bytes is one that was not sent.
         let greeting = replication.greeting().ok();
         let sent = greeting.map(|greeting| self.handle.try_send(stream, greeting, SendFlags::default()));
         if !matches!(sent, Some(Ok(()))) {
