@@ -62,7 +62,7 @@ pub struct ConfigMaster {
     shard: ShardDescriptor,
     voters: Vec<NodeId>,
     newest: Epoch,
-    /// The disks that have the votes, if it is known of all.
+    /// The disks that have the votes, if they are known.
     votes: Option<BTreeMap<NodeId, DirectoryId>>,
     /// The disks with which voters came.
     present: BTreeMap<NodeId, DirectoryId>,
@@ -88,6 +88,23 @@ impl ConfigMaster {
         uuid.copy_from_slice(cluster.as_bytes());
         number.copy_from_slice(&shard.get().to_le_bytes());
         LogId::new(xxhash_rust::xxh3::xxh3_128(&name))
+    }
+
+    /// What two nodes call a shard's log when they speak of it: with what each one's configuration says that the shard is, so that
+    /// nodes whose configurations differ do not take one another's keys for their own. Of the default namespace there is nothing
+    /// to say.
+    #[must_use]
+    pub fn named_log(log: LogId, namespace: &str, shard: &ShardDescriptor) -> LogId {
+        if shard.shard == DEFAULT_SHARD {
+            return log;
+        }
+        let mut told = log.as_u128().to_le_bytes().to_vec();
+        told.extend(shard.namespace.get().to_le_bytes());
+        for part in [namespace.as_bytes(), &shard.start, &shard.end] {
+            told.extend((part.len() as u64).to_le_bytes());
+            told.extend(part);
+        }
+        LogId::new(xxhash_rust::xxh3::xxh3_128(&told))
     }
 
     /// Whether a node assigns itself when it starts: the one to whom its own durable promise is, and before there is any promise the

@@ -220,6 +220,11 @@ pub enum ReadAt {
     },
     /// Not older than anything that was answered before.
     Linearizable,
+    /// Not older than anything that was answered so long before.
+    MaxStaleness {
+        /// How long, in microseconds.
+        micros: u64,
+    },
 }
 
 /// What is answered. The order of the variants is part of the format.
@@ -374,6 +379,9 @@ impl TryFrom<&Read> for ReadAt {
             Read::Eventual => Self::Eventual,
             Read::AtLeast(token) => Self::AtLeast { token: token.encode()?.to_vec() },
             Read::Linearizable => Self::Linearizable,
+            Read::MaxStaleness(staleness) => {
+                Self::MaxStaleness { micros: u64::try_from(staleness.as_micros()).unwrap_or(u64::MAX) }
+            }
         })
     }
 }
@@ -386,6 +394,7 @@ impl TryFrom<ReadAt> for Read {
             ReadAt::Eventual => Self::Eventual,
             ReadAt::AtLeast { token } => Self::AtLeast(Token::decode(&token)?),
             ReadAt::Linearizable => Self::Linearizable,
+            ReadAt::MaxStaleness { micros } => Self::MaxStaleness(std::time::Duration::from_micros(micros)),
         })
     }
 }

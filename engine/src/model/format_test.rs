@@ -132,6 +132,9 @@ fn messages() -> Vec<(&'static str, Message)> {
         ),
         ("message_mend_wanted.bin", Message::MendWanted { epoch, after, to: position(1024, 6, 95), bytes_max: 65_536 }),
         ("message_mend.bin", Message::Mend { epoch, after, batches: batches() }),
+        ("message_read_index.bin", Message::ReadIndex { epoch, number: 300 }),
+        ("message_read_indexed.bin", Message::ReadIndexed { epoch, number: 300, index: Some(Lsn::new(7)) }),
+        ("message_read_refused.bin", Message::ReadIndexed { epoch, number: 301, index: None }),
     ]
 }
 

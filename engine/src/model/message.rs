@@ -203,6 +203,22 @@ pub enum Message {
         /// The batches behind it.
         batches: Vec<Batch>,
     },
+    /// Somebody who follows wants to read what is committed now, or newer: what must it show?
+    ReadIndex {
+        /// The epoch that the sender promised.
+        epoch: Epoch,
+        /// Which question; the answer names it.
+        number: u64,
+    },
+    /// Everything that was acknowledged when the question came is no further than this.
+    ReadIndexed {
+        /// The epoch that was named.
+        epoch: Epoch,
+        /// The question that was named.
+        number: u64,
+        /// The position; none if the sender does not lead, or leads no more.
+        index: Option<Lsn>,
+    },
 }
 
 /// Why bytes are not a message.
@@ -371,6 +387,15 @@ enum MessageV1 {
         committed: u64,
         votes: Vec<(NodeId, DirectoryId)>,
     },
+    ReadIndex {
+        epoch: EpochV1,
+        number: u64,
+    },
+    ReadIndexed {
+        epoch: EpochV1,
+        number: u64,
+        index: Option<u64>,
+    },
 }
 
 #[derive(Encode, Decode)]
@@ -527,6 +552,13 @@ impl Message {
                 let (epoch, after) = ((*epoch).into(), (*after).into());
                 (MessageV1::Mend { epoch, after, batches: count(batches) }, batches)
             }
+            Self::ReadIndex { epoch, number } => {
+                (MessageV1::ReadIndex { epoch: (*epoch).into(), number: *number }, &[])
+            }
+            Self::ReadIndexed { epoch, number, index } => {
+                let (epoch, index) = ((*epoch).into(), index.map(Lsn::get));
+                (MessageV1::ReadIndexed { epoch, number: *number, index }, &[])
+            }
         };
         if batches.len() > APPEND_BATCHES_MAX {
             return Err(MessageError::Batches { stated: APPEND_BATCHES_MAX, found: batches.len() });
@@ -625,6 +657,10 @@ impl Message {
                 after: after.into(),
                 batches: take_batches(&mut rest, batches as usize)?,
             },
+            MessageV1::ReadIndex { epoch, number } => Self::ReadIndex { epoch: epoch.into(), number },
+            MessageV1::ReadIndexed { epoch, number, index } => {
+                Self::ReadIndexed { epoch: epoch.into(), number, index: index.map(Lsn::new) }
+            }
         };
         if !rest.is_empty() {
             return Err(MessageError::Batches { stated: 0, found: 1 });

@@ -72,6 +72,10 @@ pub enum Mutant {
     LeadAfterSteppingDown,
     /// Liveness: who waits to read of a leader that leads no more hears nothing.
     ForgetReads,
+    /// I7: a read that comes while a majority is asked counts what it said to those before.
+    JoinRound,
+    /// I7: what a follower knows is as new as the moment at which it heard of it.
+    FreshWhenHeard,
     /// I5: a snapshot is taken without its sessions.
     ForgetSessions,
     /// I4: a snapshot is installed though nobody looked whether it is what was offered.
@@ -93,7 +97,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 37] = [
+    pub const ALL: [Self; 39] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -123,6 +127,8 @@ impl Mutant {
         Self::NeverStepDown,
         Self::LeadAfterSteppingDown,
         Self::ForgetReads,
+        Self::JoinRound,
+        Self::FreshWhenHeard,
         Self::ForgetSessions,
         Self::TrustStaged,
         Self::ResetEarly,
@@ -144,6 +150,8 @@ impl Mutant {
                 | Self::ReadUnconfirmed
                 | Self::NeverStepDown
                 | Self::ForgetReads
+                | Self::JoinRound
+                | Self::FreshWhenHeard
                 | Self::ForgetSessions
                 | Self::TrustStaged
                 | Self::ResetEarly
@@ -184,6 +192,8 @@ impl Mutant {
             Self::NeverStepDown => "never-step-down",
             Self::LeadAfterSteppingDown => "lead-after-stepping-down",
             Self::ForgetReads => "forget-reads",
+            Self::JoinRound => "join-round",
+            Self::FreshWhenHeard => "fresh-when-heard",
             Self::ForgetSessions => "forget-sessions",
             Self::TrustStaged => "trust-staged",
             Self::ResetEarly => "reset-early",

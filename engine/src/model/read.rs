@@ -3,6 +3,7 @@
 use super::request::StreamEvent;
 use super::token::Token;
 use bytes::Bytes;
+use std::time::Duration;
 
 /// What a key holds.
 ///
@@ -46,6 +47,10 @@ pub enum Read {
     AtLeast(Token),
     /// Everything that was acknowledged to anybody before the read began.
     Linearizable,
+    /// Everything that was acknowledged to anybody so long before the read began, or earlier: from any node, at once where that is
+    /// known to be so, and else behind a question to the leader. No clocks of different nodes are compared. Zero is as
+    /// [`Read::Linearizable`], and any node that follows answers it.
+    MaxStaleness(Duration),
 }
 
 /// Some events of a stream.

@@ -87,7 +87,10 @@ pub enum StreamError {
     #[error(transparent)]
     Message(#[from] MessageError),
     /// Another shard, or another log by the same number.
-    #[error("the stream is about shard {theirs} with log {their_log}; here it is shard {ours} with log {our_log}")]
+    #[error(
+        "the stream is about shard {theirs} with log {their_log}; here it is shard {ours} with log {our_log}: the peer is of another \
+         cluster, or names other namespaces in its configuration"
+    )]
     WrongLog {
         /// The shard here.
         ours: ShardId,

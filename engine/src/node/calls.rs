@@ -70,6 +70,25 @@ impl Asked<'_> {
                     return;
                 }
             }
+            ReadAt::MaxStaleness { micros } if touched.has_others() => {
+                let staleness = Duration::from_micros(*micros);
+                let mut pause = SHOWN_PAUSE_MIN;
+                while !touched.is_fresh(staleness) {
+                    if let Some(positions) = touched.newest(self.end).await {
+                        self.wait_until(|| touched.has(&positions)).await;
+                        if touched.has(&positions) {
+                            break;
+                        }
+                    }
+                    if Instant::now() >= self.end {
+                        return;
+                    }
+                    // Nobody leads now, as far as this node knows.
+                    sleep_until((Instant::now() + pause).min(self.end)).await;
+                    pause = (pause * 2).min(SHOWN_PAUSE_MAX);
+                }
+                *read = ReadAt::Eventual;
+            }
             _ => {}
         }
     }

@@ -503,7 +503,7 @@ impl WaitingRead {
         match call.read() {
             Some(ReadAt::AtLeast { .. }) => 1,
             // On a node that votes alone they wait for nobody.
-            Some(ReadAt::Linearizable) => 2,
+            Some(ReadAt::Linearizable | ReadAt::MaxStaleness { .. }) => 2,
             _ => 0,
         }
     }

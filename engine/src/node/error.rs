@@ -9,6 +9,7 @@ use crate::model::{Epoch, Lsn, NodeId, NumberError, RecordError, ShardId};
 use crate::pipeline::{SubmitError, WriteError};
 use crate::shard::CrossShard;
 use crate::state::StoreError;
+use std::time::Duration;
 use towline_wal::FaultClass;
 
 /// Anything that a node says instead of an answer: what each call's own error widens into.
@@ -221,6 +222,7 @@ impl WriteRefused {
 /// | TW-6105, TW-6106 | fix the request | open the node, or another namespace |
 /// | TW-6107 | operator | close the node and open it again |
 /// | TW-6109 | retry | ask another node, or ask again |
+/// | TW-6110 | retry | ask again, another node, or for what may be older |
 /// | TW-52xx | | see [`StoreError`] |
 ///
 /// ```
@@ -291,9 +293,26 @@ pub enum ReadError {
         /// The shard.
         shard: ShardId,
     },
+    /// Nobody who leads could be asked in time, and what is applied here may be older than the read allows.
+    #[error(
+        "shard {shard}: what is applied here may be older than {allowed:?}, and no leader said in time what is newest ({})",
+        known(*.age)
+    )]
+    TooOld {
+        /// The shard.
+        shard: ShardId,
+        /// How old it may be.
+        allowed: Duration,
+        /// How old it is at the most, if that is known.
+        age: Option<Duration>,
+    },
     /// The state can't be read.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+fn known(age: Option<Duration>) -> String {
+    age.map_or_else(|| "its age is not known".to_owned(), |age| format!("it is {:.1} s old at the most", age.as_secs_f64()))
 }
 
 impl ReadError {
@@ -310,6 +329,7 @@ impl ReadError {
             Self::Stopped { .. } => 6107,
             Self::Unconfirmed { .. } => 6108,
             Self::Replaced { .. } => 6109,
+            Self::TooOld { .. } => 6110,
             Self::Store(store) => store.code(),
         }
     }
@@ -318,7 +338,9 @@ impl ReadError {
     #[must_use]
     pub const fn class(&self) -> FailureClass {
         match self {
-            Self::NotYet { .. } | Self::Unconfirmed { .. } | Self::Replaced { .. } => FailureClass::Retry,
+            Self::NotYet { .. } | Self::Unconfirmed { .. } | Self::Replaced { .. } | Self::TooOld { .. } => {
+                FailureClass::Retry
+            }
             Self::NotLeader(_) => FailureClass::ReRoute,
             Self::Stopped { .. } => FailureClass::Operator,
             Self::Key { .. } | Self::PositionLost { .. } | Self::Closed | Self::Dropped => FailureClass::FixRequest,

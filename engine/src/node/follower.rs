@@ -321,7 +321,7 @@ impl Namespace {
         let seat = Seat { name: name.to_owned(), who, namespace, budget, shards };
         seat.note(&feed.token(), is_new, &one_after_another)?;
         // From here on the log is kept for it, whatever happens: also when an earlier try came only so far as to be known.
-        self.with_store(|store| Ok(store.flush()?))?;
+        self.with_store(None, |store| Ok(store.flush()?))?;
         Ok(Follower { feed: ahead.unwrap_or(feed), seat })
     }
 
@@ -371,7 +371,7 @@ impl Namespace {
                 state::put_follower(&mut changes, id, name, &entry);
             }
         }
-        self.with_store(|store| Ok(RocksWriter::new(Arc::clone(store)).commit(&changes)?))
+        self.with_store(None, |store| Ok(RocksWriter::new(Arc::clone(store)).commit(&changes)?))
     }
 
     /// Forgets a follower: nothing is kept for it any more. One that is here goes on as a feed that nobody knows.
@@ -388,7 +388,7 @@ impl Namespace {
             state::forget_follower(&mut changes, shard.descriptor.shard, name);
             drop(shard.followers.0.lock().remove(name));
         }
-        self.with_store(|store| {
+        self.with_store(None, |store| {
             RocksWriter::new(Arc::clone(store)).commit(&changes)?;
             Ok(store.flush()?)
         })
@@ -475,7 +475,7 @@ impl Follower {
         let one_after_another = seat.namespace.following();
         seat.note(&self.feed.token(), false, &one_after_another)?;
         // What is on the disk from before must not be taken for what it said since.
-        seat.namespace.with_store(|store| Ok(store.flush()?))?;
+        seat.namespace.with_store(None, |store| Ok(store.flush()?))?;
         seat.shards.iter().for_each(|shard| shard.followers.has_rewound(&seat.name, seat.who));
         Ok(())
     }

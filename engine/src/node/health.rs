@@ -1,4 +1,4 @@
-//! Why a node has stopped by itself, for whoever runs it.
+//! Why a shard, or the node, has stopped by itself, for whoever runs it.
 
 use parking_lot::Mutex;
 use std::fmt;
@@ -6,24 +6,48 @@ use std::sync::Arc;
 
 type Call = Box<dyn FnOnce(String) + Send>;
 
-/// The first reason for which a node stopped; shared by its threads and its owner.
+/// The first reason for which a shard stopped, or one of a node's; shared by its threads and its owner.
 #[derive(Clone, Default)]
-pub(super) struct Health(Arc<Mutex<State>>);
+pub(super) struct Health {
+    state: Arc<Mutex<State>>,
+    /// Of the node, where this is a shard's: what stops one of its shards is wrong with the node.
+    node: Option<Arc<Self>>,
+}
 
 #[derive(Default)]
 struct State {
     failure: Option<String>,
+    /// The node lives on.
+    is_alone: bool,
     calls: Vec<Call>,
 }
 
 impl Health {
-    /// The node stops for this reason. Only the first one counts: the others follow from it.
+    /// A shard's, on this node.
+    pub(super) fn of_a_shard(node: &Arc<Self>) -> Self {
+        Self { state: Arc::default(), node: Some(Arc::clone(node)) }
+    }
+
+    /// It stops for this reason, and the node with it. Only the first one counts: the others follow from it.
     pub(super) fn fail(&self, reason: &str) {
-        let mut state = self.0.lock();
+        self.stop(reason, false);
+        if let Some(node) = &self.node {
+            node.fail(reason);
+        }
+    }
+
+    /// The shard stops, as it does on every node that has it; the node lives on.
+    pub(super) fn fail_alone(&self, reason: &str) {
+        self.stop(reason, true);
+    }
+
+    fn stop(&self, reason: &str, is_alone: bool) {
+        let mut state = self.state.lock();
         if state.failure.is_some() {
             return;
         }
         state.failure = Some(reason.to_owned());
+        state.is_alone = is_alone;
         let calls = std::mem::take(&mut state.calls);
         drop(state);
         calls.into_iter().for_each(|call| call(reason.to_owned()));
@@ -31,13 +55,20 @@ impl Health {
 
     /// The reason, if it stopped.
     pub(super) fn failure(&self) -> Option<String> {
-        self.0.lock().failure.clone()
+        self.state.lock().failure.clone()
     }
 
-    /// Calls with the reason once the node stops; at once if it has.
+    /// The reason, if it stopped by [`Self::fail_alone`].
+    #[cfg(feature = "cluster")]
+    pub(super) fn failure_alone(&self) -> Option<String> {
+        let state = self.state.lock();
+        state.failure.clone().filter(|_| state.is_alone)
+    }
+
+    /// Calls with the reason once it stops; at once if it has.
     #[cfg(feature = "cluster")]
     pub(super) fn on_failure(&self, call: impl FnOnce(String) + Send + 'static) {
-        let mut state = self.0.lock();
+        let mut state = self.state.lock();
         match state.failure.clone() {
             Some(reason) => {
                 drop(state);
@@ -51,5 +82,22 @@ impl Health {
 impl fmt::Debug for Health {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Health").field(&self.failure()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_stops_a_shard_stops_the_node_unless_it_is_the_same_on_every_node() {
+        let node = Arc::<Health>::default();
+        let [bad_record, bad_disk, other] = [(); 3].map(|()| Health::of_a_shard(&node));
+        bad_record.fail_alone("a record");
+        assert_eq!((bad_record.failure().as_deref(), node.failure()), (Some("a record"), None));
+        bad_disk.fail("the disk");
+        bad_disk.fail("and what follows from it");
+        assert_eq!(node.failure().as_deref(), Some("the disk"));
+        assert_eq!(other.failure(), None);
     }
 }

@@ -1,7 +1,9 @@
 //! A shard comes up on this node: its state, its replica, its queue, and the threads that serve it.
 
 use super::applier::{ApplyOrder, ApplyStage};
+use super::clock;
 use super::follower::Followers;
+use super::freshness::Known;
 use super::health::Health;
 use super::log_budget::LogBudget;
 use super::open::OpenError;
@@ -55,6 +57,8 @@ pub(super) struct Host {
     /// What the log keeps where there are several nodes.
     pub(super) retention: Retention,
     pub(super) snapshots: SnapshotLimits,
+    /// Whether the node has stopped by itself.
+    pub(super) health: Arc<Health>,
 }
 
 /// What snapshots for others may cost.
@@ -91,6 +95,7 @@ pub(super) struct ShardHandle {
     pub(super) events: Inbox,
     pub(super) positions: Arc<Positions>,
     pub(super) reads: Arc<ReadIndex>,
+    freshness: Arc<Known>,
     pub(super) health: Health,
     pub(super) pins: Arc<Pins>,
     pub(super) followers: Followers,
@@ -107,9 +112,33 @@ impl ShardHandle {
         self.events.send(Event::Close(deadline));
     }
 
-    /// Asks a majority whether this node still leads; the answer goes to whoever waits for it.
+    /// Asks what a read must show that comes now: a majority, whether this node still leads, or the leader that it follows. The
+    /// answer goes to whoever waits for it.
     pub(super) fn confirm(&self, waiter: impl FnOnce(Confirmation) + Send + 'static) -> ReadTicket {
-        self.reads.ask(waiter, || self.events.send(Event::Read))
+        let (asked, freshness) = (clock::since_boot(), Arc::clone(&self.freshness));
+        let note = move |confirmation| {
+            if let Confirmation::At(index) = confirmation {
+                freshness.confirmed(asked, clock::since_boot(), index);
+            }
+            waiter(confirmation);
+        };
+        self.reads.ask(note, || self.events.send(Event::Read))
+    }
+
+    /// How old what is applied here is at the most, if that is known.
+    pub(super) fn age(&self) -> Option<Duration> {
+        self.freshness.age(clock::since_boot(), self.positions.applied())
+    }
+
+    /// Whether what is applied here is known to be no older than that. Half of it before the end, somebody is asked, so that whoever
+    /// reads all the time never waits.
+    pub(super) fn is_fresh(&self, staleness: Duration) -> bool {
+        let Some(age) = self.age().filter(|age| *age <= staleness) else { return false };
+        if age > staleness / 2 && self.freshness.begins_to_ask() {
+            let freshness = Arc::clone(&self.freshness);
+            self.confirm(move |_| freshness.has_asked());
+        }
+        true
     }
 
     /// Waits until the shard has ended.
@@ -148,7 +177,7 @@ impl Host {
         let first_leader = self.first_leader(id);
         let leader = promise.leader.unwrap_or(first_leader);
         let positions = Arc::new(Positions::new(applied.lsn).led_by(leader));
-        let (reads, health, pins) = (Arc::<ReadIndex>::default(), Health::default(), Arc::default());
+        let (reads, health, pins) = (Arc::<ReadIndex>::default(), Health::of_a_shard(&self.health), Arc::default());
         let followers = Followers::load(&pins, store, id)?;
         let (stage_positions, counters) = (Arc::clone(&positions), Arc::<Counters>::default());
         let wal = Arc::clone(&self.wal);
@@ -198,6 +227,7 @@ impl Host {
             snapshots,
             positions,
             reads,
+            freshness: Arc::default(),
             quorum_lost_after: self.quorum_lost_after,
             budget: Arc::clone(&self.budget),
             buffers: Arc::clone(&self.buffers),

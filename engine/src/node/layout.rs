@@ -2,7 +2,8 @@
 //!
 //! A namespace's number, and those of its shards, follow from its place in the file. So the order there is for ever, and what a
 //! directory holds is looked at before anything is served: a shard that another file numbers otherwise would take one's keys for
-//! another's.
+//! another's. Nodes whose files differ find that when they speak of the shard
+//! ([`ConfigMaster::named_log`](crate::control::ConfigMaster::named_log)).
 
 use super::NamespaceOptions;
 use super::control_log::{CatalogLogError, ControlLog};

@@ -26,6 +26,7 @@ mod backup;
 pub(crate) mod calls;
 #[cfg(feature = "cluster")]
 mod clients;
+mod clock;
 mod completion;
 mod control_log;
 mod damage;
@@ -34,6 +35,7 @@ mod deliveries;
 mod error;
 mod feed;
 pub(crate) mod follower;
+mod freshness;
 mod gate;
 mod health;
 #[cfg(any(feature = "cluster", feature = "client"))]

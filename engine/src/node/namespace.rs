@@ -34,6 +34,9 @@ use towline_wal::Wal;
 
 /// How long a read waits for the position that it must show, unless it is asked otherwise.
 pub const READ_WITHIN_DEFAULT: Duration = Duration::from_secs(10);
+/// Between two questions to a leader that nobody knows.
+const UNLED_PAUSE_MIN: Duration = Duration::from_millis(1);
+const UNLED_PAUSE_MAX: Duration = Duration::from_millis(100);
 
 /// A namespace: keys with values, streams of events, in one or several shards.
 ///
@@ -293,8 +296,9 @@ impl Namespace {
     /// The key is none, the position is not reached in time, or the state can't be read.
     pub fn get(&self, key: impl AsRef<[u8]>, read: Read) -> Result<Option<Value>, ReadError> {
         let key = check_key(key.as_ref())?;
-        self.reach(&read, Some(self.served.map.index_of(key)))?;
-        self.with_store(|store| get(store, self.id(), key))
+        let shard = self.served.map.index_of(key);
+        self.reach(&read, Some(shard))?;
+        self.with_store(Some(shard), |store| get(store, self.id(), key))
     }
 
     /// What each of these keys holds, all at one moment, in the order in which they are asked for.
@@ -320,8 +324,8 @@ impl Namespace {
         let mut shards: Vec<_> = keys.iter().map(|key| self.served.map.index_of(key.as_ref())).collect();
         shards.sort_unstable();
         shards.dedup();
-        shards.into_iter().try_for_each(|shard| self.reach(&read, Some(shard)))?;
-        self.at_one_moment(|snapshot| snapshot.multi_get_within(&keys, bytes_max))
+        shards.iter().try_for_each(|shard| self.reach(&read, Some(*shard)))?;
+        self.at_one_moment(Some(&shards), |snapshot| snapshot.multi_get_within(&keys, bytes_max))
     }
 
     /// One page of keys and values, all of one moment. The page says how to go on; the next one is of a later moment.
@@ -330,7 +334,7 @@ impl Namespace {
     /// The position is not reached in time, or the state can't be read.
     pub fn scan(&self, scan: &Scan, read: Read) -> Result<Page, ReadError> {
         self.reach(&read, None)?;
-        self.with_store(|store| Ok(state::scan_values(store, self.id(), scan)?))
+        self.with_store(None, |store| Ok(state::scan_values(store, self.id(), scan)?))
     }
 
     /// Events of a stream, forward from version `from`, or backward from it (0: from the end): its version and its events
@@ -347,8 +351,9 @@ impl Namespace {
         read: Read,
     ) -> Result<StreamRead, ReadError> {
         let stream = check_key(stream.as_ref())?;
-        self.reach(&read, Some(self.served.map.index_of(stream)))?;
-        self.at_one_moment(|snapshot| snapshot.read_stream(stream, from, direction, (events_max, bytes_max)))
+        let shard = self.served.map.index_of(stream);
+        self.reach(&read, Some(shard))?;
+        self.at_one_moment(Some(&[shard]), |snapshot| snapshot.read_stream(stream, from, direction, (events_max, bytes_max)))
     }
 
     /// Reads several things of one moment: what `read` asks of the snapshot belongs together. The snapshot keeps old
@@ -377,7 +382,7 @@ impl Namespace {
         look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         self.reach(&read, None)?;
-        self.at_one_moment(look)
+        self.at_one_moment(None, look)
     }
 
     /// What a reader shows to see everything that is applied here now.
@@ -398,7 +403,7 @@ impl Namespace {
     /// # Errors
     /// The state can't be read.
     pub fn digest(&self) -> Result<Vec<(ShardId, LogPosition, [u8; 16])>, ReadError> {
-        self.at_one_moment(|snapshot| {
+        self.at_one_moment(None, |snapshot| {
             let digest = |shard: &Arc<ShardHandle>| {
                 let (at, digest) = state::digest_of(&snapshot.rocks, &shard.descriptor, shard.log)?;
                 Ok((shard.descriptor.shard, at, digest))
@@ -468,28 +473,36 @@ impl Namespace {
         self.served.is_dropped.load(Ordering::SeqCst)
     }
 
+    /// Reads the state, of the shard whose index that is, or of all.
     pub(super) fn with_store<T>(
         &self,
+        shard: Option<usize>,
         read: impl FnOnce(&Arc<RocksStore>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let _span = tracing::trace_span!("read", namespace = %self.served.id).entered();
-        let before = self.replaced()?;
+        let shards = shard.as_ref().map(std::slice::from_ref);
+        let before = self.replaced(shards)?;
         let found = self.shared.gate.with(read).ok_or(ReadError::Closed)?;
         // Behind the read as well: what it found may be of two states, also where that made it fail.
-        if self.replaced()? != before {
-            return Err(self.is_replaced());
+        if self.replaced(shards)? != before {
+            return Err(self.is_replaced(shards));
         }
         // Behind the read: what is removed at this moment must not be told half.
         if self.is_dropped() { Err(ReadError::Dropped) } else { found }
     }
 
-    fn at_one_moment<T>(&self, look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>) -> Result<T, ReadError> {
-        let before = self.replaced()?;
+    /// Looks at these shards, by their indexes, or at all.
+    fn at_one_moment<T>(
+        &self,
+        shards: Option<&[usize]>,
+        look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>,
+    ) -> Result<T, ReadError> {
+        let before = self.replaced(shards)?;
         let look_at = |store: &Arc<RocksStore>| {
             let snapshot = Snapshot { namespace: self, rocks: store.snapshot() };
             // Of one state, if none came between: what is written from here on is not in it.
-            if self.replaced()? != before {
-                return Err(self.is_replaced());
+            if self.replaced(shards)? != before {
+                return Err(self.is_replaced(shards));
             }
             look(&snapshot)
         };
@@ -498,18 +511,25 @@ impl Namespace {
         if self.is_dropped() { Err(ReadError::Dropped) } else { found }
     }
 
-    /// How often the states of its shards were replaced by snapshots of other nodes.
-    fn replaced(&self) -> Result<u64, ReadError> {
+    /// How often the states of these shards were replaced by snapshots of other nodes. Of others nothing is asked: one that is being
+    /// replaced holds up nobody who reads what lies beside it.
+    fn replaced(&self, shards: Option<&[usize]>) -> Result<u64, ReadError> {
         if self.shared.host.is_alone() {
             return Ok(0);
         }
         let of = |shard: &Arc<ShardHandle>| shard.positions.replaced();
-        self.served.shards.iter().map(of).sum::<Option<u64>>().ok_or_else(|| self.is_replaced())
+        self.chosen(shards).map(of).sum::<Option<u64>>().ok_or_else(|| self.is_replaced(shards))
     }
 
-    fn is_replaced(&self) -> ReadError {
-        let shards = &self.served.shards;
-        let shard = shards.iter().find(|shard| shard.positions.replaced().is_none()).or_else(|| shards.first());
+    fn chosen<'a>(&'a self, shards: Option<&'a [usize]>) -> impl Iterator<Item = &'a Arc<ShardHandle>> {
+        let all = &self.served.shards;
+        let count = shards.map_or(all.len(), <[usize]>::len);
+        (0..count).filter_map(move |at| all.get(shards.map_or(Some(at), |shards| shards.get(at).copied())?))
+    }
+
+    fn is_replaced(&self, shards: Option<&[usize]>) -> ReadError {
+        let mut chosen = self.chosen(shards);
+        let shard = chosen.find(|shard| shard.positions.replaced().is_none()).or_else(|| self.chosen(shards).next());
         // One that stopped in the middle of it says so.
         match shard.filter(|shard| shard.health.failure().is_some()) {
             Some(failed) => self.has_ended(failed),
@@ -529,6 +549,7 @@ impl Namespace {
         };
         shards.iter().try_for_each(|shard| match read {
             Read::AtLeast(token) => self.reach_token(shard, token),
+            Read::MaxStaleness(staleness) if !self.shared.host.is_alone() => self.reach_fresh(shard, *staleness),
             _ => self.reach_newest(shard),
         })
     }
@@ -574,6 +595,34 @@ impl Namespace {
                 }
             }
         }
+    }
+
+    /// Waits until what is applied here shows all that was acknowledged so long before now: it is known to, or the leader said what is
+    /// newest.
+    fn reach_fresh(&self, shard: &ShardHandle, staleness: Duration) -> Result<(), ReadError> {
+        let deadline = after(self.read_within);
+        let mut pause = UNLED_PAUSE_MIN;
+        while !shard.is_fresh(staleness) {
+            let (sender, confirmed) = bounded(1);
+            let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
+            match confirmed.recv_deadline(deadline) {
+                Ok(Confirmation::At(index)) => return self.reach_applied(shard, index, deadline),
+                Ok(Confirmation::Ended) => return Err(self.has_ended(shard)),
+                Ok(Confirmation::Refused) => {}
+                Err(_) => shard.reads.forget(ticket),
+            }
+            // Nobody leads, as far as this node knows. What was heard before may still do for what waits here.
+            let looked_again = deadline.min(after(pause));
+            match shard.positions.wait(looked_again, |_| shard.is_fresh(staleness)) {
+                Waited::Reached => {}
+                Waited::Ended => return Err(self.has_ended(shard)),
+                Waited::TimedOut if looked_again < deadline => pause = (pause * 2).min(UNLED_PAUSE_MAX),
+                Waited::TimedOut => {
+                    return Err(ReadError::TooOld { shard: shard.descriptor.shard, allowed: staleness, age: shard.age() });
+                }
+            }
+        }
+        Ok(())
     }
 
     /// Waits until this node leads the shard, and what was committed before its epoch is applied. On a node that votes alone

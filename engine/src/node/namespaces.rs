@@ -108,6 +108,16 @@ impl Registry {
         self.all().iter().flat_map(|served| served.shards.iter().map(Arc::clone)).collect()
     }
 
+    /// All shards, each with the name of its namespace.
+    #[cfg(feature = "cluster")]
+    pub(super) fn named_shards(&self) -> Vec<(String, Arc<ShardHandle>)> {
+        let of = |served: &Arc<Served>| {
+            let name = served.descriptor.read().name.clone();
+            served.shards.iter().map(|shard| (name.clone(), Arc::clone(shard))).collect::<Vec<_>>()
+        };
+        self.all().iter().flat_map(of).collect()
+    }
+
     /// How many shards there are.
     pub(super) fn count(&self) -> usize {
         self.up.read().by_id.values().map(|served| served.shards.len()).sum()

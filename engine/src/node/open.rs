@@ -294,6 +294,7 @@ fn start(
             bytes_per_second: options.snapshot_bytes_per_second,
             log_bytes: options.follower_log_bytes,
         },
+        health: Arc::default(),
     };
     let registry = Registry::new(control, host.is_alone());
     let gate = Gate::new(Arc::clone(&store));

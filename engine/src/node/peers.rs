@@ -39,7 +39,8 @@ pub(super) struct Network {
 /// A shard that other nodes have as well.
 #[derive(Debug, Clone)]
 pub(super) struct Replicated {
-    pub(super) log: LogId,
+    /// What both ends of a stream call its log ([`ConfigMaster::named_log`](crate::control::ConfigMaster::named_log)).
+    pub(super) named: LogId,
     pub(super) events: Inbox,
 }
 
@@ -185,7 +186,7 @@ impl Streams<'_> {
     }
 
     fn greet(&mut self, shard: ShardId, replicated: &Replicated, stream: StreamId) {
-        let replication = ReplicationStream::new(shard, replicated.log);
+        let replication = ReplicationStream::new(shard, replicated.named);
         // One that can't be put into bytes is one that was not sent.
         let greeting = replication.greeting().ok();
         let sent = greeting.map(|greeting| self.handle.try_send(stream, greeting, SendFlags::default()));

@@ -4,6 +4,7 @@
 use super::Shared;
 use super::hosting::ShardHandle;
 use super::namespaces::Served;
+use crate::model::Lsn;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use std::time::Instant;
@@ -25,8 +26,8 @@ pub(super) struct Rest(Mutex<Option<Looked>>);
 
 #[derive(Debug, Clone, Copy)]
 struct Looked {
-    /// How many batches were applied to it by then.
-    batches: u64,
+    /// What was applied to it by then. Read before anything else is, so that a look that misses something is not the last.
+    applied: Lsn,
     again: Again,
 }
 
@@ -37,7 +38,7 @@ impl Rest {
     }
 
     /// Whether it is to be looked at now; if so, that is taken to happen.
-    fn is_over(&self, batches: u64, now: Instant) -> bool {
+    fn is_over(&self, applied: Lsn, now: Instant) -> bool {
         let mut looked = self.0.lock();
         let rests = looked.is_some_and(|looked| {
             let is_due = match looked.again {
@@ -45,11 +46,11 @@ impl Rest {
                 Again::At(at) => at <= now,
                 Again::Never => false,
             };
-            looked.batches == batches && !is_due
+            looked.applied == applied && !is_due
         });
         if !rests {
             // Before it is looked at: whoever disturbs it meanwhile takes this away.
-            *looked = Some(Looked { batches, again: Again::Never });
+            *looked = Some(Looked { applied, again: Again::Never });
         }
         !rests
     }
@@ -72,7 +73,7 @@ pub(super) struct Awake {
 impl Shared {
     /// The shards that are to be looked at now.
     pub(super) fn awake(&self, now: Instant) -> Vec<Awake> {
-        self.those(|shard| shard.rest.is_over(shard.counters.batches(), now) | shard.positions.unmendable().is_some())
+        self.those(|shard| shard.rest.is_over(shard.positions.applied(), now) | shard.positions.unmendable().is_some())
     }
 
     /// All of them, whether they rest or not.
@@ -100,19 +101,19 @@ mod tests {
     fn a_shard_rests_until_something_is_applied_its_time_comes_or_somebody_disturbs_it() {
         let (rest, start) = (Rest::default(), now());
         let later = start + Duration::from_secs(5);
-        assert!(rest.is_over(0, start), "it was never looked at");
-        assert!(!rest.is_over(0, start));
-        assert!(rest.is_over(1, start), "something was applied");
+        assert!(rest.is_over(Lsn::new(0), start), "it was never looked at");
+        assert!(!rest.is_over(Lsn::new(0), start));
+        assert!(rest.is_over(Lsn::new(1), start), "something was applied");
         rest.look(Again::At(later));
         rest.look(Again::Never);
-        assert!(!rest.is_over(1, start));
-        assert!(rest.is_over(1, later));
+        assert!(!rest.is_over(Lsn::new(1), start));
+        assert!(rest.is_over(Lsn::new(1), later));
         rest.look(Again::Soon);
         rest.look(Again::At(later));
-        assert!(rest.is_over(1, start), "the soonest counts");
+        assert!(rest.is_over(Lsn::new(1), start), "the soonest counts");
         rest.disturb();
         rest.look(Again::Never);
-        assert!(rest.is_over(1, start), "what was decided during a look was not seen by it");
+        assert!(rest.is_over(Lsn::new(1), start), "what was decided during a look was not seen by it");
     }
 
     /// Otherwise ten thousand idle shards would each be asked for their log, their sessions and their followers once a second.

@@ -8,6 +8,7 @@ use super::peers::{EVENTS_WAITING, Greets, Network, Replicated};
 use super::server_stats::ServerStats;
 use super::transport::{Transport, resolve};
 use super::{CloseError, Node, NodeOptions, OpenError};
+use crate::control::ConfigMaster;
 use crate::model::NodeId;
 use crate::model::request::FailureClass;
 use std::collections::BTreeMap;
@@ -169,12 +170,13 @@ impl ServerHandle {
         self.server.stats()
     }
 
-    /// Waits until the node stops by itself, and says why. It serves nothing from then on: end the process, or shut
-    /// this down and serve anew.
+    /// Waits until the node stops by itself, any shard of it, and says why. It serves nothing from then on that can be relied on: end
+    /// the process, or shut this down and serve anew. A shard that stops at a record that no node can apply is not meant: it has
+    /// stopped on all of them, and the others go on.
     pub async fn failed(&self) -> String {
         let (tell, told) = tokio::sync::oneshot::channel();
         // Whoever waited may wait no more.
-        self.node.default_shard().health.on_failure(move |reason| drop(tell.send(reason)));
+        self.node.shared.host.health.on_failure(move |reason| drop(tell.send(reason)));
         told.await.unwrap_or_else(|_| "the node has stopped".to_owned())
     }
 
@@ -239,9 +241,10 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         replay_bytes_max: config.replay_bytes_max,
         ..NodeOptions::alone(&config.data_dir)
     })?);
-    let shards = node.shared.registry.shards().into_iter();
-    let shards =
-        shards.map(|shard| (shard.descriptor.shard, Replicated { log: shard.log, events: shard.events.clone() }));
+    let shards = node.shared.registry.named_shards().into_iter().map(|(name, shard)| {
+        let named = ConfigMaster::named_log(shard.log, &name, &shard.descriptor);
+        (shard.descriptor.shard, Replicated { named, events: shard.events.clone() })
+    });
     let network = Network {
         identity: *node.identity(),
         incarnation: node.shared.host.wal.incarnation(),

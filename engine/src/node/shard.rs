@@ -25,6 +25,7 @@ use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
+use crate::state::ApplyError;
 use bytes::Bytes;
 use crossbeam::channel::Sender;
 use parking_lot::Mutex;
@@ -608,8 +609,13 @@ impl Shard {
                 self.state.unapplied.forget(position.lsn);
             }
             Err(ApplierError::Read(ReadError::Corrupt { .. })) if self.may_be_mended() => {}
-            // Deterministic: the same on every replica. The shard stops; the log is kept.
-            Err(error) => self.fail(&format!("a committed batch can't be applied: {error}{}", error.remedy())),
+            Err(error) => {
+                let reason = format!("a committed batch can't be applied: {error}{}", error.remedy());
+                // Deterministic: the same on every replica. The shard stops on all of them, the log is kept, and the nodes live on:
+                // otherwise one record would end all of a cluster, at each start.
+                let is_everywhere = matches!(error, ApplierError::Apply(ApplyError::Content(_)));
+                self.stop(&reason, if is_everywhere { Health::fail_alone } else { Health::fail });
+            }
         }
     }
 
@@ -624,12 +630,16 @@ impl Shard {
     /// Nothing more is acknowledged, everybody who waits hears that the outcome is unknown, and the node is to be
     /// reopened.
     pub(super) fn fail(&mut self, reason: &str) {
+        self.stop(reason, Health::fail);
+    }
+
+    fn stop(&mut self, reason: &str, note: fn(&Health, &str)) {
         if std::mem::replace(&mut self.state.failed, true) {
             return;
         }
         tracing::error!(node = %self.id, shard = %self.shard, reason, "the shard has stopped: reopen the node");
         // The reason first: whoever is woken by the rest asks for it.
-        self.health.fail(reason);
+        note(&self.health, reason);
         self.queue.close();
         self.state.by_hand = None;
         self.abandon();

@@ -25,11 +25,6 @@ impl Counters {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Batches applied.
-    pub(super) fn batches(&self) -> u64 {
-        self.batches.load(Ordering::Relaxed)
-    }
-
     /// These were applied in one change: statistics, so the order in which others see them does not matter.
     pub(super) fn applied(&self, batches: u64, bytes: u64, records: u64, rejected: u64) {
         let counts =

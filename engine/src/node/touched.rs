@@ -65,9 +65,27 @@ impl Touched<'_> {
     /// [applied](Self::has), shard by shard, every read shows all that was acknowledged before. None where it does not lead, or
     /// no answer came.
     pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
+        if !self.leads() {
+            return None;
+        }
+        self.newest(end).await
+    }
+
+    /// Whether what is applied here is known to be no older than that.
+    pub(super) fn is_fresh(&self, staleness: std::time::Duration) -> bool {
+        // All are asked: each looks ahead for itself.
+        self.shards.iter().filter(|shard| !shard.is_fresh(staleness)).count() == 0
+    }
+
+    /// Whether other nodes have a say in what is newest.
+    pub(super) fn has_others(&self) -> bool {
+        !self.space.is_alone()
+    }
+
+    /// As [`Self::confirmed`], of those who lead, wherever they are.
+    pub(super) async fn newest(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
         let mut positions = Vec::with_capacity(self.shards.len());
         for shard in &self.shards {
-            shard.positions.serving()?;
             let (sender, confirmed) = tokio::sync::oneshot::channel();
             let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
             // Also when whoever waits is dropped.

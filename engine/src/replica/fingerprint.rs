@@ -30,6 +30,7 @@ impl Replica {
             told_since_doubt,
             led_from,
             leadership,
+            questions,
             fetching,
             installing,
             connected,
@@ -54,6 +55,7 @@ impl Replica {
         let was_told = *matched > Lsn::ZERO || (suspect.is_some() && told_since_doubt.is_some());
         (led_from.filter(|_| was_told), own_master).hash(into);
         fetching.map(|fetching| fetching.from).hash(into);
+        questions.hash(into);
         under_way.len().hash(into);
         for (_, purpose) in under_way {
             match purpose {

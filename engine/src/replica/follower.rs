@@ -32,6 +32,8 @@ impl Replica {
             }
             Message::Confirm { epoch, round } => self.confirm(from, epoch, round, out),
             Message::Confirmed { epoch, round } => self.confirmed(from, epoch, round, out),
+            Message::ReadIndex { epoch, number } => self.read_index(from, epoch, number, out),
+            Message::ReadIndexed { epoch, number, index } => self.read_indexed(from, epoch, (number, index), out),
             Message::SnapshotOffer { epoch, snapshot } => self.snapshot_offered(from, epoch, snapshot, log, out),
             Message::SnapshotWanted { epoch, snapshot, index } => {
                 self.snapshot_asked(from, epoch, (snapshot, index), out);
@@ -80,6 +82,7 @@ impl Replica {
     pub(super) fn make_promise(&mut self, promise: Promise, out: &mut Vec<Output>) {
         assert!(promise.epoch > self.promise.epoch, "I3: promises only rise");
         let led = self.end_leadership(out);
+        self.refuse_questions(out);
         self.promise = promise;
         self.fetching = None;
         self.damage.ask_all_again();
@@ -244,6 +247,7 @@ impl Replica {
 
     pub(super) fn peer_up(&mut self, peer: NodeId, directory: DirectoryId, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.insert(peer, directory);
+        self.forget_questions(peer, out);
         if self.promise.leader == Some(peer)
             && self.led_from.replace(directory).is_some_and(|before| before != directory)
         {
@@ -262,6 +266,7 @@ impl Replica {
 
     pub(super) fn peer_down(&mut self, peer: NodeId, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         self.connected.remove(&peer);
+        self.forget_questions(peer, out);
         self.fetching = self.fetching.filter(|fetching| fetching.from != peer);
         self.damage_peer_down(peer, log, out);
         if self.leadership.is_some() {

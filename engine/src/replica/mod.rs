@@ -12,8 +12,8 @@
 //!
 //! Open these in order: `step` (what goes in and out), `promise` and `follower` (what a replica accepts),
 //! `leader` (the phases), `adopt`, `commit` (one rule each), `progress` and `feed` (what followers are sent), `reads` (what a
-//! linearizable read waits for), `votes` (whose disks vote, where each node is its own master), `quorum` (when a leader gives up),
-//! `snapshot` and `mark` (the state, where the log is gone), `mend` (what can't be read, and comes back from another).
+//! linearizable read waits for), `freshness` (how old a follower's state is at the most), `votes` (whose disks vote, where each
+//! node is its own master), `quorum` (when a leader gives up), `snapshot` and `mark` (the state, where the log is gone), `mend` (what can't be read, and comes back from another).
 
 mod adopt;
 #[cfg(test)]
@@ -23,6 +23,7 @@ mod feed;
 #[cfg(feature = "sim")]
 mod fingerprint;
 mod follower;
+mod freshness;
 mod leader;
 mod mark;
 mod mend;
@@ -57,10 +58,12 @@ use snapshot::Fetching;
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+pub use freshness::Freshness;
 pub use leader::Phase;
 pub use mark::{InstallMark, Opening};
 pub use promise::{Promise, Verdict};
 pub use quorum::QuorumLost;
+use reads::Questions;
 pub use reads::ReadTicket;
 pub use step::{DisconnectReason, Input, LogView, LogWrite, Output, ReadPurpose, Ticket};
 
@@ -124,6 +127,8 @@ pub struct Replica {
     /// The disk with which the promised leader last came: it is that one's log which `matched` is about.
     led_from: Option<DirectoryId>,
     leadership: Option<Box<Leadership>>,
+    /// What it asks of the leader that it follows, for those who read here.
+    questions: Questions,
     /// The snapshot that it fetches, while it does.
     fetching: Option<Fetching>,
     /// The snapshot that is being installed: from the mark in the log until the state is replaced.
@@ -181,6 +186,7 @@ impl Replica {
             told_since_doubt: None,
             led_from: None,
             leadership: None,
+            questions: Questions::default(),
             fetching: None,
             installing: None,
             connected: BTreeMap::new(),

@@ -188,7 +188,7 @@ impl Replica {
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
         let log = log_mark(leadership, voters, (committed, end), &self.damage).filter(|_| !is_alone);
         let own = (durable < committed && !is_alone).then_some((0, durable.get()));
-        let reads = leadership.reads.newest().filter(|_| !is_alone).map(|_| (0, leadership.reads.rounds_ended()));
+        let reads = (leadership.reads.waits() && !is_alone).then(|| (0, leadership.reads.rounds_ended()));
         let quorum = &mut leadership.quorum;
         quorum.voters.look(away.then_some((0, 0)));
         quorum.log.look(log);

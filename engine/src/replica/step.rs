@@ -154,7 +154,7 @@ pub enum Input {
     SnapshotStaged(SnapshotId),
     /// The answer to [`Output::InstallSnapshot`]: the state is the snapshot's, durably.
     SnapshotInstalled(SnapshotId),
-    /// Somebody wants to read what is committed now, or newer. Tickets rise.
+    /// Somebody wants to read what is committed now, or newer. Tickets rise. Who follows asks its leader.
     Read(ReadTicket),
     /// A connection to a peer stands, both ways, and this is the disk that it has; messages in flight on an older one are gone.
     PeerUp(NodeId, DirectoryId),
@@ -286,7 +286,8 @@ pub enum Output {
         /// What they must show.
         index: Lsn,
     },
-    /// The reads up to this one that have no answer can't be served here: this replica does not lead, or leads no more.
+    /// The reads up to this one that have no answer can't be served here: this replica neither leads nor follows one who does, or
+    /// not any more.
     ReadsRefused {
         /// The newest of them.
         up_to: ReadTicket,

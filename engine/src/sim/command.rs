@@ -175,6 +175,8 @@ fn table(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
     row("writes acknowledged", totals.acknowledged);
     row("writes in doubt", totals.in_doubt);
     row("reads served", totals.reads);
+    row("of them, by a follower", totals.follower_reads);
+    row("reads that may be old, at once", totals.stale_reads);
     row("batches committed", totals.batches);
     row("assignments", totals.assignments);
     row("epochs activated", totals.epochs);
@@ -213,7 +215,7 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         .collect();
     format!(
         "{{\"seeds\":{},\"simulated_ms\":{},\"events\":{},\"submitted\":{},\"acknowledged\":{},\"in_doubt\":{},\
-         \"reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"stepped_down\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
+         \"reads\":{},\"follower_reads\":{},\"stale_reads\":{},\"batches\":{},\"assignments\":{},\"epochs\":{},\"voter_changes\":{},\"stepped_down\":{},\"crashes\":{},\"crashes_with_loss\":{},\"leader_restarts\":{},\
          \"truncations\":{},\"adoptions\":{},\"releases\":{},\"snapshots\":{},\"snapshots_resumed\":{},\"mended\":{},\"faults\":{{{}}},\"failures\":[{}]}}",
         totals.seeds,
         totals.simulated_ms,
@@ -222,6 +224,8 @@ fn json(totals: &Totals, failures: &[(u64, Option<String>)]) -> String {
         totals.acknowledged,
         totals.in_doubt,
         totals.reads,
+        totals.follower_reads,
+        totals.stale_reads,
         totals.batches,
         totals.assignments,
         totals.epochs,

@@ -174,6 +174,10 @@ pub struct Totals {
     pub in_doubt: u64,
     /// Reads that were confirmed and served.
     pub reads: u64,
+    /// Those of them that a node served which does not lead.
+    pub follower_reads: u64,
+    /// Reads that may show what is a little old, served at once.
+    pub stale_reads: u64,
     /// Batches committed.
     pub batches: u64,
     /// Assignments made.
@@ -221,6 +225,8 @@ impl Totals {
         self.acknowledged += other.acknowledged;
         self.in_doubt += other.in_doubt;
         self.reads += other.reads;
+        self.follower_reads += other.follower_reads;
+        self.stale_reads += other.stale_reads;
         self.batches += other.batches;
         self.assignments += other.assignments;
         self.epochs += other.epochs;

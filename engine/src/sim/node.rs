@@ -7,7 +7,7 @@ use super::rot::expected;
 use super::state::SimStore;
 use crate::model::{DirectoryId, LogId, LogPosition, Lsn, NodeId, ReplicationStream, ShardDescriptor, SnapshotId};
 use crate::pipeline::Sequencer;
-use crate::replica::{InstallMark, LogView, Opening, Promise, Replica, Ticket};
+use crate::replica::{Freshness, InstallMark, LogView, Opening, Promise, Replica, Ticket};
 use crate::state::{Applier, StagedSnapshot};
 use bytes::Bytes;
 use std::cell::{RefCell, RefMut};
@@ -27,7 +27,7 @@ pub(super) struct SimNode {
     pub(super) disk: VirtualDisk,
     /// How many disks it has had before, and up to where each held its log durably.
     pub(super) disks: u64,
-    pub(super) lost: BTreeMap<DirectoryId, Lsn>,
+    pub(super) lost: BTreeMap<DirectoryId, LostLog>,
     /// The state's store; it goes back to its last flush when the power fails.
     pub(super) store: SimStore,
     /// Up to here it survives that.
@@ -81,8 +81,27 @@ pub(super) struct Running {
     /// The last epoch in which the replica said that it leads no more for want of a majority.
     pub(super) stepped_down: Option<Epoch>,
     pub(super) waits: Waits,
+    /// How old its state is at the most.
+    pub(super) freshness: Freshness,
     /// The last snapshot that it took for others.
     pub(super) taken: Option<(SnapshotId, Vec<Bytes>)>,
+}
+
+/// What a disk held when it was lost.
+#[derive(Debug, Clone, Default)]
+pub(super) struct LostLog {
+    start: Lsn,
+    end: Lsn,
+    /// With their first LSNs, ascending.
+    epochs: Vec<(Epoch, Lsn)>,
+}
+
+impl LostLog {
+    /// Whether it had that, durably: an epoch has one history, so that its batch at that place is that one.
+    pub(super) fn held(&self, position: LogPosition) -> bool {
+        let epoch = self.epochs.iter().rev().find(|(_, first)| *first <= position.lsn).map(|(epoch, _)| *epoch);
+        position.lsn <= self.start || (position.lsn <= self.end && epoch == Some(position.epoch))
+    }
 }
 
 /// One end of a connection to another node.
@@ -184,8 +203,12 @@ impl SimNode {
 
     /// Its disk is gone, and an empty one in its place (O6). It is not running.
     pub(super) fn empty_disk(&mut self, log: LogId) {
-        let end = self.before.as_ref().map_or(Lsn::ZERO, |core| core.durable_end(log).lsn);
-        self.lost.insert(self.directory(), end);
+        let lost = self.before.as_ref().map(|core| LostLog {
+            start: core.start(log).lsn,
+            end: core.durable_end(log).lsn,
+            epochs: core.epochs(log),
+        });
+        self.lost.insert(self.directory(), lost.unwrap_or_default());
         self.disks += 1;
         self.disk = VirtualDisk::with_seed(self.id.get() + 1000 * self.disks);
         (self.store, self.flushed) = (self.store.emptied(), Lsn::ZERO);
@@ -251,6 +274,7 @@ impl SimNode {
             ticking: None,
             stepped_down: None,
             waits: Waits::default(),
+            freshness: Freshness::default(),
             taken: None,
         });
         Ok(true)

@@ -100,7 +100,12 @@ impl SimStore {
 
 #[cfg(feature = "node")]
 fn made<T>(result: Result<T, StoreError>) -> T {
-    result.unwrap_or_else(|error| panic!("I4: RocksDB fails on a disk without faults: {error}"))
+    result.unwrap_or_else(|error| match error {
+        StoreError::Open { .. } | StoreError::DiskFull { .. } => {
+            panic!("this machine has no room for a state of RocksDB, or does not let it be opened: {error}")
+        }
+        error => panic!("I4: RocksDB fails on a disk without faults: {error}"),
+    })
 }
 
 impl View for SimStore {

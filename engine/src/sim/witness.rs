@@ -47,7 +47,7 @@ impl World {
         // Of the disk that has the vote; one that was lost meanwhile held it as far as its log went.
         let holds = |voter: &&NodeId| match directories.get(voter) {
             Some(disk) if *disk == self.nodes[*voter].directory() => self.holds_durably(**voter, position),
-            Some(disk) => self.nodes[*voter].lost.get(disk).is_some_and(|end| position.lsn <= *end),
+            Some(disk) => self.nodes[*voter].lost.get(disk).is_some_and(|lost| lost.held(position)),
             None => false,
         };
         let holders = voters.iter().filter(holds).count();
@@ -114,7 +114,7 @@ impl World {
         let leads = self.nodes[&activated.leader].running.as_ref().is_some_and(|running| {
             running.replica.phase() == Some(Phase::Serving) && running.replica.promise().epoch == activated.epoch
         });
-        leads && self.members().iter().all(|id| self.has_everything(*id, last))
+        leads && self.reads.unanswered() == 0 && self.members().iter().all(|id| self.has_everything(*id, last))
     }
 
     fn has_everything(&self, id: NodeId, last: LogPosition) -> bool {

@@ -343,7 +343,7 @@ impl World {
         }
         match outcome {
             Some(outcome) => {
-                self.reads.tell(lsn);
+                self.reads.tell(self.agenda.now(), lsn);
                 let applied = matches!(outcome, Outcome::Applied { .. });
                 self.checker.on_acknowledged(write, Acknowledged { lsn, applied })
             }

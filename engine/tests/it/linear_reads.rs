@@ -3,7 +3,7 @@
 use crate::cluster::{Cluster, until};
 use std::time::Duration;
 use tokio::task::block_in_place;
-use towline::client::{Client, ClientOptions};
+use towline::client::{Client, ClientOptions, Route};
 use towline::model::{NodeId, Read, Scan};
 use towline::node::{Namespace, ReadError};
 
@@ -101,4 +101,66 @@ fn i7_clients_elsewhere_read_so_too_and_those_that_wait_hold_up_nobody() {
     });
     cluster.stop(0);
     cluster.stop(2);
+}
+
+#[test]
+fn i7_a_follower_shows_what_is_no_older_than_the_read_allows_and_says_so_where_it_can_t_know() {
+    let mut cluster = serving();
+    let space = default(&cluster, 0);
+    let (newest, old) = (Read::MaxStaleness(Duration::ZERO), Read::MaxStaleness(LONG));
+    for number in 0..50 {
+        space.put("k", number.to_string()).unwrap().wait().unwrap();
+        for index in 0..3 {
+            let read = default(&cluster, index).get("k", newest.clone()).unwrap().unwrap();
+            assert_eq!(read.value, number.to_string(), "node {}", index + 1);
+        }
+    }
+    assert_eq!(default(&cluster, 1).scan(&Scan::all(), newest.clone()).unwrap().entries.len(), 1);
+    cluster.stop(0);
+    // Nobody leads. What was known is known: it is some moments old.
+    let follower = default(&cluster, 1).reading_within(Duration::from_millis(200));
+    assert_eq!(follower.get("k", old).unwrap().unwrap().value, "49");
+    let refused = follower.get("k", newest).unwrap_err();
+    assert!(matches!(refused, ReadError::TooOld { age: Some(age), .. } if age < LONG), "{refused}");
+    assert_eq!(refused.code(), 6110);
+    // Nor does it wait for longer than it is asked to; and who comes to lead answers those who wait.
+    let patient = default(&cluster, 1).reading_within(LONG);
+    let waiting = std::thread::Builder::new().spawn(move || patient.get("k", Read::MaxStaleness(Duration::ZERO))).unwrap();
+    cluster.start(0);
+    assert_eq!(waiting.join().unwrap().unwrap().unwrap().value, "49");
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+#[test]
+fn i7_a_follower_that_was_just_opened_asks_before_it_shows_anything() {
+    let mut cluster = serving();
+    default(&cluster, 0).put("k", "1").unwrap().wait().unwrap();
+    cluster.stop(2);
+    default(&cluster, 0).put("k", "2").unwrap().wait().unwrap();
+    cluster.start(2);
+    let read = default(&cluster, 2).get("k", Read::MaxStaleness(LONG)).unwrap();
+    assert_eq!(read.unwrap().value, "2", "a day may have passed while it was away");
+    (0..3).for_each(|index| cluster.stop(index));
+}
+
+#[test]
+fn i7_a_client_that_reaches_a_follower_only_reads_what_is_no_older_than_it_allows() {
+    let mut cluster = serving();
+    let space = default(&cluster, 0);
+    run(async {
+        let options =
+            ClientOptions { route: Route::Any, request_timeout: Duration::from_secs(60), ..ClientOptions::default() };
+        let client = Client::connect([cluster.server(2).address().to_string()], options).await.unwrap();
+        let remote = client.namespace("default");
+        for number in 0..50 {
+            block_in_place(|| space.put("k", number.to_string()).unwrap().wait().unwrap());
+            let read = remote.get("k", Read::MaxStaleness(Duration::ZERO)).await.unwrap();
+            assert_eq!(read.unwrap().value, number.to_string());
+        }
+        let snapshot = remote.snapshot(Read::MaxStaleness(Duration::from_secs(5))).await.unwrap();
+        assert!(snapshot.get("k").await.unwrap().is_some());
+        drop(snapshot);
+        client.close().await.unwrap();
+    });
+    (0..3).for_each(|index| cluster.stop(index));
 }

@@ -285,12 +285,14 @@ const fn answers(happening: &Happening) -> Option<Epoch> {
         | Message::Appended { epoch, .. }
         | Message::Mismatch { epoch, .. }
         | Message::Fetched { epoch, .. }
-        | Message::Confirmed { epoch, .. } => Some(*epoch),
+        | Message::Confirmed { epoch, .. }
+        | Message::ReadIndexed { epoch, .. } => Some(*epoch),
         // A snapshot is spoken of both ways: by who leads, and to who leads.
         Message::Fence { .. }
         | Message::Append { .. }
         | Message::Fetch { .. }
         | Message::Confirm { .. }
+        | Message::ReadIndex { .. }
         | Message::SnapshotOffer { .. }
         | Message::SnapshotWanted { .. }
         | Message::SnapshotChunk { .. }

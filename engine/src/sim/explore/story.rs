@@ -148,6 +148,10 @@ pub(super) fn said(message: &Message) -> String {
             format!("Damaged: {}", ranges.join(", "))
         }
         Message::MendWanted { after, to, .. } => format!("MendWanted behind {}, to {}", text(after), text(to)),
+        Message::ReadIndex { number, .. } => format!("ReadIndex {number}"),
+        Message::ReadIndexed { number, index, .. } => {
+            format!("ReadIndexed {number}: {}", index.map_or_else(|| "refused".to_owned(), |index| index.to_string()))
+        }
         Message::Mend { after, batches: list, .. } => format!("Mend behind {}: {}", text(after), batches(list)),
     }
 }

@@ -26,9 +26,11 @@ impl CrashingStore {
     pub(crate) fn new() -> Result<Self, StoreError> {
         let number = DIRECTORIES.fetch_add(1, Ordering::Relaxed);
         // No power cut is real here: a disk's syncs would only take time, nine parts of ten.
-        let memory = Some(Path::new("/dev/shm")).filter(|memory| memory.is_dir()).map(Path::to_owned);
+        let memory = Some(Path::new("/dev/shm")).filter(|memory| has_room(memory)).map(Path::to_owned);
         let place = memory.unwrap_or_else(std::env::temp_dir);
         let directory = place.join(format!("towline-sim-{}-{number}", std::process::id()));
+        // Of a process that had the same number, and was killed.
+        remove_if_there(&directory)?;
         let life = directory.join("0");
         Ok(Self { store: Some(RocksStore::open(&life)?), life, directory, lives: 0 })
     }
@@ -67,6 +69,18 @@ impl Drop for CrashingStore {
             tracing::warn!(%error, "a state of the simulator stays");
         }
     }
+}
+
+/// What the states of a seed take at the most, several times over.
+const ROOM_BYTES: u64 = 1 << 30;
+
+/// Whether it is a directory with enough room: in a container it may be one of a few MiB.
+fn has_room(directory: &Path) -> bool {
+    rustix::fs::statvfs(directory).is_ok_and(|found| found.f_bavail.saturating_mul(found.f_frsize) >= ROOM_BYTES)
+}
+
+fn remove_if_there(directory: &Path) -> Result<(), StoreError> {
+    if directory.exists() { remove(directory) } else { Ok(()) }
 }
 
 fn remove(directory: &Path) -> Result<(), StoreError> {
