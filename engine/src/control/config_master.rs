@@ -1,5 +1,6 @@
 //! The master of a configuration file.
 
+use super::DEFAULT_SHARD;
 use crate::model::control_record::majority_of;
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Assignment, ClusterId, DirectoryId, Epoch, LogId, NodeId, ShardDescriptor, ShardId};

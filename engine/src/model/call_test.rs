@@ -32,7 +32,10 @@ fn calls() -> Vec<(&'static str, Call)> {
         ("write", Call::Write { record, reach: Reach::Durable }),
         ("multi_get", Call::MultiGet { keys: vec![b"a".to_vec(), b"b".to_vec()], read: at_least() }),
         ("scan", Call::Scan { scan: Scan::prefix("a").reverse().limit(7).bytes(8), read: ReadAt::Linearizable }),
-        ("multi_get_stale", Call::MultiGet { keys: vec![b"a".to_vec()], read: ReadAt::MaxStaleness { micros: 1_500_000 } }),
+        (
+            "multi_get_stale",
+            Call::MultiGet { keys: vec![b"a".to_vec()], read: ReadAt::MaxStaleness { micros: 1_500_000 } },
+        ),
         (
             "read_stream",
             Call::ReadStream {

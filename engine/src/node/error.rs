@@ -312,7 +312,10 @@ pub enum ReadError {
 }
 
 fn known(age: Option<Duration>) -> String {
-    age.map_or_else(|| "its age is not known".to_owned(), |age| format!("it is {:.1} s old at the most", age.as_secs_f64()))
+    age.map_or_else(
+        || "its age is not known".to_owned(),
+        |age| format!("it is {:.1} s old at the most", age.as_secs_f64()),
+    )
 }
 
 impl ReadError {

@@ -353,7 +353,9 @@ impl Namespace {
         let stream = check_key(stream.as_ref())?;
         let shard = self.served.map.index_of(stream);
         self.reach(&read, Some(shard))?;
-        self.at_one_moment(Some(&[shard]), |snapshot| snapshot.read_stream(stream, from, direction, (events_max, bytes_max)))
+        self.at_one_moment(Some(&[shard]), |snapshot| {
+            snapshot.read_stream(stream, from, direction, (events_max, bytes_max))
+        })
     }
 
     /// Reads several things of one moment: what `read` asks of the snapshot belongs together. The snapshot keeps old
@@ -618,7 +620,11 @@ impl Namespace {
                 Waited::Ended => return Err(self.has_ended(shard)),
                 Waited::TimedOut if looked_again < deadline => pause = (pause * 2).min(UNLED_PAUSE_MAX),
                 Waited::TimedOut => {
-                    return Err(ReadError::TooOld { shard: shard.descriptor.shard, allowed: staleness, age: shard.age() });
+                    return Err(ReadError::TooOld {
+                        shard: shard.descriptor.shard,
+                        allowed: staleness,
+                        age: shard.age(),
+                    });
                 }
             }
         }

@@ -425,9 +425,12 @@ impl Replica {
 
     /// Something became durable, here or at a follower: the phase or the commit position may move.
     pub(super) fn advance_leader(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
-        let sound = self.durable.lsn.min(self.damage.sound_to());
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Some(start) = leadership.start else { return };
+        // Nobody who votes alone is to be fed, or told what it has: what its state has already may rot, and it goes on.
+        let is_alone = leadership.assignment.voters[..] == [self.id];
+        let sound = if is_alone { self.damage.readable_to() } else { self.damage.sound_to() };
+        let sound = self.durable.lsn.min(sound);
         let own_counts = counts(&leadership.assignment.directories, self.id, self.directory);
         let own = (self.id, if own_counts { sound } else { Lsn::ZERO });
         let durable: Vec<(NodeId, Lsn)> = leadership

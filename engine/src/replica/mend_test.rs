@@ -42,6 +42,21 @@ fn a_follower_asks_its_leader_for_what_it_cannot_read_and_says_so_meanwhile() {
     assert_eq!([A, B, C].map(|id| world.committed(id)), [5, 5, 5], "it is fed on");
 }
 
+/// Otherwise one old record that somebody reads ends all writes of a node alone, until it is opened again.
+#[test]
+fn who_votes_alone_goes_on_when_what_its_state_has_already_rots() {
+    let mut world = World::voting(&[A]);
+    world.elect(A);
+    for text in ["two", "three", "four"] {
+        world.propose(A, text);
+        world.settle();
+    }
+    world.node(A).rot(&[2]);
+    world.propose(A, "five");
+    world.settle();
+    assert_eq!(world.committed(A), 5);
+}
+
 /// D13.
 #[test]
 fn a_leader_asks_its_followers_and_feeds_a_slow_one_when_it_has_it_again() {

@@ -250,8 +250,9 @@ impl Replica {
         if let Some(Round { up_to, askers, index, .. }) = leadership.reads.under_way.take_if(is_enough) {
             let epoch = leadership.epoch();
             out.extend(up_to.map(|up_to| Output::ReadsConfirmed { up_to, index }));
-            out.extend(askers.into_iter().map(|(to, number)| {
-                Output::Send { to, message: Message::ReadIndexed { epoch, number, index: Some(index) } }
+            out.extend(askers.into_iter().map(|(to, number)| Output::Send {
+                to,
+                message: Message::ReadIndexed { epoch, number, index: Some(index) },
             }));
             self.begin_round(out);
         }
@@ -266,9 +267,10 @@ impl Replica {
         let epoch = leadership.epoch();
         let asked = leadership.reads.under_way.into_iter().flat_map(|round| round.askers);
         let refused = asked.chain(leadership.reads.askers).filter(|_| !planted(Mutant::ForgetReads));
-        out.extend(refused.map(|(to, number)| {
-            Output::Send { to, message: Message::ReadIndexed { epoch, number, index: None } }
-        }));
+        out.extend(
+            refused
+                .map(|(to, number)| Output::Send { to, message: Message::ReadIndexed { epoch, number, index: None } }),
+        );
         true
     }
 }

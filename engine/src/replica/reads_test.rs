@@ -269,7 +269,10 @@ fn a_new_leader_and_one_that_gives_up_refuse_what_the_old_one_was_asked() {
     world.elect(B);
     assert_eq!(answers(&mut world, C), [refused(1)], "it follows another one");
     // The answer to the old question comes late: it is none.
-    world.node(C).step(Input::Message { from: A, message: Message::ReadIndexed { epoch, number: 1, index: Some(crate::model::Lsn::new(1)) } });
+    world.node(C).step(Input::Message {
+        from: A,
+        message: Message::ReadIndexed { epoch, number: 1, index: Some(crate::model::Lsn::new(1)) },
+    });
     assert_eq!(answers(&mut world, C), [refused(1)]);
     world.node(A).step(Input::Message { from: C, message: question });
     let answer = std::mem::take(&mut world.node(A).sent).pop();

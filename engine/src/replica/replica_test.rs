@@ -185,14 +185,22 @@ pub(super) const C: NodeId = NodeId::new(3);
 
 impl World {
     pub(super) fn new() -> Self {
+        Self::voting(&[A, B, C])
+    }
+
+    /// Of these nodes alone vote.
+    pub(super) fn voting(voters: &[NodeId]) -> Self {
         let shard = ShardDescriptor {
             shard: ShardId::new(1),
             namespace: NamespaceId::new(1),
             start: Vec::new(),
             end: Vec::new(),
         };
-        let mut master = ConfigMaster::new(ClusterId::new([1; 16]), shard, &[A, B, C]);
-        master.note_votes(Some([A, B, C].map(|id| (id, DirectoryId::default())).into()));
+        let mut master = ConfigMaster::new(ClusterId::new([1; 16]), shard, voters);
+        for id in voters {
+            master.meet(*id, DirectoryId::default());
+        }
+        master.note_votes(Some(voters.iter().map(|id| (*id, DirectoryId::default())).collect()));
         let nodes = [A, B, C].map(|id| (id, Node::new(id, master.log()))).into();
         let mut world = Self { nodes, master };
         for (x, y) in [(A, B), (A, C), (B, C)] {

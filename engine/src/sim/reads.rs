@@ -98,7 +98,8 @@ impl World {
         self.reads.next += 1;
         let ticket = ReadTicket(self.reads.next);
         let asked = self.clock_of(node);
-        let is_asked_elsewhere = self.nodes[&node].running.as_ref().is_some_and(|running| running.replica.phase().is_none());
+        let is_asked_elsewhere =
+            self.nodes[&node].running.as_ref().is_some_and(|running| running.replica.phase().is_none());
         self.reads.waiting.insert((node, ticket), Waiting { must_show, index: None, asked, is_asked_elsewhere });
         self.step(node, Input::Read(ticket))
     }

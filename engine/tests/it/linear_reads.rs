@@ -125,7 +125,8 @@ fn i7_a_follower_shows_what_is_no_older_than_the_read_allows_and_says_so_where_i
     assert_eq!(refused.code(), 6110);
     // Nor does it wait for longer than it is asked to; and who comes to lead answers those who wait.
     let patient = default(&cluster, 1).reading_within(LONG);
-    let waiting = std::thread::Builder::new().spawn(move || patient.get("k", Read::MaxStaleness(Duration::ZERO))).unwrap();
+    let waiting =
+        std::thread::Builder::new().spawn(move || patient.get("k", Read::MaxStaleness(Duration::ZERO))).unwrap();
     cluster.start(0);
     assert_eq!(waiting.join().unwrap().unwrap().unwrap().value, "49");
     (0..3).for_each(|index| cluster.stop(index));
