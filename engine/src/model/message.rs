@@ -488,6 +488,21 @@ impl Message {
     /// # Errors
     /// More epochs or batches than the limits allow.
     pub fn encode(&self) -> Result<Bytes, MessageError> {
+        let (head, batches) = self.head()?;
+        if batches.is_empty() {
+            return Ok(head);
+        }
+        let total = batches.iter().fold(head.len(), |sum, batch| sum.saturating_add(batch.bytes().len()));
+        let mut out = BytesMut::with_capacity(total);
+        out.extend_from_slice(&head);
+        for batch in batches {
+            out.extend_from_slice(batch.bytes());
+        }
+        Ok(out.freeze())
+    }
+
+    /// The envelope, and the batches that follow it.
+    fn head(&self) -> Result<(Bytes, &[Batch]), MessageError> {
         let count = |batches: &[Batch]| u32::try_from(batches.len()).unwrap_or(u32::MAX);
         let (body, batches): (MessageV1, &[Batch]) = match self {
             Self::Fence { epoch, leader } => (MessageV1::Fence { epoch: (*epoch).into(), leader: *leader }, &[]),
@@ -537,7 +552,7 @@ impl Message {
                 (MessageV1::SnapshotWanted { epoch: (*epoch).into(), snapshot: snapshot.into(), index: *index }, &[])
             }
             Self::SnapshotChunk { epoch, snapshot, index, bytes } => {
-                return encode_chunk(*epoch, snapshot, *index, bytes);
+                return Ok((encode_chunk(*epoch, snapshot, *index, bytes)?, &[]));
             }
             Self::Damaged { epoch, ranges } => {
                 check_ranges(ranges)?;
@@ -563,17 +578,7 @@ impl Message {
         if batches.len() > APPEND_BATCHES_MAX {
             return Err(MessageError::Batches { stated: APPEND_BATCHES_MAX, found: batches.len() });
         }
-        let head = codec::encode(&body)?;
-        if batches.is_empty() {
-            return Ok(head);
-        }
-        let total = batches.iter().fold(head.len(), |sum, batch| sum.saturating_add(batch.bytes().len()));
-        let mut out = BytesMut::with_capacity(total);
-        out.extend_from_slice(&head);
-        for batch in batches {
-            out.extend_from_slice(batch.bytes());
-        }
-        Ok(out.freeze())
+        Ok((codec::encode(&body)?, batches))
     }
 
     /// The message in these bytes. Batches share the buffer; each is checked whole.
@@ -635,13 +640,7 @@ impl Message {
             }
             MessageV1::SnapshotChunk { epoch, snapshot, index, bytes, crc } => {
                 let snapshot = chunk_of(snapshot, index)?;
-                // Not more than what follows: a length is believed only so far.
-                let length = (bytes as usize).min(rest.len());
-                let chunk = rest.split_to(length);
-                if length != bytes as usize || length > SNAPSHOT_CHUNK_BYTES_MAX || crc32fast::hash(&chunk) != crc {
-                    return Err(MessageError::Chunk);
-                }
-                Self::SnapshotChunk { epoch: epoch.into(), snapshot, index, bytes: chunk }
+                Self::SnapshotChunk { epoch: epoch.into(), snapshot, index, bytes: take_chunk(&mut rest, bytes, crc)? }
             }
             MessageV1::Damaged { epoch, ranges } => {
                 let ranges =
@@ -679,6 +678,15 @@ fn check_ranges(ranges: &[(Lsn, Lsn)]) -> Result<(), MessageError> {
 fn votes_of(votes: Vec<(NodeId, DirectoryId)>) -> Result<BTreeMap<NodeId, DirectoryId>, MessageError> {
     let is_possible = votes.len() <= 2 * VOTERS_MAX && votes.is_sorted_by(|(a, _), (b, _)| a < b);
     if is_possible { Ok(votes.into_iter().collect()) } else { Err(MessageError::Votes) }
+}
+
+/// The bytes of a chunk, if they are what the message says of them.
+fn take_chunk(rest: &mut Bytes, bytes: u32, crc: u32) -> Result<Bytes, MessageError> {
+    // Not more than what follows: a length is believed only so far.
+    let length = (bytes as usize).min(rest.len());
+    let chunk = rest.split_to(length);
+    let is_whole = length == bytes as usize && length <= SNAPSHOT_CHUNK_BYTES_MAX && crc32fast::hash(&chunk) == crc;
+    if is_whole { Ok(chunk) } else { Err(MessageError::Chunk) }
 }
 
 /// The snapshot, if it has a chunk of this number.
