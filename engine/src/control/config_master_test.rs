@@ -204,3 +204,28 @@ fn who_votes_alone_votes_with_any_disk() {
     let assignment = master.assign(voter(0), Epoch::ZERO).unwrap();
     assert_eq!((assignment.fence_quorum, assignment.directories), (1, disks(&[(0, 2)])));
 }
+
+/// Two nodes whose configurations differ in any of it don't replicate to one another; those of another release do.
+#[test]
+fn what_a_shard_is_called_depends_on_all_that_its_keys_depend_on_and_is_for_ever() {
+    let shard = |number, namespace, start: &str, end: &str| ShardDescriptor {
+        shard: ShardId::new(number),
+        namespace: NamespaceId::new(namespace),
+        start: start.into(),
+        end: end.into(),
+    };
+    let log = LogId::new(7);
+    let named = |name, shard: &ShardDescriptor| ConfigMaster::named_log(log, name, shard);
+    let orders = named("orders", &shard(2048, 2, "a", "m"));
+    let others = [
+        named("names", &shard(2048, 2, "a", "m")),
+        named("orders", &shard(2048, 3, "a", "m")),
+        named("orders", &shard(2048, 2, "b", "m")),
+        named("orders", &shard(2048, 2, "a", "n")),
+        named("orders", &shard(2048, 2, "am", "")),
+        ConfigMaster::named_log(LogId::new(8), "orders", &shard(2048, 2, "a", "m")),
+    ];
+    assert!(!others.contains(&orders));
+    assert_eq!(orders.as_u128(), 30_981_790_025_691_867_604_620_600_029_106_322_650);
+    assert_eq!(named("default", &shard(1024, 1, "", "")), log);
+}

@@ -48,7 +48,8 @@ pub enum Read {
     /// Everything that was acknowledged to anybody before the read began.
     Linearizable,
     /// Everything that was acknowledged to anybody so long before the read began, or earlier: from any node, at once where that is
-    /// known to be so, and else behind a question to the leader. No clocks of different nodes are compared. Zero is as
+    /// known to be so, and else behind a question to the leader. No clocks of different nodes are compared; the node's own
+    /// must run (it counts what the machine was suspended, and may not what a virtual machine was stopped). Zero is as
     /// [`Read::Linearizable`], and any node that follows answers it.
     MaxStaleness(Duration),
 }

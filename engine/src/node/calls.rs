@@ -27,6 +27,20 @@ pub(crate) const LARGE_RECORD_BYTES: usize = 16 * 1024;
 const SHOWN_PAUSE_MIN: Duration = Duration::from_millis(1);
 const SHOWN_PAUSE_MAX: Duration = Duration::from_millis(16);
 
+/// A read that may be so and so old, of what is known to be younger, waits for nobody, and not behind those who do.
+#[cfg(feature = "cluster")]
+pub(super) fn settle_shown(node: &Node, name: &str, body: &mut RequestBody) {
+    let RequestBody::Call(call) = body else { return };
+    let Some(ReadAt::MaxStaleness { micros }) = call.read() else { return };
+    let staleness = Duration::from_micros(*micros);
+    let Ok(space) = node.namespace(name) else { return };
+    let touched = space.touched(call);
+    let is_shown = touched.has_others() && touched.is_fresh(staleness);
+    if let Some(read) = call.read_mut().filter(|_| is_shown) {
+        *read = ReadAt::Eventual;
+    }
+}
+
 /// Who is asked: the node, and a namespace of it by name.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Asked<'a> {
@@ -74,13 +88,13 @@ impl Asked<'_> {
                 let staleness = Duration::from_micros(*micros);
                 let mut pause = SHOWN_PAUSE_MIN;
                 while !touched.is_fresh(staleness) {
-                    if let Some(positions) = touched.newest(self.end).await {
-                        self.wait_until(|| touched.has(&positions)).await;
+                    if let Some(positions) = touched.refreshed(staleness, self.end).await {
+                        self.wait_until(|| touched.has(&positions) || touched.has_ended()).await;
                         if touched.has(&positions) {
                             break;
                         }
                     }
-                    if Instant::now() >= self.end {
+                    if Instant::now() >= self.end || touched.has_ended() {
                         return;
                     }
                     // Nobody leads now, as far as this node knows.

@@ -3,7 +3,7 @@
 //! A client's writes are taken in order; its reads wait for none of them, a few at a time.
 
 use super::access::{Access, Admitted};
-use super::calls::{Asked, LARGE_RECORD_BYTES, answered, written};
+use super::calls::{self, Asked, LARGE_RECORD_BYTES, answered, written};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
 use super::failure;
@@ -34,6 +34,9 @@ use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, 
 /// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
+/// How long a write waits for its node to lead, which has begun to, and how long between two looks.
+const COMES_TO_LEAD_WITHIN: Duration = Duration::from_secs(1);
+const COMES_TO_LEAD_PAUSE: Duration = Duration::from_millis(1);
 /// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until there is room for it in the
 /// connection's send buffer, which its client empties. The server's memory budget counts them.
 const READS_OF_A_CLIENT: usize = 4;
@@ -137,7 +140,8 @@ impl Server {
         let (record, reach) = match body {
             RequestBody::Write { record } => (record, None),
             RequestBody::Call(Call::Write { record, reach }) => (record, Some(reach)),
-            body => {
+            mut body => {
+                calls::settle_shown(&self.node, &namespace, &mut body);
                 let within = if deadline_ms == 0 { READ_WITHIN_MAX } else { within.min(READ_WITHIN_MAX) };
                 let read = WaitingRead { id, namespace, end: Instant::now() + within, body, reply };
                 return lines.reads[read.kind()].push(key, read);
@@ -151,7 +155,8 @@ impl Server {
             }
         };
         let deadline = (deadline_ms > 0).then(|| Instant::now() + within);
-        let write = WaitingWrite { id, space, work: Work::Record(record), reach, deadline, reply: Arc::new(reply) };
+        let (came, reply) = (Instant::now(), Arc::new(reply));
+        let write = WaitingWrite { id, space, work: Work::Record(record), reach, deadline, came, reply };
         let write = if lines.writes.is_idle() { self.submit_now(write) } else { Some(write) };
         if let Some(write) = write {
             lines.writes.push(key, write);
@@ -160,10 +165,10 @@ impl Server {
 
     /// Submits a write where it came: nobody has to be woken for it. It comes back if that takes a while.
     fn submit_now(&self, write: WaitingWrite) -> Option<WaitingWrite> {
-        let WaitingWrite { id, space, work, reach, deadline, reply } = write;
+        let WaitingWrite { id, space, work, reach, deadline, came, reply } = write;
         let record = match work {
             Work::Record(record) if record.len() < LARGE_RECORD_BYTES => record,
-            work => return Some(WaitingWrite { id, space, work, reach, deadline, reply }),
+            work => return Some(WaitingWrite { id, space, work, reach, deadline, came, reply }),
         };
         let (shard, prepared) = match prepare(&space, record, reach) {
             Ok(prepared) => prepared,
@@ -173,6 +178,10 @@ impl Server {
             }
         };
         if !self.node.takes_writes_of(&shard) {
+            if self.node.comes_to_lead(&shard) {
+                let work = Work::Prepared(shard, prepared);
+                return Some(WaitingWrite { id, space, work, reach, deadline, came, reply });
+            }
             reply.fail(id, failure::not_serving(&self.node, &shard));
             return None;
         }
@@ -187,7 +196,7 @@ impl Server {
                 token.caller.forget();
                 if matches!(refused, SubmitError::Busy(_)) {
                     let work = Work::Prepared(shard, submission);
-                    return Some(WaitingWrite { id, space, work, reach, deadline, reply });
+                    return Some(WaitingWrite { id, space, work, reach, deadline, came, reply });
                 }
                 reply.fail(id, refusal(reach, refused.into()));
                 None
@@ -203,7 +212,7 @@ impl Server {
 
     /// Submits a write; until it is submitted it can be cancelled.
     async fn write(&self, turn: Turn<WaitingWrite>, write: WaitingWrite) {
-        let WaitingWrite { id, space, work, reach, deadline, reply } = write;
+        let WaitingWrite { id, space, work, reach, deadline, came, reply } = write;
         let prepared = match work {
             Work::Prepared(shard, submission) => Ok((shard, submission)),
             Work::Record(record) if record.len() < LARGE_RECORD_BYTES => prepare(&space, record, reach),
@@ -218,12 +227,20 @@ impl Server {
         };
         let (completion, placed) = completion(&shard, id, reach, &reply);
         let mut submission = prepared.for_token(Arrived::now(completion));
+        // Since it came: those behind it have waited as long.
+        let given_up = deadline.into_iter().fold(came + COMES_TO_LEAD_WITHIN, Instant::min);
         let failure = loop {
             if turn.is_stopped() {
                 break failure::cancelled();
             }
             if !self.node.takes_writes_of(&shard) {
-                break failure::not_serving(&self.node, &shard);
+                // Whoever was sent here by the leader before is not sent away again.
+                let waits = self.node.comes_to_lead(&shard) && Instant::now() < given_up;
+                if !waits || reply.half.handle.is_closed() {
+                    break failure::not_serving(&self.node, &shard);
+                }
+                tokio::time::sleep(COMES_TO_LEAD_PAUSE).await;
+                continue;
             }
             let refused = match shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => {
@@ -475,6 +492,7 @@ struct WaitingWrite {
     reach: Option<Reach>,
     /// The client gives up then: not submitted by that time, it has no effect.
     deadline: Option<Instant>,
+    came: Instant,
     reply: Arc<Reply>,
 }
 
@@ -487,6 +505,11 @@ enum Work {
 }
 
 /// A read that waits for its turn; and whatever else waits and is no write.
+/// The lines in which reads stand, by what they wait for.
+const AT_ONCE: usize = 0;
+const BEHIND_A_POSITION: usize = 1;
+const ASKED: usize = 2;
+
 struct WaitingRead {
     id: u64,
     namespace: String,
@@ -499,12 +522,12 @@ struct WaitingRead {
 impl WaitingRead {
     /// Which line it stands in.
     fn kind(&self) -> usize {
-        let RequestBody::Call(call) = &self.body else { return 0 };
+        let RequestBody::Call(call) = &self.body else { return AT_ONCE };
         match call.read() {
-            Some(ReadAt::AtLeast { .. }) => 1,
+            Some(ReadAt::AtLeast { .. }) => BEHIND_A_POSITION,
             // On a node that votes alone they wait for nobody.
-            Some(ReadAt::Linearizable | ReadAt::MaxStaleness { .. }) => 2,
-            _ => 0,
+            Some(ReadAt::Linearizable | ReadAt::MaxStaleness { .. }) => ASKED,
+            _ => AT_ONCE,
         }
     }
 }

@@ -293,9 +293,10 @@ pub enum ReadError {
         /// The shard.
         shard: ShardId,
     },
-    /// Nobody who leads could be asked in time, and what is applied here may be older than the read allows.
+    /// Nobody who leads could be asked in time, or what was said is not applied yet; and what is applied here may be older than the
+    /// read allows.
     #[error(
-        "shard {shard}: what is applied here may be older than {allowed:?}, and no leader said in time what is newest ({})",
+        "shard {shard}: what is applied here may be older than {allowed:?}, and what is newest was not known and applied in time ({})",
         known(*.age)
     )]
     TooOld {

@@ -131,11 +131,6 @@ pub(super) fn of(error: &Error) -> Failure {
 
 pub(super) fn not_serving(node: &Node, shard: &ShardHandle) -> Failure {
     let this = node.identity().node;
-    // Wherever it is led. One that stops with its node says nothing here: another node may lead it in a moment.
-    if let Some(reason) = shard.health.failure_alone() {
-        let message = format!("shard {} has stopped on every node: {reason}", shard.descriptor.shard);
-        return failure(6117, FailureClass::Operator, message);
-    }
     match shard.positions.leader() {
         Some(leader) if leader == this => {
             let message = format!("node {leader} leads, and does not take writes yet: it waits for a majority");

@@ -566,7 +566,7 @@ impl Feed {
             let (shard, log) = (cursor.shard.descriptor.shard, cursor.shard.log);
             let id = self.namespace.id();
             let first = batch.first_lsn();
-            let (rejected, known_from) = self.namespace.with_store(Some(index), |store| {
+            let (rejected, known_from) = self.namespace.with_store(Some(&cursor.shard), |store| {
                 let rejected = state::rejected(store, id, log, first, last)?;
                 // Behind the other: what was forgotten in between is told by this.
                 Ok((rejected, state::rejected_known_from(store, id, log)?))

@@ -34,3 +34,17 @@ impl Known {
         self.asks.store(false, Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_asks_ahead_for_all_until_it_has_an_answer() {
+        let known = Known::default();
+        assert!(known.begins_to_ask());
+        assert!(!known.begins_to_ask());
+        known.has_asked();
+        assert!(known.begins_to_ask());
+    }
+}

@@ -17,8 +17,6 @@ pub(super) struct Health {
 #[derive(Default)]
 struct State {
     failure: Option<String>,
-    /// The node lives on.
-    is_alone: bool,
     calls: Vec<Call>,
 }
 
@@ -30,39 +28,22 @@ impl Health {
 
     /// It stops for this reason, and the node with it. Only the first one counts: the others follow from it.
     pub(super) fn fail(&self, reason: &str) {
-        self.stop(reason, false);
-        if let Some(node) = &self.node {
-            node.fail(reason);
-        }
-    }
-
-    /// The shard stops, as it does on every node that has it; the node lives on.
-    pub(super) fn fail_alone(&self, reason: &str) {
-        self.stop(reason, true);
-    }
-
-    fn stop(&self, reason: &str, is_alone: bool) {
         let mut state = self.state.lock();
         if state.failure.is_some() {
             return;
         }
         state.failure = Some(reason.to_owned());
-        state.is_alone = is_alone;
         let calls = std::mem::take(&mut state.calls);
         drop(state);
         calls.into_iter().for_each(|call| call(reason.to_owned()));
+        if let Some(node) = &self.node {
+            node.fail(reason);
+        }
     }
 
     /// The reason, if it stopped.
     pub(super) fn failure(&self) -> Option<String> {
         self.state.lock().failure.clone()
-    }
-
-    /// The reason, if it stopped by [`Self::fail_alone`].
-    #[cfg(feature = "cluster")]
-    pub(super) fn failure_alone(&self) -> Option<String> {
-        let state = self.state.lock();
-        state.failure.clone().filter(|_| state.is_alone)
     }
 
     /// Calls with the reason once it stops; at once if it has.
@@ -90,14 +71,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_stops_a_shard_stops_the_node_unless_it_is_the_same_on_every_node() {
+    fn what_stops_a_shard_stops_the_node_and_the_first_reason_counts() {
         let node = Arc::<Health>::default();
-        let [bad_record, bad_disk, other] = [(); 3].map(|()| Health::of_a_shard(&node));
-        bad_record.fail_alone("a record");
-        assert_eq!((bad_record.failure().as_deref(), node.failure()), (Some("a record"), None));
-        bad_disk.fail("the disk");
-        bad_disk.fail("and what follows from it");
-        assert_eq!(node.failure().as_deref(), Some("the disk"));
+        let [one, other] = [(); 2].map(|()| Health::of_a_shard(&node));
+        one.fail("the disk");
+        one.fail("and what follows from it");
+        assert_eq!((one.failure().as_deref(), node.failure().as_deref()), (Some("the disk"), Some("the disk")));
         assert_eq!(other.failure(), None);
     }
 }

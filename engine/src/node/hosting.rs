@@ -130,10 +130,10 @@ impl ShardHandle {
         self.freshness.age(clock::since_boot(), self.positions.applied())
     }
 
-    /// Whether what is applied here is known to be no older than that. Half of it before the end, somebody is asked, so that whoever
+    /// Whether what is applied here is known to be younger than that. Half of it before the end, somebody is asked, so that whoever
     /// reads all the time never waits.
     pub(super) fn is_fresh(&self, staleness: Duration) -> bool {
-        let Some(age) = self.age().filter(|age| *age <= staleness) else { return false };
+        let Some(age) = self.age().filter(|age| *age < staleness) else { return false };
         if age > staleness / 2 && self.freshness.begins_to_ask() {
             let freshness = Arc::clone(&self.freshness);
             self.confirm(move |_| freshness.has_asked());

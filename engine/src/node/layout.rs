@@ -227,6 +227,28 @@ mod tests {
         open(directory.path(), &[orders, names]).unwrap().close().unwrap();
     }
 
+    #[test]
+    fn a_shard_whose_state_is_being_replaced_holds_up_nobody_who_reads_another() {
+        use crate::model::{Read, Scan};
+        let directory = tempfile::tempdir().unwrap();
+        let node = open(directory.path(), &[NamespaceLayout::split_at("orders", ["m"])]).unwrap();
+        let space = node.namespace("orders").unwrap();
+        let replaced = &space.shards()[1];
+        replaced.positions.begin_replacing();
+        assert_eq!(space.get("a", Read::Eventual).unwrap(), None);
+        assert_eq!(space.multi_get(["a", "b"], Read::Eventual).unwrap().len(), 2);
+        let codes = [
+            space.get("z", Read::Eventual).map(drop),
+            space.multi_get(["a", "z"], Read::Eventual).map(drop),
+            space.scan(&Scan::all(), Read::Eventual).map(drop),
+            space.with_store(Some(replaced), |_| Ok(())),
+        ];
+        assert_eq!(codes.map(|read| read.unwrap_err().code()), [6109; 4]);
+        replaced.positions.end_replacing();
+        assert!(space.scan(&Scan::all(), Read::Eventual).is_ok());
+        node.close().unwrap();
+    }
+
     /// A namespace that another node does not have would be numbered otherwise there.
     #[test]
     fn what_was_made_while_a_node_was_alone_counts_only_if_the_file_would_make_the_same() {

@@ -391,6 +391,13 @@ impl Node {
         if self.shared.host.is_alone() { self.is_serving() } else { shard.positions.serving().is_some() }
     }
 
+    /// Whether this node has begun to lead a shard, and takes no writes of it yet.
+    #[cfg(feature = "cluster")]
+    fn comes_to_lead(&self, shard: &ShardHandle) -> bool {
+        let positions = &shard.positions;
+        positions.leader() == Some(self.identity().node) && positions.serving().is_none() && !positions.has_ended()
+    }
+
     /// How the default namespace's shard is; none if it has ended, or its thread is too busy to say within two seconds.
     #[must_use]
     pub fn status(&self) -> Option<ServerStatus> {

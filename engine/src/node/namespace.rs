@@ -298,7 +298,7 @@ impl Namespace {
         let key = check_key(key.as_ref())?;
         let shard = self.served.map.index_of(key);
         self.reach(&read, Some(shard))?;
-        self.with_store(Some(shard), |store| get(store, self.id(), key))
+        self.with_store(self.shard(shard), |store| get(store, self.id(), key))
     }
 
     /// What each of these keys holds, all at one moment, in the order in which they are asked for.
@@ -325,6 +325,7 @@ impl Namespace {
         shards.sort_unstable();
         shards.dedup();
         shards.iter().try_for_each(|shard| self.reach(&read, Some(*shard)))?;
+        let shards: Vec<_> = shards.into_iter().filter_map(|index| self.shard(index)).collect();
         self.at_one_moment(Some(&shards), |snapshot| snapshot.multi_get_within(&keys, bytes_max))
     }
 
@@ -353,7 +354,8 @@ impl Namespace {
         let stream = check_key(stream.as_ref())?;
         let shard = self.served.map.index_of(stream);
         self.reach(&read, Some(shard))?;
-        self.at_one_moment(Some(&[shard]), |snapshot| {
+        let shards: Vec<_> = self.shard(shard).into_iter().collect();
+        self.at_one_moment(Some(&shards), |snapshot| {
             snapshot.read_stream(stream, from, direction, (events_max, bytes_max))
         })
     }
@@ -475,10 +477,14 @@ impl Namespace {
         self.served.is_dropped.load(Ordering::SeqCst)
     }
 
-    /// Reads the state, of the shard whose index that is, or of all.
+    fn shard(&self, index: usize) -> Option<&ShardHandle> {
+        self.served.shards.get(index).map(|shard| &**shard)
+    }
+
+    /// Reads the state, of this shard, or of all.
     pub(super) fn with_store<T>(
         &self,
-        shard: Option<usize>,
+        shard: Option<&ShardHandle>,
         read: impl FnOnce(&Arc<RocksStore>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let _span = tracing::trace_span!("read", namespace = %self.served.id).entered();
@@ -493,10 +499,10 @@ impl Namespace {
         if self.is_dropped() { Err(ReadError::Dropped) } else { found }
     }
 
-    /// Looks at these shards, by their indexes, or at all.
+    /// Looks at these shards, or at all.
     fn at_one_moment<T>(
         &self,
-        shards: Option<&[usize]>,
+        shards: Option<&[&ShardHandle]>,
         look: impl FnOnce(&Snapshot<'_>) -> Result<T, ReadError>,
     ) -> Result<T, ReadError> {
         let before = self.replaced(shards)?;
@@ -515,23 +521,24 @@ impl Namespace {
 
     /// How often the states of these shards were replaced by snapshots of other nodes. Of others nothing is asked: one that is being
     /// replaced holds up nobody who reads what lies beside it.
-    fn replaced(&self, shards: Option<&[usize]>) -> Result<u64, ReadError> {
+    fn replaced(&self, shards: Option<&[&ShardHandle]>) -> Result<u64, ReadError> {
         if self.shared.host.is_alone() {
             return Ok(0);
         }
-        let of = |shard: &Arc<ShardHandle>| shard.positions.replaced();
-        self.chosen(shards).map(of).sum::<Option<u64>>().ok_or_else(|| self.is_replaced(shards))
+        let of = |shard: &ShardHandle| shard.positions.replaced();
+        let replaced: Option<u64> = match shards {
+            Some(shards) => shards.iter().map(|shard| of(shard)).sum(),
+            None => self.served.shards.iter().map(|shard| of(shard)).sum(),
+        };
+        replaced.ok_or_else(|| self.is_replaced(shards))
     }
 
-    fn chosen<'a>(&'a self, shards: Option<&'a [usize]>) -> impl Iterator<Item = &'a Arc<ShardHandle>> {
-        let all = &self.served.shards;
-        let count = shards.map_or(all.len(), <[usize]>::len);
-        (0..count).filter_map(move |at| all.get(shards.map_or(Some(at), |shards| shards.get(at).copied())?))
-    }
-
-    fn is_replaced(&self, shards: Option<&[usize]>) -> ReadError {
-        let mut chosen = self.chosen(shards);
-        let shard = chosen.find(|shard| shard.positions.replaced().is_none()).or_else(|| self.chosen(shards).next());
+    fn is_replaced(&self, shards: Option<&[&ShardHandle]>) -> ReadError {
+        let all: Vec<&ShardHandle> = match shards {
+            Some(shards) => shards.to_vec(),
+            None => self.served.shards.iter().map(|shard| &**shard).collect(),
+        };
+        let shard = all.iter().find(|shard| shard.positions.replaced().is_none()).or_else(|| all.first()).copied();
         // One that stopped in the middle of it says so.
         match shard.filter(|shard| shard.health.failure().is_some()) {
             Some(failed) => self.has_ended(failed),

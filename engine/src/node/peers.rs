@@ -9,7 +9,9 @@ use super::transport::{Transport, TransportError, resolve};
 use super::{Identity, Inbox};
 use crate::model::from_client::CANCEL;
 use crate::model::limits::MESSAGE_BYTES_MAX;
-use crate::model::{DirectoryId, Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream, ShardId};
+use crate::model::{
+    DirectoryId, Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream, ShardId, StreamError,
+};
 use crate::state::check_batch;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use bytes::Bytes;
@@ -243,13 +245,19 @@ impl Streams<'_> {
                 }
                 taken
             }
+            // Of one shard: the others go on.
+            Err(error @ StreamError::WrongLog { .. }) => {
+                self.handle.consumed(stream, charge);
+                tracing::error!(peer = %self.peer, %error, "a shard is not replicated between the two");
+                false
+            }
             Err(error) => {
                 tracing::error!(peer = %self.peer, %error, "the replication stream can't go on");
                 return false;
             }
         };
         if !taken {
-            // The shard has ended on this node: otherwise what comes for it would take the others' credit.
+            // The shard has ended on this node, or is another one there: otherwise what comes for it would take the others' credit.
             self.links.remove(&stream);
             self.handle.reset(stream, ResetCode::REFUSED);
         }

@@ -171,8 +171,7 @@ impl ServerHandle {
     }
 
     /// Waits until the node stops by itself, any shard of it, and says why. It serves nothing from then on that can be relied on: end
-    /// the process, or shut this down and serve anew. A shard that stops at a record that no node can apply is not meant: it has
-    /// stopped on all of them, and the others go on.
+    /// the process, or shut this down and serve anew.
     pub async fn failed(&self) -> String {
         let (tell, told) = tokio::sync::oneshot::channel();
         // Whoever waited may wait no more.

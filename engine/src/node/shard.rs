@@ -25,7 +25,6 @@ use crate::model::request::{FollowerStatus, ServerStatus};
 use crate::model::{DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
-use crate::state::ApplyError;
 use bytes::Bytes;
 use crossbeam::channel::Sender;
 use parking_lot::Mutex;
@@ -609,13 +608,8 @@ impl Shard {
                 self.state.unapplied.forget(position.lsn);
             }
             Err(ApplierError::Read(ReadError::Corrupt { .. })) if self.may_be_mended() => {}
-            Err(error) => {
-                let reason = format!("a committed batch can't be applied: {error}{}", error.remedy());
-                // Deterministic: the same on every replica. The shard stops on all of them, the log is kept, and the nodes live on:
-                // otherwise one record would end all of a cluster, at each start.
-                let is_everywhere = matches!(error, ApplierError::Apply(ApplyError::Content(_)));
-                self.stop(&reason, if is_everywhere { Health::fail_alone } else { Health::fail });
-            }
+            // Whoever sealed it and whoever acknowledged it has looked whether it can be: what is wrong is more likely this node's.
+            Err(error) => self.fail(&format!("a committed batch can't be applied: {error}{}", error.remedy())),
         }
     }
 
@@ -630,16 +624,12 @@ impl Shard {
     /// Nothing more is acknowledged, everybody who waits hears that the outcome is unknown, and the node is to be
     /// reopened.
     pub(super) fn fail(&mut self, reason: &str) {
-        self.stop(reason, Health::fail);
-    }
-
-    fn stop(&mut self, reason: &str, note: fn(&Health, &str)) {
         if std::mem::replace(&mut self.state.failed, true) {
             return;
         }
         tracing::error!(node = %self.id, shard = %self.shard, reason, "the shard has stopped: reopen the node");
         // The reason first: whoever is woken by the rest asks for it.
-        note(&self.health, reason);
+        self.health.fail(reason);
         self.queue.close();
         self.state.by_hand = None;
         self.abandon();

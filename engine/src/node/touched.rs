@@ -8,6 +8,7 @@ use crate::model::{Lsn, Token};
 use crate::replica::ReadTicket;
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The shards that a read touches.
 pub(super) struct Touched<'a> {
@@ -62,17 +63,16 @@ impl Touched<'_> {
     }
 
     /// Asks what [`Read::Linearizable`](crate::model::Read::Linearizable) asks of others: once these positions are
-    /// [applied](Self::has), shard by shard, every read shows all that was acknowledged before. None where it does not lead, or
-    /// no answer came.
-    pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
+    /// [applied](Self::has), every read shows all that was acknowledged before. None where it does not lead, or no answer came.
+    pub(super) async fn confirmed(&self, end: tokio::time::Instant) -> Option<Vec<(&ShardHandle, Lsn)>> {
         if !self.leads() {
             return None;
         }
-        self.newest(end).await
+        self.newest(|_| true, end).await
     }
 
     /// Whether what is applied here is known to be no older than that.
-    pub(super) fn is_fresh(&self, staleness: std::time::Duration) -> bool {
+    pub(super) fn is_fresh(&self, staleness: Duration) -> bool {
         // All are asked: each looks ahead for itself.
         self.shards.iter().filter(|shard| !shard.is_fresh(staleness)).count() == 0
     }
@@ -82,25 +82,53 @@ impl Touched<'_> {
         !self.space.is_alone()
     }
 
-    /// As [`Self::confirmed`], of those who lead, wherever they are.
-    pub(super) async fn newest(&self, end: tokio::time::Instant) -> Option<Vec<Lsn>> {
-        let mut positions = Vec::with_capacity(self.shards.len());
-        for shard in &self.shards {
+    /// Whether a shard has stopped, or its node: nothing is to be waited for.
+    pub(super) fn has_ended(&self) -> bool {
+        self.shards.iter().any(|shard| shard.positions.has_ended())
+    }
+
+    /// As [`Self::confirmed`], of those who lead, wherever they are, for the shards of which that is not known already.
+    pub(super) async fn refreshed(
+        &self,
+        staleness: Duration,
+        end: tokio::time::Instant,
+    ) -> Option<Vec<(&ShardHandle, Lsn)>> {
+        self.newest(|shard| !shard.is_fresh(staleness), end).await
+    }
+
+    async fn newest(
+        &self,
+        wanted: impl Fn(&ShardHandle) -> bool,
+        end: tokio::time::Instant,
+    ) -> Option<Vec<(&ShardHandle, Lsn)>> {
+        let ask = |shard: &&'_ Arc<ShardHandle>| {
             let (sender, confirmed) = tokio::sync::oneshot::channel();
             let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
-            // Also when whoever waits is dropped.
-            let _forgotten = Forgotten { reads: &shard.reads, ticket };
+            (ticket, confirmed)
+        };
+        // All at a time. Those whose answers nobody waits for any more are forgotten, also when whoever waits is dropped.
+        let asked: Vec<_> = self
+            .shards
+            .iter()
+            .filter(|shard| wanted(shard))
+            .map(|shard| {
+                let (ticket, confirmed) = ask(shard);
+                (&***shard, Forgotten { reads: &shard.reads, ticket }, confirmed)
+            })
+            .collect();
+        let mut positions = Vec::with_capacity(asked.len());
+        for (shard, _forgotten, confirmed) in asked {
             match tokio::time::timeout_at(end, confirmed).await {
-                Ok(Ok(Confirmation::At(index))) => positions.push(index),
+                Ok(Ok(Confirmation::At(index))) => positions.push((shard, index)),
                 _ => return None,
             }
         }
         Some(positions)
     }
 
-    /// Whether everything up to these positions is applied, shard by shard.
-    pub(super) fn has(&self, positions: &[Lsn]) -> bool {
-        self.shards.iter().zip(positions).all(|(shard, lsn)| shard.positions.applied() >= *lsn)
+    /// Whether everything up to these positions is applied.
+    pub(super) fn has(&self, positions: &[(&ShardHandle, Lsn)]) -> bool {
+        positions.iter().all(|(shard, lsn)| shard.positions.applied() >= *lsn)
     }
 }
 

@@ -45,9 +45,10 @@ impl Freshness {
         }
     }
 
-    /// Whether a state with everything up to `applied` shows all that was acknowledged `staleness` before `now`, or earlier.
+    /// Whether a state with everything up to `applied` shows all that was acknowledged `staleness` before `now`, or earlier. Never of
+    /// zero: a clock that is coarse shows one time at several moments.
     pub fn covers(&mut self, now: Duration, staleness: Duration, applied: Lsn) -> bool {
-        self.age(now, applied).is_some_and(|age| age <= staleness)
+        self.age(now, applied).is_some_and(|age| age < staleness)
     }
 
     /// How old such a state is at the most; none if that is not known. A clock runs within one in a hundred of the true rate

@@ -92,6 +92,8 @@ impl Reads {
         if let Some(under_way) = &mut self.under_way {
             under_way.askers.remove(&peer);
         }
+        // Nobody is to be waited for, for nobody's sake.
+        self.under_way.take_if(|round| round.up_to.is_none() && round.askers.is_empty());
     }
 }
 
@@ -180,6 +182,7 @@ impl Replica {
         }
         if let Some(leadership) = &mut self.leadership {
             leadership.reads.forget(peer);
+            self.begin_round(out);
         }
     }
 

@@ -154,7 +154,8 @@ pub enum Input {
     SnapshotStaged(SnapshotId),
     /// The answer to [`Output::InstallSnapshot`]: the state is the snapshot's, durably.
     SnapshotInstalled(SnapshotId),
-    /// Somebody wants to read what is committed now, or newer. Tickets rise. Who follows asks its leader.
+    /// Somebody wants to read what is committed now, or newer. Tickets rise, or name the newest once more that still
+    /// waits. Who follows asks its leader.
     Read(ReadTicket),
     /// A connection to a peer stands, both ways, and this is the disk that it has; messages in flight on an older one are gone.
     PeerUp(NodeId, DirectoryId),

@@ -138,7 +138,12 @@ fn i7_a_follower_that_was_just_opened_asks_before_it_shows_anything() {
     default(&cluster, 0).put("k", "1").unwrap().wait().unwrap();
     cluster.stop(2);
     default(&cluster, 0).put("k", "2").unwrap().wait().unwrap();
+    cluster.stop(0);
     cluster.start(2);
+    let hasty = default(&cluster, 2).reading_within(Duration::from_millis(200));
+    let refused = hasty.get("k", Read::MaxStaleness(LONG)).unwrap_err();
+    assert!(matches!(refused, ReadError::TooOld { age: None, .. }), "it has asked nobody in this life: {refused}");
+    cluster.start(0);
     let read = default(&cluster, 2).get("k", Read::MaxStaleness(LONG)).unwrap();
     assert_eq!(read.unwrap().value, "2", "a day may have passed while it was away");
     (0..3).for_each(|index| cluster.stop(index));
