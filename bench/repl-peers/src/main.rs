@@ -141,8 +141,9 @@ fn main() -> Result<()> {
 /// Who is told to end ends the servers, and removes their files: they are many gigabytes.
 async fn until_interrupted(run: &Run) -> Result<()> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    let told = select(pin!(interrupt.recv()), pin!(terminate.recv()));
-    match select(pin!(rounds::measure(run)), told).await {
+    let (interrupted, terminated) = (pin!(interrupt.recv()), pin!(terminate.recv()));
+    let measured = pin!(rounds::measure(run));
+    match select(measured, select(interrupted, terminated)).await {
         Either::Left((measured, _)) => measured,
         Either::Right(_) => bail!("interrupted"),
     }
