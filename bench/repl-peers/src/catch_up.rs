@@ -276,7 +276,7 @@ pub(crate) fn table(run: &Run, rounds: &[CatchUp]) -> Table {
         ];
         table.row([Cell::from(name)].into_iter().chain(cells).chain(more.map(figure)));
     }
-    table.note("Goal: 0.80 of the slowest of the first three. From the start of the follower's process until all is durable there.");
+    table.note("Goal: 0.80 of the slowest of the first three. From the start of its process until all is durable there.");
     table.note("Reads and writes are those of the disk, by the bytes that the follower lacked: logs and states alike.");
     table
 }
