@@ -8,7 +8,6 @@ use crate::systems::{System, Towline, durable_at_last};
 use crate::table::{Cell, Table, progress};
 use crate::{Run, clock};
 use anyhow::{Context as _, Result, ensure};
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -78,7 +77,7 @@ impl CatchUp {
 /// Measures three nodes of its own, which keep as much of their logs as this needs.
 pub(crate) async fn measure(run: &Run, round: usize) -> Result<CatchUp> {
     let (bytes, say) = (run.catch_up, |what: &str| progress(&format!("round {round}: catching up, {what}")));
-    check_room(&run.directory, bytes)?;
+    check_room(run)?;
     let place = run.place()?;
     let keep = bytes + bytes / 4 + (256 << 20);
     let config = format!("[log]\nretention_bytes = {keep}\nfollower_bytes = {keep}\n");
@@ -104,14 +103,11 @@ pub(crate) async fn measure(run: &Run, round: usize) -> Result<CatchUp> {
     Ok(CatchUp { bounds, caught: [idle, loaded], stretches: [before, meanwhile, after] })
 }
 
-fn check_room(directory: &Path, bytes: u64) -> Result<()> {
-    let disk = rustix::fs::statvfs(directory)?;
-    let (free, needed) = (disk.f_bavail * disk.f_frsize, bytes * ROOM);
-    ensure!(
-        free >= needed,
-        "{needed} bytes are needed in {}, {free} are free: --catch-up-gib takes less",
-        directory.display()
-    );
+/// Fails if logs, states and files would not fit the disk.
+pub(crate) fn check_room(run: &Run) -> Result<()> {
+    let disk = rustix::fs::statvfs(&run.directory)?;
+    let (free, needed, place) = (disk.f_bavail * disk.f_frsize, run.catch_up * ROOM, run.directory.display());
+    ensure!(free >= needed, "{needed} bytes are needed in {place}, {free} are free: --catch-up-gib takes less");
     Ok(())
 }
 
@@ -276,7 +272,9 @@ pub(crate) fn table(run: &Run, rounds: &[CatchUp]) -> Table {
         ];
         table.row([Cell::from(name)].into_iter().chain(cells).chain(more.map(figure)));
     }
-    table.note("Goal: 0.80 of the slowest of the first three. From the start of its process until all is durable there.");
+    table.note(
+        "Goal: 0.80 of the slowest of the first three. From the start of its process until all is durable there.",
+    );
     table.note("Reads and writes are those of the disk, by the bytes that the follower lacked: logs and states alike.");
     table
 }

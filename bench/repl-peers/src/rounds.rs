@@ -58,6 +58,9 @@ fn cases(peer: Peer) -> Vec<Case> {
 
 /// Prints the table, and the goals beside it.
 pub(crate) async fn measure(run: &Run) -> Result<()> {
+    if run.catches_up() {
+        catch_up::check_room(run)?; // Not when all else has been measured.
+    }
     let mut rows = Vec::new();
     let peers = || Peer::ALL.into_iter().filter(|peer| run.wants(*peer) && !run.only_catch_up);
     for peer in peers() {
