@@ -129,7 +129,8 @@ fn at_once(from: &File, to: &File, blocks: u64) -> Result<()> {
             Ok(())
         });
         let written = write_all(to, comes);
-        join(sender).and(join(receiver)).and(written)
+        let (sent, received) = (join(sender), join(receiver));
+        sent.and(received).and(written)
     })
 }
 
@@ -154,7 +155,7 @@ fn connected() -> Result<(TcpStream, TcpStream)> {
     Ok((near, listener.accept()?.0))
 }
 
-#[expect(clippy::disallowed_methods, reason = "a benchmark of bare threads")]
+/// A thread that may fail.
 fn spawn<'scope, 'env, T: Send + 'scope>(
     scope: &'scope Scope<'scope, 'env>,
     work: impl FnOnce() -> Result<T> + Send + 'scope,
