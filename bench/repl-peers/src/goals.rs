@@ -1,5 +1,6 @@
 //! What is aimed at, and how far it is: ratios of the same rounds.
 
+use crate::catch_up::CatchUp;
 use crate::load::Case;
 use crate::rounds::{Row, median};
 use crate::systems::Peer;
@@ -24,9 +25,13 @@ const FACTORS: [(Peer, f64); 6] = [
 const PIPELINED_RATE: f64 = 100_000.0;
 /// How many times what 64 clients do.
 const CROWD_FACTOR: f64 = 1.3;
+/// Of what the slowest of disk and loopback does by itself.
+const CATCH_UP_FACTOR: f64 = 0.8;
+/// While a follower catches up, others wait less than twice as long.
+const CATCH_UP_P99: f64 = 0.5;
 
 /// A row for each goal that something was measured for.
-pub(crate) fn table(rows: &[Row]) -> Table {
+pub(crate) fn table(rows: &[Row], caught_up: &[CatchUp]) -> Table {
     let mut table = Table::new("goals", &["what", "ratio", "lowest", "highest", "goal", "met"]);
     let find = |peer: Peer, case: Case| rows.iter().find(|row| row.peer == peer && row.case == case);
     let ours = |case| find(Peer::Towline, case);
@@ -56,6 +61,10 @@ pub(crate) fn table(rows: &[Row]) -> Table {
     goal("512 clients ÷ 64".to_owned(), rates(ours(CROWD), ours(MANY)), CROWD_FACTOR);
     let piped = ours(PIPELINED).map(|row| row.samples.iter().map(|sample| sample.rate / PIPELINED_RATE).collect());
     goal("8 clients × 64 in flight ÷ 100,000/s".to_owned(), piped.unwrap_or_default(), 1.0);
+    let of_bounds = caught_up.iter().map(CatchUp::of_least).collect();
+    goal("a follower catches up ÷ slowest of disk and loopback".to_owned(), of_bounds, CATCH_UP_FACTOR);
+    let waits = caught_up.iter().map(CatchUp::p99_ratio).collect();
+    goal("16 clients: p99 before ÷ while a follower catches up".to_owned(), waits, CATCH_UP_P99);
     table
 }
 

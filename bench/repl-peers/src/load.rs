@@ -6,6 +6,7 @@ use crate::systems::{Client, System};
 use anyhow::{Context as _, Result};
 use hdrhistogram::Histogram;
 use parking_lot::Mutex;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -80,15 +81,31 @@ impl Load {
 
     /// What these clients do from now on for that time.
     pub(crate) async fn measure(&self, servers: &[Process], time: Duration) -> Result<Sample> {
+        let passed = async {
+            tokio::time::sleep(time).await;
+            Ok(())
+        };
+        self.measure_while(servers, passed).await.map(|(sample, ())| sample)
+    }
+
+    /// What these clients do from now on until that is done, and what came of it.
+    pub(crate) async fn measure_while<T>(
+        &self,
+        servers: &[Process],
+        what: impl Future<Output = Result<T>>,
+    ) -> Result<(Sample, T)> {
         for own in &self.latencies {
             own.lock().reset();
         }
         let (start, usage, before) = (clock::now(), Usage::until_now()?, process::processor_time(servers)?);
-        let mut resident = 0;
-        while start.elapsed() < time {
-            tokio::time::sleep(LOOK.min(time.saturating_sub(start.elapsed()))).await;
+        let (mut what, mut resident) = (pin!(what), 0);
+        let came = loop {
+            let done = tokio::time::timeout(LOOK, what.as_mut()).await;
             resident = resident.max(servers.first().map_or(Ok(0), Process::resident)?);
-        }
+            if let Ok(came) = done {
+                break came?;
+            }
+        };
         let took = start.elapsed().as_secs_f64();
         let spent = process::processor_time(servers)?.saturating_sub(before).as_secs_f64() / took;
         let (clients, others) = Usage::until_now()?.cores_since(&usage);
@@ -97,7 +114,7 @@ impl Load {
             all.add(&*own.lock())?;
         }
         let ms = |share| all.value_at_quantile(share) as f64 / 1e6;
-        Ok(Sample {
+        let sample = Sample {
             rate: all.len() as f64 / took,
             p50: ms(0.5),
             p99: ms(0.99),
@@ -105,7 +122,8 @@ impl Load {
             clients,
             others: (others - spent).max(0.0),
             resident,
-        })
+        };
+        Ok((sample, came))
     }
 
     /// Lets every write be answered, and fails if one was refused.
@@ -124,11 +142,11 @@ async fn write(
     over: Arc<AtomicBool>,
     own: Arc<Mutex<Histogram<u64>>>,
 ) -> Result<()> {
-    let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x2545_f491_4f6c_dd1d));
+    let mut random = Random::new(seed);
     while !over.load(Ordering::Relaxed) {
         let key = format!("key-{:06}", random.draw() % KEYS);
         // Nothing in it compresses, and no two are alike.
-        let value: Vec<u8> = (0..VALUE_BYTES / 8).flat_map(|_| random.draw().to_le_bytes()).collect();
+        let value = random.bytes(VALUE_BYTES);
         let start = clock::now();
         client.write(key, value).await?;
         let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
@@ -143,10 +161,19 @@ fn histogram() -> Result<Histogram<u64>> {
 }
 
 /// `SplitMix64` (Steele, Lea, Flood, OOPSLA 2014).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn draw(&mut self) -> u64 {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(0x2545_f491_4f6c_dd1d))
+    }
+
+    /// So many bytes, in eights.
+    pub(crate) fn bytes(&mut self, count: usize) -> Vec<u8> {
+        (0..count / 8).flat_map(|_| self.draw().to_le_bytes()).collect()
+    }
+
+    pub(crate) const fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -7,6 +7,8 @@
 
 #![forbid(unsafe_code)]
 
+mod bounds;
+mod catch_up;
 #[path = "../../peers/src/clock.rs"]
 mod clock;
 mod disk;
@@ -20,11 +22,14 @@ mod systems;
 #[path = "../../peers/src/table.rs"]
 mod table;
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use clap::Parser;
+use futures_util::future::{Either, select};
 use std::path::PathBuf;
+use std::pin::pin;
 use std::time::Duration;
 use systems::{Peer, Programs};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Measures replicated writes beside other systems.
 #[derive(Debug, Parser)]
@@ -42,6 +47,12 @@ struct Args {
     /// Seconds that each row waits at the most until the processors are left alone.
     #[arg(long, default_value_t = 2.0)]
     patience: f64,
+    /// GiB of writes that a follower misses and catches up with; 0 leaves that out, `--quick` takes a quarter at the most.
+    #[arg(long, value_name = "GIB", default_value_t = 4.0)]
+    catch_up_gib: f64,
+    /// Measure nothing but how fast a follower catches up.
+    #[arg(long)]
+    only_catch_up: bool,
     /// Measure only the systems whose name contains this, as in `--only Redis`; ratios need Towline, too.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
@@ -59,6 +70,9 @@ struct Args {
     json: bool,
 }
 
+/// What a follower misses in a quick round.
+const QUICK_GIB: f64 = 0.25;
+
 /// What every row is given.
 struct Run {
     time: Duration,
@@ -66,6 +80,9 @@ struct Run {
     patience: Duration,
     rounds: usize,
     only: Option<String>,
+    /// Bytes that a follower misses.
+    catch_up: u64,
+    only_catch_up: bool,
     directory: PathBuf,
     programs: Programs,
     json: bool,
@@ -74,6 +91,10 @@ struct Run {
 impl Run {
     fn wants(&self, peer: Peer) -> bool {
         self.only.as_ref().is_none_or(|part| peer.name().contains(part.as_str()))
+    }
+
+    fn catches_up(&self) -> bool {
+        self.catch_up > 0 && self.wants(Peer::Towline)
     }
 
     /// A directory of its own on the disk that is measured.
@@ -97,17 +118,33 @@ fn main() -> Result<()> {
     ensure!(!memory, "{} lies in memory: --directory takes one on a disk", directory.display());
     let (time, rounds) = if args.quick { (1.0, 1) } else { (args.seconds, args.rounds) };
     let time = Duration::try_from_secs_f64(time)?;
+    let gib_fit = args.catch_up_gib == 0.0 || (0.01..=64.0).contains(&args.catch_up_gib);
+    ensure!(gib_fit, "--catch-up-gib takes 0, or 0.01 to 64");
+    let gib = if args.quick { args.catch_up_gib.min(QUICK_GIB) } else { args.catch_up_gib };
     let run = Run {
         time,
         warm_up: time / 8,
         patience: Duration::try_from_secs_f64(args.patience)?,
         rounds,
         only: args.only,
+        catch_up: (gib * f64::from(1 << 30)) as u64,
+        only_catch_up: args.only_catch_up,
         directory,
         programs: Programs { towline, fetched: args.peers },
         json: args.json,
     };
     // The main thread starts the servers: the system ends them when the thread that started them does.
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    runtime.block_on(rounds::measure(&run))
+    runtime.block_on(until_interrupted(&run))
+}
+
+/// Who is told to end ends the servers, and removes their files: they are many gigabytes.
+async fn until_interrupted(run: &Run) -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    let (interrupted, terminated) = (pin!(interrupt.recv()), pin!(terminate.recv()));
+    let measured = pin!(rounds::measure(run));
+    match select(measured, select(interrupted, terminated)).await {
+        Either::Left((measured, _)) => measured,
+        Either::Right(_) => bail!("interrupted"),
+    }
 }

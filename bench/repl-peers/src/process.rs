@@ -72,6 +72,17 @@ impl Process {
         Ok(kib * 1024)
     }
 
+    /// Bytes that it had the disk read, and write, what lay in the page cache left out.
+    pub(crate) fn disk_bytes(&self) -> Result<(u64, u64)> {
+        let text = std::fs::read_to_string(format!("/proc/{}/io", self.child.id()))?;
+        let find = |name: &str| {
+            let value =
+                text.lines().find_map(|line| line.strip_prefix(name)).context("the system tells no such bytes")?;
+            Ok::<u64, anyhow::Error>(value.trim().parse()?)
+        };
+        Ok((find("read_bytes:")?, find("write_bytes:")?))
+    }
+
     fn pid(&self) -> Result<Pid> {
         i32::try_from(self.child.id()).ok().and_then(Pid::from_raw).context("no such process id")
     }

@@ -1,5 +1,6 @@
 //! The rounds, and the table of them.
 
+use crate::catch_up;
 use crate::disk::Disk;
 use crate::follower::{self, Stopped};
 use crate::goals;
@@ -57,12 +58,16 @@ fn cases(peer: Peer) -> Vec<Case> {
 
 /// Prints the table, and the goals beside it.
 pub(crate) async fn measure(run: &Run) -> Result<()> {
+    if run.catches_up() {
+        catch_up::check_room(run)?; // Not when all else has been measured.
+    }
     let mut rows = Vec::new();
-    let peers = || Peer::ALL.into_iter().filter(|peer| run.wants(*peer));
+    let peers = || Peer::ALL.into_iter().filter(|peer| run.wants(*peer) && !run.only_catch_up);
     for peer in peers() {
         rows.extend(cases(peer).into_iter().map(|case| Row::new(peer, case)));
     }
     let (disk, mut stopped, mut handed_over) = (Disk::new(&run.directory)?, Vec::new(), Vec::new());
+    let mut caught_up = Vec::new();
     for round in 1..=run.rounds {
         let mut turns: Vec<Peer> = peers().collect();
         if round % 2 == 0 {
@@ -85,11 +90,16 @@ pub(crate) async fn measure(run: &Run) -> Result<()> {
                 }
             }
         }
+        if run.catches_up() {
+            caught_up.push(catch_up::measure(run, round).await.context("a follower that was away")?);
+        }
     }
     table(run, &rows).print(run.json);
-    goals::table(&rows).print(run.json);
+    goals::table(&rows, &caught_up).print(run.json);
     follower::table(&stopped).print(run.json);
     handover::table(&handed_over).print(run.json);
+    catch_up::table(run, &caught_up).print(run.json);
+    catch_up::load_table(&caught_up).print(run.json);
     Ok(())
 }
 

@@ -6,6 +6,8 @@ mod postgres;
 mod redis;
 mod towline;
 
+pub(crate) use self::towline::{Towline, durable_at_last};
+
 use crate::load::Case;
 use crate::process::{Process, User};
 use anyhow::{Context as _, Result, bail};
@@ -85,7 +87,7 @@ impl Peer {
     /// Three nodes in a new directory, ready to take writes. The program's release comes with them.
     pub(crate) async fn start(self, programs: &Programs, directory: &Path) -> Result<Box<dyn System>> {
         Ok(match self {
-            Self::Towline => Box::new(towline::Towline::start(programs, directory).await?),
+            Self::Towline => Box::new(Towline::start(programs, directory, "").await?),
             Self::Etcd => Box::new(etcd::Etcd::start(programs, directory).await?),
             Self::NatsAlways => Box::new(nats::Nats::start(programs, directory, nats::Sync::Always).await?),
             Self::NatsDefault => Box::new(nats::Nats::start(programs, directory, nats::Sync::Default).await?),
