@@ -137,7 +137,7 @@ fn a_request_that_is_dropped_before_it_is_sent_gives_its_place_back() {
         };
         let full = loop {
             let place = Arc::clone(&places).acquire_owned().await.unwrap();
-            match timeout(MOMENT, link.send(place, far, encode)).await {
+            match timeout(MOMENT, link.send(place, None, far, encode)).await {
                 Ok(sent) => held.push(sent.unwrap()),
                 Err(_) => break places.available_permits(),
             }

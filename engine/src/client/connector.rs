@@ -60,6 +60,15 @@ pub(super) async fn connect(
     }
 }
 
+/// Whoever is at this address; none: nobody that can be used now. It waits as long as its caller does.
+pub(super) async fn connect_any(address: &str, options: &ClientOptions, heard: &Arc<Heard>) -> Option<Link> {
+    renew(options).await;
+    match look(address, options, Wanted::Any, heard).await {
+        Ok(Seen::Usable(link)) => Some(link),
+        Ok(Seen::Passed(_) | Seen::Other { .. }) | Err(_) => None,
+    }
+}
+
 /// What a round over all addresses came to.
 enum Said {
     /// Nobody who can be used; there may be in the next one.
@@ -147,8 +156,10 @@ async fn status(link: &Link, options: &ClientOptions) -> Result<ServerStatus, Mi
     let place = Arc::new(Semaphore::new(1)).acquire_owned().await.map_err(|error| error.to_string())?;
     let namespace = options.namespace.clone();
     let request = |id| codec::encode(&Request { id, deadline_ms: 0, namespace, body: RequestBody::Status });
-    let answer =
-        link.send(place, Instant::now() + ADDRESS_TIMEOUT, request).await.map_err(|failure| format!("{failure:?}"))?;
+    let answer = link
+        .send(place, None, Instant::now() + ADDRESS_TIMEOUT, request)
+        .await
+        .map_err(|failure| format!("{failure:?}"))?;
     match answer.await {
         Answer::Body(ResponseBody::Status(status)) => Ok(status),
         Answer::Body(ResponseBody::Failed(failure)) if failure.class == FailureClass::FixRequest => {

@@ -6,12 +6,13 @@ use super::feed::{Begin, Source, Subscription};
 use super::link::{Answer, Awaited, Link, SendFailure};
 #[cfg(feature = "node")]
 use super::local::Local;
-use super::options::{ClientOptions, DEFAULT_NAMESPACE, Route};
+use super::options::ClientOptions;
 use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, Written, outcome_of};
-use super::routing;
+use super::routing::ASK_PAUSE;
 use super::servers::{About, Path, Servers};
-use crate::model::call::{Call, Reach, ShardPlace};
+use super::snapshot::Holder;
+use crate::model::call::{Call, Reach};
 use crate::model::codec::{self, CodecError};
 use crate::model::request::{
     Direction, Failure, FailureClass, Request, RequestBody, ResponseBody, ServerStatus, StreamEvent, code,
@@ -27,6 +28,10 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 /// How long an answer may be on its way that says that the time was over: it says how far it came.
 const ANSWER_GRACE: Duration = Duration::from_secs(3);
+/// How long a leader may take to answer a read before it is looked whether another one leads by now.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// By which code a server says that it holds as many moments as it may.
+const TOO_MANY_SNAPSHOTS: u16 = 8020;
 
 /// A connection to a cluster, or a node in this process: which of them, only the constructor says. Clones share it.
 ///
@@ -244,7 +249,7 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
         let servers = Servers::new(addresses.into_iter().map(Into::into).collect(), &options);
-        servers.link(&options, Path::ANY).await?;
+        servers.link(&options, &Path::ANY).await?;
         Ok(Self::by(Way::Servers(Box::new(servers)), options))
     }
 
@@ -382,9 +387,9 @@ impl Client {
         loop {
             let path = self.path(namespace, about, deadline).await;
             let place = self.place(deadline).await?;
-            let link = servers.link(&self.shared.options, path).await?;
+            let link = servers.link(&self.shared.options, &path).await?;
             // From here on its own time counts: what was spent on finding a server is not the server's.
-            match self.send(&link, place, namespace, body.clone(), Instant::now() + timeout).await {
+            match self.send(&link, &path, place, namespace, body.clone(), Instant::now() + timeout).await {
                 Ok(answer) => return Ok(WriteReceipt::of_server(answer, link, timeout, read)),
                 // It was certainly not sent, so this is the first attempt still.
                 Err(ClientError::ConnectionLost) if Instant::now() < deadline => {}
@@ -495,24 +500,41 @@ impl Client {
         about: &About,
         again_when_lost: bool,
     ) -> Result<ResponseBody, ClientError> {
+        Ok(self.ask_holding(namespace, body, about, again_when_lost).await?.0)
+    }
+
+    /// The same; and who answered.
+    async fn ask_holding(
+        &self,
+        namespace: &str,
+        body: RequestBody,
+        about: &About,
+        again_when_lost: bool,
+    ) -> Result<(ResponseBody, Holder), ClientError> {
         let deadline = Instant::now() + self.request_timeout();
         let mut pauses = Pauses::new();
         loop {
             let path = self.path(namespace, about, deadline).await;
-            let error = match self.ask_once(namespace, body.clone(), path, deadline).await {
-                Ok(ResponseBody::Failed(failure)) => ClientError::Refused(failure),
-                Ok(answer) => return Ok(answer),
-                Err(error) => error,
+            let answer = tokio::select! {
+                biased;
+                answer = self.ask_once(namespace, body.clone(), &path, deadline) => answer,
+                () = self.is_led_elsewhere(namespace, about, &path, deadline), if again_when_lost => continue,
             };
-            let again = match &error {
-                ClientError::ConnectionLost => again_when_lost,
-                ClientError::Refused(failure) => {
-                    self.is_worth_another(failure)
+            let (error, again) = match answer {
+                Ok((ResponseBody::Failed(failure), holder)) => {
+                    let again = self.is_worth_another(&failure)
                         && (again_when_lost || failure.no_side_effects)
                         // Sent on to itself: what is asked can't be done there.
-                        && (failure.leader.is_none() || failure.leader != self.node_of(path).await)
+                        && (failure.leader.is_none() || failure.leader != self.node_of(&holder).await)
+                        // Whoever asks may hold them itself, and waits for nobody else then.
+                        && failure.code != TOO_MANY_SNAPSHOTS;
+                    (ClientError::Refused(failure), again)
                 }
-                _ => false,
+                Ok(answer) => return Ok(answer),
+                Err(error) => {
+                    let again = error == ClientError::ConnectionLost && again_when_lost;
+                    (error, again)
+                }
             };
             let pause = pauses.next();
             if !again || Instant::now() + pause >= deadline {
@@ -522,55 +544,43 @@ impl Client {
         }
     }
 
-    /// Whether the same, asked once more, may have another answer: also a refusal, where another server leads by then.
-    async fn node_of(&self, path: Path) -> Option<NodeId> {
-        if path.node.is_some() { path.node } else { self.node().await }
-    }
-
-    /// Which way a request takes: to the node that leads what it is about, where that is known to be another one than is otherwise
-    /// asked. What servers know of that is asked once, and again when one of them has sent something elsewhere.
-    async fn path(&self, namespace: &str, about: &About, deadline: Instant) -> Path {
-        let path = Path::of(namespace, about);
-        #[cfg_attr(
-            not(feature = "node"),
-            expect(clippy::infallible_destructuring_match, reason = "there are two ways with a node")
-        )]
-        let servers = match &self.shared.way {
-            Way::Servers(servers) => servers,
+    /// Who answered.
+    async fn node_of(&self, holder: &Holder) -> Option<NodeId> {
+        match holder {
+            Holder::Server(link) => Some(link.node()),
             #[cfg(feature = "node")]
-            Way::Node(_) => return path,
+            Holder::Node => self.node().await,
+        }
+    }
+
+    /// Ends when another node is found to lead what is about this than the one to which the path goes. A leader that was cut
+    /// off from the others does not answer a read, nor say that another one leads: it waits for them, and can't know it.
+    async fn is_led_elsewhere(&self, namespace: &str, about: &About, path: &Path, deadline: Instant) {
+        let Some(part) = path.part.as_ref().filter(|part| part.leader.is_some()) else {
+            return std::future::pending().await;
         };
-        // The default namespace has one shard, whose leader is the one that is otherwise asked.
-        let is_routed = self.shared.options.route == Route::Leader && namespace != DEFAULT_NAMESPACE;
-        if *about == About::Nothing || !is_routed {
-            return path;
+        while let left = deadline.saturating_duration_since(Instant::now())
+            && !left.is_zero()
+        {
+            sleep((left / 2).clamp(ASK_PAUSE, LOOK_AGAIN)).await;
+            part.doubt();
+            let found = self.path(namespace, about, deadline).await;
+            if found.part.is_some_and(|found| found.leader != part.leader) {
+                return;
+            }
         }
-        let sent_on = servers.sent_on();
-        let mut way = servers.routing.way(namespace, about, sent_on);
-        if way == routing::Way::Unknown {
-            // Who does not say it is asked no more, until something is sent elsewhere.
-            // Seldom, and large: not in every call's future.
-            let places = Box::pin(self.places(servers, namespace, deadline)).await.unwrap_or_default();
-            servers.routing.learn(namespace, places, servers.home(), sent_on);
-            way = servers.routing.way(namespace, about, sent_on);
-        }
-        match way {
-            routing::Way::To(node) => Path { node: Some(node), ..path },
-            routing::Way::Home | routing::Way::Unknown => path,
+        std::future::pending().await
+    }
+
+    async fn path(&self, namespace: &str, about: &About, deadline: Instant) -> Path {
+        match &self.shared.way {
+            Way::Servers(servers) => servers.path(&self.shared.options, namespace, about, deadline).await,
+            #[cfg(feature = "node")]
+            Way::Node(_) => Path::ANY,
         }
     }
 
-    /// The shards of a namespace, and who leads them, as the first server says that answers.
-    async fn places(&self, servers: &Servers, namespace: &str, deadline: Instant) -> Option<Vec<ShardPlace>> {
-        let link = servers.scout(&self.shared.options).await.ok()?;
-        let place = self.place(deadline).await.ok()?;
-        let body = RequestBody::Call(Call::Shards);
-        match self.ask_on(&link, place, namespace, body, deadline).await {
-            Ok(ResponseBody::Answer(crate::model::call::Answer::Shards(places))) => Some(places),
-            _ => None,
-        }
-    }
-
+    /// Whether the same, asked once more, may have another answer: also a refusal, where another server leads by then.
     pub(super) fn is_worth_another(&self, failure: &Failure) -> bool {
         // A node that is closed in this process is not open again by itself.
         matches!(failure.class, FailureClass::Retry | FailureClass::ReRoute)
@@ -581,21 +591,22 @@ impl Client {
         &self,
         namespace: &str,
         body: RequestBody,
-        path: Path,
+        path: &Path,
         deadline: Instant,
-    ) -> Result<ResponseBody, ClientError> {
+    ) -> Result<(ResponseBody, Holder), ClientError> {
         match &self.shared.way {
             Way::Servers(servers) => {
                 let place = self.place(deadline).await?;
                 let link = servers.link(&self.shared.options, path).await?;
-                self.ask_on(&link, place, namespace, body, deadline).await
+                let answer = self.ask_on(&link, path, place, namespace, body, deadline).await?;
+                Ok((answer, Holder::Server(link)))
             }
             #[cfg(feature = "node")]
             Way::Node(local) => {
                 let _place = self.place(deadline).await?;
                 let waited = self.shared.options.request_timeout;
                 let asked = timeout_at(deadline, local.ask(namespace, body, deadline)).await;
-                asked.map_err(|_| ClientError::Deadline { waited })
+                asked.map(|answer| (answer, Holder::Node)).map_err(|_| ClientError::Deadline { waited })
             }
         }
     }
@@ -604,12 +615,13 @@ impl Client {
     async fn ask_on(
         &self,
         link: &Link,
+        path: &Path,
         place: OwnedSemaphorePermit,
         namespace: &str,
         body: RequestBody,
         deadline: Instant,
     ) -> Result<ResponseBody, ClientError> {
-        let answer = self.send(link, place, namespace, body, deadline).await?;
+        let answer = self.send(link, path, place, namespace, body, deadline).await?;
         match timeout_at(deadline, answer).await {
             Ok(Answer::Body(body)) => Ok(body),
             Ok(Answer::ConnectionLost) => Err(ClientError::ConnectionLost),
@@ -628,6 +640,7 @@ impl Client {
     async fn send(
         &self,
         link: &Link,
+        path: &Path,
         place: OwnedSemaphorePermit,
         namespace: &str,
         body: RequestBody,
@@ -637,7 +650,7 @@ impl Client {
         let deadline_ms = u32::try_from(left).unwrap_or(u32::MAX).max(1);
         let namespace = namespace.to_owned();
         let request = move |id| codec::encode(&Request { id, deadline_ms, namespace, body });
-        link.send(place, deadline, request).await.map_err(|failure| match failure {
+        link.send(place, path.part.clone(), deadline, request).await.map_err(|failure| match failure {
             SendFailure::Codec(CodecError::TooLarge { limit, value, .. }) => {
                 ClientError::TooLarge(format!("it has {value} bytes, {limit} are possible"))
             }
@@ -678,29 +691,30 @@ impl Client {
         }
     }
 
-    /// Asks who holds a moment; or, without one, whoever is asked otherwise, and who that is.
+    /// Has a moment held, where what is about all keys is asked: a moment that nobody heard of is let go. And who holds it.
+    pub(super) async fn hold(&self, namespace: &str, call: Call) -> Result<(ResponseBody, Holder), ClientError> {
+        self.ask_holding(namespace, RequestBody::Call(call), &About::All, true).await
+    }
+
+    /// Asks who holds a moment.
     pub(super) async fn ask_holder(
         &self,
-        holder: Option<&Holder>,
+        holder: &Holder,
         namespace: &str,
         call: Call,
-    ) -> Result<(ResponseBody, Holder), ClientError> {
+    ) -> Result<ResponseBody, ClientError> {
         let (deadline, body) = (Instant::now() + self.request_timeout(), RequestBody::Call(call));
-        let (answer, holder) = match &self.shared.way {
-            Way::Servers(servers) => {
-                let link = match holder {
-                    Some(Holder::Server(link)) => Arc::clone(link),
-                    _ => servers.link(&self.shared.options, Path::ANY).await?,
-                };
+        let answer = match holder {
+            Holder::Server(link) => {
                 let place = self.place(deadline).await?;
-                (self.ask_on(&link, place, namespace, body, deadline).await?, Holder::Server(link))
+                self.ask_on(link, &Path::ANY, place, namespace, body, deadline).await?
             }
             #[cfg(feature = "node")]
-            Way::Node(_) => (self.ask_once(namespace, body, Path::ANY, deadline).await?, Holder::Node),
+            Holder::Node => self.ask_once(namespace, body, &Path::ANY, deadline).await?.0,
         };
         match answer {
             ResponseBody::Failed(failure) => Err(ClientError::Refused(failure)),
-            answer => Ok((answer, holder)),
+            answer => Ok(answer),
         }
     }
 
@@ -732,7 +746,7 @@ impl Client {
         loop {
             let deadline = Instant::now() + within;
             let place = self.place(deadline).await?;
-            let answer = self.send(&link, place, namespace, body.clone(), deadline).await?;
+            let answer = self.send(&link, &Path::ANY, place, namespace, body.clone(), deadline).await?;
             match timeout_at(deadline + ANSWER_GRACE, answer.left_when_dropped()).await {
                 Ok(Answer::Body(ResponseBody::Answer(crate::model::call::Answer::Elsewhere { address, .. })))
                     if link.node() != node =>
@@ -764,15 +778,6 @@ impl Client {
             (Holder::Node, Way::Servers(_)) => {}
         }
     }
-}
-
-/// Where a moment is held.
-#[derive(Debug)]
-pub(super) enum Holder {
-    /// At the other end of this connection, and only as long as it is there.
-    Server(Arc<Link>),
-    #[cfg(feature = "node")]
-    Node,
 }
 
 /// What came of a plain write.

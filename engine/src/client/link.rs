@@ -1,6 +1,7 @@
 //! [`Link`]: one connection with one request stream, and who waits for which answer.
 
 use super::options::ClientOptions;
+use super::routing::Part;
 use super::transport::{Miss, connect};
 use crate::model::NodeId;
 use crate::model::codec;
@@ -37,14 +38,14 @@ pub(super) enum Answer {
 struct Waiter {
     answer: oneshot::Sender<Answer>,
     _place: OwnedSemaphorePermit,
+    /// What it is about, if it was sent here for that.
+    part: Option<Part>,
 }
 
 /// What all connections of a client have heard.
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) bytes: AtomicU64,
-    /// How often a server said that something is to be asked elsewhere.
-    pub(super) sent_on: AtomicU64,
 }
 
 /// Lock order: each alone. No waiters: the connection has ended, and nobody may begin to wait.
@@ -144,7 +145,8 @@ impl Link {
         !self.routes.is_stale.load(Ordering::Relaxed) && !self.handle.is_closed()
     }
 
-    /// Sends a request made for the id that this hands to `encode`, and waits for room in the send buffer only.
+    /// Sends a request made for the id that this hands to `encode`, and waits for room in the send buffer only. Should it be
+    /// refused, that is noted of the part that it is about.
     ///
     /// Cancellation: the request was not sent.
     ///
@@ -153,6 +155,7 @@ impl Link {
     pub(super) async fn send(
         &self,
         place: OwnedSemaphorePermit,
+        part: Option<Part>,
         deadline: Instant,
         encode: impl FnOnce(u64) -> Result<Bytes, codec::CodecError>,
     ) -> Result<Awaited, SendFailure> {
@@ -162,7 +165,7 @@ impl Link {
         let (answer, receiver) = oneshot::channel();
         // Enrolled before it is sent; otherwise an answer could come that nobody is known to wait for.
         match self.routes.waiters.lock().as_mut() {
-            Some(waiters) => drop(waiters.insert(id, Waiter { answer, _place: place })),
+            Some(waiters) => drop(waiters.insert(id, Waiter { answer, _place: place, part })),
             None => return Err(SendFailure::ConnectionLost),
         }
         let enrolled = Enrolled { routes: &self.routes, id };
@@ -358,14 +361,16 @@ impl Routes {
     }
 
     fn answer(&self, response: Response) {
+        let waiter = self.waiters.lock().as_mut().and_then(|waiters| waiters.remove(&response.id));
         if let ResponseBody::Failed(failure) = &response.body
             && self.sends_elsewhere(failure)
         {
-            // As of the other hint: whoever misses it is sent on once more.
-            self.heard.sent_on.fetch_add(1, Ordering::Relaxed);
-            self.is_stale.store(true, Ordering::Relaxed);
+            let part = waiter.as_ref().and_then(|waiter| waiter.part.as_ref()).zip(self.node.get());
+            // Noted before anybody hears of the answer: what is asked next goes elsewhere.
+            if part.is_none_or(|(part, node)| part.sent_on(*node, failure)) {
+                self.is_stale.store(true, Ordering::Relaxed);
+            }
         }
-        let waiter = self.waiters.lock().as_mut().and_then(|waiters| waiters.remove(&response.id));
         if let Some(waiter) = waiter {
             // Nobody may wait any more: the caller gave up, and said so by dropping its end.
             drop(waiter.answer.send(Answer::Body(response.body)));

@@ -34,6 +34,7 @@ mod options;
 mod pauses;
 mod receipt;
 mod routing;
+mod scouts;
 mod servers;
 mod session;
 mod snapshot;
@@ -45,6 +46,8 @@ mod cancel_test;
 mod client_test;
 #[cfg(test)]
 mod retry_test;
+#[cfg(test)]
+mod routes_test;
 
 pub use error::{ClientError, UnknownCause, WriteError};
 pub use feed::Feed;

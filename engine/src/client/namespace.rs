@@ -339,7 +339,7 @@ impl Namespace {
     }
 
     pub(super) async fn ask(&self, call: Call, again: Again) -> Result<Answer, ClientError> {
-        self.ask_by(&About::Nothing, call, again).await
+        self.ask_by(&About::call(&call), call, again).await
     }
 
     async fn ask_by(&self, about: &About, call: Call, again: Again) -> Result<Answer, ClientError> {

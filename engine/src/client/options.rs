@@ -24,7 +24,8 @@ pub struct ClientOptions {
     /// Requests in flight; more wait in the call. It bounds memory at both ends.
     pub in_flight_max: usize,
     /// Connections to the server, 64 at the most. Requests about one key (of a session: about one shard) take the same one: they
-    /// arrive in the order in which they were sent, and with one connection all of them do.
+    /// arrive in the order in which they were sent, and with one connection all of them do. Of namespaces beside the default
+    /// one there are as many to each node that leads something; and one to each address, to ask who does.
     pub connections: usize,
     /// Credentials for TLS; none: plain TCP, to servers on loopback only.
     #[cfg(feature = "tls")]

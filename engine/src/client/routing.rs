@@ -1,86 +1,254 @@
 //! [`Routing`]: which node leads what, as servers said: what is about a key goes to the one that leads its shard.
+//!
+//! What was said holds until something is refused: from then on the shard that it was about is in doubt, and the next request
+//! about that shard asks all servers again. Whatever is about other shards goes its way meanwhile, as it did before.
 
+use super::pauses::Pauses;
 use super::servers::About;
-use crate::model::NodeId;
 use crate::model::call::ShardPlace;
+use crate::model::limits::SHARDS_OF_NAMESPACE_MAX;
+use crate::model::request::{Failure, code};
+use crate::model::{NodeId, ShardId};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::MutexGuard;
+use tokio::time::Instant;
+
+/// Servers are not asked more often than that who leads the shards of a namespace, whatever they refuse: the answer may be
+/// large. It is more where their answers bring nothing new.
+pub(super) const ASK_PAUSE: Duration = Duration::from_millis(100);
 
 /// The namespaces of which something is known.
 #[derive(Debug, Default)]
-pub(super) struct Routing(Mutex<BTreeMap<String, Known>>);
+pub(super) struct Routing(Mutex<BTreeMap<String, Arc<Ways>>>);
+
+impl Routing {
+    /// What is known of this one.
+    pub(super) fn of(&self, namespace: &str) -> Arc<Ways> {
+        let mut all = self.0.lock();
+        if let Some(ways) = all.get(namespace) {
+            return Arc::clone(ways);
+        }
+        Arc::clone(all.entry(namespace.to_owned()).or_default())
+    }
+
+    /// All nodes to which something goes.
+    pub(super) fn leaders(&self) -> BTreeSet<NodeId> {
+        let all: Vec<_> = self.0.lock().values().map(Arc::clone).collect();
+        let leaders = |ways: Arc<Ways>| ways.known.lock().places.iter().filter_map(|place| place.leader).collect();
+        all.into_iter().flat_map(|ways| -> BTreeSet<NodeId> { leaders(ways) }).collect()
+    }
+}
+
+/// What is known of one namespace.
+#[derive(Debug, Default)]
+pub(super) struct Ways {
+    known: Mutex<Known>,
+    /// Whoever asks the servers has it. Taken before the other.
+    asking: tokio::sync::Mutex<()>,
+}
 
 #[derive(Debug)]
 struct Known {
-    /// In the order of their keys; none: a server said nothing of them, and what is otherwise asked is asked.
-    places: Vec<ShardPlace>,
+    /// In the order of their keys; none: nobody said anything of them, and what is otherwise asked is asked.
+    places: Vec<Place>,
     /// The node that is asked about whatever has no other one.
     home: Option<NodeId>,
-    /// How often servers had sent something elsewhere by then: once more, and it may be somebody else who leads.
-    sent_on: u64,
+    /// Since when it may be another one that leads, of whatever shard. Each place has its own.
+    doubted: Option<Instant>,
+    /// Nobody is asked before then; none: nobody was asked yet.
+    next: Option<Instant>,
+    pauses: Pauses,
 }
 
-/// Where to go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Way {
-    /// To the node that is otherwise asked.
-    Home,
-    /// To this one.
-    To(NodeId),
-    /// It is to be asked.
-    Unknown,
+impl Default for Known {
+    fn default() -> Self {
+        Self { places: Vec::new(), home: None, doubted: None, next: None, pauses: Pauses::new() }
+    }
 }
 
-impl Routing {
-    /// Where what is about this goes, if that was learnt since servers last sent something elsewhere.
-    pub(super) fn way(&self, namespace: &str, about: &About, sent_on: u64) -> Way {
-        let known = self.0.lock();
-        let Some(known) = known.get(namespace).filter(|known| known.sent_on == sent_on) else { return Way::Unknown };
-        let place = match about {
-            About::Nothing => None,
-            About::Key(key) => {
-                let behind = known.places.partition_point(|place| place.start.as_slice() <= key.as_slice());
-                behind.checked_sub(1).and_then(|index| known.places.get(index))
-            }
-            About::Shard(shard) => known.places.iter().find(|place| place.shard == *shard),
-        };
-        let leader = place.and_then(|place| place.leader).filter(|leader| Some(*leader) != known.home);
-        leader.map_or(Way::Home, Way::To)
+#[derive(Debug)]
+struct Place {
+    shard: ShardId,
+    start: Vec<u8>,
+    leader: Option<NodeId>,
+    doubted: Option<Instant>,
+}
+
+/// What one server says of a namespace's shards.
+#[derive(Debug)]
+pub(super) struct Told {
+    pub(super) node: NodeId,
+    /// None: it does not say.
+    pub(super) places: Vec<ShardPlace>,
+}
+
+impl Told {
+    /// Whether each key has its place in it. Foreign bytes: whatever else it were, keys would be looked up in it.
+    fn is_table(&self) -> bool {
+        let begins = self.places.first().is_some_and(|first| first.start.is_empty());
+        let ascends = self.places.is_sorted_by(|one, next| one.start < next.start);
+        let shards: BTreeSet<_> = self.places.iter().map(|place| place.shard).collect();
+        begins && ascends && shards.len() == self.places.len() && shards.len() <= SHARDS_OF_NAMESPACE_MAX
+    }
+}
+
+/// That part of a namespace that a request is about, and where it was sent: of that something is learnt when it is refused.
+#[derive(Debug, Clone)]
+pub(super) struct Part {
+    ways: Arc<Ways>,
+    /// None: of no shard in particular.
+    shard: Option<ShardId>,
+    /// Who leads it, if that is known.
+    pub(super) leader: Option<NodeId>,
+    /// To which node it goes; none: to the one that is otherwise asked.
+    pub(super) node: Option<NodeId>,
+}
+
+impl Ways {
+    /// The turn to ask.
+    pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
+        self.asking.lock().await
     }
 
-    /// What a server said of a namespace's shards.
-    pub(super) fn learn(&self, namespace: &str, places: Vec<ShardPlace>, home: Option<NodeId>, sent_on: u64) {
-        self.0.lock().insert(namespace.to_owned(), Known { places, home, sent_on });
+    /// Whether the servers are asked before something goes its way that is about this.
+    pub(super) fn is_to_be_asked(&self, about: &About) -> bool {
+        let known = self.known.lock();
+        known.next.is_none_or(|next| Instant::now() >= next && known.is_doubted(about))
+    }
+
+    /// Where what is about this goes.
+    pub(super) fn part(self: &Arc<Self>, about: &About) -> Part {
+        let known = self.known.lock();
+        let (shard, leader) = match about {
+            About::All => known.whole(),
+            about => known.place(about).map_or((None, None), |place| (Some(place.shard), place.leader)),
+        };
+        let node = leader.filter(|leader| Some(*leader) != known.home);
+        Part { ways: Arc::clone(self), shard, leader, node }
+    }
+
+    /// What servers said of the namespace's shards that were asked at this moment; and the node that is otherwise asked.
+    pub(super) fn learn(&self, asked: Instant, told: Vec<Told>, home: Option<NodeId>) {
+        let mut known = self.known.lock();
+        known.home = home;
+        if told.is_empty() && known.places.is_empty() {
+            // Nobody answered: it is asked again. Who answers and does not say it is not, until something is refused.
+            known.doubted = Some(Instant::now());
+        }
+        let told: Vec<_> = told.into_iter().filter(Told::is_table).collect();
+        if let Some(table) = told.first() {
+            let is_new = known.replace(asked, &told, table);
+            if is_new {
+                known.pauses = Pauses::new();
+            }
+            known.doubted = known.doubted.filter(|doubted| *doubted > asked);
+        }
+        known.next = Some(Instant::now() + known.pauses.next().max(ASK_PAUSE));
+    }
+}
+
+impl Known {
+    fn place(&self, about: &About) -> Option<&Place> {
+        match about {
+            About::Nothing | About::All => None,
+            About::Key(key) => {
+                let behind = self.places.partition_point(|place| place.start.as_slice() <= key.as_slice());
+                behind.checked_sub(1).and_then(|index| self.places.get(index))
+            }
+            About::Shard(shard) => self.places.iter().find(|place| place.shard == *shard),
+        }
+    }
+
+    /// The only shard, and who leads all that there are.
+    fn whole(&self) -> (Option<ShardId>, Option<NodeId>) {
+        let shard = match self.places.as_slice() {
+            [only] => Some(only.shard),
+            _ => None,
+        };
+        let first = self.places.first().and_then(|place| place.leader);
+        (shard, first.filter(|_| self.places.iter().all(|place| place.leader == first)))
+    }
+
+    fn is_doubted(&self, about: &About) -> bool {
+        let is_of_place = match about {
+            About::All => self.places.iter().any(|place| place.doubted.is_some()),
+            about => self.place(about).is_some_and(|place| place.doubted.is_some()),
+        };
+        is_of_place || self.doubted.is_some()
+    }
+
+    /// Takes what was said in the place of what was known; whether it is something else.
+    fn replace(&mut self, asked: Instant, told: &[Told], table: &Told) -> bool {
+        let mut voices = BTreeMap::<ShardId, BTreeMap<NodeId, (bool, usize)>>::new();
+        for one in told {
+            for place in &one.places {
+                let voices = voices.entry(place.shard).or_default();
+                if let Some(leader) = place.leader {
+                    voices.entry(leader).or_default().1 += 1;
+                }
+                if place.serving {
+                    voices.entry(one.node).or_default().0 = true;
+                }
+            }
+        }
+        // Who says of itself that it takes writes; among several (one of them was cut off, and does not know it yet), and where
+        // nobody does, who is named most often.
+        let best = |shard: ShardId| {
+            let voices = voices.get(&shard)?;
+            voices.iter().max_by_key(|(node, voice)| (**voice, Reverse(**node))).map(|(node, _)| *node)
+        };
+        let place = |place: &ShardPlace| {
+            let heard = self.places.iter().find(|known| known.shard == place.shard);
+            // What was refused since it was asked is newer.
+            let doubted = heard.and_then(|known| known.doubted).filter(|doubted| *doubted > asked);
+            let leader = if doubted.is_some() { heard.and_then(|known| known.leader) } else { best(place.shard) };
+            Place { shard: place.shard, start: place.start.clone(), leader, doubted }
+        };
+        let places: Vec<_> = table.places.iter().map(place).collect();
+        let of = |places: &[Place]| places.iter().map(|place| (place.shard, place.leader)).collect::<Vec<_>>();
+        let is_new = of(&places) != of(&self.places);
+        self.places = places;
+        is_new
+    }
+}
+
+impl Part {
+    /// It may be another node that leads: it is asked before the next request about it.
+    pub(super) fn doubt(&self) {
+        self.refuted(None);
+    }
+
+    /// A node has sent it elsewhere. Says whether nothing more is to be asked over that connection.
+    pub(super) fn sent_on(&self, by: NodeId, failure: &Failure) -> bool {
+        let is_known = self.refuted(failure.leader);
+        let is_elsewhere = match self.node {
+            // It is at the end that was wanted: to connect anew would come to the same node.
+            Some(node) => node != by,
+            // It leads what is otherwise asked, as far as anybody knows; of that nothing was said.
+            None => !is_known,
+        };
+        is_elsewhere || failure.code == code::CLOSING
+    }
+
+    /// Notes it, and who leads instead, if that was said; whether anything is known of the namespace.
+    fn refuted(&self, leader: Option<NodeId>) -> bool {
+        let mut known = self.ways.known.lock();
+        let now = Some(Instant::now());
+        match known.places.iter_mut().find(|place| Some(place.shard) == self.shard) {
+            Some(place) => {
+                place.doubted = now;
+                place.leader = leader.or(place.leader);
+            }
+            None => known.doubted = now,
+        }
+        !known.places.is_empty()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::ShardId;
-
-    #[test]
-    fn a_key_goes_to_the_leader_of_its_shard_until_a_server_sends_something_elsewhere() {
-        let routing = Routing::default();
-        let place = |number: u64, start: &str, leader: u64| ShardPlace {
-            shard: ShardId::new(1024 * number),
-            start: start.into(),
-            leader: (leader > 0).then(|| NodeId::new(leader)),
-            serving: false,
-            applied: 0,
-            failure: None,
-        };
-        let key = |key: &str| About::Key(key.into());
-        assert_eq!(routing.way("orders", &key("a"), 0), Way::Unknown);
-        let places = vec![place(2, "", 1), place(3, "h", 2), place(4, "p", 0)];
-        routing.learn("orders", places, Some(NodeId::new(1)), 0);
-        assert_eq!(routing.way("orders", &key("a"), 0), Way::Home, "the one that is asked anyway");
-        assert_eq!(routing.way("orders", &key("h"), 0), Way::To(NodeId::new(2)));
-        assert_eq!(routing.way("orders", &key("oz"), 0), Way::To(NodeId::new(2)));
-        assert_eq!(routing.way("orders", &key("p"), 0), Way::Home, "nobody knows who leads it");
-        assert_eq!(routing.way("orders", &About::Shard(ShardId::new(3072)), 0), Way::To(NodeId::new(2)));
-        assert_eq!(routing.way("orders", &About::Nothing, 0), Way::Home);
-        assert_eq!(routing.way("orders", &key("h"), 1), Way::Unknown);
-        assert_eq!(routing.way("others", &key("h"), 0), Way::Unknown);
-    }
-}
+#[path = "routing_test.rs"]
+mod tests;

@@ -3,18 +3,23 @@
 use super::connector::{self, Wanted};
 use super::error::ClientError;
 use super::link::{Heard, Link};
-use super::options::ClientOptions;
-use super::routing::Routing;
+use super::options::{ClientOptions, DEFAULT_NAMESPACE, Route};
+use super::routing::{Part, Routing, Ways};
+use super::scouts::Scouts;
+use crate::model::call::Call;
 use crate::model::{NodeId, Record, ShardId};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 use tokio::sync::{Mutex, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Connections of one client at the most: servers take a bounded number from one address.
 const CONNECTIONS_MAX: usize = 64;
+/// How long it is asked who leads; half of what a request has left, if that is less: it must be asked itself.
+const LEARN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The servers of a cluster, by their addresses, and the connections to the one that is asked.
 #[derive(Debug)]
@@ -22,11 +27,12 @@ pub(super) struct Servers {
     addresses: Vec<String>,
     /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
     links: Vec<Mutex<Current>>,
-    /// Those to nodes that lead what the one that is otherwise asked does not.
+    /// Those to nodes that lead what the one that is otherwise asked does not: as many as are known to lead something, and
+    /// one more.
     of_nodes: parking_lot::Mutex<BTreeMap<NodeId, Arc<Vec<Mutex<Current>>>>>,
-    /// The one by which it is asked who leads what.
-    scout: Mutex<Current>,
-    pub(super) routing: Routing,
+    /// Those by which it is asked who leads what.
+    scouts: Scouts,
+    routing: Routing,
     closed: watch::Sender<bool>,
     /// Connections made beyond the first of each.
     connects: AtomicU64,
@@ -44,34 +50,36 @@ struct Current {
 }
 
 /// Which of several connections a request takes: those of one route reach the server in the order in which they were sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(super) struct Path {
-    pub(super) hash: u64,
-    /// To which node; none: to the one that is otherwise asked.
-    pub(super) node: Option<NodeId>,
+    hash: u64,
+    /// What it is about, and to which node it goes for that; none: to the one that is otherwise asked, whatever that leads.
+    pub(super) part: Option<Part>,
 }
 
 impl Path {
     /// For what is about no key.
-    pub(super) const ANY: Self = Self { hash: 0, node: None };
+    pub(super) const ANY: Self = Self { hash: 0, part: None };
 
     /// For what is about this.
-    pub(super) fn of(namespace: &str, about: &About) -> Self {
+    fn of(namespace: &str, about: &About) -> Self {
         let hash = match about {
-            About::Nothing => 0,
+            About::Nothing | About::All => 0,
             About::Key(key) => xxh3_64_with_seed(key, xxh3_64(namespace.as_bytes())),
             // In whose order it must arrive.
             About::Shard(shard) => xxh3_64(&shard.get().to_le_bytes()),
         };
-        Self { hash, node: None }
+        Self { hash, part: None }
     }
 }
 
 /// What a request is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum About {
-    /// No key, or all of them.
+    /// No key: any server may be asked.
     Nothing,
+    /// All keys: who leads all of them is asked.
+    All,
     /// A key, or a stream.
     Key(Vec<u8>),
     /// A shard.
@@ -83,14 +91,22 @@ impl About {
     pub(super) fn record(record: &Record) -> Self {
         Self::Key(first_key(record).to_vec())
     }
+
+    /// What a call is about that names no keys.
+    pub(super) const fn call(call: &Call) -> Self {
+        match call {
+            Call::Scan { .. } | Call::Token | Call::OpenSession | Call::CloseSession { .. } => Self::All,
+            _ => Self::Nothing,
+        }
+    }
 }
 
 impl Servers {
     pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
         let (closed, connects) = (watch::Sender::new(false), AtomicU64::new(0));
-        let (links, of_nodes, scout) = (slots(options), parking_lot::Mutex::default(), Mutex::default());
+        let (links, of_nodes, scouts) = (slots(options), parking_lot::Mutex::default(), Scouts::new(&addresses));
         let (routing, heard) = (Routing::default(), Arc::default());
-        Self { addresses, links, of_nodes, scout, routing, closed, connects, heard }
+        Self { addresses, links, of_nodes, scouts, routing, closed, connects, heard }
     }
 
     /// Ends all connections, and attempts to make one; no more are made.
@@ -98,27 +114,29 @@ impl Servers {
         // Before the locks: whoever has one ends its attempt, or has put its connection where it is found here.
         self.closed.send_replace(true);
         let of_nodes: Vec<_> = self.of_nodes.lock().values().map(Arc::clone).collect();
-        for slot in self.links.iter().chain(of_nodes.iter().flat_map(|slots| slots.iter())).chain([&self.scout]) {
+        for slot in self.links.iter().chain(of_nodes.iter().flat_map(|slots| slots.iter())) {
             if let Some(link) = slot.lock().await.link.take() {
                 link.close();
             }
         }
+        self.scouts.close().await;
     }
 
     /// The node that is connected now, if one is.
     pub(super) async fn node(&self) -> Option<NodeId> {
-        slot(&self.links, Path::ANY).lock().await.link.as_ref().map(|link| link.node())
+        slot(&self.links, &Path::ANY).lock().await.link.as_ref().map(|link| link.node())
     }
 
     /// The same, without waiting for one that is being made.
-    pub(super) fn home(&self) -> Option<NodeId> {
-        slot(&self.links, Path::ANY).try_lock().ok()?.link.as_ref().map(|link| link.node())
+    fn home(&self) -> Option<NodeId> {
+        slot(&self.links, &Path::ANY).try_lock().ok()?.link.as_ref().map(|link| link.node())
     }
 
     /// Connections made beyond the first of each, and bytes received.
     pub(super) fn figures(&self) -> (u64, u64) {
         // Relaxed: figures for people, which order nothing.
-        (self.connects.load(Ordering::Relaxed), self.heard.bytes.load(Ordering::Relaxed))
+        let connects = self.connects.load(Ordering::Relaxed) + self.scouts.reconnects();
+        (connects, self.heard.bytes.load(Ordering::Relaxed))
     }
 
     /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
@@ -162,21 +180,64 @@ impl Servers {
         }
     }
 
+    /// Which way a request takes: to the node that leads what it is about, where that is known to be another one than is
+    /// otherwise asked. What servers know of that is asked first where nothing is known, or it is in doubt.
+    pub(super) async fn path(
+        &self,
+        options: &ClientOptions,
+        namespace: &str,
+        about: &About,
+        deadline: Instant,
+    ) -> Path {
+        let path = Path::of(namespace, about);
+        // The default namespace has one shard, whose leader is the one that is otherwise asked.
+        let is_routed = options.route == Route::Leader && namespace != DEFAULT_NAMESPACE;
+        if *about == About::Nothing || !is_routed {
+            return path;
+        }
+        let ways = self.routing.of(namespace);
+        if ways.is_to_be_asked(about) {
+            // Seldom, and large: not in every call's future.
+            Box::pin(self.learn(&ways, options, namespace, about, deadline)).await;
+        }
+        Path { part: Some(ways.part(about)), ..path }
+    }
+
+    /// Asks the servers, all of them, or waits for whoever does that already.
+    async fn learn(&self, ways: &Ways, options: &ClientOptions, namespace: &str, about: &About, deadline: Instant) {
+        let within = || {
+            let now = Instant::now();
+            now + LEARN_WITHIN.min(deadline.saturating_duration_since(now) / 2)
+        };
+        let Ok(_turn) = timeout_at(within(), ways.turn()).await else { return };
+        if !ways.is_to_be_asked(about) {
+            return;
+        }
+        let asked = Instant::now();
+        let told = self.scouts.ask(namespace, options, within(), &self.closed, &self.heard).await;
+        ways.learn(asked, told, self.home());
+    }
+
     /// The connection in use on this path, or a new one.
-    pub(super) async fn link(&self, options: &ClientOptions, path: Path) -> Result<Arc<Link>, ClientError> {
-        let Some(node) = path.node else { return self.link_in(slot(&self.links, path), options, Wanted::Routed).await };
-        let slots = Arc::clone(self.of_nodes.lock().entry(node).or_insert_with(|| Arc::new(slots(options))));
-        self.link_in(slot(&slots, path), options, Wanted::Node(node)).await
+    pub(super) async fn link(&self, options: &ClientOptions, path: &Path) -> Result<Arc<Link>, ClientError> {
+        match path.part.as_ref().and_then(|part| part.node) {
+            None => self.link_in(slot(&self.links, path), options, Wanted::Routed).await,
+            Some(node) => {
+                let slots = self.slots_of(node, options);
+                self.link_in(slot(&slots, path), options, Wanted::Node(node)).await
+            }
+        }
     }
 
-    /// A connection to whoever answers, to ask who leads what.
-    pub(super) async fn scout(&self, options: &ClientOptions) -> Result<Arc<Link>, ClientError> {
-        self.link_in(&self.scout, options, Wanted::Any).await
-    }
-
-    /// How often a server said that something is to be asked elsewhere.
-    pub(super) fn sent_on(&self) -> u64 {
-        self.heard.sent_on.load(Ordering::Relaxed)
+    fn slots_of(&self, node: NodeId, options: &ClientOptions) -> Arc<Vec<Mutex<Current>>> {
+        // Lock order: this one, then those of the routing.
+        let mut of_nodes = self.of_nodes.lock();
+        if !of_nodes.contains_key(&node) {
+            // Who is named no more is let go: otherwise each node that any server ever named would be kept.
+            let leaders = self.routing.leaders();
+            of_nodes.retain(|node, _| leaders.contains(node));
+        }
+        Arc::clone(of_nodes.entry(node).or_insert_with(|| Arc::new(slots(options))))
     }
 
     async fn link_in(
@@ -215,7 +276,7 @@ fn slots(options: &ClientOptions) -> Vec<Mutex<Current>> {
     (0..options.connections.clamp(1, CONNECTIONS_MAX)).map(|_| Mutex::default()).collect()
 }
 
-fn slot(slots: &[Mutex<Current>], path: Path) -> &Mutex<Current> {
+fn slot<'a>(slots: &'a [Mutex<Current>], path: &Path) -> &'a Mutex<Current> {
     let index = path.hash % slots.len() as u64;
     let found = usize::try_from(index).ok().and_then(|index| slots.get(index));
     let Some(slot) = found else { unreachable!("there is one connection at the least") };

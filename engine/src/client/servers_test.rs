@@ -1,5 +1,7 @@
 use super::super::client_test::{leads, options, run, server};
+use super::super::routing::Told;
 use super::*;
+use crate::model::call::ShardPlace;
 use std::future::Future;
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
@@ -41,7 +43,7 @@ where
 #[test]
 fn to_close_ends_an_attempt_to_connect_and_does_not_wait_for_it() {
     run(async {
-        closes_in_the_middle(async |servers| servers.link(&patient(), Path::ANY).await.map(drop)).await;
+        closes_in_the_middle(async |servers| servers.link(&patient(), &Path::ANY).await.map(drop)).await;
         closes_in_the_middle(async |servers| servers.own_link(&patient()).await.map(drop)).await;
     });
 }
@@ -53,7 +55,7 @@ fn nobody_is_dialled_when_it_is_closed() {
         let (listener, address) = silent().await;
         let servers = Servers::new(vec![address], &patient());
         servers.close().await;
-        assert_eq!(servers.link(&patient(), Path::ANY).await.map(drop), Err(ClientError::Closed));
+        assert_eq!(servers.link(&patient(), &Path::ANY).await.map(drop), Err(ClientError::Closed));
         assert_eq!(servers.own_link(&patient()).await.map(drop), Err(ClientError::Closed));
         timeout(Duration::from_millis(50), listener.accept()).await.expect_err("nobody comes");
     });
@@ -67,7 +69,7 @@ fn whoever_waits_for_the_attempt_of_another_ends_with_it_when_it_is_closed() {
         let attempts: Vec<_> = (0..3)
             .map(|_| {
                 let servers = Arc::clone(&servers);
-                tokio::spawn(async move { servers.link(&patient(), Path::ANY).await.map(drop) })
+                tokio::spawn(async move { servers.link(&patient(), &Path::ANY).await.map(drop) })
             })
             .collect();
         let (connection, _) = listener.accept().await.unwrap();
@@ -79,14 +81,55 @@ fn whoever_waits_for_the_attempt_of_another_ends_with_it_when_it_is_closed() {
     });
 }
 
+/// The story of a bug: to ask who leads took as long as a server may be looked for, and then the request looked for it as long again.
+#[test]
+fn who_leads_is_asked_for_half_of_the_time_that_a_request_has() {
+    run(async {
+        // Its connections are taken by the kernel, and nobody says anything on them.
+        let (_listener, address) = silent().await;
+        let servers = Servers::new(vec![address], &patient());
+        let begun = Instant::now();
+        let deadline = begun + Duration::from_secs(1);
+        let path = servers.path(&patient(), "orders", &About::Key(b"k".to_vec()), deadline).await;
+        assert!(path.part.is_some_and(|part| part.node.is_none()));
+        let took = begun.elapsed();
+        assert!((Duration::from_millis(400)..Duration::from_millis(900)).contains(&took), "{took:?}");
+    });
+}
+
+/// The story of a bug: each node that any server ever named as a leader was kept, with connections of its own.
+#[test]
+fn connections_are_kept_for_nodes_that_are_known_to_lead_something() {
+    run(async {
+        let server = server(1, leads(1)).await;
+        let servers = Servers::new(vec![server], &options());
+        let ways = servers.routing.of("orders");
+        for leader in 2..50 {
+            let place = ShardPlace {
+                shard: ShardId::new(2048),
+                start: Vec::new(),
+                leader: Some(NodeId::new(leader)),
+                serving: false,
+                applied: 0,
+                failure: None,
+            };
+            ways.learn(Instant::now(), vec![Told { node: NodeId::new(1), places: vec![place] }], None);
+            let path = Path { hash: 0, part: Some(ways.part(&About::Key(b"k".to_vec()))) };
+            servers.link(&options(), &path).await.unwrap();
+            assert!(servers.of_nodes.lock().contains_key(&NodeId::new(leader)));
+        }
+        assert_eq!(servers.of_nodes.lock().len(), 1);
+    });
+}
+
 #[test]
 fn the_connections_in_use_end_when_it_is_closed() {
     run(async {
         let servers = Servers::new(vec![server(1, leads(1)).await], &options());
-        let link = servers.link(&options(), Path::ANY).await.unwrap();
+        let link = servers.link(&options(), &Path::ANY).await.unwrap();
         assert!(link.is_usable());
         servers.close().await;
         assert!(!link.is_usable() && servers.node().await.is_none());
-        assert_eq!(servers.link(&options(), Path::ANY).await.map(drop), Err(ClientError::Closed));
+        assert_eq!(servers.link(&options(), &Path::ANY).await.map(drop), Err(ClientError::Closed));
     });
 }

@@ -2,11 +2,13 @@
 
 use super::error::ClientError;
 use super::feed::Feed;
-use super::handle::{Holder, misunderstood};
+use super::handle::misunderstood;
+use super::link::Link;
 use super::namespace::{Namespace, events_of, page_of, token_of, values_of, within_u32};
 use crate::model::call::{Answer, Call, Look, ReadAt};
 use crate::model::request::{Direction, ResponseBody};
 use crate::model::{Filter, Page, Read, Scan, Since, StreamRead, Token, Value};
+use std::sync::Arc;
 
 /// One moment of a namespace: everything that is read of it belongs together, however much is written meanwhile.
 ///
@@ -41,8 +43,18 @@ pub struct Snapshot {
     holder: Holder,
 }
 
+/// Where a moment is held.
+#[derive(Debug)]
+pub(super) enum Holder {
+    /// At the other end of this connection, and only as long as it is there.
+    Server(Arc<Link>),
+    #[cfg(feature = "node")]
+    Node,
+}
+
 impl Namespace {
-    /// Holds this moment.
+    /// Holds this moment: on the node that leads all shards, if one does. It is asked again as a read is, but where as many
+    /// are held as may be.
     ///
     /// Cancellation: a moment that nobody looks at may be held for a minute.
     ///
@@ -50,7 +62,7 @@ impl Namespace {
     /// No answer in time, or the server's: the position is not reached in time, as many are held as may be.
     pub async fn snapshot(&self, read: Read) -> Result<Snapshot, ClientError> {
         let call = Call::OpenSnapshot { read: ReadAt::try_from(&read)? };
-        match self.client().ask_holder(None, self.name(), call).await? {
+        match self.client().hold(self.name(), call).await? {
             (ResponseBody::Answer(Answer::Snapshot { snapshot: number, token }), holder) => {
                 let token = token_of(&token)?;
                 Ok(Snapshot { namespace: self.clone(), number, token, holder })
@@ -148,9 +160,9 @@ impl Snapshot {
 
     async fn look(&self, look: Look) -> Result<Answer, ClientError> {
         let call = Call::Look { snapshot: self.number, look };
-        match self.namespace.client().ask_holder(Some(&self.holder), self.namespace.name(), call).await? {
-            (ResponseBody::Answer(answer), _) => Ok(answer),
-            (other, _) => Err(misunderstood(&other)),
+        match self.namespace.client().ask_holder(&self.holder, self.namespace.name(), call).await? {
+            ResponseBody::Answer(answer) => Ok(answer),
+            other => Err(misunderstood(&other)),
         }
     }
 }
