@@ -223,8 +223,8 @@ fn with(labels: &[Label], name: &'static str, value: String) -> Vec<Label> {
 #[cfg(test)]
 mod tests {
     use crate::node::{Node, NodeOptions, ScrubStats};
-    use std::time::UNIX_EPOCH;
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    use std::time::UNIX_EPOCH;
 
     #[cfg(feature = "cluster")]
     #[test]
@@ -315,8 +315,7 @@ mod tests {
         let snapshotter = recorder.snapshotter();
         let mut stats = node.stats().unwrap();
         let last_pass = Some(UNIX_EPOCH + std::time::Duration::from_secs(9));
-        stats.scrub =
-            ScrubStats { passes: 3, bytes: 5, damaged_ranges: 7, last_pass, last_pass_damaged_ranges: 2 };
+        stats.scrub = ScrubStats { passes: 3, bytes: 5, damaged_ranges: 7, last_pass, last_pass_damaged_ranges: 2 };
         metrics::with_local_recorder(&recorder, || stats.publish("main"));
         let told = snapshotter.snapshot().into_vec();
         let find = |name: &str, label: &str| {

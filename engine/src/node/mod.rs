@@ -141,7 +141,7 @@ pub use stats::{NodeStats, ScrubStats, ShardStats};
 
 /// The shard that every node has: the one of the default namespace.
 pub const SHARD: ShardId = DEFAULT_SHARD;
-    /// The namespace that every node has.
+/// The namespace that every node has.
 pub const NAMESPACE_NAME: &str = DEFAULT_NAME;
 
 /// How long closing waits for writes that can't finish; see [`NodeOptions::close_within`].
@@ -385,7 +385,7 @@ impl Node {
         Ok(self.shared.gate.with(|store| store.compact()).ok_or(ReadError::Closed)??)
     }
 
-        /// The namespace that every node has.
+    /// The namespace that every node has.
     #[must_use]
     pub fn default_namespace(&self) -> Namespace {
         match self.namespace(NAMESPACE_NAME) {

@@ -300,7 +300,8 @@ fn start(
     let (open, closing) = bounded(0);
     let (letting_go, open) = (RwLock::new(()), Mutex::new(Some(open)));
     let scrubbed = Mutex::default();
-    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go, open, closing, scrubbed });
+    let shared =
+        Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go, open, closing, scrubbed });
     // Before the shards are served: from there on nothing fails, and they end when they are told to.
     threads.start_keeper(Arc::clone(&shared), options.replay_bytes_max)?;
     if options.scrub_bytes_per_second > 0 {

@@ -225,7 +225,10 @@ fn what_a_leader_feeds_that_is_held_and_can_not_be_read_mends_it() {
     b.rot(&[3]);
     // The answer to what it asked for never comes; this does.
     b.sent.clear();
-    b.step(Input::Message { from: A, message: Message::Append { epoch, prev, commit: Lsn::new(4), batches: vec![batch] } });
+    b.step(Input::Message {
+        from: A,
+        message: Message::Append { epoch, prev, commit: Lsn::new(4), batches: vec![batch] },
+    });
     b.sync();
     assert_eq!(damaged(&mut world, B), []);
 }
@@ -240,7 +243,9 @@ fn a_follower_takes_what_follows_its_log_though_what_it_released_comes_first() {
     let epoch = world.node(A).replica.promise().epoch;
     let (prev, batches) =
         (world.node(A).log.position_at(Lsn::new(1)).unwrap(), world.node(A).log.batches[1..].to_vec());
-    world.node(B).step(Input::Message { from: A, message: Message::Append { epoch, prev, commit: Lsn::new(4), batches } });
+    world
+        .node(B)
+        .step(Input::Message { from: A, message: Message::Append { epoch, prev, commit: Lsn::new(4), batches } });
     assert_eq!(world.node(B).log.end().lsn, Lsn::new(5));
     assert_eq!(end_told(&mut world, B), None, "it says nothing against it");
 }

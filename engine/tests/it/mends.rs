@@ -138,7 +138,8 @@ fn i1_what_rots_in_every_log_and_is_in_every_state_stops_nobody() {
 /// Nobody reads it, and no opening scans it: with the other copies it would be lost.
 #[test]
 fn d12_what_rots_at_rest_is_found_by_a_scrub_and_comes_back_from_another_node() {
-    let cluster = with_values(Cluster::limited("[log]\nscrub_pause_seconds = 1\nscrub_bytes_per_second = 100_000_000"), 30);
+    let cluster =
+        with_values(Cluster::limited("[log]\nscrub_pause_seconds = 1\nscrub_bytes_per_second = 100_000_000"), 30);
     let scrub = |index| cluster.server(index).node().stats().unwrap().scrub;
     rot(&cluster.log_path(2), 7);
     rot(&cluster.log_path(2), 20);

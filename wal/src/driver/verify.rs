@@ -203,9 +203,9 @@ fn after(last: Lsn, from: Lsn) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Options;
     use crate::format::batch::{BatchBuilder, BatchKind};
     use crate::format::ids::Epoch;
-    use crate::core::Options;
 
     /// Whether the first block of a segment is in the page cache.
     #[cfg(target_os = "linux")]

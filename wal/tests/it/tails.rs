@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use towline_wal::{
-    Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Verified, Wal, WalError,
+    Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Verified, Wal,
+    WalError,
 };
 
 use crate::world::{World, batch, log};
