@@ -216,7 +216,7 @@ pub enum WalError {
     #[error(transparent)]
     Refused(#[from] SubmitError),
     /// The system refuses to read, which says nothing about the files ([`IoFailure::is_refusal`]): only of
-    /// [`Wal::verify`](crate::Wal::verify).
+    /// [`Wal::verify`](crate::Wal::verify) and [`Wal::verify_part`](crate::Wal::verify_part).
     #[error(transparent)]
     Unread(IoFailure),
 }

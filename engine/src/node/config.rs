@@ -28,6 +28,8 @@
 //! retention_seconds = 86_400                          # may be left out: however old
 //! follower_bytes   = 1_073_741_824                    # what a leader keeps for a follower that is behind
 //! replay_bytes     = 536_870_912                      # what an opening after a crash may have to replay
+//! scrub_bytes_per_second = 4_194_304                  # how fast it is read again, for what rots; 0: never
+//! scrub_pause_seconds = 604_800                       # between two such passes
 //!
 //! [limits]                                            # may be left out
 //! queue_bytes   = 16_777_216
@@ -58,7 +60,10 @@
 use super::grants::{Certificates, Grant, GrantText};
 use super::layout::NamespaceLayout;
 use super::layout_text::NamespaceText;
-use super::{FOLLOWER_LOG_BYTES_DEFAULT, NAMESPACE_NAME, REPLAY_BYTES_DEFAULT, SNAPSHOT_BYTES_PER_SECOND_DEFAULT};
+use super::{
+    FOLLOWER_LOG_BYTES_DEFAULT, NAMESPACE_NAME, REPLAY_BYTES_DEFAULT, SCRUB_BYTES_PER_SECOND_DEFAULT,
+    SCRUB_PAUSE_DEFAULT, SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
+};
 use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
 use crate::model::{ClusterId, NodeId, Policy, Retention};
@@ -75,6 +80,8 @@ use towline_wal::limits::{SEGMENT_BYTES_DEFAULT, SEGMENT_BYTES_MAX};
 const REPLAY_BYTES_MIN: u64 = 64 * 1024;
 /// A leader that waits longer for its majority serves nobody by it.
 const QUORUM_SECONDS_MAX: u64 = 3600;
+/// A log that is read less often is as good as never read.
+const SCRUB_PAUSE_SECONDS_MAX: u64 = 366 * 24 * 60 * 60;
 /// Bytes of the submission queue below which one write of the largest size would not fit.
 const QUEUE_BYTES_MIN: u64 = 1024 * 1024;
 /// Bytes of the submission queue above which it is memory that waits, not a queue.
@@ -151,6 +158,10 @@ pub struct Config {
     pub snapshot_bytes_per_second: u64,
     /// Bytes of the log to replay: see [`super::NodeOptions::replay_bytes_max`].
     pub replay_bytes_max: u64,
+    /// Bytes of the log that are read again a second: see [`super::NodeOptions::scrub_bytes_per_second`].
+    pub scrub_bytes_per_second: u64,
+    /// How long it waits between two passes: see [`super::NodeOptions::scrub_pause`].
+    pub scrub_pause: Duration,
     /// Credentials, for the connections of clients and of nodes alike; none: plain TCP.
     pub tls: Option<TlsConfig>,
     /// Plain TCP also where others can reach it.
@@ -433,6 +444,8 @@ struct LogText {
     retention_seconds: Option<Spanned<u64>>,
     follower_bytes: Option<Spanned<u64>>,
     replay_bytes: Option<Spanned<u64>>,
+    scrub_bytes_per_second: Option<Spanned<u64>>,
+    scrub_pause_seconds: Option<Spanned<u64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -484,13 +497,8 @@ impl Checker<'_> {
             }
         };
         let data_dir = self.beside("data_dir", &raw.data_dir, "a directory")?;
-        let segment = (LOG_SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_DEFAULT);
-        let segment_bytes = self.bytes("log.segment_bytes", raw.log.segment_bytes.as_ref(), segment)?;
-        if !segment_bytes.is_multiple_of(towline_wal::limits::BLOCK_BYTES) {
-            let span = raw.log.segment_bytes.map_or(0..0, |value| value.span());
-            let expected = format!("a multiple of {}", towline_wal::limits::BLOCK_BYTES);
-            return Err(self.wrong(span, "log.segment_bytes", expected, segment_bytes));
-        }
+        let quorum = (QUORUM_SECONDS_MAX, QUORUM_LOST_AFTER_DEFAULT);
+        let (scrub_bytes_per_second, scrub_pause) = self.scrub(&raw.log)?;
         let certificates = if tls.is_some() { Certificates::Shown } else { Certificates::Unknown };
         let grants = raw.grant.iter().map(|grant| self.grant(grant, cluster, certificates));
         let grants = grants.collect::<Result<_, _>>()?;
@@ -510,6 +518,8 @@ impl Checker<'_> {
                 raw.log.replay_bytes.as_ref(),
                 (REPLAY_BYTES_MIN, u64::MAX, REPLAY_BYTES_DEFAULT),
             )?,
+            scrub_bytes_per_second,
+            scrub_pause,
             snapshot_bytes_per_second: self.bytes(
                 "limits.snapshot_bytes_per_second",
                 raw.limits.snapshot_bytes_per_second.as_ref(),
@@ -523,14 +533,33 @@ impl Checker<'_> {
             namespace,
             namespaces: self.namespaces(&raw.namespace)?,
             nodes,
-            segment_bytes,
+            segment_bytes: self.segment_bytes(raw.log.segment_bytes.as_ref())?,
             queue_bytes: usize::try_from(queue_bytes).unwrap_or(usize::MAX),
             clients_bytes,
-            quorum_lost_after: self.quorum(raw.limits.quorum_seconds.as_ref())?,
+            quorum_lost_after: self.seconds("limits.quorum_seconds", raw.limits.quorum_seconds.as_ref(), quorum)?,
             tls,
             insecure_plaintext: raw.insecure_plaintext,
             grants,
         })
+    }
+
+    fn segment_bytes(&self, value: Option<&Spanned<u64>>) -> Result<u64, ConfigError> {
+        let bounds = (LOG_SEGMENT_BYTES_MIN, SEGMENT_BYTES_MAX, SEGMENT_BYTES_DEFAULT);
+        let bytes = self.bytes("log.segment_bytes", value, bounds)?;
+        if !bytes.is_multiple_of(towline_wal::limits::BLOCK_BYTES) {
+            let span = value.map_or(0..0, Spanned::span);
+            let expected = format!("a multiple of {}", towline_wal::limits::BLOCK_BYTES);
+            return Err(self.wrong(span, "log.segment_bytes", expected, bytes));
+        }
+        Ok(bytes)
+    }
+
+    /// How fast the log is read again, and how often.
+    fn scrub(&self, log: &LogText) -> Result<(u64, Duration), ConfigError> {
+        let bytes = (0, u64::MAX, SCRUB_BYTES_PER_SECOND_DEFAULT);
+        let bytes = self.bytes("log.scrub_bytes_per_second", log.scrub_bytes_per_second.as_ref(), bytes)?;
+        let pause = (SCRUB_PAUSE_SECONDS_MAX, SCRUB_PAUSE_DEFAULT);
+        Ok((bytes, self.seconds("log.scrub_pause_seconds", log.scrub_pause_seconds.as_ref(), pause)?))
     }
 
     fn retention(&self, log: &LogText) -> Result<Retention, ConfigError> {
@@ -542,14 +571,18 @@ impl Checker<'_> {
         Ok(Retention::Bounded { bytes, age_seconds: seconds })
     }
 
-    fn quorum(&self, value: Option<&Spanned<u64>>) -> Result<Duration, ConfigError> {
-        let Some(value) = value else { return Ok(QUORUM_LOST_AFTER_DEFAULT) };
+    fn seconds(
+        &self,
+        field: &'static str,
+        value: Option<&Spanned<u64>>,
+        (most, default): (u64, Duration),
+    ) -> Result<Duration, ConfigError> {
+        let Some(value) = value else { return Ok(default) };
         let seconds = *value.get_ref();
-        if !(1..=QUORUM_SECONDS_MAX).contains(&seconds) {
-            let expected = format!("1 to {QUORUM_SECONDS_MAX} seconds");
-            return Err(self.wrong(value.span(), "limits.quorum_seconds", expected, seconds));
+        if (1..=most).contains(&seconds) {
+            return Ok(Duration::from_secs(seconds));
         }
-        Ok(Duration::from_secs(seconds))
+        Err(self.wrong(value.span(), field, format!("1 to {most} seconds"), seconds))
     }
 
     /// A path; a relative one is relative to the directory of the configuration.
@@ -569,19 +602,14 @@ impl Checker<'_> {
         }
         let TlsText { certificate, key, authorities, revoked, reload_seconds } = section.get_ref();
         let file = |field, value| self.beside(field, value, "a file");
-        let seconds = reload_seconds.as_ref().map_or(RELOAD_SECONDS_DEFAULT, |value| *value.get_ref());
-        if let Some(value) = reload_seconds
-            && !(1..=RELOAD_SECONDS_MAX).contains(&seconds)
-        {
-            let expected = format!("1 to {RELOAD_SECONDS_MAX} seconds");
-            return Err(self.wrong(value.span(), "tls.reload_seconds", expected, seconds));
-        }
+        let reload = (RELOAD_SECONDS_MAX, Duration::from_secs(RELOAD_SECONDS_DEFAULT));
+        let reload = self.seconds("tls.reload_seconds", reload_seconds.as_ref(), reload)?;
         Ok(TlsConfig {
             certificate: file("tls.certificate", certificate)?,
             key: file("tls.key", key)?,
             authorities: file("tls.authorities", authorities)?,
             revoked: revoked.as_ref().map(|value| file("tls.revoked", value)).transpose()?,
-            reload: Duration::from_secs(seconds),
+            reload,
         })
     }
 

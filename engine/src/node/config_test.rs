@@ -56,6 +56,17 @@ fn what_may_be_left_out_has_the_default_of_the_limits() {
 }
 
 #[test]
+fn how_fast_and_how_often_the_log_is_scrubbed_is_said_and_may_be_never() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!((config.scrub_bytes_per_second, config.scrub_pause), (4 << 20, Duration::from_secs(7 * 24 * 3600)));
+    let with = |scrub: &str| parse(&GOOD.replacen("[log]\n", &format!("[log]\n{scrub}\n"), 1));
+    let config = with("scrub_bytes_per_second = 0\nscrub_pause_seconds = 60").unwrap();
+    assert_eq!((config.scrub_bytes_per_second, config.scrub_pause), (0, Duration::from_secs(60)));
+    let said = with("scrub_pause_seconds = 0").unwrap_err();
+    assert_eq!(said, "etc/node.toml:19:23: log.scrub_pause_seconds: expected 1 to 31622400 seconds, found 0");
+}
+
+#[test]
 fn a_cluster_that_is_no_uuid_is_refused_at_its_place() {
     let said = refused("0193aabb-ccdd-7eff-8000-010203040506", "towline");
     assert!(said.starts_with("etc/node.toml:1:11: cluster: expected a uuid, such as"), "{said}");

@@ -5,35 +5,65 @@ use crate::model::Lsn;
 use crate::replica::{Input, Phase};
 
 impl Shard {
-    /// Tells of damage that came or went. A node that is alone stops for it: nobody can give it what is missing, and an operator
-    /// decides (`towline wal repair`).
+    /// Somebody who read the log came upon what can't be read, or a part of it that can't was released.
+    ///
+    /// A node that votes alone notes it, and goes on: what was read for the state is there. Its replica must not hear of
+    /// it: it would wait for another node to give that again, and acknowledge nothing behind it meanwhile.
+    pub(super) fn damage_found(&mut self) {
+        if self.votes_alone() {
+            self.tell_damage(self.wal.damaged(self.log));
+        } else {
+            self.step(Input::DamageFound);
+        }
+    }
+
+    /// Tells of damage that came or went. A node that is alone stops for what its opening found: nobody can give it what is
+    /// missing, and an operator decides (`towline wal repair`).
     pub(super) fn look_at_damage(&mut self) {
         if self.replica.damaged().is_empty() && self.state.damaged.is_empty() {
             return;
         }
         self.positions.set_unmendable(self.replica.unmendable());
-        let damaged = self.replica.damaged();
-        if damaged != self.state.damaged {
-            match (damaged.first(), damaged.last()) {
-                (Some((first, _)), Some((_, last))) => tracing::error!(
-                    node = %self.id, shard = %self.shard, %first, %last, ranges = damaged.len(),
-                    refused = self.replica.mends_refused(),
-                    "a part of the log can't be read: it is asked for from other nodes"
-                ),
-                _ => tracing::warn!(node = %self.id, shard = %self.shard, "the log is whole again"),
-            }
-            self.state.damaged = damaged.to_vec();
-        }
-        if self.replica.phase() == Some(Phase::Mending) && self.master.voters() == [self.id] {
-            let from = damaged.first().map_or(Lsn::ZERO, |(first, _)| *first);
+        let is_alone = self.votes_alone();
+        self.tell_damage(if is_alone { self.wal.damaged(self.log) } else { self.replica.damaged().to_vec() });
+        if is_alone && self.replica.phase() == Some(Phase::Mending) {
+            let from = self.state.damaged.first().map_or(Lsn::ZERO, |(first, _)| *first);
             self.fail(&format!("the log is damaged from LSN {from} on, and no other node has it"));
         }
+    }
+
+    fn tell_damage(&mut self, damaged: Vec<(Lsn, Lsn)>) {
+        if damaged == self.state.damaged {
+            return;
+        }
+        let (node, shard, ranges) = (self.id, self.shard, damaged.len());
+        match (damaged.first(), damaged.last()) {
+            (Some((first, _)), Some((_, last))) if self.votes_alone() && self.replica.damaged().is_empty() => {
+                tracing::error!(
+                    %node, %shard, %first, %last, ranges,
+                    "a part of the log can't be read, and no other node has it: writes go on, feeds and backups can't pass it. \
+                     What it did is in the state. Look at the disk, and have the namespace keep less of its log \
+                     (Policy::retention): when that is let go, the log is whole. Until then an opening may stop the shard"
+                );
+            }
+            (Some((first, _)), Some((_, last))) => tracing::error!(
+                %node, %shard, %first, %last, ranges, refused = self.replica.mends_refused(),
+                "a part of the log can't be read: it is asked for from other nodes"
+            ),
+            _ => tracing::warn!(%node, %shard, "the log is whole again"),
+        }
+        self.positions.set_damaged(ranges);
+        self.state.damaged = damaged;
+    }
+
+    fn votes_alone(&self) -> bool {
+        self.master.voters() == [self.id]
     }
 
     /// The applier came upon what can't be read: whether somebody else may have it, or the state that comes of it.
     pub(super) fn may_be_mended(&mut self) -> bool {
         self.step(Input::DamageFound);
-        self.master.voters() != [self.id] && self.awaits_mend(self.applied.lsn.next())
+        !self.votes_alone() && self.awaits_mend(self.applied.lsn.next())
     }
 
     /// Whether what the state needs next can't be read.

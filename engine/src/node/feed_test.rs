@@ -44,3 +44,28 @@ fn a_poll_looks_at_no_more_batches_than_it_may_and_asks_to_be_polled_again() {
     drop((feed, space));
     node.close().unwrap();
 }
+
+/// Otherwise only who reads knows of it, and the shard never asks another node for it. (A node alone has none, and goes on.)
+#[test]
+fn d12_a_feed_that_comes_upon_rot_tells_the_shard_and_the_writes_go_on() {
+    use crate::node::scrubber::tests::{put, rot, until};
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = NodeOptions::alone(directory.path());
+    options.log.tail_cache_bytes = 0;
+    let node = Node::open(options).unwrap();
+    put(&node, 0..10);
+    rot(directory.path(), 6);
+    let mut feed = node.default_namespace().subscribe(Since::Beginning, Filter::All).unwrap();
+    let mut delivered = 0;
+    let error = loop {
+        match feed.wait() {
+            Ok(_) => delivered += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((delivered, error.code()), (6, 6204), "{error}");
+    until("the shard knows", || node.stats().unwrap().shards[0].damaged_ranges == 1);
+    put(&node, 10..12);
+    drop(feed);
+    node.close().unwrap();
+}

@@ -302,3 +302,23 @@ fn the_bound_on_what_is_replayed_is_the_one_of_the_options() {
     }
     node.close().unwrap();
 }
+
+/// What nobody can mend goes though the policy would keep it, once the state has it on the disk: so the state is to be
+/// flushed, or the log stays as it is, and what waits for that waits for ever.
+#[test]
+fn what_nobody_can_mend_goes_when_the_state_that_has_it_is_flushed_and_asks_for_that() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+    let space = with_policy(&node, Retention::Forever);
+    fill(&space, 10);
+    assert!(!release(&node), "the policy lets nothing go");
+    let shard = node.shared.registry.named("space").unwrap().shards[0].clone();
+    shard.positions.set_unmendable(Some(Lsn::new(5)));
+    assert!(release(&node), "more would go if the state were flushed");
+    assert_eq!(start(&node), Lsn::ZERO, "a crash would have to replay it");
+    node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
+    release(&node);
+    assert_eq!(start(&node), Lsn::new(5));
+    shard.positions.set_unmendable(None);
+    node.close().unwrap();
+}

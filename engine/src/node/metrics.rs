@@ -9,6 +9,7 @@ use super::stages::{Distribution, LaneStats};
 use super::stats::{NodeStats, ShardStats};
 use crate::state::RocksTimes;
 use metrics::{Label, counter, gauge};
+use std::time::UNIX_EPOCH;
 
 impl NodeStats {
     /// Sets the metrics of the program's recorder to these numbers: counters to what was counted since the node was opened,
@@ -27,6 +28,7 @@ impl NodeStats {
     pub fn publish(&self, node: &str) {
         let labels = vec![Label::new("node", node.to_owned())];
         self.publish_log(&labels);
+        self.publish_scrub(&labels);
         self.publish_state(&labels);
         for (number, lane) in self.lanes.iter().enumerate() {
             publish_lane(&with(&labels, "lane", number.to_string()), lane);
@@ -66,6 +68,17 @@ impl NodeStats {
         for (work, times) in works {
             publish_times(&with(labels, "work", work.to_owned()), times);
         }
+    }
+
+    fn publish_scrub(&self, labels: &[Label]) {
+        let scrub = &self.scrub;
+        count(labels, "towline_scrub_passes_total", scrub.passes);
+        count(labels, "towline_scrub_bytes_total", scrub.bytes);
+        count(labels, "towline_scrub_damaged_ranges_total", scrub.damaged_ranges);
+        set(labels, "towline_scrub_last_pass_damaged_ranges", scrub.last_pass_damaged_ranges);
+        let last = scrub.last_pass.and_then(|last| last.duration_since(UNIX_EPOCH).ok());
+        let last = last.unwrap_or_default().as_secs_f64();
+        gauge!("towline_scrub_last_pass_timestamp_seconds", labels.iter()).set(last);
     }
 
     fn publish_log(&self, labels: &[Label]) {
@@ -157,6 +170,7 @@ fn publish_shard(labels: &[Label], shard: &ShardStats) {
     set(labels, "towline_shard_queue_bytes", shard.queue_bytes as u64);
     set(labels, "towline_shard_queue_waiting", shard.queue_waiting as u64);
     set(labels, "towline_shard_pins", shard.pins as u64);
+    set(labels, "towline_shard_damaged_ranges", shard.damaged_ranges as u64);
     count(labels, "towline_shard_batches_total", shard.batches);
     count(labels, "towline_shard_bytes_total", shard.bytes);
     count(labels, "towline_shard_records_total", shard.records);
@@ -208,8 +222,9 @@ fn with(labels: &[Label], name: &'static str, value: String) -> Vec<Label> {
 
 #[cfg(test)]
 mod tests {
-    use crate::node::{Node, NodeOptions};
+    use crate::node::{Node, NodeOptions, ScrubStats};
     use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+    use std::time::UNIX_EPOCH;
 
     #[cfg(feature = "cluster")]
     #[test]
@@ -298,7 +313,9 @@ mod tests {
         }
         let recorder = DebuggingRecorder::new();
         let snapshotter = recorder.snapshotter();
-        let stats = node.stats().unwrap();
+        let mut stats = node.stats().unwrap();
+        let last_pass = Some(UNIX_EPOCH + std::time::Duration::from_secs(9));
+        stats.scrub = ScrubStats { passes: 3, bytes: 5, damaged_ranges: 7, last_pass, last_pass_damaged_ranges: 2 };
         metrics::with_local_recorder(&recorder, || stats.publish("main"));
         let told = snapshotter.snapshot().into_vec();
         let find = |name: &str, label: &str| {
@@ -317,6 +334,15 @@ mod tests {
         assert!(matches!(find("towline_log_syncs_total", ""), Some(DebugValue::Counter(syncs)) if *syncs > 0));
         assert_eq!(find("towline_state_seconds_count", "commit"), Some(&DebugValue::Counter(stats.state.commit.count)));
         assert!(stats.state.commit.count > 0);
+        for (name, value) in [("passes", 3), ("bytes", 5), ("damaged_ranges", 7)] {
+            let name = format!("towline_scrub_{name}_total");
+            assert_eq!(find(&name, "main"), Some(&DebugValue::Counter(value)), "{name}");
+        }
+        for (name, value) in [("timestamp_seconds", 9.0_f64), ("damaged_ranges", 2.0)] {
+            let name = format!("towline_scrub_last_pass_{name}");
+            assert_eq!(find(&name, "main"), Some(&DebugValue::Gauge(value.into())), "{name}");
+        }
+        assert_eq!(find("towline_shard_damaged_ranges", "1024"), Some(&DebugValue::Gauge(0.0.into())));
         node.close().unwrap();
     }
 }

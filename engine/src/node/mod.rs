@@ -12,6 +12,7 @@
 //! | `towline-shard` | sequencer and replica of the shards that it serves: everything that is decided (`worker`, `shard`) |
 //! | `towline-apply` | committed batches into RocksDB, outcomes to callers (`applier`) |
 //! | `towline-keep` | what the policies let go of the logs (`keeper`) |
+//! | `towline-scrub` | reads the log again, slowly, to find what rots at rest (`scrubber`) |
 //! | `towline-read` | reads of the log for followers that are behind (`reader`) |
 //! | `towline-give`, `towline-take` | snapshots, for and from other nodes (`snapshots`) |
 //! | the log's own | writes and syncs (`towline_wal`) |
@@ -61,6 +62,7 @@ mod positions;
 mod read_index;
 mod reader;
 mod rest;
+mod scrubber;
 mod session;
 mod shard;
 mod snapshots;
@@ -137,7 +139,7 @@ pub use server_stats::ServerStats;
 pub use session::{Session, SessionError, SessionReceipt};
 pub use snapshots::HalfReplaced;
 pub use stages::{Distribution, LaneStats};
-pub use stats::{NodeStats, ShardStats};
+pub use stats::{NodeStats, ScrubStats, ShardStats};
 
 /// The shard that every node has: the one of the default namespace.
 pub const SHARD: ShardId = DEFAULT_SHARD;
@@ -156,6 +158,13 @@ pub const FOLLOWER_LOG_BYTES_DEFAULT: u64 = 1 << 30;
 /// Of snapshots a second; see [`NodeOptions::snapshot_bytes_per_second`]. Half of what a network of a gigabit carries: the
 /// others have the rest.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 << 20;
+
+/// Of its log that a node reads again a second, for what rots at rest; see [`NodeOptions::scrub_bytes_per_second`]. A
+/// gibibyte takes some four minutes, a tebibyte three days, and no disk feels it.
+pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 4 << 20;
+
+/// Between two such passes; see [`NodeOptions::scrub_pause`].
+pub const SCRUB_PAUSE_DEFAULT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 
 /// How a node is opened.
 ///
@@ -215,6 +224,12 @@ pub struct NodeOptions {
     pub follower_log_bytes: u64,
     /// Bytes of snapshots that it reads and sends a second, at the most; 0: as many as there are.
     pub snapshot_bytes_per_second: u64,
+    /// Bytes of its log that it reads again a second, at the most, to find what rots at rest while another node has it:
+    /// from that it comes back by itself. 0: it does not look.
+    pub scrub_bytes_per_second: u64,
+    /// How long it waits when it has read the whole log, before it begins again; a second at the least. After an opening it
+    /// waits for ten minutes at the most.
+    pub scrub_pause: Duration,
     /// How long [`Node::close`] waits for writes that can't finish, for want of a majority, before their callers hear
     /// that the outcome is unknown.
     pub close_within: Duration,
@@ -244,6 +259,8 @@ impl NodeOptions {
             retention: Policy::default().retention,
             follower_log_bytes: FOLLOWER_LOG_BYTES_DEFAULT,
             snapshot_bytes_per_second: SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
+            scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
+            scrub_pause: SCRUB_PAUSE_DEFAULT,
             close_within: CLOSE_WITHIN_DEFAULT,
         }
     }
@@ -284,6 +301,7 @@ struct Shared {
     /// Dropped when the node begins to close: those who hold a moment of it hear that, and let it go.
     open: Mutex<Option<Sender<Infallible>>>,
     closing: Receiver<Infallible>,
+    scrubbed: Mutex<ScrubStats>,
 }
 
 /// Why a node could not be closed cleanly.
@@ -470,7 +488,7 @@ impl Node {
         let Some(mut threads) = self.threads.lock().take() else { return Ok(()) };
         let deadline = after(self.close_within);
         drop(self.shared.open.lock().take());
-        threads.end_keeper();
+        threads.end_attendants();
         self.shared.registry.close();
         self.shared.registry.shards().iter().for_each(|shard| shard.close(deadline));
         let panicked = threads.end();

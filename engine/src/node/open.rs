@@ -300,9 +300,14 @@ fn start(
     let gate = Gate::new(Arc::clone(&store));
     let (open, closing) = bounded(0);
     let (letting_go, open) = (RwLock::new(()), Mutex::new(Some(open)));
-    let shared = Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go, open, closing });
+    let scrubbed = Mutex::default();
+    let shared =
+        Arc::new(Shared { identity, registry, host, segment_bytes, gate, letting_go, open, closing, scrubbed });
     // Before the shards are served: from there on nothing fails, and they end when they are told to.
     threads.start_keeper(Arc::clone(&shared), options.replay_bytes_max)?;
+    if options.scrub_bytes_per_second > 0 {
+        threads.start_scrubber(Arc::clone(&shared), options.scrub_bytes_per_second, options.scrub_pause)?;
+    }
     let giver = GiverThread::new(Arc::clone(&shared), give_orders);
     let taker = TakerThread::new(Arc::clone(&shared), take_orders);
     threads.start_snapshots(&shared.host.desk, giver, taker)?;

@@ -23,6 +23,8 @@ pub(super) struct Positions {
     replaced: AtomicU64,
     /// Up to where nobody can mend the log; 0: nothing is damaged, or somebody may yet.
     unmendable: AtomicU64,
+    /// How many ranges of the log can't be read.
+    damaged: AtomicUsize,
     waiting: AtomicUsize,
     /// Who is called once, when anything moves: by a key of their own.
     line: Mutex<BTreeMap<u64, Waker>>,
@@ -47,6 +49,7 @@ impl Positions {
             ended: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
             unmendable: AtomicU64::new(0),
+            damaged: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::new(BTreeMap::new()),
             moved: Condvar::new(),
@@ -79,6 +82,15 @@ impl Positions {
 
     pub(super) fn set_unmendable(&self, last: Option<Lsn>) {
         self.unmendable.store(last.map_or(0, Lsn::get), Ordering::Relaxed);
+    }
+
+    /// How many ranges of the log are damaged: a number for whoever watches the node.
+    pub(super) fn damaged(&self) -> usize {
+        self.damaged.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_damaged(&self, ranges: usize) {
+        self.damaged.store(ranges, Ordering::Relaxed);
     }
 
     /// Who leads, as far as it is known here. A hint for whoever is sent on: nobody waits for it, and it orders nothing.

@@ -398,7 +398,7 @@ impl Shard {
                 self.step(Input::Persisted(ticket));
                 self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages);
             }
-            Event::DamageFound => self.step(Input::DamageFound),
+            Event::DamageFound => self.damage_found(),
             Event::Read => {
                 if let Some(newest) = self.reads.take() {
                     self.step(Input::Read(newest));
@@ -694,10 +694,15 @@ impl Shard {
 }
 
 /// Stamps batches; decides nothing (P5).
-#[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
 pub(super) fn wall_micros() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = wall_time().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// When it is, for people; decides nothing (P5).
+#[expect(clippy::disallowed_methods, reason = "node is the floor that reads clocks")]
+pub(super) fn wall_time() -> SystemTime {
+    SystemTime::now()
 }
 
 /// The moment after this time; a century from now, if there is none.

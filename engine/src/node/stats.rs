@@ -8,7 +8,7 @@ use crate::pipeline::Disk;
 use crate::state::StateStats;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// What a shard counted since its node was opened. One thread at a time adds to them.
 #[derive(Debug, Default)]
@@ -54,12 +54,43 @@ pub struct NodeStats {
     pub log: towline_wal::Stats,
     /// How long the log's device has kept somebody waiting now; none: nobody waits.
     pub log_waiting: Option<Duration>,
+    /// What reading the log again came to.
+    pub scrub: ScrubStats,
     /// The state.
     pub state: StateStats,
     /// Where time goes, of each thread that seals with those that apply for it.
     pub lanes: Vec<LaneStats>,
     /// The shards, by namespace.
     pub shards: Vec<ShardStats>,
+}
+
+/// What the scrubber has done since the node was opened: it reads the log again and again, to find what rots at rest.
+///
+/// ```
+/// use std::time::{Duration, SystemTime};
+/// # use towline::node::{Node, NodeOptions};
+/// # let directory = tempfile::tempdir()?;
+/// # let node = Node::open(NodeOptions::alone(directory.path()))?;
+/// let scrub = node.stats()?.scrub;
+/// assert_eq!(scrub.damaged_ranges, 0, "look at the disk");
+/// let long_ago = SystemTime::now() - Duration::from_secs(30 * 24 * 3600);
+/// assert!(scrub.last_pass.is_none_or(|last| last > long_ago), "it takes too long: let it read faster");
+/// # node.close()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ScrubStats {
+    /// How often it has read the whole log.
+    pub passes: u64,
+    /// Bytes of batches that were as they had been written.
+    pub bytes: u64,
+    /// Ranges of the log that can't be read. What stays damaged is counted in each pass.
+    pub damaged_ranges: u64,
+    /// When it had read the whole log last; none: it has not yet.
+    pub last_pass: Option<SystemTime>,
+    /// How many damaged ranges that pass found.
+    pub last_pass_damaged_ranges: u64,
 }
 
 /// One shard in numbers.
@@ -109,6 +140,8 @@ pub struct ShardStats {
     /// Holds on its log: one of each feed, one of each follower that it knows, here or not, and one of each backup under way. A
     /// follower that is here counts twice, its feed and its name; who stayed where it is for too long holds nothing any more.
     pub pins: usize,
+    /// Ranges of its log that can't be read now.
+    pub damaged_ranges: usize,
     /// Batches applied.
     pub batches: u64,
     /// Their bytes, as they are stored.
@@ -169,6 +202,7 @@ impl Node {
                 queue_bytes: shard.queue.bytes(),
                 queue_waiting: shard.queue.waiting(),
                 pins: shard.pins.count(),
+                damaged_ranges: shard.positions.damaged(),
                 batches: load(&counters.batches),
                 bytes: load(&counters.bytes),
                 records: load(&counters.records),
@@ -182,6 +216,7 @@ impl Node {
         };
         let shards = shared.registry.shards().iter().map(of_shard).collect();
         let lanes = shared.host.workers.iter().map(|worker| worker.stages.stats()).collect();
-        Ok(NodeStats { log: wal.stats(), log_waiting: wal.io_under_way(), state, lanes, shards })
+        let scrub = shared.scrubbed.lock().clone();
+        Ok(NodeStats { log: wal.stats(), log_waiting: wal.io_under_way(), scrub, state, lanes, shards })
     }
 }

@@ -6,6 +6,7 @@ use super::hosting::Desk;
 use super::keeper::Keeper;
 use super::open::OpenError;
 use super::reader::{ReadOrder, ReaderThread};
+use super::scrubber::Scrubber;
 use super::snapshots::{GiveOrder, GiverThread, SnapshotDesk, TakeOrder, TakerThread};
 use super::worker::{Order, Worker};
 use crate::pipeline::Ready;
@@ -13,6 +14,7 @@ use crossbeam::channel::{Sender, bounded, unbounded};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
 use towline_wal::Wal;
 
 /// The threads of a node, and how each is told to end. Dropped, they end.
@@ -22,8 +24,8 @@ pub(super) struct Threads {
     appliers: Vec<(Sender<ApplyOrder>, JoinHandle<()>)>,
     reader: Option<(Sender<ReadOrder>, JoinHandle<()>)>,
     snapshots: Vec<(SnapshotDesk, JoinHandle<()>)>,
-    /// Ends when its sender is dropped.
-    keeper: Option<(Sender<Infallible>, JoinHandle<()>)>,
+    /// Keeper and scrubber, which nobody gives work: each ends when its sender is dropped.
+    attendants: Vec<(Sender<Infallible>, JoinHandle<()>)>,
 }
 
 impl Threads {
@@ -67,23 +69,44 @@ impl Threads {
         let (end, ended) = bounded(0);
         let keeper = Keeper::new(shared, replay_bytes_max, ended);
         let thread = spawn("towline-keep", move || keeper.run())?;
-        self.keeper = Some((end, thread));
+        self.attendants.push((end, thread));
         Ok(())
     }
 
-    /// It lets nothing more go.
-    pub(super) fn end_keeper(&mut self) {
-        if let Some((end, thread)) = self.keeper.take() {
-            drop(end);
+    /// One that reads so many bytes a second, and waits for so long between two passes.
+    pub(super) fn start_scrubber(
+        &mut self,
+        shared: Arc<Shared>,
+        bytes_per_second: u64,
+        pause: Duration,
+    ) -> Result<(), OpenError> {
+        let (end, ended) = bounded(0);
+        let scrubber = Scrubber::new(shared, bytes_per_second, pause, ended);
+        let thread = spawn("towline-scrub", move || scrubber.run())?;
+        self.attendants.push((end, thread));
+        Ok(())
+    }
+
+    /// Nothing more is let go, and the log is not scrubbed any more.
+    pub(super) fn end_attendants(&mut self) {
+        let (ends, threads): (Vec<_>, Vec<_>) = self.attendants.drain(..).unzip();
+        drop(ends);
+        for thread in threads {
+            let name = thread.thread().name().unwrap_or("?").to_owned();
             if thread.join().is_err() {
-                tracing::error!("the thread towline-keep had ended by a panic");
+                tracing::error!(thread = name, "a thread had ended by a panic");
             }
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn attendants(&self) -> usize {
+        self.attendants.len()
+    }
+
     /// Ends them, those first that give the others work: each finishes what it has. The name of one that had panicked.
     pub(super) fn end(&mut self) -> Option<String> {
-        self.end_keeper();
+        self.end_attendants();
         let mut panicked = None;
         let mut join = |thread: JoinHandle<()>| {
             let name = thread.thread().name().unwrap_or("?").to_owned();

@@ -1,8 +1,9 @@
 //! Damage as a conversation of replicas: who gives whom what was there, and what nobody cuts off (faults D12 to D16).
 
 use super::replica_test::{A, B, C, World};
-use super::{Input, Output, Phase, QuorumLost};
-use crate::model::{Epoch, Lsn, Message, NodeId};
+use super::snapshot_test::release;
+use super::{Input, LogView as _, Output, Phase, QuorumLost};
+use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId};
 use std::time::Duration;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
@@ -169,4 +170,124 @@ fn what_does_not_fit_is_refused_and_counted_and_asked_for_elsewhere() {
     assert!(world.node(B).sent.iter().any(asked));
     world.settle();
     assert_eq!(damaged(&mut world, B), []);
+}
+
+/// Whether this node has asked that one for what it can't read, since what it said was last taken away.
+fn has_asked(world: &mut World, node: NodeId, of: NodeId) -> bool {
+    world.node(node).sent.iter().any(|(to, sent)| *to == of && matches!(sent, Message::MendWanted { .. }))
+}
+
+/// What was said of its log to its leader last.
+fn end_told(world: &mut World, node: NodeId) -> Option<Lsn> {
+    let told = |(to, sent): &(NodeId, Message)| match sent {
+        Message::Mismatch { log, .. } if *to == A => Some(log.end.lsn),
+        _ => None,
+    };
+    world.node(node).sent.iter().rev().find_map(told)
+}
+
+/// It reads for others only what its disk holds, so it had nothing when it was asked.
+#[test]
+fn a_leader_asks_a_follower_again_when_that_has_made_it_durable() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, C);
+    world.propose(A, "two");
+    world.deliver();
+    world.node(A).rot(&[2]);
+    world.deliver();
+    assert_eq!(damaged(&mut world, A), [(2, 2)], "B took it, and has not synced it");
+    assert!(!has_asked(&mut world, A, B), "nobody is left to ask");
+    world.node(B).sync();
+    world.deliver_to(A);
+    assert!(has_asked(&mut world, A, B));
+    world.settle();
+    assert_eq!(damaged(&mut world, A), []);
+}
+
+/// The same of a leader whose disk was slower than its follower's: it says so by what it tells to be committed.
+#[test]
+fn a_follower_asks_its_leader_again_when_more_is_committed() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, C);
+    world.cut(B, C);
+    world.propose(A, "two");
+    world.deliver();
+    world.node(B).sync();
+    world.deliver_to(A);
+    world.node(B).rot(&[2]);
+    world.hop();
+    world.hop();
+    assert_eq!(damaged(&mut world, B), [(2, 2)], "A has not synced it");
+    assert!(!has_asked(&mut world, B, A), "nobody is left to ask");
+    // It asks for a state, which does not come.
+    assert_eq!(end_told(&mut world, B), Some(Lsn::new(1)));
+    world.node(B).sent.clear();
+    world.node(A).sync();
+    world.deliver_to(B);
+    assert!(has_asked(&mut world, B, A));
+    world.settle();
+    assert_eq!(damaged(&mut world, B), []);
+}
+
+#[test]
+fn what_a_leader_feeds_that_is_held_and_can_not_be_read_mends_it() {
+    let mut world = whole();
+    let epoch = world.node(A).replica.promise().epoch;
+    let (prev, batch) = (world.node(A).log.position_at(Lsn::new(2)).unwrap(), world.node(A).log.batches[2].clone());
+    let b = world.node(B);
+    b.rot(&[3]);
+    // The answer to what it asked for never comes; this does.
+    b.sent.clear();
+    b.step(Input::Message {
+        from: A,
+        message: Message::Append { epoch, prev, commit: Lsn::new(4), batches: vec![batch] },
+    });
+    b.sync();
+    assert_eq!(damaged(&mut world, B), []);
+}
+
+/// Otherwise it would say that it has no place for them, be fed the same again, and so for ever.
+#[test]
+fn a_follower_takes_what_follows_its_log_though_what_it_released_comes_first() {
+    let mut world = whole();
+    release(world.node(B), 3);
+    world.propose(A, "five");
+    world.node(A).sent.clear();
+    let epoch = world.node(A).replica.promise().epoch;
+    let (prev, batches) =
+        (world.node(A).log.position_at(Lsn::new(1)).unwrap(), world.node(A).log.batches[1..].to_vec());
+    world
+        .node(B)
+        .step(Input::Message { from: A, message: Message::Append { epoch, prev, commit: Lsn::new(4), batches } });
+    assert_eq!(world.node(B).log.end().lsn, Lsn::new(5));
+    assert_eq!(end_told(&mut world, B), None, "it says nothing against it");
+}
+
+/// Otherwise its leader takes it for one that has everything, and the snapshot that it waits for never comes.
+#[test]
+fn whoever_asked_for_a_state_says_until_it_has_it_that_its_log_ends_where_it_can_be_read() {
+    let mut world = whole();
+    let epoch = world.node(A).replica.promise().epoch;
+    let after = world.node(B).log.position_at(Lsn::new(2)).unwrap();
+    let b = world.node(B);
+    let end = b.log.end();
+    // Its state has nothing of what rots, and nobody has it any more.
+    b.log.damaged = vec![Lsn::new(3)];
+    b.crash(B);
+    for peer in [A, C] {
+        b.step(Input::PeerUp(peer, crate::model::DirectoryId::default()));
+    }
+    let append = |prev| Message::Append { epoch, prev, commit: Lsn::new(4), batches: vec![] };
+    b.step(Input::Message { from: A, message: append(end) });
+    for peer in [A, C] {
+        b.step(Input::Message { from: peer, message: Message::Mend { epoch, after, batches: vec![] } });
+    }
+    assert_eq!(end_told(&mut world, B), Some(Lsn::new(2)), "it asks for a state");
+    world.node(B).sent.clear();
+    // What comes meanwhile and does not fit has it say once more how its log is.
+    let beyond = LogPosition { lsn: Lsn::new(9), ..end };
+    world.node(B).step(Input::Message { from: A, message: append(beyond) });
+    assert_eq!(end_told(&mut world, B), Some(Lsn::new(2)));
 }

@@ -138,6 +138,30 @@ fn d26_a_leader_whose_own_disk_hangs_steps_down_though_the_others_commit_all_it_
     assert_eq!(said(&mut world), [stepped_down(epoch, "OwnDiskHangs")]);
 }
 
+/// D16: what the others committed can't be read here for the state, and whoever was asked for it never answers. Its voters are
+/// connected, and nothing waits for them.
+#[test]
+fn d16_a_serving_leader_whose_state_can_not_get_over_damage_steps_down_and_says_why() {
+    let (mut world, epoch) = serving();
+    let mut now = ms(0);
+    world.propose(A, "two");
+    world.deliver();
+    world.node(A).sync();
+    world.node(A).rot(&[2]);
+    world.node(A).sent.clear();
+    for id in [B, C] {
+        world.node(id).sync();
+    }
+    world.deliver_to(A);
+    let leader = &world.node(A).replica;
+    let positions = [leader.end().lsn, leader.committed(), leader.applicable()];
+    assert_eq!(positions, [2, 2, 1].map(Lsn::new), "the others held it, and nothing waits for them");
+    pass(&mut world, &mut now, BOUND - ms(1));
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving), "somebody may yet be mended");
+    pass(&mut world, &mut now, BOUND / 4 + ms(1));
+    assert_eq!(said(&mut world), [stepped_down(epoch, "Damaged")]);
+}
+
 #[test]
 fn a_leader_whose_own_disk_is_slow_leads_on_as_long_as_it_gets_anywhere() {
     let (mut world, _) = serving();

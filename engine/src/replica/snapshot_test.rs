@@ -9,7 +9,7 @@ fn snapshot(at: LogPosition) -> SnapshotId {
 }
 
 /// The node's log begins behind this LSN.
-fn release(node: &mut Node, lsn: u64) {
+pub(super) fn release(node: &mut Node, lsn: u64) {
     let to = node.log.position_at(Lsn::new(lsn)).unwrap();
     let before = node.log.batches.len();
     node.log.batches.retain(|batch| batch.last_lsn() > to.lsn);

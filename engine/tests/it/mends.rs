@@ -38,6 +38,14 @@ fn rot(wal: &Path, number: u64) {
     panic!("the log of {} does not have value {number}", wal.display());
 }
 
+/// A cluster that has so many values in every log and in every state.
+fn with_values(cluster: Cluster, count: u64) -> Cluster {
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    put(cluster.server(0).node(), 0..count);
+    all_are_the_same(&cluster);
+    cluster
+}
+
 fn all_are_the_same(cluster: &Cluster) {
     let end = cluster.server(0).node().status().unwrap().end;
     until("everybody applied everything", || (0..3).all(|index| cluster.applied(index) == end));
@@ -54,10 +62,7 @@ fn logs_are_the_same(mut cluster: Cluster) {
 
 #[test]
 fn what_rots_in_a_followers_log_comes_back_from_another_node() {
-    let mut cluster = Cluster::new();
-    until("the leader serves", || cluster.server(0).node().is_serving());
-    put(cluster.server(0).node(), 0..30);
-    all_are_the_same(&cluster);
+    let mut cluster = with_values(Cluster::new(), 30);
     cluster.stop(2);
     rot(&cluster.log_path(2), 7);
     rot(&cluster.log_path(2), 20);
@@ -71,10 +76,7 @@ fn what_rots_in_a_followers_log_comes_back_from_another_node() {
 /// What an opening finds damaged leaves a doubt, so it takes all voters. The one that was away needs from it what rotted.
 #[test]
 fn i1_a_leader_whose_log_rotted_has_it_mended_before_it_leads_and_feeds_it_then() {
-    let mut cluster = Cluster::new();
-    until("the leader serves", || cluster.server(0).node().is_serving());
-    put(cluster.server(0).node(), 0..3);
-    all_are_the_same(&cluster);
+    let mut cluster = with_values(Cluster::new(), 3);
     cluster.stop(2);
     put(cluster.server(0).node(), 3..30);
     cluster.stop(0);
@@ -113,10 +115,7 @@ fn what_nobody_can_mend_is_given_up_where_the_state_has_it() {
 /// One record rots at all of them. Their states have it, so nothing is lost by it, and nobody needs it.
 #[test]
 fn i1_what_rots_in_every_log_and_is_in_every_state_stops_nobody() {
-    let mut cluster = Cluster::new();
-    until("the leader serves", || cluster.server(0).node().is_serving());
-    put(cluster.server(0).node(), 0..30);
-    all_are_the_same(&cluster);
+    let mut cluster = with_values(Cluster::new(), 30);
     for index in 0..3 {
         cluster.server(index).node().compact().unwrap();
         cluster.stop(index);
@@ -134,4 +133,51 @@ fn i1_what_rots_in_every_log_and_is_in_every_state_stops_nobody() {
         }
     }
     (0..3).for_each(|index| cluster.stop(index));
+}
+
+/// Nobody reads it, and no opening scans it: with the other copies it would be lost.
+#[test]
+fn d12_what_rots_at_rest_is_found_by_a_scrub_and_comes_back_from_another_node() {
+    let cluster =
+        with_values(Cluster::limited("[log]\nscrub_pause_seconds = 1\nscrub_bytes_per_second = 100_000_000"), 30);
+    let scrub = |index| cluster.server(index).node().stats().unwrap().scrub;
+    rot(&cluster.log_path(2), 7);
+    rot(&cluster.log_path(2), 20);
+    rot(&cluster.log_path(0), 11);
+    for index in [0, 2] {
+        until("a scrub finds it", || scrub(index).damaged_ranges > 0);
+        let found = scrub(index).passes;
+        until("another one finds it whole", || {
+            let scrub = scrub(index);
+            scrub.passes > found + 1 && scrub.last_pass_damaged_ranges == 0
+        });
+    }
+    assert_eq!(scrub(1).damaged_ranges, 0);
+    let damaged = |index| cluster.server(index).node().stats().unwrap().shards[0].damaged_ranges;
+    until("the shards know", || [damaged(0), damaged(2)] == [0, 0]);
+    put(cluster.server(0).node(), 30..33);
+    all_are_the_same(&cluster);
+    logs_are_the_same(cluster);
+}
+
+/// The file was closed in good order, with a footer, so no opening scans it: the applier is the first that reads it.
+#[test]
+fn d12_an_applier_that_comes_upon_rot_waits_for_another_node_and_goes_on() {
+    let mut cluster = with_values(Cluster::limited("[log]\nscrub_bytes_per_second = 0"), 30);
+    // A life later what was written before lies in a file that is full.
+    cluster.stop(2);
+    cluster.start(2);
+    put(cluster.server(0).node(), 30..33);
+    all_are_the_same(&cluster);
+    cluster.stop(2);
+    std::fs::remove_dir_all(cluster.path(2).join("state")).unwrap();
+    rot(&cluster.log_path(2), 7);
+    cluster.start(2);
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("it has everything again", || {
+        assert_eq!(cluster.server(2).node().failure(), None);
+        cluster.applied(2) == end
+    });
+    all_are_the_same(&cluster);
+    logs_are_the_same(cluster);
 }

@@ -2,6 +2,7 @@
 
 #![expect(clippy::disallowed_methods, reason = "a pace is bytes against the clock; the log's core has none")]
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -135,6 +136,10 @@ impl Io for PacedIo {
 
     fn settle(&mut self, name: &str) -> Result<(), IoFailure> {
         self.io.settle(name)
+    }
+
+    fn forget_cached(&mut self, name: &str, range: Range<u64>) {
+        self.io.forget_cached(name, range);
     }
 
     fn entropy(&mut self) -> u64 {

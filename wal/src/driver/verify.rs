@@ -1,6 +1,6 @@
 //! Reading everything again, while the log works: rot is best found while other copies are good.
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 use std::sync::Arc;
 
 use super::Wal;
@@ -8,7 +8,7 @@ use super::paced::PacedIo;
 use crate::core::Extent;
 use crate::error::{ReadError, WalError};
 use crate::format::ids::{LogId, Lsn};
-use crate::io::Io;
+use crate::io::{Io, segment_name};
 use crate::recovery::report::DamagedRange;
 
 /// What a verification has read so far.
@@ -63,7 +63,7 @@ impl Wal {
         let logs = self.state().core.logs();
         for log in logs {
             let mut next = self.state().core.start(log).lsn.next();
-            while let Some(read) = self.verify_step(&mut io, log, next, &mut verified)? {
+            while let Some(read) = self.verify_step(&mut io, log, (next, Lsn::MAX), &mut verified)? {
                 if self.state().stopping {
                     return Err(WalError::Closed);
                 }
@@ -76,12 +76,45 @@ impl Wal {
         Ok(verified)
     }
 
-    /// Reads some batches; where to go on, or `None` at the end.
+    /// As [`Wal::verify`], a part of one log: about a MiB of batches, at least one, from the one that holds `from` on and
+    /// up to the one that holds `to`. What it found, and where to go on; `None`: there is no more. How fast is for the
+    /// caller to say, who may stop in between, and hears of damage as soon as it is found.
+    ///
+    /// ```
+    /// use towline_wal::Lsn;
+    /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+    /// # use set_up::*;
+    /// # let (log, (dir, wal)) = (LOG, opened());
+    /// # wal.append(next(&wal, b"one")).unwrap();
+    /// # wal.append(next(&wal, b"two")).unwrap();
+    /// // What is appended meanwhile has its turn the next time: a log that grows has no end.
+    /// let (mut next, end, mut batches) = (Some(Lsn::FIRST), wal.end(log).lsn, 0);
+    /// while let Some(from) = next {
+    ///     let (verified, behind) = wal.verify_part(log, from, end).unwrap();
+    ///     assert!(verified.damaged.is_empty());
+    ///     (next, batches) = (behind, batches + verified.batches);
+    /// }
+    /// assert_eq!(batches, 2);
+    /// # wal.close().unwrap();
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Wal::verify`].
+    pub fn verify_part(&self, log: LogId, from: Lsn, to: Lsn) -> Result<(Verified, Option<Lsn>), WalError> {
+        let mut verified = Verified::default();
+        let next = self.verify_step(&mut self.io.clone(), log, (from, to), &mut verified)?;
+        if self.state().stopping {
+            return Err(WalError::Closed);
+        }
+        Ok((verified, next.filter(|next| *next <= to)))
+    }
+
+    /// Reads some batches, none that begins behind `to`; where to go on, or `None` at the end.
     pub(super) fn verify_step(
         &self,
         io: &mut dyn Io,
         log: LogId,
-        from: Lsn,
+        (from, to): (Lsn, Lsn),
         verified: &mut Verified,
     ) -> Result<Option<Lsn>, WalError> {
         let state = self.loaded(log, from);
@@ -101,16 +134,39 @@ impl Wal {
             }
         };
         drop(state);
+        let plan: Vec<_> = plan.into_iter().take_while(|extent| extent.first <= to).collect();
+        let places: Vec<_> = plan.chunk_by(|one, next| one.segment == next.segment).filter_map(place).collect();
+        let forget = |io: &mut dyn Io| places.iter().cloned().for_each(|(name, range)| io.forget_cached(&name, range));
+        // What a cache holds may be good, and the medium not: then it is lost with the power. Nor is what is read here of use to
+        // the cache.
+        forget(io);
+        let next = self.verify_extents(io, &plan, from, verified);
+        forget(io);
+        next
+    }
+
+    fn verify_extents(
+        &self,
+        io: &mut dyn Io,
+        plan: &[Extent],
+        from: Lsn,
+        verified: &mut Verified,
+    ) -> Result<Option<Lsn>, WalError> {
         let mut next = None;
         for extent in plan {
-            match extent.read(io) {
+            let read = extent.read(io).or_else(|_| {
+                // What flipped on its way into a cache is not on the medium (D17).
+                place(&[*extent]).into_iter().for_each(|(name, range)| io.forget_cached(&name, range));
+                extent.read(io)
+            });
+            match read {
                 Ok(_) => {
                     verified.batches += 1;
                     verified.bytes += u64::from(extent.len);
                 }
                 Err(ReadError::Io(failure)) => return Err(WalError::Unread(failure)),
-                Err(_) if self.is_still(&extent) => {
-                    self.state().core.note_damaged(&extent);
+                Err(_) if self.is_still(extent) => {
+                    self.state().core.note_damaged(extent);
                     verified.damaged.push(extent.damaged().of(extent.log));
                 }
                 // Released, cut off or moved while it was read: it is looked for again.
@@ -132,6 +188,13 @@ impl Wal {
     }
 }
 
+/// The file of extents that are all in one segment, and where in it they lie.
+fn place(extents: &[Extent]) -> Option<(String, Range<u64>)> {
+    let start = extents.iter().map(|extent| extent.offset).min()?;
+    let end = extents.iter().map(|extent| extent.offset.saturating_add(u64::from(extent.len))).max()?;
+    Some((segment_name(extents.first()?.segment), start..end))
+}
+
 /// The LSN behind what was looked at; `None`: there is none, as behind damage to an unknown end.
 fn after(last: Lsn, from: Lsn) -> Option<Lsn> {
     Some(last.next()).filter(|next| *next > from)
@@ -140,6 +203,50 @@ fn after(last: Lsn, from: Lsn) -> Option<Lsn> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::core::Options;
+    use crate::format::batch::{BatchBuilder, BatchKind};
+    use crate::format::ids::Epoch;
+
+    /// Whether the first block of a segment is in the page cache.
+    #[cfg(target_os = "linux")]
+    fn is_cached(file: &std::fs::File) -> bool {
+        let mut byte = [0];
+        let mut memory = [std::io::IoSliceMut::new(&mut byte)];
+        rustix::io::preadv2(file, &mut memory, 1 << 20, rustix::io::ReadWriteFlags::NOWAIT).is_ok()
+    }
+
+    /// Otherwise a log that fits the memory would be scrubbed there, and never on its disk.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_verification_reads_what_is_on_the_medium_and_leaves_nothing_in_the_page_cache() {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { segment_bytes: 16 << 20, tail_cache_bytes: 0, ..Options::default() };
+        let (wal, _) = Wal::open(dir.path(), options).unwrap();
+        let log = LogId::new(1);
+        for _ in 0..8 {
+            let record = vec![7; 500_000];
+            let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), wal.end(log), 0);
+            wal.append(batch.seal_raw(&record, 1).unwrap()).unwrap();
+        }
+        let name = segment_name(1);
+        let file = std::fs::File::open(dir.path().join(&name)).unwrap();
+        let read = || drop(wal.read(log, Lsn::FIRST, usize::MAX).unwrap());
+        file.sync_all().unwrap();
+        let mut byte = [0];
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 1 << 20).unwrap();
+        assert!(is_cached(&file));
+        wal.io.clone().forget_cached(&name, 0..16 << 20);
+        if is_cached(&file) {
+            return; // A file system in memory.
+        }
+        std::os::unix::fs::FileExt::read_exact_at(&file, &mut byte, 1 << 20).unwrap();
+        read();
+        assert!(is_cached(&file));
+        let verified = wal.verify(u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+        assert_eq!(verified.batches, 8);
+        assert!(!is_cached(&file));
+        wal.close().unwrap();
+    }
 
     #[test]
     fn a_verification_ends_behind_damage_to_an_unknown_end() {

@@ -276,6 +276,10 @@ pub trait Io {
     /// These bytes of the file will be read soon: the device may begin. Only a hint.
     fn will_read(&mut self, _name: &str, _range: Range<u64>) {}
 
+    /// What a cache holds of these bytes is to be dropped: who reads them next wants to know what is on the medium, or nobody will
+    /// read them soon. Only a hint.
+    fn forget_cached(&mut self, _name: &str, _range: Range<u64>) {}
+
     /// As [`Io::read_at`], for much that is read in order and hardly again soon: a real directory reads whole blocks into
     /// memory aligned to them past the page cache, unless they are in it.
     ///

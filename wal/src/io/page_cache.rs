@@ -16,6 +16,16 @@ pub(super) fn forget(file: &File) {
     rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed).unwrap_or_default();
 }
 
+/// The same of a range of whole blocks.
+#[cfg(target_os = "linux")]
+pub(super) fn forget_range(file: &File, range: Range<u64>) {
+    let start = range.start / BLOCK_BYTES * BLOCK_BYTES;
+    let len = range.end.next_multiple_of(BLOCK_BYTES).saturating_sub(start);
+    if let Some(len) = std::num::NonZeroU64::new(len) {
+        rustix::fs::fadvise(file, start, Some(len), rustix::fs::Advice::DontNeed).unwrap_or_default();
+    }
+}
+
 /// Has the device begin to read a range; many requests at a time, which a reader that waits for each would not make.
 #[cfg(target_os = "linux")]
 pub(super) fn read_ahead(file: &File, range: Range<u64>) {
@@ -46,6 +56,9 @@ pub(super) const fn seems_to_hold(_file: &File, _range: &Range<u64>, _probe: u64
 
 #[cfg(not(target_os = "linux"))]
 pub(super) const fn forget(_file: &File) {}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) const fn forget_range(_file: &File, _range: Range<u64>) {}
 
 #[cfg(not(target_os = "linux"))]
 pub(super) const fn read_ahead(_file: &File, _range: Range<u64>) {}

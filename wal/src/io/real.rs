@@ -536,6 +536,13 @@ impl Io for RealIo {
         }
     }
 
+    fn forget_cached(&mut self, name: &str, range: Range<u64>) {
+        // As above.
+        if let Ok(file) = self.file(name) {
+            page_cache::forget_range(&file.file, range);
+        }
+    }
+
     fn free_bytes(&mut self) -> Result<Option<u64>, IoFailure> {
         let free = self.shared.directory.free_bytes();
         free.map(Some).map_err(|e| IoFailure::from_error(&e, "measure the room of", "."))

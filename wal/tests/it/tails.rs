@@ -4,7 +4,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use towline_wal::{
-    Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Wal, WalError,
+    Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError, Verified, Wal,
+    WalError,
 };
 
 use crate::world::{World, batch, log};
@@ -180,6 +181,39 @@ fn a_log_that_works_is_verified_and_its_damage_named() {
     assert_eq!(damaged.file, "0000000000000001.seg");
     assert!((damaged.offset..damaged.offset + 21_000).contains(&u64::try_from(at).unwrap()));
     assert!(matches!(wal.read(damaged.log, damaged.first, 1), Err(ReadError::Corrupt { .. })));
+}
+
+/// As a scrub does that has a pace of its own, and begins in the middle.
+#[test]
+fn a_log_is_verified_part_by_part_each_batch_once_and_what_is_appended_meanwhile_not_at_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, _) = Wal::open(dir.path(), Options { tail_cache_bytes: 0, ..small() }).unwrap();
+    let boundaries: Vec<_> = (0..150).map(|_| append(&wal, 1, 20_000).lsn).collect();
+    let (middle, end) = (boundaries[70], boundaries[149]);
+    let file = dir.path().join("0000000000000001.seg");
+    let mut bytes = std::fs::read(&file).unwrap();
+    let at = bytes.len() / 2;
+    bytes[at] ^= 4;
+    std::fs::write(&file, bytes).unwrap();
+    for _ in 0..2 {
+        let (mut parts, mut batches, mut damaged) = (0, 0, Vec::new());
+        for (from, to) in [(middle.next(), end), (Lsn::FIRST, middle)] {
+            let mut next = Some(from);
+            while let Some(from) = next {
+                let (verified, behind) = wal.verify_part(log(1), from, to).unwrap();
+                assert!(behind.is_none_or(|behind| behind > from && behind <= to));
+                (parts, batches, next) = (parts + 1, batches + verified.batches, behind);
+                damaged.extend(verified.damaged);
+                append(&wal, 1, 20_000);
+            }
+        }
+        // Also when it is known.
+        assert_eq!((batches, damaged.len()), (149, 1));
+        assert!(parts >= 4, "about a MiB at a time: {parts}");
+    }
+    assert_eq!(wal.verify_part(log(7), Lsn::FIRST, Lsn::MAX).unwrap(), (Verified::default(), None));
+    wal.close().unwrap();
+    assert_eq!(wal.verify_part(log(1), Lsn::FIRST, end), Err(WalError::Closed));
 }
 
 #[test]
