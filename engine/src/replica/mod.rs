@@ -19,6 +19,8 @@ mod adopt;
 #[cfg(test)]
 mod adopt_test;
 mod commit;
+#[cfg(test)]
+mod doubt_test;
 mod feed;
 #[cfg(feature = "sim")]
 mod fingerprint;
@@ -59,6 +61,8 @@ use std::time::Duration;
 
 pub use leader::Phase;
 pub use mark::{InstallMark, Opening};
+#[cfg(feature = "node")]
+pub(crate) use mend::first_boundary;
 pub use promise::{Promise, Verdict};
 pub use quorum::QuorumLost;
 pub use reads::ReadTicket;
@@ -253,7 +257,8 @@ impl Replica {
         self.end
     }
 
-    /// What may be applied: committed, and durable here (the chain of positions), up to what the open found that can't be read.
+    /// What may be applied: committed, and durable here (the chain of positions), up to what can't be read, as an open found or a
+    /// reader.
     #[must_use]
     pub fn applicable(&self) -> Lsn {
         self.committed.min(self.durable.lsn).min(self.damage.readable_to())
@@ -318,6 +323,9 @@ impl Replica {
 
     /// Appends a batch to the own log: the one place where the end moves forward.
     fn append(&mut self, batch: towline_wal::Batch, out: &mut Vec<Output>) {
+        if self.damage.take_behind_end() {
+            self.persist(LogWrite::Truncate(self.end), Purpose::Truncate, out);
+        }
         self.end = batch.position();
         self.persist(LogWrite::Append(batch), Purpose::Extend(self.end), out);
     }
