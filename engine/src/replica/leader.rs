@@ -319,9 +319,8 @@ impl Replica {
         let Some(leadership) = self.leadership.as_mut() else { return };
         leadership.phase = Phase::Adopting { source, target };
         leadership.asked = None;
-        if after != leadership.probed.take()
-            && let Some(after) = after
-        {
+        leadership.probed = None;
+        if let Some(after) = after {
             (leadership.asked, leadership.probed) = (Some((source, target.lsn)), Some(after));
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
             out.push(Output::Send {

@@ -142,6 +142,13 @@ impl Damage {
         self.ranges.iter().copied().find(|(from, to)| *from <= first && *to >= last)
     }
 
+    /// A leader was found to have the same log beyond what is damaged first: what it lacked when it was asked, it has now.
+    pub(super) fn matches(&mut self, leader: NodeId, before: Lsn, now: Lsn) {
+        if self.ranges.first().is_some_and(|(_, last)| before <= *last && *last < now) {
+            self.refused_by.remove(&leader);
+        }
+    }
+
     /// Whether a peer was asked, and has nothing of it though it can read that.
     fn was_refused_by(&self, peer: NodeId, first: Lsn) -> bool {
         self.refused_by.contains(&peer) && !self.is_damaged_at(peer, first)

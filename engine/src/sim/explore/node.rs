@@ -101,6 +101,8 @@ pub(super) struct ModelLog {
     hides: bool,
     /// What is not.
     hidden: Vec<Lsn>,
+    /// What of the damaged is cut off, though not yet on the disk: what is appended there is something else, or that anew.
+    cut_off: Vec<Lsn>,
     pub(super) under_way: VecDeque<(Ticket, LogWrite)>,
 }
 
@@ -138,7 +140,7 @@ impl LogView for ModelLog {
 
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
         // What is cut off is not damaged any more, though it is on the disk still.
-        let here = self.damaged.iter().filter(|lsn| {
+        let here = self.damaged.iter().filter(|lsn| !self.cut_off.contains(lsn)).filter(|lsn| {
             let durable = self.durable.iter().find(|batch| batch.first_lsn() == **lsn);
             durable.is_some_and(|batch| self.accepted.contains(batch))
         });
@@ -195,6 +197,7 @@ impl ModelLog {
             refuses: false,
             hides: false,
             hidden: Vec::new(),
+            cut_off: Vec::new(),
             under_way: VecDeque::new(),
         }
     }
@@ -221,6 +224,8 @@ impl ModelLog {
             LogWrite::Truncate(to) => {
                 self.accepted.retain(|batch| batch.last_lsn() <= to.lsn);
                 self.hidden.retain(|lsn| *lsn <= to.lsn);
+                self.cut_off =
+                    self.damaged.iter().copied().filter(|lsn| *lsn > to.lsn || self.cut_off.contains(lsn)).collect();
             }
             LogWrite::Reset { to, .. } => {
                 self.accepted.clear();
@@ -246,6 +251,7 @@ impl ModelLog {
             LogWrite::Truncate(to) => {
                 self.durable.retain(|batch| batch.last_lsn() <= to.lsn);
                 self.damaged.retain(|lsn| *lsn <= to.lsn);
+                self.cut_off.retain(|lsn| *lsn <= to.lsn);
             }
             LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
             LogWrite::Settle => self.suspect = None,
@@ -514,6 +520,7 @@ impl Node {
         // As the write-ahead log has it: what an open finds damaged is in doubt from there on.
         log.suspect = log.suspect.into_iter().chain(log.damaged.first().copied()).min();
         log.refuses = !log.damaged.is_empty();
+        log.cut_off.clear();
         log.hide();
         let opening = log.mark.opening(self.state, (log.start, log.end()), log.position_at(self.state.lsn));
         match opening {
@@ -552,6 +559,7 @@ impl Node {
             refuses,
             hides: _,
             hidden,
+            cut_off,
             under_way,
         } = log;
         let mut into = Xxh3::new();
@@ -564,7 +572,7 @@ impl Node {
             at.is_some().hash(&mut into);
             at.iter().for_each(|at| position(at, &mut into));
         }
-        (damaged, hidden, *refuses && !damaged.is_empty()).hash(&mut into);
+        (damaged, hidden, cut_off, *refuses && !damaged.is_empty()).hash(&mut into);
         (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
             match write {
