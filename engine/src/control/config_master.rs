@@ -63,7 +63,7 @@ pub struct ConfigMaster {
     shard: ShardDescriptor,
     voters: Vec<NodeId>,
     newest: Epoch,
-    /// The disks that have the votes, if they are known.
+    /// The disks that have the votes, if it is known: of a majority of the voters, or more.
     votes: Option<BTreeMap<NodeId, DirectoryId>>,
     /// The disks with which voters came.
     present: BTreeMap<NodeId, DirectoryId>,

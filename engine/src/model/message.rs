@@ -78,7 +78,8 @@ pub enum Message {
         suspect: Option<Lsn>,
         /// The highest position known committed.
         committed: Lsn,
-        /// Whose disks have the votes by the last epoch of that log; none where a master knows of all assignments, or it is not known.
+        /// Whose disks have the votes by the last epoch of that log. None: a master knows of all assignments, or there is no such epoch
+        /// (of this version), or it can't be read; which of them it is, whoever hears it knows by the log's end.
         votes: Option<BTreeMap<NodeId, DirectoryId>>,
     },
     /// A newer epoch was promised: the asker is out of date.

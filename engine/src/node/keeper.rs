@@ -14,6 +14,7 @@ use super::unflushed::Unflushed;
 use super::{STATUS_WITHIN, Shared};
 use crate::model::{Lsn, Retention};
 use crate::pipeline::Disk;
+use crate::replica::first_boundary;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -228,6 +229,9 @@ impl Shared {
     fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn, lost: Option<Lsn>) -> Option<MayGo> {
         let (wal, log) = (&*self.host.wal, shard.log);
         let (start, by_policy) = self.lets_go(shard, retention, lost)?;
+        // Where it ends no batch may be known: then the next one that is goes as well.
+        let boundary = |lsn| wal.boundary_at_or_before(log, lsn);
+        let lost = lost.map(|last| first_boundary(last, wal.end(log), boundary).lsn);
         let flushed = self.gate.with(|store| {
             // What a follower said is true of the next life only when it is on the disk.
             shard.followers.confirm(|name| store.persisted_follower(shard.descriptor.shard, name))?;

@@ -280,6 +280,14 @@ impl LogView for ShardLog<'_> {
         self.wal.damaged(self.log)
     }
 
+    fn damage_end(&self, last: Lsn) -> Option<LogPosition> {
+        self.wal.damage_end(self.log, last)
+    }
+
+    fn mendable(&self, batches: &[Batch]) -> usize {
+        self.wal.mendable(batches)
+    }
+
     fn last_start(&self) -> Option<EpochStart> {
         super::votes::last_start(self)
     }

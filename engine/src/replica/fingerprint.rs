@@ -3,6 +3,7 @@
 //! Every field is named here, so that a new one does not compile before it is decided whether it counts. One that is
 //! left out by mistake makes the search blind; one that is left in without need makes it slow.
 
+use super::adopt::PromisedLog;
 use super::leader::Leadership;
 use super::{Phase, Purpose, Replica};
 use crate::model::{Assignment, LogPosition, Lsn, SnapshotId};
@@ -82,8 +83,21 @@ impl Leadership {
     /// The promises are read until the epoch's start is written, and never again. For how long a majority was out of reach decides
     /// when the leader gives up, and nothing else: the search lets it at any moment at which it waits for one.
     fn fingerprint(&self, into: &mut impl Hasher) {
-        let Self { assignment, wanted, phase, promises, asked, progress, start, tail, tail_bytes: _, reads, quorum: _ } =
-            self;
+        let Self {
+            assignment,
+            wanted,
+            votes_unknown: _, // The promises say it.
+            phase,
+            promises,
+            asked,
+            probed,
+            progress,
+            start,
+            tail,
+            tail_bytes: _,
+            reads,
+            quorum: _,
+        } = self;
         let Assignment {
             log: _,
             epoch,
@@ -97,6 +111,7 @@ impl Leadership {
             shard: _,
         } = assignment;
         asked.filter(|_| start.is_none()).hash(into);
+        probed.filter(|_| start.is_none()).map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
         (epoch, leader, voters, learners, fence, fence_quorum, directories, founding, start).hash(into);
         match phase {
             Phase::Fencing => 0_u8.hash(into),
@@ -113,8 +128,9 @@ impl Leadership {
             wanted.fingerprint(into);
             promises.len().hash(into);
             for (node, promise) in promises {
-                (node, promise.counts, promise.suspect, &promise.log.epochs, &promise.votes).hash(into);
-                position(&promise.log.end, into);
+                let PromisedLog { log, damaged, suspect, votes, counts } = promise;
+                (node, counts, suspect, &log.epochs, votes, damaged).hash(into);
+                position(&log.end, into);
             }
         }
         progress.len().hash(into);

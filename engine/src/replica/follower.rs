@@ -1,5 +1,6 @@
 //! What a follower accepts, and what it says.
 
+use super::mend::Fed;
 use super::{DisconnectReason, LogView, LogWrite, Output, Promise, Purpose, ReadPurpose, Replica, Verdict};
 use crate::model::limits::{APPEND_BATCHES_MAX, CATCH_UP_READ_BYTES};
 use crate::model::mutant::{Mutant, planted};
@@ -86,6 +87,7 @@ impl Replica {
         self.promise = promise;
         self.fetching = None;
         self.damage.ask_all_again();
+        self.damage.owes_nothing();
         if !planted(Mutant::KeepMatched) {
             self.matched = Lsn::ZERO;
         }
@@ -106,12 +108,15 @@ impl Replica {
     pub(super) fn promised(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         match self.promise.leader {
             Some(leader) if leader == self.id => self.own_promise_durable(now_micros, log, out),
-            Some(leader) => self.say_promise(leader, log, out),
+            Some(leader) => {
+                self.say_promise(leader, log, out);
+                self.seek_mend(log, out); // Whoever leads now is asked as well.
+            }
             None => {}
         }
     }
 
-    fn say_promise(&self, to: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn say_promise(&self, to: NodeId, log: &dyn LogView, out: &mut Vec<Output>) {
         let message = Message::Promise {
             epoch: self.promise.epoch,
             log: self.summary(log),
@@ -143,39 +148,15 @@ impl Replica {
         let ours = self.position_at(prev.lsn, log);
         let fits = ours == Some(prev) || (planted(Mutant::SkipChainCheck) && ours.is_some());
         if !fits {
-            let message = Message::Mismatch { epoch, prev: prev.lsn, log: self.summary_told(log) };
-            out.push(Output::Send { to: from, message });
+            if !self.awaits_mend_at(prev.lsn, log) {
+                let message = Message::Mismatch { epoch, prev: prev.lsn, log: self.summary_told(log) };
+                out.push(Output::Send { to: from, message });
+            }
             return;
         }
-        let mut last = prev;
-        for batch in batches.into_iter().skip(released) {
-            let fits = batch.follows(&last) && batch.log() == self.log_id && batch.epoch() <= epoch;
-            if !fits && !planted(Mutant::SkipChainCheck) {
-                let reason = DisconnectReason::BrokenChain;
-                out.push(Output::Disconnect { peer: from, reason });
-                return;
-            }
-            let before = last;
-            last = batch.position();
-            if last.lsn <= self.end.lsn && self.position_at(last.lsn, log) == Some(last) {
-                self.mend_by(batch, out);
-                continue; // Already here, byte for byte: the chain says so.
-            }
-            if before.lsn < self.end.lsn {
-                if before.lsn < self.committed {
-                    // I2: one of the two holds what never was; neither may overwrite the other.
-                    out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ContradictsCommitted });
-                    return;
-                }
-                self.truncate(before, out); // A suffix that lost.
-            }
-            if self.damage.sound_to() < batch.last_lsn() {
-                last = before; // It is mended first, and says then where its log ends.
-                break;
-            }
-            self.append(batch, out);
-        }
-        self.matched = self.matched.max(last.lsn);
+        let Some(last) = self.take(from, epoch, prev, &batches[released..], log, out) else { return };
+        let before = std::mem::replace(&mut self.matched, self.matched.max(last.lsn));
+        self.damage.matches(from, before, self.matched);
         self.told_since_doubt.get_or_insert(commit);
         let ours = if planted(Mutant::CommitUnmatched) { self.end.lsn } else { self.matched };
         let before = self.committed;
@@ -189,6 +170,56 @@ impl Replica {
         if nothing_to_sync || planted(Mutant::AcknowledgeBeforeSync) {
             self.acknowledge(out);
         }
+    }
+
+    /// Takes those of a leader's batches that may be, behind what this log holds; gives what they end at. None: they are not believed.
+    fn take(
+        &mut self,
+        from: NodeId,
+        epoch: Epoch,
+        prev: LogPosition,
+        batches: &[Batch],
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) -> Option<LogPosition> {
+        let (mut last, mut mending) = (prev, self.mending());
+        for (i, batch) in batches.iter().enumerate() {
+            let fits = batch.follows(&last) && batch.log() == self.log_id && batch.epoch() <= epoch;
+            if !fits && !planted(Mutant::SkipChainCheck) {
+                let reason = DisconnectReason::BrokenChain;
+                out.push(Output::Disconnect { peer: from, reason });
+                return None;
+            }
+            let before = last;
+            match self.compare(from, &batches[i..], log) {
+                Fed::Here => {
+                    last = batch.position();
+                    self.mend_by(batch, &mut mending, log, out);
+                    continue; // Already here, byte for byte: the chain says so.
+                }
+                Fed::Unknown => break,
+                Fed::Another => {}
+            }
+            if before.lsn < self.end.lsn {
+                if before.lsn < self.committed {
+                    // I2: one of the two holds what never was; neither may overwrite the other.
+                    out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ContradictsCommitted });
+                    return None;
+                }
+                let is_mended = mending.as_ref().is_some_and(|mending| mending.next == before.lsn.next());
+                let is_known = is_mended || self.position_at(before.lsn, log) == Some(before);
+                if !is_known && !planted(Mutant::SkipChainCheck) {
+                    break; // It is mended up to there first.
+                }
+                self.truncate(before, out); // A suffix that lost.
+            }
+            if self.damage.sound_to() < batch.last_lsn() {
+                break; // It is mended first, and says then where its log ends.
+            }
+            last = batch.position();
+            self.append(batch.clone(), out);
+        }
+        Some(last)
     }
 
     /// What was released here a leader may still have in its memory: how many batches of it come first, and what they end at.
@@ -234,7 +265,7 @@ impl Replica {
         if self.promise.verdict(epoch, from) != Verdict::Kept {
             let message = Message::Refused { epoch, promised: self.promise.epoch };
             out.push(Output::Send { to: from, message });
-        } else if self.position_at(after.lsn, log) == Some(after) {
+        } else if self.position_at(after.lsn, log) == Some(after) || self.can_read_behind(after.lsn, log) {
             let purpose = ReadPurpose::Fetch(epoch);
             let bytes_max = (bytes_max as usize).min(CATCH_UP_READ_BYTES);
             out.push(Output::ReadLog { peer: from, after, bytes_max, purpose });
@@ -296,7 +327,9 @@ impl Replica {
             }
             ReadPurpose::Fetch(_) => {} // Asked in an epoch that is over.
             ReadPurpose::Mend { epoch, to } => {
-                batches.retain(|batch| batch.last_lsn() <= to.lsn);
+                // It may have dropped that meanwhile, and hold something else there.
+                let is_same = self.position_at(to.lsn, log) == Some(to) || planted(Mutant::TrustMend);
+                batches.retain(|batch| is_same && batch.last_lsn() <= to.lsn);
                 out.push(Output::Send { to: peer, message: Message::Mend { epoch, after, batches } });
             }
         }

@@ -1,6 +1,6 @@
 //! The phases of a leader: fence, adopt, start, activate, serve.
 
-use super::adopt::{self, PromisedLog};
+use super::adopt::{self, PromisedLog, Told};
 use super::commit::majority_durable;
 use super::progress::Progress;
 use super::quorum::{Quorum, QuorumLost};
@@ -76,10 +76,14 @@ pub(super) struct Leadership {
     /// What it leads by.
     pub(super) assignment: Assignment,
     pub(super) wanted: Asked,
+    /// Nobody who promised can read whose the votes are.
+    pub(super) votes_unknown: bool,
     pub(super) phase: Phase,
     pub(super) promises: BTreeMap<NodeId, PromisedLog>,
     /// Who was asked for what is to be adopted, and up to where its log is the one that is.
     pub(super) asked: Option<(NodeId, Lsn)>,
+    /// Behind which own position it was asked to see whether the two logs are the same up to there.
+    pub(super) probed: Option<LogPosition>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
     pub(super) start: Option<Lsn>,
@@ -132,8 +136,9 @@ pub(super) fn counts(votes: &BTreeMap<NodeId, DirectoryId>, node: NodeId, direct
 impl Replica {
     /// Begins to lead an epoch: binds itself, then asks the others to.
     ///
-    /// An assignment that is not newer than the promise, or is not for this node, changes nothing: the control
-    /// plane hears `Superseded` and assigns again.
+    /// An assignment that is not newer than the promise changes nothing: the control plane hears `Superseded` and assigns again.
+    /// Nor does one that nobody could follow, and of that nothing is heard, since it is whoever made it that is wrong: one for
+    /// another node or log, one that contradicts itself, one that replaces a vote's disk at once.
     pub(super) fn assign(&mut self, assignment: Assignment, _log: &dyn LogView, out: &mut Vec<Output>) {
         let epoch = assignment.epoch;
         if assignment.leader != self.id || assignment.log != self.log_id || assignment.check().is_err() {
@@ -143,7 +148,6 @@ impl Replica {
             out.push(Output::Superseded { promised: self.promise.epoch });
             return;
         }
-        // Not one that can be followed, as above.
         let Ok(changes) = self.changes_votes(&assignment) else { return };
         // Who led before and leads again was not superseded: what it sealed stays in its log, unless another led between and the
         // log that is adopted lacks it; then a truncation says so.
@@ -162,10 +166,12 @@ impl Replica {
         }
         self.leadership = Some(Box::new(Leadership {
             wanted: Asked::new(&assignment, changes),
+            votes_unknown: false,
             assignment,
             phase: Phase::Fencing,
             promises: BTreeMap::new(),
             asked: None,
+            probed: None,
             progress,
             start: None,
             tail: VecDeque::new(),
@@ -185,7 +191,8 @@ impl Replica {
         let log = self.summary(log);
         if let Some(leadership) = &mut self.leadership {
             let counts = counts(&leadership.assignment.directories, id, directory);
-            let own = PromisedLog { log, suspect, votes, counts };
+            let damaged = self.damage.ranges().to_vec();
+            let own = PromisedLog { log, damaged, suspect, votes, counts };
             leadership.promises.insert(id, own);
         }
     }
@@ -213,7 +220,9 @@ impl Replica {
         let Some(progress) = leadership.progress.get_mut(&from) else { return };
         progress.lower_durable(summary.end.lsn, suspect);
         let counts = progress.counts();
-        leadership.promises.insert(from, PromisedLog { log: summary, suspect, votes, counts });
+        // What it said of that came before: with the connection, and whenever it was more.
+        let damaged = self.damage.of_peer(from).to_vec();
+        leadership.promises.insert(from, PromisedLog { log: summary, damaged, suspect, votes, counts });
         if leadership.start.is_some() {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
             progress.restart_at(boundary);
@@ -230,19 +239,19 @@ impl Replica {
     /// With enough promises, takes over the best log (I1): fetches what it lacks, drops what lost.
     fn try_adopt(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let id = self.id;
-        let named_by = self.count_by_logs();
+        let Ok((named_by, votes)) = self.count_by_logs(log) else { return };
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Assignment { fence, fence_quorum, voters, .. } = &leadership.assignment;
         let new_voters = (voters, majority_of(voters.len()));
         let (fence, needed) = if planted(Mutant::FenceNewVoters) { new_voters } else { (fence, *fence_quorum) };
-        if !leadership.promises.contains_key(&id) || !adopt::enough(fence, needed, &leadership.promises) {
+        if !leadership.promises.contains_key(&id) || !adopt::enough(fence, needed, &votes, &leadership.promises) {
             return;
         }
         // Also of who has no vote: whose the votes are is in no log before all that was committed.
         let source = named_by.unwrap_or_else(|| adopt::best(id, fence, &leadership.promises));
-        let Some(theirs) = leadership.promises.get(&source).map(|promise| promise.log.clone()) else { return };
+        let Some(theirs) = leadership.promises.get(&source).cloned() else { return };
         let ours = self.summary(log);
-        if source == id || adopt::rank(&theirs) <= adopt::rank(&ours) {
+        if source == id || adopt::rank(&theirs.log) <= adopt::rank(&ours) {
             if !self.mends_first(log, out) {
                 self.start_epoch(now_micros, log, out);
             }
@@ -253,30 +262,72 @@ impl Replica {
             self.step_down(QuorumLost::Bettered, out);
             return;
         }
-        let shared = adopt::common_point(&ours, &theirs);
-        let told_from = adopt::told_from(&theirs);
-        // Where they share no epoch, and the other begins later: nothing tells where they part, so nothing is cut off. It is
-        // asked for what is behind the last that is certain, and offers a snapshot, if it has that no more.
-        let is_unknown = shared == Lsn::ZERO && told_from > Lsn::FIRST && self.committed < told_from;
-        let common = self.boundary_at_or_before(if is_unknown { self.committed } else { shared }, log);
-        if common.lsn < self.end.lsn && !is_unknown {
-            if common.lsn < self.committed {
-                out.push(Output::Disconnect { peer: source, reason: DisconnectReason::ContradictsCommitted });
-                return;
-            }
-            self.truncate(common, out);
-        }
+        let Some(common) = self.drop_what_lost(source, &ours, &theirs, log, out) else { return };
         if self.mends_first(log, out) {
             return; // Nothing is appended behind damage.
         }
         if let Some(leadership) = &mut self.leadership {
-            leadership.phase = Phase::Adopting { source, target: theirs.end };
+            leadership.phase = Phase::Adopting { source, target: theirs.log.end };
         }
         if planted(Mutant::StartBeforeAdoption) {
             self.start_epoch(now_micros, log, out);
             return;
         }
         self.fetch_from(common, out);
+    }
+
+    /// Cuts off what is not in the log that is taken over; gives the position behind which that is asked for. None: not yet.
+    fn drop_what_lost(
+        &mut self,
+        source: NodeId,
+        ours: &LogSummary,
+        theirs: &PromisedLog,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) -> Option<LogPosition> {
+        let told = Told { log: ours, damaged: self.damage.ranges() };
+        let shared = adopt::common_point(told, theirs.told());
+        if let Some(last) = adopt::may_share_more(told, theirs.told(), shared) {
+            if !self.mends_first(log, out) {
+                self.probe(source, theirs.log.end, last, log, out);
+            }
+            return None;
+        }
+        let told_from = adopt::told_from(&theirs.log);
+        // Where they share no epoch, and the other begins later: nothing tells where they part, so nothing is cut off. It is
+        // asked for what is behind the last that is certain, and offers a snapshot, if it has that no more.
+        let is_unknown = shared == Lsn::ZERO && told_from > Lsn::FIRST && self.committed < told_from;
+        let common = self.boundary_at_or_before(if is_unknown { self.committed } else { shared }, log);
+        if common.lsn < self.end.lsn && !is_unknown {
+            if common.lsn < self.committed {
+                // Unless it is only that it can't be read here.
+                if !self.mends_first(log, out) {
+                    let reason = DisconnectReason::ContradictsCommitted;
+                    out.push(Output::Disconnect { peer: source, reason });
+                }
+                return None;
+            }
+            self.truncate(common, out);
+        }
+        Some(common)
+    }
+
+    /// Nothing is cut off before it is known whether the other log had it, which ends its damage with `last`: what is behind that says
+    /// so, if it continues the own log. Otherwise this waits until the other is mended, from here perhaps, and says its log anew.
+    fn probe(&mut self, source: NodeId, target: LogPosition, last: Lsn, log: &dyn LogView, out: &mut Vec<Output>) {
+        let after = self.position_at(last, log).filter(|after| after.lsn >= self.committed);
+        let Some(leadership) = self.leadership.as_mut() else { return };
+        leadership.phase = Phase::Adopting { source, target };
+        leadership.asked = None;
+        leadership.probed = None;
+        if let Some(after) = after {
+            (leadership.asked, leadership.probed) = (Some((source, target.lsn)), Some(after));
+            let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
+            out.push(Output::Send {
+                to: source,
+                message: Message::Fetch { epoch: self.promise.epoch, after, bytes_max },
+            });
+        }
     }
 
     /// A log that can't be read in part is not led from: its followers could not be fed, nor its state made (I1).
@@ -296,13 +347,14 @@ impl Replica {
     fn fetch_from(&mut self, after: LogPosition, out: &mut Vec<Output>) {
         let Some(leadership) = self.leadership.as_mut() else { return };
         let Phase::Adopting { source, target } = leadership.phase else { return };
-        let Some(best) = leadership.promises.get(&source).map(|promise| &promise.log) else { return };
+        let Some(best) = leadership.promises.get(&source).map(PromisedLog::told) else { return };
         let next = after.lsn.next();
-        let shared = |log: &LogSummary| adopt::common_point(log, best).min(target.lsn);
-        let others = leadership.promises.iter().map(|(node, promise)| (*node, shared(&promise.log)));
+        let shared = |promise: &PromisedLog| adopt::common_point(promise.told(), best).min(target.lsn);
+        let others = leadership.promises.iter().map(|(node, promise)| (*node, shared(promise)));
         let may = |node: &NodeId| self.connected.contains_key(node) && !self.damage.is_damaged_at(*node, next);
         let first = std::iter::once((source, target.lsn)).filter(|(node, _)| may(node));
         leadership.asked = first.chain(others.filter(|(node, to)| *to >= next && may(node))).next();
+        leadership.probed = None;
         if let Some((to, _)) = leadership.asked {
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
             out.push(Output::Send { to, message: Message::Fetch { epoch: self.promise.epoch, after, bytes_max } });
@@ -335,6 +387,16 @@ impl Replica {
         }
         let Phase::Adopting { target, .. } = leadership.phase else { return };
         let Some((_, to)) = leadership.asked.filter(|(of, _)| *of == from) else { return };
+        if leadership.probed == Some(after) {
+            let continues = batches.first().is_some_and(|batch| batch.follows(&after));
+            if !continues || self.position_at(after.lsn, log) != Some(after) || after.lsn < self.committed {
+                self.wait_for_mend();
+                return;
+            }
+            if after.lsn < self.end.lsn {
+                self.truncate(after, out);
+            }
+        }
         if batches.is_empty() && self.damage.is_damaged_at(from, after.lsn.next()) {
             // It came upon that when it read, and said so.
             self.fetch_from(self.end, out);
@@ -366,6 +428,13 @@ impl Replica {
             return;
         }
         self.fetch_from(self.end, out);
+    }
+
+    /// What was asked for did not help: nobody is asked until somebody says something else.
+    fn wait_for_mend(&mut self) {
+        if let Some(leadership) = &mut self.leadership {
+            leadership.asked = None;
+        }
     }
 
     /// Writes the `EpochStart` behind the adopted log: in the same order of the same log, so that the epoch is
@@ -494,7 +563,11 @@ impl Replica {
         log: &dyn LogView,
         out: &mut Vec<Output>,
     ) {
-        let common = self.boundary_at_or_before(adopt::common_point(&self.summary(log), theirs), log);
+        let ours = self.summary(log);
+        let damaged = self.damage.of_peer(from);
+        let theirs = Told { log: theirs, damaged };
+        let shared = adopt::common_point(Told { log: &ours, damaged: self.damage.ranges() }, theirs);
+        let common = self.boundary_at_or_before(adopt::before_damage(damaged, shared), log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
         if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
             progress.restart_at(common);

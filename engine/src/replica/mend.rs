@@ -37,6 +37,10 @@ pub(super) struct Damage {
     asked: Option<Asked>,
     /// Who has nothing of it, or is not believed.
     refused_by: BTreeSet<NodeId>,
+    /// Its leader waits to hear whether a position fits that lies in damage.
+    owes_answer: bool,
+    /// The log takes nothing before it is cut off at its end: damage lies behind that.
+    is_behind_end: bool,
     /// Who was asked for its state instead, and who ever was, of those who are there.
     state_of: Option<NodeId>,
     states_asked: BTreeSet<NodeId>,
@@ -61,7 +65,9 @@ impl std::hash::Hash for Asked {
 impl Damage {
     /// Of a log that was just opened, with a state that has everything up to `applied`.
     pub(super) fn of(log: &dyn LogView, applied: Lsn) -> Self {
-        Self { ranges: within(log.damaged(), log.end().lsn), read_to: applied, ..Self::default() }
+        let (damaged, end) = (log.damaged(), log.end().lsn);
+        let is_behind_end = damaged.iter().any(|(_, last)| *last > end);
+        Self { ranges: within(damaged, end), read_to: applied, is_behind_end, ..Self::default() }
     }
 
     pub(super) fn ranges(&self) -> &[(Lsn, Lsn)] {
@@ -100,9 +106,20 @@ impl Damage {
         self.state_of
     }
 
+    /// Whether the log has to be cut off where it ends before it takes anything: what is damaged behind that was cut off before, and
+    /// the record of it was lost, or is not named by anything that is left. That something may be missing stays known.
+    pub(super) fn take_behind_end(&mut self) -> bool {
+        std::mem::take(&mut self.is_behind_end)
+    }
+
     pub(super) fn ask_all_again(&mut self) {
         self.refused_by.clear();
         self.forget_states();
+    }
+
+    /// Whoever waited for an answer leads no more.
+    pub(super) const fn owes_nothing(&mut self) {
+        self.owes_answer = false;
     }
 
     fn forget_states(&mut self) {
@@ -115,11 +132,35 @@ impl Damage {
         self.peers.get(&peer).is_some_and(|ranges| ranges.iter().any(|(first, last)| *first <= lsn && *last >= lsn))
     }
 
-    /// Nothing is left of the log from here on. Whether that took damage away.
+    /// What a peer said that it can't read.
+    pub(super) fn of_peer(&self, peer: NodeId) -> &[(Lsn, Lsn)] {
+        self.peers.get(&peer).map_or(&[], Vec::as_slice)
+    }
+
+    /// The damage that holds all of these LSNs.
+    fn around(&self, first: Lsn, last: Lsn) -> Option<(Lsn, Lsn)> {
+        self.ranges.iter().copied().find(|(from, to)| *from <= first && *to >= last)
+    }
+
+    /// A leader was found to have the same log beyond what is damaged first: what it lacked when it was asked, it has now.
+    pub(super) fn matches(&mut self, leader: NodeId, before: Lsn, now: Lsn) {
+        if self.ranges.first().is_some_and(|(_, last)| before <= *last && *last < now) {
+            self.refused_by.remove(&leader);
+        }
+    }
+
+    /// Whether a peer was asked, and has nothing of it though it can read that.
+    fn was_refused_by(&self, peer: NodeId, first: Lsn) -> bool {
+        self.refused_by.contains(&peer) && !self.is_damaged_at(peer, first)
+    }
+
+    /// Nothing is left of the log from here on. Whether that took damage away. Of what is left another end may be asked for, which
+    /// others have.
     pub(super) fn cut_off(&mut self, to: Lsn) -> bool {
         let before = self.ranges.len();
         self.ranges = within(std::mem::take(&mut self.ranges), to);
-        self.asked = None;
+        (self.asked, self.is_behind_end) = (None, false);
+        self.refused_by.clear();
         self.ranges.len() < before
     }
 
@@ -145,6 +186,29 @@ impl Damage {
         }
         told
     }
+}
+
+/// The first boundary at or behind `lsn` of a log that ends at `end`, behind that; as [`LogView::boundary_at_or_before`] tells.
+pub(crate) fn first_boundary(
+    lsn: Lsn,
+    end: LogPosition,
+    at_or_before: impl Fn(Lsn) -> Option<LogPosition>,
+) -> LogPosition {
+    let is_before = |at: &Lsn| at_or_before(*at).is_none_or(|known| known.lsn < lsn);
+    let (mut low, mut high) = (lsn, end.lsn);
+    if low >= high || !is_before(&low) {
+        return at_or_before(low.min(high)).filter(|known| known.lsn == lsn).unwrap_or(end);
+    }
+    // Before `low` there is none, at or before `high` there is one.
+    while low.next() < high {
+        let middle = Lsn::new(low.get().midpoint(high.get()));
+        if is_before(&middle) {
+            low = middle;
+        } else {
+            high = middle;
+        }
+    }
+    if high == end.lsn { end } else { at_or_before(high).unwrap_or(end) }
 }
 
 /// The ranges in order, as one where they touch, up to `end`.
@@ -242,6 +306,11 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         self.damage.refused_by.remove(&from);
+        let progress = self.leadership.as_mut().and_then(|leadership| leadership.progress.get_mut(&from));
+        if let Some((progress, (first, _))) = progress.zip(ranges.first()) {
+            // I1: what it acknowledged before, that disk does not hold whole any more.
+            progress.lower_durable(first.prev(), None);
+        }
         if ranges.is_empty() {
             self.damage.peers.remove(&from);
         } else {
@@ -271,6 +340,7 @@ impl Replica {
         self.damage.states_asked.remove(&peer);
         self.damage.state_of = self.damage.state_of.filter(|of| *of != peer);
         self.seek_mend(log, out);
+        self.answer_at_last(None, log, out);
     }
 
     /// Asks for what is damaged first, unless somebody was asked already: the leader before others.
@@ -289,11 +359,20 @@ impl Replica {
             self.seek_state(log, out);
             return;
         };
-        let to = self.position_at(last, log).unwrap_or(self.end);
+        let to = self.known_from(last, log);
         self.damage.asked = Some(Asked { of, after, to });
         let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
         let message = Message::MendWanted { epoch: self.promise.epoch, after, to, bytes_max };
         out.push(Output::Send { to: of, message });
+    }
+
+    /// What tells that another has the very batches up to `lsn`: the first position from there on that is known here. The nearest:
+    /// whoever has that may lack all that comes later.
+    fn known_from(&self, lsn: Lsn, log: &dyn LogView) -> LogPosition {
+        if let Some(at) = self.position_at(lsn, log).or_else(|| log.damage_end(lsn)) {
+            return at;
+        }
+        first_boundary(lsn, self.end, |lsn| Some(self.boundary_at_or_before(lsn, log)))
     }
 
     /// Nobody has what the state needs next: somebody's state has it. A follower says to its leader that its log ends where it can
@@ -381,12 +460,15 @@ impl Replica {
         let Some((asked, (_, last))) = asked.zip(self.damage.ranges.first().copied()) else { return };
         self.damage.asked = None;
         let (mut at, mut fits) = (asked.after, true);
-        for batch in batches {
+        let takes = log.mendable(&batches); // What is on both sides of the damage, the log alone knows.
+        for (i, batch) in batches.into_iter().enumerate() {
             let there = self.position_at(batch.last_lsn(), log);
             if batch.last_lsn() > last {
                 break;
             }
             fits = batch.follows(&at) && batch.log() == self.log_id && there.is_none_or(|at| at == batch.position());
+            // I2: no epoch that is newer than what lies behind it.
+            fits &= batch.epoch() <= asked.to.epoch && i < takes;
             if !fits && !planted(Mutant::TrustMend) {
                 break;
             }
@@ -400,6 +482,7 @@ impl Replica {
         if at == asked.after {
             self.damage.refused_by.insert(from);
             self.seek_mend(log, out);
+            self.answer_at_last(Some(from), log, out);
         }
     }
 
@@ -424,9 +507,19 @@ impl Replica {
         self.damage.ask_all_again();
         self.announce_damage(out);
         match self.phase() {
-            None => self.say_log(log, out),
-            Some(Phase::Mending) => self.adopt_again(now_micros, log, out),
+            None => self.say_log_to_any(log, out),
+            Some(Phase::Mending | Phase::Fencing) => self.adopt_again(now_micros, log, out),
             Some(_) => self.advance_leader(log, out), // Its own disk counts again.
+        }
+    }
+
+    /// Says what the log is to who leads: also to one that is not at work yet, and goes by what was promised.
+    fn say_log_to_any(&self, log: &dyn LogView, out: &mut Vec<Output>) {
+        let leader = self.promise.leader.filter(|leader| self.connected.contains_key(leader));
+        let is_promised = !self.under_way.iter().any(|(_, purpose)| matches!(purpose, Purpose::Promise(_)));
+        match leader {
+            Some(leader) if self.told_since_doubt.is_none() && is_promised => self.say_promise(leader, log, out),
+            _ => self.say_log(log, out),
         }
     }
 
@@ -444,17 +537,98 @@ impl Replica {
         }
     }
 
+    /// Whether, and from where on, a leader may put again what it feeds: see [`Self::mend_by`].
+    pub(super) fn mending(&self) -> Option<Mending> {
+        let (first, _) = self.damage.ranges.first().filter(|_| self.installing.is_none() && !self.is_mending())?;
+        Some(Mending { next: *first, batches: Vec::new() })
+    }
+
     /// A leader feeds what this log holds and can't read, from its memory perhaps: it is as good as asked for.
-    pub(super) fn mend_by(&mut self, batch: Batch, out: &mut Vec<Output>) {
-        let is_next = self
-            .damage
-            .ranges
-            .first()
-            .is_some_and(|(first, last)| batch.first_lsn() == *first && batch.last_lsn() <= *last);
-        if is_next && !self.is_mending() && self.installing.is_none() {
-            self.damage.asked = None;
-            let purpose = Purpose::Mended(batch.first_lsn(), batch.last_lsn());
-            self.persist(LogWrite::Mend(batch), purpose, out);
+    pub(super) fn mend_by(
+        &mut self,
+        batch: &Batch,
+        mending: &mut Option<Mending>,
+        log: &dyn LogView,
+        out: &mut Vec<Output>,
+    ) {
+        let (first, last) = (batch.first_lsn(), batch.last_lsn());
+        let Some(mending) = mending.as_mut().filter(|mending| mending.next == first) else { return };
+        if self.damage.ranges.first().is_none_or(|(_, to)| last > *to) {
+            return;
+        }
+        mending.batches.push(batch.clone());
+        if log.mendable(&mending.batches) < mending.batches.len() {
+            mending.batches.pop();
+            return;
+        }
+        mending.next = last.next();
+        self.damage.asked = None;
+        self.persist(LogWrite::Mend(batch.clone()), Purpose::Mended(first, last), out);
+    }
+
+    /// What a leader's next batches are here, of which the first does not begin behind the own log. Where that is damaged, and no
+    /// batch of it is known by name, those behind it tell: the chain covers all before.
+    pub(super) fn compare(&self, from: NodeId, batches: &[Batch], log: &dyn LogView) -> Fed {
+        let same = |is_same: bool| if is_same { Fed::Here } else { Fed::Another };
+        let Some(next) = batches.first() else { return Fed::Unknown };
+        let hidden = self.damage.around(next.first_lsn(), next.last_lsn());
+        for batch in batches {
+            let at = batch.position();
+            if at.lsn > self.end.lsn || at.epoch > self.end.epoch {
+                return Fed::Another;
+            }
+            match self.position_at(at.lsn, log) {
+                Some(ours) => return same(ours == at),
+                // I2: what is committed is in every leader's log.
+                None if hidden.is_some() && next.first_lsn() <= self.committed => return Fed::Here,
+                None if hidden.is_some() && self.damage.around(at.lsn, at.lsn).is_some() => {}
+                None => return Fed::Another,
+            }
+        }
+        // It does not have what is behind that: whom it feeds has lost it.
+        let (first, _) = hidden.unwrap_or_default();
+        if self.damage.was_refused_by(from, first) { Fed::Another } else { Fed::Unknown }
+    }
+
+    /// Whether it ends damage of which no batch is known by name, so that what is behind it can be read all the same. Whoever
+    /// asks sees by the chain whether that follows.
+    pub(super) fn can_read_behind(&self, lsn: Lsn, log: &dyn LogView) -> bool {
+        self.damage.ranges.iter().any(|(_, last)| *last == lsn) && self.position_at(lsn, log).is_none()
+    }
+
+    /// Whether it can't say yet if a position of its leader is in its log: it has asked for what is damaged there, and says then what
+    /// its log is.
+    pub(super) fn awaits_mend_at(&mut self, prev: Lsn, log: &dyn LogView) -> bool {
+        let is_hidden = self.damage.around(prev, prev).is_some() && self.position_at(prev, log).is_none();
+        let awaits = is_hidden && (self.damage.asked.is_some() || self.is_mending());
+        self.damage.owes_answer |= awaits;
+        awaits
+    }
+
+    /// Nobody gives what it waits for, or its leader does not: it says what its log is all the same.
+    fn answer_at_last(&mut self, refused_by: Option<NodeId>, log: &dyn LogView, out: &mut Vec<Output>) {
+        let is_over = self.damage.asked.is_none() || self.promise.leader == refused_by;
+        if is_over && std::mem::take(&mut self.damage.owes_answer) && self.damage.state_of.is_none() {
+            self.say_log(log, out); // Who is asked for its state has heard it.
         }
     }
+}
+
+/// What a leader has put again in one step.
+#[derive(Debug)]
+pub(super) struct Mending {
+    /// What is next.
+    pub(super) next: Lsn,
+    batches: Vec<Batch>,
+}
+
+/// How what a leader feeds stands to the own log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Fed {
+    /// It is there.
+    Here,
+    /// Something else is there, or nothing yet.
+    Another,
+    /// That can't be said yet.
+    Unknown,
 }

@@ -19,6 +19,8 @@ mod adopt;
 #[cfg(test)]
 mod adopt_test;
 mod commit;
+#[cfg(test)]
+mod doubt_test;
 mod feed;
 #[cfg(feature = "sim")]
 mod fingerprint;
@@ -61,6 +63,8 @@ use std::time::Duration;
 pub use freshness::Freshness;
 pub use leader::Phase;
 pub use mark::{InstallMark, Opening};
+#[cfg(feature = "node")]
+pub(crate) use mend::first_boundary;
 pub use promise::{Promise, Verdict};
 pub use quorum::QuorumLost;
 use reads::Questions;
@@ -259,7 +263,8 @@ impl Replica {
         self.end
     }
 
-    /// What may be applied: committed, and durable here (the chain of positions), up to what the open found that can't be read.
+    /// What may be applied: committed, and durable here (the chain of positions), up to what can't be read, as an open found or a
+    /// reader.
     #[must_use]
     pub fn applicable(&self) -> Lsn {
         self.committed.min(self.durable.lsn).min(self.damage.readable_to())
@@ -324,6 +329,9 @@ impl Replica {
 
     /// Appends a batch to the own log: the one place where the end moves forward.
     fn append(&mut self, batch: towline_wal::Batch, out: &mut Vec<Output>) {
+        if self.damage.take_behind_end() {
+            self.persist(LogWrite::Truncate(self.end), Purpose::Truncate, out);
+        }
         self.end = batch.position();
         self.persist(LogWrite::Append(batch), Purpose::Extend(self.end), out);
     }

@@ -67,7 +67,8 @@ pub enum QuorumLost {
     /// Nothing says here whose the votes are, and another voter's log holds more than this one's.
     #[error("no log says here whose the votes are, and another node's log holds more: assign that node")]
     Bettered,
-    /// Everybody who was there has promised, and something of the log that is to be taken over can't be read by any of them.
+    /// Everybody who was there has promised, and something of the log that is to be taken over can't be read by any of them: its
+    /// records, or the one that says whose the votes are.
     #[error("a part of the log can't be read at any voter that it reaches")]
     Damaged,
     /// A majority has committed what came no nearer to being durable here (D26).
@@ -87,6 +88,8 @@ pub(super) struct Quorum {
     last: Option<Duration>,
     voters: Watch,
     log: Watch,
+    /// That what is committed can be read for the state.
+    mended: Watch,
     own: Watch,
     reads: Watch,
 }
@@ -127,7 +130,7 @@ impl Quorum {
     }
 
     fn waits(&self) -> bool {
-        [&self.voters, &self.log, &self.own, &self.reads].iter().any(|watch| watch.reached.is_some())
+        [&self.voters, &self.log, &self.mended, &self.own, &self.reads].iter().any(|watch| watch.reached.is_some())
     }
 }
 
@@ -139,21 +142,24 @@ fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
 fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, Lsn), damage: &Damage) -> Option<Mark> {
-    let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
     let secured = leadership.quorum.secured.get();
     match leadership.phase {
         Phase::Fencing => {
             let promised = voters.iter().filter(|voter| leadership.promises.contains_key(voter)).count();
             Some((0, promised as u64))
         }
-        Phase::Mending => Some((1, u64::MAX - damaged)),
-        // What is committed can't be read for the state: nobody hears what became of a write.
-        Phase::Serving if damage.bars(committed) => Some((5, u64::MAX - damaged)),
+        Phase::Mending => Some(mend_mark(damage, 1)),
         Phase::Adopting { .. } => Some((2, end.get())),
         Phase::Starting => Some((3, secured)),
         Phase::Activating => None,
         Phase::Serving => (committed < end).then_some((4, secured)),
     }
+}
+
+/// How far it is with what it can't read.
+fn mend_mark(damage: &Damage, stage: u8) -> Mark {
+    let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
+    (stage, u64::MAX - damaged)
 }
 
 impl Replica {
@@ -187,11 +193,16 @@ impl Replica {
         let own_counts = counts(&assignment.directories, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
         let log = log_mark(leadership, voters, (committed, end), &self.damage).filter(|_| !is_alone);
+        // What is committed can't be read for the state: nobody hears what became of a write. Other than the majority, it may come
+        // nearer or not.
+        let barred = leadership.phase == Phase::Serving && self.damage.bars(committed) && !is_alone;
+        let mended = barred.then(|| mend_mark(&self.damage, 0));
         let own = (durable < committed && !is_alone).then_some((0, durable.get()));
         let reads = (leadership.reads.waits() && !is_alone).then(|| (0, leadership.reads.rounds_ended()));
         let quorum = &mut leadership.quorum;
         quorum.voters.look(away.then_some((0, 0)));
         quorum.log.look(log);
+        quorum.mended.look(mended);
         quorum.own.look(own);
         quorum.reads.look(reads);
     }
@@ -209,12 +220,13 @@ impl Replica {
         let waits = [
             (QuorumLost::VotersAway, quorum.voters.pass(elapsed)),
             (QuorumLost::NothingDurable, quorum.log.pass(elapsed)),
+            (QuorumLost::Damaged, quorum.mended.pass(elapsed)),
             (QuorumLost::OwnDiskHangs, quorum.own.pass(elapsed)),
             (QuorumLost::NothingConfirmed, quorum.reads.pass(elapsed)),
         ];
         let lacks = matches!(leadership.phase, Phase::Adopting { .. }) && leadership.asked.is_none();
-        let barred = leadership.phase == Phase::Serving && self.damage.bars(self.committed);
-        let lacks = lacks || leadership.phase == Phase::Mending || barred;
+        let lacks = lacks || leadership.phase == Phase::Mending;
+        let lacks = lacks || (leadership.phase == Phase::Fencing && leadership.votes_unknown);
         let lost = waits.into_iter().find(|(_, waited)| *waited >= bound);
         let lost = lost.map(|(reason, waited)| match reason {
             QuorumLost::NothingDurable if lacks => (QuorumLost::Damaged, waited),

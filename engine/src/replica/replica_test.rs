@@ -17,13 +17,23 @@ pub(super) struct TestLog {
     pub(super) start: LogPosition,
     pub(super) batches: Vec<Batch>,
     pub(super) durable: usize,
-    suspect: Option<Lsn>,
+    pub(super) suspect: Option<Lsn>,
     pub(super) damaged: Vec<Lsn>,
+    /// Of these, damaged as well, nothing is known by name.
+    pub(super) hidden: Vec<Lsn>,
+    /// Where such damage ends is known all the same.
+    pub(super) has_footers: bool,
+    /// The record that says whose the votes are can't be read at this moment.
+    pub(super) start_unread: bool,
 }
 
 impl TestLog {
     fn position(&self, count: usize) -> LogPosition {
         count.checked_sub(1).map_or(self.start, |last| self.batches[last].position())
+    }
+
+    fn known(&self) -> impl DoubleEndedIterator<Item = LogPosition> {
+        (0..=self.batches.len()).map(|count| self.position(count)).filter(|at| !self.hidden.contains(&at.lsn))
     }
 }
 
@@ -38,14 +48,14 @@ impl LogView for TestLog {
         self.position(self.durable)
     }
     fn position_at(&self, lsn: Lsn) -> Option<LogPosition> {
-        (0..=self.batches.len()).map(|count| self.position(count)).find(|position| position.lsn == lsn)
+        self.known().find(|position| position.lsn == lsn)
     }
     fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
-        (0..=self.batches.len()).map(|count| self.position(count)).rfind(|position| position.lsn <= lsn)
+        self.known().rfind(|position| position.lsn <= lsn)
     }
     fn epochs(&self) -> Vec<(Epoch, Lsn)> {
         let mut epochs: Vec<(Epoch, Lsn)> = Vec::new();
-        for batch in &self.batches {
+        for batch in self.batches.iter().filter(|batch| !self.hidden.contains(&batch.last_lsn())) {
             if epochs.last().is_none_or(|(epoch, _)| *epoch != batch.epoch()) {
                 epochs.push((batch.epoch(), batch.first_lsn()));
             }
@@ -58,9 +68,23 @@ impl LogView for TestLog {
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
         self.damaged.iter().map(|lsn| (*lsn, *lsn)).collect()
     }
+    fn damage_end(&self, last: Lsn) -> Option<LogPosition> {
+        let at = self.batches.iter().map(Batch::position).find(|at| at.lsn == last)?;
+        (self.has_footers && self.hidden.contains(&last)).then_some(at)
+    }
+    fn mendable(&self, batches: &[Batch]) -> usize {
+        let fits = |batch: &&Batch| {
+            let at = batch.position();
+            let next = self.batches.iter().find(|next| next.first_lsn() == at.lsn.next());
+            let leads_on = next.is_none_or(|next| self.hidden.contains(&next.last_lsn()) || next.follows(&at));
+            let is_there = self.position_at(at.lsn).is_none_or(|there| there == at);
+            self.damaged.contains(&at.lsn) && is_there && leads_on
+        };
+        batches.iter().take_while(fits).count()
+    }
 
     fn last_start(&self) -> Option<EpochStart> {
-        self.batches.iter().rev().find_map(EpochStart::in_batch)
+        self.batches.iter().rev().find_map(EpochStart::in_batch).filter(|_| !self.start_unread)
     }
 }
 
@@ -85,7 +109,17 @@ impl Node {
 
     pub(super) fn on(id: NodeId, log: LogId, directory: DirectoryId) -> Self {
         let start = LogPosition::origin(log);
-        let log = TestLog { id: log, start, batches: Vec::new(), durable: 0, suspect: None, damaged: Vec::new() };
+        let log = TestLog {
+            id: log,
+            start,
+            batches: Vec::new(),
+            durable: 0,
+            suspect: None,
+            damaged: Vec::new(),
+            hidden: Vec::new(),
+            has_footers: false,
+            start_unread: false,
+        };
         let replica = Replica::open(id, log.id, Promise::NONE, Lsn::ZERO, &log).on_directory(directory);
         Self {
             replica,
@@ -105,6 +139,14 @@ impl Node {
         self.step(Input::DamageFound);
     }
 
+    /// The same, and nothing is left of them by name. What an open finds is in doubt.
+    pub(super) fn lose_names(&mut self, id: NodeId, lsns: &[u64]) {
+        self.log.damaged = lsns.iter().map(|lsn| Lsn::new(*lsn)).collect();
+        self.log.hidden = self.log.damaged.clone();
+        self.log.suspect = self.log.damaged.first().copied();
+        self.crash(id);
+    }
+
     /// Loses what was not synced, and opens again.
     pub(super) fn crash(&mut self, id: NodeId) {
         self.log.batches.truncate(self.log.durable);
@@ -122,19 +164,28 @@ impl Node {
                 Output::Persist { ticket, write } => {
                     match write {
                         LogWrite::Append(batch) => {
-                            assert!(batch.follows(&self.log.end()), "the replica appends behind the log's end");
+                            let end = self.log.end();
+                            assert!(batch.follows(&end), "the replica appends behind the log's end");
+                            let is_free = self.log.damaged.iter().all(|lsn| *lsn <= end.lsn);
+                            assert!(is_free, "the log takes nothing where something damaged lies behind its end");
                             self.log.batches.push(batch);
                         }
                         LogWrite::Truncate(to) => {
+                            assert_eq!(
+                                self.log.position_at(to.lsn),
+                                Some(to),
+                                "a log is cut off at a batch that it knows"
+                            );
                             self.log.batches.retain(|batch| batch.last_lsn() <= to.lsn);
                             self.log.durable = self.log.durable.min(self.log.batches.len());
                             self.log.damaged.retain(|lsn| *lsn <= to.lsn);
+                            self.log.hidden.retain(|lsn| *lsn <= to.lsn);
                         }
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
                         LogWrite::Mend(batch) => {
-                            let there = self.log.position_at(batch.last_lsn());
-                            assert_eq!(there, Some(batch.position()), "what is put again is what was there");
+                            assert!(self.log.batches.contains(&batch), "what is put again is what was there");
                             self.log.damaged.retain(|lsn| *lsn != batch.last_lsn());
+                            self.log.hidden.retain(|lsn| *lsn != batch.last_lsn());
                         }
                         LogWrite::Settle => self.log.suspect = None,
                         LogWrite::Mark(_) => {}
@@ -164,7 +215,7 @@ impl Node {
         }
     }
 
-    fn answer_reads(&mut self) {
+    pub(super) fn answer_reads(&mut self) {
         for (peer, after, purpose) in std::mem::take(&mut self.reads) {
             let batches = self.log.batches[..self.log.durable].iter();
             let batches = batches.filter(|batch| batch.first_lsn() > after.lsn);

@@ -63,6 +63,15 @@ pub trait LogView {
     fn suspect(&self) -> Option<Lsn>;
     /// What of the log can't be read, first and last LSN of each range, and was not put again ([`LogWrite::Mend`]).
     fn damaged(&self) -> Vec<(Lsn, Lsn)>;
+    /// Where damage ends at `last`, if [`LogView::position_at`] can't tell, and what lies behind does.
+    fn damage_end(&self, _last: Lsn) -> Option<LogPosition> {
+        None
+    }
+    /// How many of these batches, from the first on, the log would take as [`LogWrite::Mend`], one behind the other. A log that knows
+    /// no more of what is around its damage than [`LogView::position_at`] tells takes all.
+    fn mendable(&self, batches: &[Batch]) -> usize {
+        batches.len()
+    }
     /// The last `EpochStart` of the log, or of the state, where the log has let go of it. It is asked for where each node is its own
     /// master ([`Replica::with_own_master`](super::Replica::with_own_master)).
     fn last_start(&self) -> Option<EpochStart> {
@@ -107,7 +116,7 @@ pub enum Input {
     },
     /// The WAL made durable what [`Output::Persist`] with this ticket asked, and everything before it.
     Persisted(Ticket),
-    /// [`LogView::damaged`] tells more than it did: whoever reads the log came upon what can't be read.
+    /// [`LogView::damaged`] tells other than it did: whoever reads the log came upon what can't be read, or some of that was released.
     DamageFound,
     /// The answer to [`Output::ReadLog`].
     LogRead {

@@ -26,6 +26,13 @@ pub(super) struct Asked {
     changes: Option<Epoch>,
 }
 
+/// Whose log says by which disks promises are counted, and which these are.
+type CountedBy = (Option<NodeId>, BTreeMap<NodeId, DirectoryId>);
+
+/// The log by which promises are counted says whose the votes are, and nobody who has promised can read that.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct VotesUnknown;
+
 impl Asked {
     pub(super) fn new(assignment: &Assignment, changes: Option<Epoch>) -> Self {
         let Assignment { directories, fence_quorum, .. } = assignment;
@@ -78,14 +85,28 @@ impl Replica {
         Ok((assignment.directories != before.directories).then_some(before.epoch))
     }
 
-    /// Before promises are counted: by which disks they are, and which the epoch names. Gives who has the log that says so; none if
-    /// the assignment itself says it.
-    pub(super) fn count_by_logs(&mut self) -> Option<NodeId> {
+    /// Whether the own log ends in an epoch of this version whose start can't be read: then it says whose the votes are, and not here.
+    fn own_votes_are_unread(&self, log: &dyn LogView) -> bool {
+        let is_told = || log.last_start().is_some_and(|start| start.assignment.epoch == self.end.epoch);
+        self.own_master && self.end.epoch.version == self.promise.epoch.version && !is_told()
+    }
+
+    /// Before promises are counted: by which disks they are, and which the epoch names. Gives who has the log that says so, none if
+    /// the assignment itself says it; and the disks. An error where a log says it, and nobody can read that yet.
+    pub(super) fn count_by_logs(&mut self, log: &dyn LogView) -> Result<CountedBy, VotesUnknown> {
+        let founds = self.leadership.as_ref().is_some_and(|leadership| leadership.assignment.founding);
+        let founds_on_unread = founds && self.own_votes_are_unread(log);
         let Self { id, directory, connected, own_master, leadership, .. } = self;
-        let leadership = leadership.as_mut().filter(|_| *own_master)?;
+        let Some(leadership) = leadership.as_mut().filter(|_| *own_master) else {
+            let named = leadership.as_ref().map(|leadership| leadership.assignment.directories.clone());
+            return Ok((None, named.unwrap_or_default()));
+        };
         leadership.assignment.directories.clone_from(&leadership.wanted.directories);
         leadership.assignment.fence_quorum = leadership.wanted.fence_quorum;
-        let named = leadership.newest(*id);
+        let named =
+            leadership.newest(*id).and_then(|named| if founds_on_unread { Err(VotesUnknown) } else { Ok(named) });
+        leadership.votes_unknown = named.is_err();
+        let named = named?;
         let disk = |node: NodeId| if node == *id { Some(*directory) } else { connected.get(&node).copied() };
         let Assignment { voters, directories, fence_quorum, .. } = &mut leadership.assignment;
         if let Some((_, epoch, votes)) = &named {
@@ -94,31 +115,40 @@ impl Replica {
                 directories.clone_from(votes);
             }
         }
-        let by = named.as_ref().map_or(&leadership.assignment.directories, |(.., votes)| votes);
+        let by = named.as_ref().map_or(&leadership.assignment.directories, |(.., votes)| votes).clone();
         for (node, promise) in &mut leadership.promises {
-            promise.counts = disk(*node).is_some_and(|disk| counts(by, *node, disk));
+            promise.counts = disk(*node).is_some_and(|disk| counts(&by, *node, disk));
         }
         let Leadership { assignment, progress, .. } = &mut **leadership;
         for (node, progress) in progress {
             progress.note_counts(disk(*node).is_some_and(|disk| counts(&assignment.directories, *node, disk)));
         }
-        named.map(|(node, ..)| node)
+        Ok((named.map(|(node, ..)| node), by))
     }
 }
 
 impl Leadership {
     /// Who has the best log of all that promised, whether or not their word counts, its last epoch, and the votes that it names. None
-    /// where it names none, and where an epoch founds: that takes over nobody's log.
-    fn newest(&self, own: NodeId) -> Option<(NodeId, Epoch, BTreeMap<NodeId, DirectoryId>)> {
+    /// where it names none (there is nothing in it, or it is of another version), and where an epoch founds: that takes over nobody's
+    /// log.
+    ///
+    /// I1: where it does name some, and they are not told, promises can't be counted: by what else is known here, a disk might
+    /// count that has no vote any more. An epoch has one start, so anybody whose log ends in that epoch can tell.
+    fn newest(&self, own: NodeId) -> Result<Option<(NodeId, Epoch, BTreeMap<NodeId, DirectoryId>)>, VotesUnknown> {
         if self.assignment.founding || is_alone(&self.assignment) || planted(Mutant::CountByOwnLog) {
-            return None;
+            return Ok(None);
         }
         let rank = |promise: &PromisedLog| -> (Epoch, Lsn) { (promise.log.end.epoch, promise.log.end.lsn) };
-        let first = self.promises.get_key_value(&own)?;
+        let Some(first) = self.promises.get_key_value(&own) else { return Ok(None) };
         let best =
             self.promises.iter().fold(first, |best, other| if rank(other.1) > rank(best.1) { other } else { best });
-        let (node, promise) = best;
-        Some((*node, promise.log.end.epoch, promise.votes.clone()?))
+        let (node, epoch) = (*best.0, best.1.log.end.epoch);
+        let mut ends_in_it = self.promises.values().filter(|promise| promise.log.end.epoch == epoch);
+        match ends_in_it.find_map(|promise| promise.votes.clone()) {
+            Some(votes) => Ok(Some((node, epoch, votes))),
+            None if epoch.version == self.assignment.epoch.version => Err(VotesUnknown),
+            None => Ok(None),
+        }
     }
 }
 

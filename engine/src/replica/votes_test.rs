@@ -8,10 +8,10 @@ use crate::model::{
 use std::collections::BTreeMap;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
-const NEW: DirectoryId = DirectoryId::new([9; 16]);
+pub(super) const NEW: DirectoryId = DirectoryId::new([9; 16]);
 
 /// A node's disk is lost, and it comes back with an empty one.
-fn empty(world: &mut World, id: NodeId) {
+pub(super) fn empty(world: &mut World, id: NodeId) {
     let log = world.node(id).log.id;
     let is_own_master = world.node(id).replica.own_master;
     for other in [A, B, C].into_iter().filter(|other| *other != id) {
@@ -33,7 +33,7 @@ fn readmit(world: &mut World, leader: NodeId, id: NodeId) -> Assignment {
     assignment
 }
 
-fn activate(world: &mut World, leader: NodeId, assignment: Assignment) -> Epoch {
+pub(super) fn activate(world: &mut World, leader: NodeId, assignment: Assignment) -> Epoch {
     let epoch = assignment.epoch;
     world.node(leader).step(Input::Assign(assignment));
     world.settle();
@@ -216,26 +216,26 @@ fn i1_what_one_disk_acknowledged_is_not_counted_for_another() {
 }
 
 /// Three nodes, each its own master.
-fn own_masters() -> World {
+pub(super) fn own_masters() -> World {
     let mut world = World::new();
     [A, B, C].into_iter().for_each(|id| world.node(id).replica.own_master = true);
     world
 }
 
-fn named(disks: &[(NodeId, DirectoryId)]) -> BTreeMap<NodeId, DirectoryId> {
+pub(super) fn named(disks: &[(NodeId, DirectoryId)]) -> BTreeMap<NodeId, DirectoryId> {
     disks.iter().copied().collect()
 }
 
-const OLD: DirectoryId = DirectoryId::new([0; 16]);
+pub(super) const OLD: DirectoryId = DirectoryId::new([0; 16]);
 
 /// An epoch in which A leads, and these have the votes.
-fn lead_by(world: &mut World, votes: &[(NodeId, DirectoryId)]) {
+pub(super) fn lead_by(world: &mut World, votes: &[(NodeId, DirectoryId)]) {
     let assignment = Assignment { directories: named(votes), ..world.assignment(A) };
     activate(world, A, assignment);
 }
 
 /// The two epochs by which the new disk of C has its vote.
-const STEPS: [&[(NodeId, DirectoryId)]; 2] = [&[(A, OLD), (B, OLD)], &[(A, OLD), (B, OLD), (C, NEW)]];
+pub(super) const STEPS: [&[(NodeId, DirectoryId)]; 2] = [&[(A, OLD), (B, OLD)], &[(A, OLD), (B, OLD), (C, NEW)]];
 
 /// Its own log says that it has a vote. What its successor and node A acknowledged would be lost.
 #[test]

@@ -169,6 +169,16 @@ impl LogView for ShardLog<'_> {
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
         self.core().damaged(self.log)
     }
+
+    fn damage_end(&self, last: Lsn) -> Option<LogPosition> {
+        self.core().damage_end(self.log, last)
+    }
+
+    fn mendable(&self, batches: &[Batch]) -> usize {
+        let around = batches.iter().flat_map(|batch| [batch.first_lsn().prev(), batch.last_lsn()]);
+        around.for_each(|lsn| drop(self.loaded(lsn)));
+        self.core().mendable(batches)
+    }
 }
 
 impl SimNode {

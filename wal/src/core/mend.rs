@@ -10,7 +10,7 @@ use super::{DamagedSlot, LogCore, Slot};
 use crate::core::Extent;
 use crate::error::SubmitError;
 use crate::format::batch::{Batch, BatchHeader};
-use crate::format::ids::{LogPosition, Lsn};
+use crate::format::ids::{LogId, LogPosition, Lsn};
 
 /// A batch that was put again.
 #[derive(Debug, Clone)]
@@ -283,6 +283,57 @@ impl LogState {
 }
 
 impl LogCore {
+    /// How many of these batches, from the first on, [`Entry::Mend`](super::Entry::Mend) would put again, one behind the other: they
+    /// fit what is known on both sides of the damage, as far as the indexes that it takes are in memory
+    /// ([`LogCore::index_needed`]).
+    ///
+    /// ```
+    /// use towline_wal::{LogCore, Lsn};
+    /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+    /// # use set_up::*;
+    /// # let (options, log) = (small(), LOG);
+    /// # let mut disk = three();
+    /// // `disk` holds a log of three batches. Another copy has them too.
+    /// let (mut core, _) = LogCore::recover(&mut disk, &options).unwrap();
+    /// let plan = core.plan_read(log, Lsn::new(1), 1 << 20).unwrap();
+    /// let copies: Vec<_> = plan.iter().map(|extent| extent.read(&mut disk).unwrap()).collect();
+    /// assert_eq!(core.mendable(&copies[1..]), 0, "nothing is damaged");
+    /// core.note_damaged(&plan[1]);
+    /// assert_eq!(core.mendable(&copies[1..]), 1, "what is behind it is not");
+    /// ```
+    #[must_use]
+    pub fn mendable(&self, batches: &[Batch]) -> usize {
+        let mut staged = Vec::new();
+        for batch in batches {
+            let of = self.index.get(batch.log()).filter(|_| batch.bytes().len() <= self.batch_bytes_max());
+            if of.is_none_or(|state| state.validate_mend(batch, &staged, &self.index.cache).is_err()) {
+                break;
+            }
+            staged.push(batch.position());
+        }
+        staged.len()
+    }
+
+    /// Where a damaged range ends, if no batch of it is known by name there ([`LogCore::position_at`] tells nothing of `last`) and the
+    /// footer of what lies behind says so.
+    ///
+    /// ```
+    /// use towline_wal::{LogCore, Lsn};
+    /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+    /// # use set_up::*;
+    /// # let (options, log) = (small(), LOG);
+    /// # let mut disk = three();
+    /// let (core, _) = LogCore::recover(&mut disk, &options).unwrap();
+    /// assert_eq!(core.damage_end(log, Lsn::new(2)), None, "nothing is damaged there");
+    /// ```
+    #[must_use]
+    pub fn damage_end(&self, log: LogId, last: Lsn) -> Option<LogPosition> {
+        match self.index.get(log)?.mends.edges.get(&last)? {
+            Edge::At(at) => Some(*at),
+            Edge::Before(_) => None, // What it continues can be compared with it, and not be told.
+        }
+    }
+
     /// Says that a planned batch could not be read ([`Extent::read`]: `Corrupt`): from here on its range is damaged, as if an
     /// open had found that, and can be put again ([`Entry::Mend`](super::Entry::Mend)). Unlike what an open finds it does not keep the
     /// log from growing. It is forgotten with this life; who reads it then finds it again. `false`: it is not there any more.

@@ -524,6 +524,22 @@ impl Wal {
         self.state().core.damaged(log)
     }
 
+    /// See [`LogCore::damage_end`].
+    #[must_use]
+    pub fn damage_end(&self, log: LogId, last: Lsn) -> Option<LogPosition> {
+        self.state().core.damage_end(log, last)
+    }
+
+    /// See [`LogCore::mendable`].
+    #[must_use]
+    pub fn mendable(&self, batches: &[Batch]) -> usize {
+        // What is around them, as when they are submitted.
+        let around =
+            batches.iter().flat_map(|batch| [batch.first_lsn().prev(), batch.last_lsn()].map(|lsn| (batch, lsn)));
+        around.for_each(|(batch, lsn)| drop(self.loaded(batch.log(), lsn)));
+        self.state().core.mendable(batches)
+    }
+
     /// See [`LogCore::stats`].
     #[must_use]
     pub fn stats(&self) -> Stats {

@@ -85,6 +85,11 @@ fn what_is_damaged_over_several_batches_of_which_nothing_is_known_is_put_again_o
     flip(&mut disk, SEG, group_of(&groups, 5).batches[0].offset + 120);
     let mut world = World::open(disk, &options()).unwrap();
     assert_eq!(readable(&mut world, 7), [1, 6, 7]);
+    assert_eq!(
+        [1, 2].map(|from| world.core.mendable(&copies[from..])),
+        [4, 0],
+        "one behind the other, from the first on"
+    );
     let early = mend(&mut world, &copies[2]).unwrap_err();
     assert!(matches!(early, SubmitError::DoesNotFollow { .. }), "what it follows is not known yet: {early}");
     mend(&mut world, &copies[1]).unwrap();
@@ -119,6 +124,8 @@ fn a_batch_that_does_not_lead_to_what_lies_behind_the_damage_is_refused() {
     // It follows the one before, and the one behind does not follow it.
     let fork = batch(log(1), copies[0].position(), Epoch::new(1, 1), 1, 33);
     assert!(matches!(mend(&mut world, &fork), Err(SubmitError::DoesNotFollow { .. })));
+    assert_eq!((world.core.mendable(&[fork]), world.core.mendable(&copies[1..])), (0, 1));
+    assert_eq!(world.core.position_at(log(1), Lsn::new(2)), None);
     mend(&mut world, &copies[1]).unwrap();
     world.run();
     assert_eq!(copy_of(&mut world, log(1)), copies);

@@ -45,6 +45,22 @@ fn i1_i2_i3_hold_when_logs_are_released_and_a_new_voter_is_given_a_snapshot_or_a
     }
 }
 
+/// Rot of which an open finds nothing by name: an epoch's start, or the end of the one before.
+#[test]
+fn i1_i2_i3_hold_when_rot_leaves_nothing_known_by_name_of_what_two_nodes_wrote() {
+    let found = explore(&scope("1:12 2:12 writes 2 crashes 1 rots 1 hides"));
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    assert!(found.complete && found.states > 10_000, "{found:?}");
+}
+
+/// The same, with a third epoch, whose leader may hold what the other can't tell.
+#[test]
+fn i1_i2_i3_hold_when_rot_leaves_nothing_known_by_name_between_epochs() {
+    let found = explore(&scope("1:12 2:12 1:12 writes 1 crashes 1 rots 1 hides prompt"));
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    assert!(found.complete && found.states > 1_000, "{found:?}");
+}
+
 #[test]
 fn two_searches_of_one_scope_count_the_same() {
     let scope = scope("=1:123 2:123 writes 1");
@@ -131,6 +147,7 @@ fn a_search_that_takes_replicas_for_one_by_their_hash_comes_to_the_same_worlds_a
         "=1:12 3:123 writes 1 releases 1",
         "=1:123 2:123 empties 1 prompt",
         "1:12 2:12 writes 1 rots 1",
+        "1:12 2:12 crashes 1 rots 1 hides prompt",
     ] {
         let scope = scope(text);
         let (by_hash, verbatim) = (worlds(&scope, false), worlds(&scope, true));

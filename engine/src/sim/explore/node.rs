@@ -97,6 +97,12 @@ pub(super) struct ModelLog {
     pub(super) damaged: Vec<Lsn>,
     /// An open found some of it: nothing is appended until it is put again.
     refuses: bool,
+    /// Whether what an open finds damaged is not known by name, but for the log's end.
+    hides: bool,
+    /// What is not.
+    hidden: Vec<Lsn>,
+    /// What of the damaged is cut off, though not yet on the disk: what is appended there is something else, or that anew.
+    cut_off: Vec<Lsn>,
     pub(super) under_way: VecDeque<(Ticket, LogWrite)>,
 }
 
@@ -118,13 +124,14 @@ impl LogView for ModelLog {
     }
 
     fn boundary_at_or_before(&self, lsn: Lsn) -> Option<LogPosition> {
-        let ends = self.accepted.iter().rev().map(Batch::position);
+        let ends = self.known().rev().map(Batch::position);
         ends.chain([self.start]).find(|at| at.lsn <= lsn)
     }
 
     fn epochs(&self) -> Vec<(Epoch, Lsn)> {
-        let epochs = self.accepted.chunk_by(|one, next| one.epoch() == next.epoch());
-        epochs.filter_map(|same| same.first()).map(|first| (first.epoch(), first.first_lsn())).collect()
+        let mut epochs: Vec<_> = self.known().map(|batch| (batch.epoch(), batch.first_lsn())).collect();
+        epochs.dedup_by_key(|(epoch, _)| *epoch);
+        epochs
     }
 
     fn suspect(&self) -> Option<Lsn> {
@@ -133,11 +140,21 @@ impl LogView for ModelLog {
 
     fn damaged(&self) -> Vec<(Lsn, Lsn)> {
         // What is cut off is not damaged any more, though it is on the disk still.
-        let here = self.damaged.iter().filter(|lsn| {
+        let here = self.damaged.iter().filter(|lsn| !self.cut_off.contains(lsn)).filter(|lsn| {
             let durable = self.durable.iter().find(|batch| batch.first_lsn() == **lsn);
-            durable.is_some_and(|batch| self.position_at(**lsn) == Some(batch.position()))
+            durable.is_some_and(|batch| self.accepted.contains(batch))
         });
         here.map(|lsn| (*lsn, *lsn)).collect()
+    }
+
+    fn mendable(&self, batches: &[Batch]) -> usize {
+        let fits = |batch: &&Batch| {
+            let at = batch.position();
+            let next = self.accepted.iter().find(|next| next.first_lsn() == at.lsn.next());
+            let leads_on = next.is_none_or(|next| self.damaged.contains(&next.first_lsn()) || next.follows(&at));
+            self.damaged.contains(&at.lsn) && leads_on && self.position_at(at.lsn).is_none_or(|there| there == at)
+        };
+        batches.iter().take_while(fits).count()
     }
 
     fn last_start(&self) -> Option<EpochStart> {
@@ -154,6 +171,18 @@ pub(super) fn directory(node: NodeId, disks: u8) -> DirectoryId {
 }
 
 impl ModelLog {
+    /// The batches that are known by name.
+    fn known(&self) -> impl DoubleEndedIterator<Item = &Batch> {
+        self.accepted.iter().filter(|batch| !self.hidden.contains(&batch.last_lsn()))
+    }
+
+    /// What an open finds damaged is not known by name: the log's end is, by where the next group was to lie.
+    fn hide(&mut self) {
+        let is_last = |lsn: &Lsn| self.durable.last().is_some_and(|last| last.last_lsn() == *lsn);
+        let names_lost = self.damaged.iter().filter(|lsn| self.hides && !is_last(lsn));
+        self.hidden = names_lost.copied().collect();
+    }
+
     fn empty(id: LogId) -> Self {
         Self {
             id,
@@ -166,6 +195,9 @@ impl ModelLog {
             suspect: None,
             damaged: Vec::new(),
             refuses: false,
+            hides: false,
+            hidden: Vec::new(),
+            cut_off: Vec::new(),
             under_way: VecDeque::new(),
         }
     }
@@ -181,13 +213,23 @@ impl ModelLog {
             LogWrite::Append(batch) => self.accepted.push(batch.clone()),
             LogWrite::Mend(batch) => {
                 let at = batch.position();
-                if self.position_at(at.lsn) != Some(at) || !self.damaged.contains(&at.lsn) {
+                if !self.accepted.contains(batch) || !self.damaged.contains(&at.lsn) {
                     return Err(Violation::new("I2", format!("{at} is put again, and it is not what was there")));
                 }
+                self.hidden.retain(|lsn| *lsn != at.lsn);
             }
-            LogWrite::Truncate(to) => self.accepted.retain(|batch| batch.last_lsn() <= to.lsn),
+            LogWrite::Truncate(to) if self.position_at(to.lsn) != Some(*to) => {
+                return Err(Violation::new("I2", format!("the log is cut off at {to}, which it does not know")));
+            }
+            LogWrite::Truncate(to) => {
+                self.accepted.retain(|batch| batch.last_lsn() <= to.lsn);
+                self.hidden.retain(|lsn| *lsn <= to.lsn);
+                self.cut_off =
+                    self.damaged.iter().copied().filter(|lsn| *lsn > to.lsn || self.cut_off.contains(lsn)).collect();
+            }
             LogWrite::Reset { to, .. } => {
                 self.accepted.clear();
+                self.hidden.clear();
                 self.start = *to;
             }
             LogWrite::Promise(_) | LogWrite::Settle | LogWrite::Mark(_) => {}
@@ -209,6 +251,7 @@ impl ModelLog {
             LogWrite::Truncate(to) => {
                 self.durable.retain(|batch| batch.last_lsn() <= to.lsn);
                 self.damaged.retain(|lsn| *lsn <= to.lsn);
+                self.cut_off.retain(|lsn| *lsn <= to.lsn);
             }
             LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
             LogWrite::Settle => self.suspect = None,
@@ -228,7 +271,8 @@ impl ModelLog {
 
     /// What can be read behind a position: what is durable, and was not truncated since.
     fn read(&self, after: LogPosition) -> Vec<Batch> {
-        if self.position_at(after.lsn) != Some(after) || self.start != self.durable_start {
+        let is_known = self.position_at(after.lsn) == Some(after) || self.hidden.contains(&after.lsn);
+        if !is_known || self.start != self.durable_start {
             return Vec::new();
         }
         let same = self.accepted.iter().zip(&self.durable).take_while(|(one, other)| one == other);
@@ -251,6 +295,12 @@ impl Node {
             own_master: false,
             said: Epoch::ZERO,
         }
+    }
+
+    /// The same node, whose log does not know by name what an open finds damaged.
+    pub(super) const fn with_names_lost(mut self, hides: bool) -> Self {
+        self.log.hides = hides;
+        self
     }
 
     /// The same node, which is its own master.
@@ -309,7 +359,7 @@ impl Node {
             }
             Happening::Empties => {
                 self.disks += 1;
-                self.log = ModelLog::empty(self.log.id);
+                self.log = ModelLog { hides: self.log.hides, ..ModelLog::empty(self.log.id) };
                 (self.state, self.said) = (LogPosition::origin(self.log.id), Epoch::ZERO);
                 self.open()?;
                 return Ok(effects);
@@ -452,8 +502,9 @@ impl Node {
 
     fn release(&mut self) {
         let Some(to) = self.releasable() else { return };
-        let ModelLog { start, durable_start, accepted, durable, damaged, .. } = &mut self.log;
+        let ModelLog { start, durable_start, accepted, durable, damaged, hidden, .. } = &mut self.log;
         damaged.retain(|lsn| *lsn > to.lsn);
+        hidden.retain(|lsn| *lsn > to.lsn);
         (*start, *durable_start, self.state) = (to, to, to);
         accepted.retain(|batch| batch.last_lsn() > to.lsn);
         durable.retain(|batch| batch.last_lsn() > to.lsn);
@@ -469,6 +520,8 @@ impl Node {
         // As the write-ahead log has it: what an open finds damaged is in doubt from there on.
         log.suspect = log.suspect.into_iter().chain(log.damaged.first().copied()).min();
         log.refuses = !log.damaged.is_empty();
+        log.cut_off.clear();
+        log.hide();
         let opening = log.mark.opening(self.state, (log.start, log.end()), log.position_at(self.state.lsn));
         match opening {
             Opening::Whole => {}
@@ -504,6 +557,9 @@ impl Node {
             suspect,
             damaged,
             refuses,
+            hides: _,
+            hidden,
+            cut_off,
             under_way,
         } = log;
         let mut into = Xxh3::new();
@@ -516,7 +572,7 @@ impl Node {
             at.is_some().hash(&mut into);
             at.iter().for_each(|at| position(at, &mut into));
         }
-        (damaged, *refuses && !damaged.is_empty()).hash(&mut into);
+        (damaged, hidden, cut_off, *refuses && !damaged.is_empty()).hash(&mut into);
         (promise.epoch, promise.leader, suspect, said, under_way.len(), reads.len()).hash(&mut into);
         for (_, write) in under_way {
             match write {

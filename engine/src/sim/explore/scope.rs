@@ -26,7 +26,7 @@ pub(super) struct Turn {
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 1_000, "{found:?}");
 ///
-/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 empties 1 rots 1 prompt reads";
+/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 empties 1 rots 1 hides prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -50,6 +50,8 @@ pub struct Scope {
     pub(super) releases: u8,
     /// How often a batch that is durable may rot where it lies, while another node has it.
     pub(super) rots: u8,
+    /// What an open finds rotten is not known by name.
+    pub(super) hides: bool,
     /// Writes are durable at once: for a scope that would be too large otherwise.
     pub(super) prompt: bool,
     /// Reads of the log take time: other things happen before they are done.
@@ -74,6 +76,7 @@ impl std::str::FromStr for Scope {
             ends: 0,
             releases: 0,
             rots: 0,
+            hides: false,
             prompt: false,
             reads: false,
             empties: 0,
@@ -94,6 +97,7 @@ impl std::str::FromStr for Scope {
                 "releases" => scope.releases = count()?,
                 "empties" => scope.empties = count()?,
                 "rots" => scope.rots = count()?,
+                "hides" => scope.hides = true,
                 "prompt" => scope.prompt = true,
                 "reads" => scope.reads = true,
                 epoch => {
@@ -171,6 +175,7 @@ impl std::fmt::Display for Scope {
         for (count, what) in counts.into_iter().filter(|(count, _)| *count > 0) {
             write!(f, " {what} {count}")?;
         }
+        f.write_str(if self.hides { " hides" } else { "" })?;
         f.write_str(if self.prompt { " prompt" } else { "" })?;
         f.write_str(if self.reads { " reads" } else { "" })
     }

@@ -146,7 +146,9 @@ impl World {
     /// Empty nodes, connected; nothing is assigned.
     pub(super) fn first(fixed: &Fixed<'_>, steps: &mut Steps) -> Result<Self, Violation> {
         let mut world = Self {
-            nodes: std::array::from_fn(|at| steps.add_node(Node::new(at, fixed.log))),
+            nodes: std::array::from_fn(|at| {
+                steps.add_node(Node::new(at, fixed.log).with_names_lost(fixed.scope.hides))
+            }),
             crashes: fixed.scope.crashes,
             breaks: fixed.scope.breaks,
             losses: fixed.scope.losses,
