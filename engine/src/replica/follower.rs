@@ -152,7 +152,8 @@ impl Replica {
             return;
         }
         let Some(last) = self.take(from, epoch, prev, &batches[released..], log, out) else { return };
-        let before = std::mem::replace(&mut self.matched, self.matched.max(last.lsn));
+        let before = self.matched;
+        self.matched = before.max(last.lsn);
         self.damage.matches(from, before, self.matched);
         self.told_since_doubt.get_or_insert(commit);
         let ours = if planted(Mutant::CommitUnmatched) { self.end.lsn } else { self.matched };
