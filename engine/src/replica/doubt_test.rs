@@ -226,6 +226,31 @@ fn i1_a_new_leader_cuts_nothing_off_while_nobody_can_tell_what_the_best_log_held
     assert!(gives_up(&mut world, A).iter().any(|said| said.contains("Damaged")));
 }
 
+fn talk_to_the_end(world: &mut World) {
+    for _ in 0..40 {
+        let sent: usize = [A, B, C].map(|id| world.node(id).sent.len()).iter().sum();
+        assert!(sent < 20, "no endless conversation");
+        world.hop();
+        world.sync_all();
+    }
+    assert!(!world.hop(), "no endless conversation");
+}
+
+/// The epoch in which C's log ends is in its leader's as well, and ends there within C's damage.
+#[test]
+fn a_follower_is_fed_from_before_damage_in_which_its_leaders_log_parts_from_its_own() {
+    let mut world = two_epochs();
+    world.connect(A, B);
+    world.elect(A);
+    world.node(C).lose_names(C, &[7, 8]);
+    assert_eq!(ends(&mut world), [9, 9, 9], "each with another record");
+    world.connect(A, C);
+    world.connect(B, C);
+    talk_to_the_end(&mut world);
+    whole_and_equal(&mut world);
+    assert_eq!(ends(&mut world), [9, 9, 9]);
+}
+
 /// A and B lead without C: what C has behind the damage lost. Its leader's position lies in that damage, of which C can't say anything.
 #[test]
 fn a_follower_whose_damage_holds_its_leaders_position_is_fed_and_drops_what_lost() {
@@ -240,13 +265,7 @@ fn a_follower_whose_damage_holds_its_leaders_position_is_fed_and_drops_what_lost
         node.replica = Replica::open(C, node.log.id, node.replica.promise(), Lsn::new(applied), &node.log);
         world.connect(A, C);
         world.connect(B, C);
-        for _ in 0..40 {
-            let sent: usize = [A, B, C].map(|id| world.node(id).sent.len()).iter().sum();
-            assert!(sent < 20, "no endless conversation");
-            world.hop();
-            world.sync_all();
-        }
-        assert!(!world.hop(), "no endless conversation");
+        talk_to_the_end(&mut world);
         whole_and_equal(&mut world);
         assert_eq!(ends(&mut world), [7, 7, 7]);
     }
