@@ -94,7 +94,7 @@ impl Told<'_> {
         let Some((start, (_, next))) = self.log.epochs.get(index).zip(self.log.epochs.get(index + 1)) else {
             return self.log.end.lsn;
         };
-        self.damage_at(next.prev()).map_or(next.prev(), |(first, _)| first.prev().max(start.1))
+        self.damage_at(next.prev()).map_or_else(|| next.prev(), |(first, _)| first.prev().max(start.1))
     }
 
     /// The oldest and the newest epoch that the record at `lsn` may be of.

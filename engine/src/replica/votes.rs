@@ -127,6 +127,9 @@ impl Replica {
     }
 }
 
+/// Whose log it is, its last epoch, and the votes that this names.
+type Newest = (NodeId, Epoch, BTreeMap<NodeId, DirectoryId>);
+
 impl Leadership {
     /// Who has the best log of all that promised, whether or not their word counts, its last epoch, and the votes that it names. None
     /// where it names none (there is nothing in it, or it is of another version), and where an epoch founds: that takes over nobody's
@@ -134,7 +137,7 @@ impl Leadership {
     ///
     /// I1: where it does name some, and they are not told, promises can't be counted: by what else is known here, a disk might
     /// count that has no vote any more. An epoch has one start, so anybody whose log ends in that epoch can tell.
-    fn newest(&self, own: NodeId) -> Result<Option<(NodeId, Epoch, BTreeMap<NodeId, DirectoryId>)>, VotesUnknown> {
+    fn newest(&self, own: NodeId) -> Result<Option<Newest>, VotesUnknown> {
         if self.assignment.founding || is_alone(&self.assignment) || planted(Mutant::CountByOwnLog) {
             return Ok(None);
         }
