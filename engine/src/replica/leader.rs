@@ -567,7 +567,9 @@ impl Replica {
         let damaged = self.damage.of_peer(from);
         let theirs = Told { log: theirs, damaged };
         let shared = adopt::common_point(Told { log: &ours, damaged: self.damage.ranges() }, theirs);
-        let common = self.boundary_at_or_before(adopt::before_damage(damaged, shared), log);
+        // Where this log still has that: otherwise it would offer a snapshot, again and again, to one that needs none.
+        let from_where = Some(adopt::before_damage(damaged, shared)).filter(|at| *at >= log.start().lsn);
+        let common = self.boundary_at_or_before(from_where.unwrap_or(shared), log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
         if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
             progress.restart_at(common);
