@@ -27,7 +27,9 @@ impl Replica {
             }
             Message::Refused { epoch, promised } => self.refused(epoch, promised, out),
             Message::Appended { epoch, durable } => self.acknowledged(from, epoch, durable, log, out),
-            Message::Mismatch { epoch, log: summary, .. } => self.mismatched(from, epoch, &summary, log, out),
+            Message::Mismatch { epoch, prev, log: summary } => {
+                self.mismatched(from, epoch, (prev, &summary), log, out);
+            }
             Message::Fetched { epoch, after, batches } => {
                 self.fetched(from, epoch, after, batches, now_micros, log, out);
             }

@@ -559,16 +559,19 @@ impl Replica {
         &mut self,
         from: NodeId,
         epoch: Epoch,
-        theirs: &LogSummary,
+        (refused, theirs): (Lsn, &LogSummary),
         log: &dyn LogView,
         out: &mut Vec<Output>,
     ) {
         let ours = self.summary(log);
         let damaged = self.damage.of_peer(from);
+        let end = theirs.end.lsn;
         let theirs = Told { log: theirs, damaged };
         let shared = adopt::common_point(Told { log: &ours, damaged: self.damage.ranges() }, theirs);
-        // Where this log still has that: otherwise it would offer a snapshot, again and again, to one that needs none.
-        let from_where = Some(adopt::before_damage(damaged, shared)).filter(|at| *at >= log.start().lsn);
+        // Where its log ends it has a position, whatever is damaged. Where this log has nothing before the damage, it would offer a
+        // snapshot, again and again, to one that needs none; and what the other has just refused it may have released since.
+        let is_hidden = |at: &Lsn| shared != end && *at >= log.start().lsn && *at != refused;
+        let from_where = Some(adopt::before_damage(damaged, shared)).filter(is_hidden);
         let common = self.boundary_at_or_before(from_where.unwrap_or(shared), log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
         if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
