@@ -74,6 +74,8 @@ const QUICK: &[&str] = &[
     "=1:12 3:123 writes 1 crashes 1 releases 2",
     "=1:123 2:123 writes 2 empties 1 prompt",
     "1:12 2:12 writes 2 crashes 1 rots 1",
+    "1:12 2:12 writes 2 crashes 1 rots 1 hides",
+    "1:12 2:12 1:12 writes 1 crashes 1 rots 1 hides prompt",
     "1:12 2:12 writes 1 crashes 1 releases 2 rots 1",
     "1:123 2:123 writes 1 rots 1 prompt",
     "masters emptied hands 1 returns 1",
