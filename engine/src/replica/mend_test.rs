@@ -225,6 +225,13 @@ fn a_follower_asks_its_leader_again_when_more_is_committed() {
     assert_eq!(end_told(&mut world, B), Some(Lsn::new(1)));
     world.node(B).sent.clear();
     world.node(A).sync();
+    world.connect(A, C);
+    for to in [C, A, C] {
+        world.deliver_to(to);
+    }
+    world.node(C).sync();
+    world.deliver_to(A);
+    assert_eq!(world.committed(A), 2, "C has it, and B does not count");
     world.deliver_to(B);
     assert!(has_asked(&mut world, B, A));
     world.settle();
