@@ -2,7 +2,7 @@
 
 use super::mend::first_boundary;
 use super::replica_test::{A, B, C, World};
-use super::votes_test::{NEW, OLD, STEPS, activate, empty, lead_by, named, own_masters};
+use super::votes_test::{NEW, OLD, activate, empty, named, own_masters, with_an_old_disk_back};
 use super::{Input, LogView as _, Phase, ReadPurpose, Replica};
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
 use crate::model::{Assignment, Chain, Epoch, LogPosition, Lsn, Message, NodeId};
@@ -22,17 +22,7 @@ fn gives_up(world: &mut World, id: NodeId) -> Vec<String> {
 
 /// A has given C's new disk its vote, and acknowledged a write with it alone; C's old disk is back in its place, and reaches B.
 fn put_back(b_reads_whose_the_votes_are: bool) -> (World, Epoch) {
-    let mut world = own_masters();
-    world.elect(A);
-    let old = world.node(C).clone();
-    empty(&mut world, C);
-    STEPS.into_iter().for_each(|votes| lead_by(&mut world, votes));
-    world.cut(A, B);
-    world.propose(A, "A and the new disk have it");
-    world.settle();
-    assert_eq!(world.committed(A), 4);
-    *world.node(C) = old;
-    [A, B].into_iter().for_each(|other| world.cut(C, other));
+    let mut world = with_an_old_disk_back();
     world.node(B).log.start_unread = !b_reads_whose_the_votes_are;
     world.node(B).step(Input::PeerUp(C, OLD));
     world.node(C).step(Input::PeerUp(B, OLD));
