@@ -1,5 +1,6 @@
 //! Finding the server to talk to: each address in turn, the leader by what they say, for as long as it is allowed.
 
+use super::addresses::Addresses;
 use super::error::ClientError;
 use super::link::{Answer, Heard, Link};
 use super::options::{ClientOptions, Route};
@@ -22,22 +23,22 @@ pub(super) const WAIT_MAX: Duration = Duration::from_secs(365 * 24 * 3600);
 /// Which server is looked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wanted {
-    /// The one that the options say.
-    Routed,
+    /// The one that the options say; where that is the leader, and a server has named it, that node as it is.
+    Routed(Option<NodeId>),
     /// This node; or, if it is at none of the addresses, whoever answers.
     Node(NodeId),
     /// Whoever answers.
     Any,
 }
 
-/// Finds a server that can be used. What any server answers is noted in `heard`.
+/// Finds a server that can be used. What any server answers is noted in `heard`, and who is where in `addresses`.
 pub(super) async fn connect(
-    addresses: &[String],
+    addresses: &Addresses,
     options: &ClientOptions,
-    wanted: Wanted,
+    mut wanted: Wanted,
     heard: &Arc<Heard>,
 ) -> Result<Link, ClientError> {
-    if addresses.is_empty() {
+    if addresses.len() == 0 {
         return Err(ClientError::NoAddress);
     }
     let deadline = Instant::now() + options.connect_timeout.min(WAIT_MAX);
@@ -49,8 +50,11 @@ pub(super) async fn connect(
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(Said::NotNow(said))) => tried = said,
             Ok(Err(Said::Never(error))) => return Err(error),
-            Err(_) if tried.is_empty() => tried = vec![format!("{}: no answer", addresses.join(", "))],
+            Err(_) if tried.is_empty() => tried = vec![format!("{addresses}: no answer")],
             Err(_) => {} // Out of time in mid-round: what the round before was told stands.
+        }
+        if matches!(wanted, Wanted::Routed(_)) {
+            wanted = Wanted::Routed(None); // Whoever was named had its turn.
         }
         let pause = pauses.next();
         if Instant::now() + pause >= deadline {
@@ -80,7 +84,7 @@ enum Said {
 
 /// One look at every address.
 async fn round(
-    addresses: &[String],
+    addresses: &Addresses,
     options: &ClientOptions,
     wanted: Wanted,
     heard: &Arc<Heard>,
@@ -88,12 +92,24 @@ async fn round(
     let mut tried = Vec::new();
     let mut passed = None;
     let (mut is_reached, mut is_untrusted) = (false, false);
-    for address in addresses {
+    let first = match wanted {
+        Wanted::Routed(node) => node,
+        Wanted::Node(node) => Some(node),
+        Wanted::Any => None,
+    };
+    for address in addresses.in_order(first) {
         let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, wanted, heard));
         match attempt.await.unwrap_or_else(|_| Err(Miss::NotNow("no answer".to_owned()))) {
-            Ok(Seen::Usable(link)) => return Ok(link),
-            Ok(Seen::Passed(link)) => passed = passed.or(Some(link)),
+            Ok(Seen::Usable(link)) => {
+                addresses.note(address, link.node());
+                return Ok(link);
+            }
+            Ok(Seen::Passed(link)) => {
+                addresses.note(address, link.node());
+                passed = passed.or(Some(link));
+            }
             Ok(Seen::Other { node, leader }) => {
+                addresses.note(address, node);
                 is_reached = true;
                 tried.push(match leader {
                     Some(leader) if leader == node => format!("{address}: node {node} leads, and takes no writes yet"),
@@ -136,8 +152,13 @@ async fn look(address: &str, options: &ClientOptions, wanted: Wanted, heard: &Ar
     for candidate in resolved {
         match Link::open(candidate, host, options, heard).await {
             Ok(link) if wanted == Wanted::Any || wanted == Wanted::Node(link.node()) => return Ok(Seen::Usable(link)),
-            Ok(link) if wanted != Wanted::Routed => return Ok(Seen::Passed(link)),
+            Ok(link) if matches!(wanted, Wanted::Node(_)) => return Ok(Seen::Passed(link)),
             Ok(link) if options.route == Route::Any => return Ok(Seen::Usable(link)),
+            Ok(link) if wanted == Wanted::Routed(Some(link.node())) => {
+                // If it does not lead yet, it has what it is asked wait: sooner than a question and a pause would come to it.
+                link.try_again();
+                return Ok(Seen::Usable(link));
+            }
             Ok(link) => {
                 let status = status(&link, options).await?;
                 if status.serving {

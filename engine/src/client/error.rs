@@ -96,6 +96,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What the server says, if it was a server that said something.
+    pub(super) const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Refused(failure) => Some(failure),
+            _ => None,
+        }
+    }
+
     /// Its stable code.
     #[must_use]
     pub fn code(&self) -> String {
@@ -231,6 +239,14 @@ pub enum UnknownCause {
 }
 
 impl WriteError {
+    /// What the server says of it, if it was a server that said something.
+    pub(super) const fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Refused(failure) | Self::Unknown { cause: UnknownCause::Server(failure) } => Some(failure),
+            Self::Unknown { .. } => None,
+        }
+    }
+
     /// Its stable code.
     #[must_use]
     pub fn code(&self) -> String {

@@ -536,11 +536,13 @@ impl Client {
                     (error, again)
                 }
             };
-            let pause = pauses.next();
+            let pause = pauses.after(error.failure());
             if !again || Instant::now() + pause >= deadline {
                 return Err(error);
             }
-            sleep(pause).await;
+            if !pause.is_zero() {
+                sleep(pause).await; // A timer's shortest time is a millisecond.
+            }
         }
     }
 

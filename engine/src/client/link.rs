@@ -46,6 +46,17 @@ struct Waiter {
 #[derive(Debug, Default)]
 pub(super) struct Heard {
     pub(super) bytes: AtomicU64,
+    /// The node that is to be asked instead, as the last server said that sent a request elsewhere; 0: it did not say.
+    named: AtomicU64,
+}
+
+impl Heard {
+    /// The node that is to be asked instead of the one that sent the last request elsewhere, if it said so.
+    pub(super) fn named(&self) -> Option<NodeId> {
+        // Relaxed: a hint.
+        let named = self.named.load(Ordering::Relaxed);
+        (named > 0).then(|| NodeId::new(named))
+    }
 }
 
 /// Lock order: each alone. No waiters: the connection has ended, and nobody may begin to wait.
@@ -58,8 +69,12 @@ struct Routes {
     requests: Mutex<Option<StreamId>>,
     /// The node at the other end.
     node: OnceLock<NodeId>,
-    /// The server says that another one is to be asked.
-    is_stale: AtomicBool,
+    /// The server says that another one is to be asked: now, and perhaps not for ever.
+    is_sent_on: AtomicBool,
+    /// Nothing more can be asked here.
+    is_ending: AtomicBool,
+    /// Another server named this one, and it has answered nothing since: what it says of who leads is not better.
+    is_on_trial: AtomicBool,
     /// Bytes of answers received, of all the client's connections, for people.
     heard: Arc<Heard>,
 }
@@ -95,7 +110,9 @@ impl Link {
             feeds: Mutex::default(),
             requests: Mutex::default(),
             node: OnceLock::new(),
-            is_stale: AtomicBool::new(false),
+            is_sent_on: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+            is_on_trial: AtomicBool::new(false),
             heard: Arc::clone(heard),
         });
         let events = Arc::clone(&routes);
@@ -115,7 +132,7 @@ impl Link {
         let opened = self.handle.open(StreamKind::Request, Lane::Request);
         let stream = opened.map_err(|_| {
             // Nothing can be asked here: another connection is made, and not this one tried for ever.
-            self.routes.is_stale.store(true, Ordering::Relaxed);
+            self.routes.is_ending.store(true, Ordering::Relaxed);
             SendFailure::ConnectionLost
         })?;
         *requests = Some(stream);
@@ -142,7 +159,18 @@ impl Link {
     /// Whether it can be used for the next request.
     pub(super) fn is_usable(&self) -> bool {
         // Relaxed: a hint. A request that goes out all the same is answered all the same.
-        !self.routes.is_stale.load(Ordering::Relaxed) && !self.handle.is_closed()
+        !self.routes.is_sent_on.load(Ordering::Relaxed) && self.is_open()
+    }
+
+    /// Whether it can be used again, should the server be the one to ask again.
+    pub(super) fn is_open(&self) -> bool {
+        !self.routes.is_ending.load(Ordering::Relaxed) && !self.handle.is_closed()
+    }
+
+    /// Another server named this one as the one to ask.
+    pub(super) fn try_again(&self) {
+        self.routes.is_on_trial.store(true, Ordering::Relaxed);
+        self.routes.is_sent_on.store(false, Ordering::Relaxed);
     }
 
     /// Sends a request made for the id that this hands to `encode`, and waits for room in the send buffer only. Should it be
@@ -343,7 +371,7 @@ impl Routes {
                 handle.close();
             }
             Event::Finished { stream } | Event::Reset { stream, .. } => drop(self.feeds.lock().remove(&stream)),
-            Event::GoAway { .. } => self.is_stale.store(true, Ordering::Relaxed),
+            Event::GoAway { .. } => self.is_ending.store(true, Ordering::Relaxed),
             Event::Closed { .. } => self.end(),
             _ => {}
         }
@@ -356,20 +384,20 @@ impl Routes {
     /// Whether another server is to be asked from now on. A leader that sends on to itself can't do what was asked, and nobody else can.
     fn sends_elsewhere(&self, failure: &Failure) -> bool {
         let leads_itself = failure.leader.is_some() && failure.leader == self.node.get().copied();
-        let is_elsewhere = failure.class == FailureClass::ReRoute && !leads_itself;
-        is_elsewhere || matches!(failure.code, code::NOT_SERVING | code::CLOSING)
+        // Also of what may have been done: another one leads.
+        let is_elsewhere = failure.class == FailureClass::ReRoute || failure.leader.is_some();
+        is_elsewhere && !leads_itself || matches!(failure.code, code::NOT_SERVING | code::CLOSING)
     }
 
     fn answer(&self, response: Response) {
         let waiter = self.waiters.lock().as_mut().and_then(|waiters| waiters.remove(&response.id));
-        if let ResponseBody::Failed(failure) = &response.body
-            && self.sends_elsewhere(failure)
-        {
-            let part = waiter.as_ref().and_then(|waiter| waiter.part.as_ref()).zip(self.node.get());
-            // Noted before anybody hears of the answer: what is asked next goes elsewhere.
-            if part.is_none_or(|(part, node)| part.sent_on(*node, failure)) {
-                self.is_stale.store(true, Ordering::Relaxed);
+        // Noted before anybody hears of the answer: what is asked next goes elsewhere.
+        match &response.body {
+            ResponseBody::Failed(failure) if self.sends_elsewhere(failure) => {
+                self.sent_on(waiter.as_ref().and_then(|waiter| waiter.part.as_ref()), failure);
             }
+            ResponseBody::Failed(_) => {}
+            _ => self.is_on_trial.store(false, Ordering::Relaxed),
         }
         if let Some(waiter) = waiter {
             // Nobody may wait any more: the caller gave up, and said so by dropping its end.
@@ -377,7 +405,26 @@ impl Routes {
         }
     }
 
+    fn sent_on(&self, part: Option<&Part>, failure: &Failure) {
+        if failure.code == code::CLOSING {
+            self.is_ending.store(true, Ordering::Relaxed);
+        }
+        match part.zip(self.node.get()) {
+            Some((part, node)) if !part.sent_on(*node, failure) => return,
+            Some(_) => {}
+            None => {
+                // Two that name each other would be believed for ever.
+                let is_better = !self.is_on_trial.load(Ordering::Relaxed);
+                let named = failure.leader.filter(|_| is_better).map_or(0, NodeId::get);
+                self.heard.named.store(named, Ordering::Relaxed);
+            }
+        }
+        self.is_sent_on.store(true, Ordering::Relaxed);
+    }
+
     fn end(&self) {
+        // Whoever is connected next is asked how it is.
+        self.heard.named.store(0, Ordering::Relaxed);
         self.feeds.lock().clear();
         for (_, waiter) in self.waiters.lock().take().into_iter().flatten() {
             // As above.

@@ -21,6 +21,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod addresses;
 mod connector;
 mod error;
 mod feed;
@@ -38,12 +39,15 @@ mod scouts;
 mod servers;
 mod session;
 mod snapshot;
+mod spares;
 mod transport;
 
 #[cfg(test)]
 mod cancel_test;
 #[cfg(test)]
 mod client_test;
+#[cfg(test)]
+mod handover_test;
 #[cfg(test)]
 mod retry_test;
 #[cfg(test)]

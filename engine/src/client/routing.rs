@@ -55,8 +55,6 @@ pub(super) struct Ways {
 struct Known {
     /// In the order of their keys; none: nobody said anything of them, and what is otherwise asked is asked.
     places: Vec<Place>,
-    /// The node that is asked about whatever has no other one.
-    home: Option<NodeId>,
     /// Since when it may be another one that leads, of whatever shard. Each place has its own.
     doubted: Option<Instant>,
     /// Nobody is asked before then; none: nobody was asked yet.
@@ -66,7 +64,7 @@ struct Known {
 
 impl Default for Known {
     fn default() -> Self {
-        Self { places: Vec::new(), home: None, doubted: None, next: None, pauses: Pauses::new() }
+        Self { places: Vec::new(), doubted: None, next: None, pauses: Pauses::new() }
     }
 }
 
@@ -76,6 +74,8 @@ struct Place {
     start: Vec<u8>,
     leader: Option<NodeId>,
     doubted: Option<Instant>,
+    /// When the one that led before named this leader.
+    named: Option<Instant>,
 }
 
 /// What one server says of a namespace's shards.
@@ -102,10 +102,8 @@ pub(super) struct Part {
     ways: Arc<Ways>,
     /// None: of no shard in particular.
     shard: Option<ShardId>,
-    /// Who leads it, if that is known.
+    /// Who leads it, as far as is known: there it goes; none: to the one that is otherwise asked.
     pub(super) leader: Option<NodeId>,
-    /// To which node it goes; none: to the one that is otherwise asked.
-    pub(super) node: Option<NodeId>,
 }
 
 impl Ways {
@@ -127,14 +125,12 @@ impl Ways {
             About::All => known.whole(),
             about => known.place(about).map_or((None, None), |place| (Some(place.shard), place.leader)),
         };
-        let node = leader.filter(|leader| Some(*leader) != known.home);
-        Part { ways: Arc::clone(self), shard, leader, node }
+        Part { ways: Arc::clone(self), shard, leader }
     }
 
-    /// What servers said of the namespace's shards that were asked at this moment; and the node that is otherwise asked.
-    pub(super) fn learn(&self, asked: Instant, told: Vec<Told>, home: Option<NodeId>) {
+    /// What servers said of the namespace's shards that were asked at this moment.
+    pub(super) fn learn(&self, asked: Instant, told: Vec<Told>) {
         let mut known = self.known.lock();
-        known.home = home;
         if told.is_empty() && known.places.is_empty() {
             // Nobody answered: it is asked again. Who answers and does not say it is not, until something is refused.
             known.doubted = Some(Instant::now());
@@ -203,10 +199,12 @@ impl Known {
         };
         let place = |place: &ShardPlace| {
             let heard = self.places.iter().find(|known| known.shard == place.shard);
-            // What was refused since it was asked is newer.
-            let doubted = heard.and_then(|known| known.doubted).filter(|doubted| *doubted > asked);
-            let leader = if doubted.is_some() { heard.and_then(|known| known.leader) } else { best(place.shard) };
-            Place { shard: place.shard, start: place.start.clone(), leader, doubted }
+            // What was refused since it was asked is newer, and so is who was named.
+            let since = |of: fn(&Place) -> Option<Instant>| heard.and_then(of).filter(|at| *at > asked);
+            let (doubted, named) = (since(|known| known.doubted), since(|known| known.named));
+            let is_newer = doubted.or(named).is_some();
+            let leader = if is_newer { heard.and_then(|known| known.leader) } else { best(place.shard) };
+            Place { shard: place.shard, start: place.start.clone(), leader, doubted, named }
         };
         let places: Vec<_> = table.places.iter().map(place).collect();
         let of = |places: &[Place]| places.iter().map(|place| (place.shard, place.leader)).collect::<Vec<_>>();
@@ -216,16 +214,37 @@ impl Known {
     }
 }
 
+impl Place {
+    /// The node to which it went has refused it (none: another one than was wanted), and said who leads.
+    fn refuted(&mut self, by: Option<NodeId>, leader: Option<NodeId>, now: Instant) {
+        let is_believed = by.is_some() && by == self.leader;
+        match leader {
+            // Who led knows best to whom it gave way: that one is asked, and not first everybody. If it refuses as well, everybody is:
+            // two that name each other would be asked for ever.
+            Some(leader) if is_believed && self.named.is_none_or(|before| now - before > ASK_PAUSE) => {
+                self.leader = Some(leader);
+                self.named = Some(now);
+            }
+            // That was heard already, and what was sent before is refused still.
+            Some(leader) if by.is_some() && !is_believed && self.leader == Some(leader) => {}
+            _ => {
+                self.doubted = Some(now);
+                self.leader = leader.or(self.leader);
+            }
+        }
+    }
+}
+
 impl Part {
     /// It may be another node that leads: it is asked before the next request about it.
     pub(super) fn doubt(&self) {
-        self.refuted(None);
+        self.refuted(None, None);
     }
 
     /// A node has sent it elsewhere. Says whether nothing more is to be asked over that connection.
     pub(super) fn sent_on(&self, by: NodeId, failure: &Failure) -> bool {
-        let is_known = self.refuted(failure.leader);
-        let is_elsewhere = match self.node {
+        let is_known = self.refuted(Some(by), failure.leader);
+        let is_elsewhere = match self.leader {
             // It is at the end that was wanted: to connect anew would come to the same node.
             Some(node) => node != by,
             // It leads what is otherwise asked, as far as anybody knows; of that nothing was said.
@@ -235,15 +254,12 @@ impl Part {
     }
 
     /// Notes it, and who leads instead, if that was said; whether anything is known of the namespace.
-    fn refuted(&self, leader: Option<NodeId>) -> bool {
+    fn refuted(&self, by: Option<NodeId>, leader: Option<NodeId>) -> bool {
         let mut known = self.ways.known.lock();
-        let now = Some(Instant::now());
+        let now = Instant::now();
         match known.places.iter_mut().find(|place| Some(place.shard) == self.shard) {
-            Some(place) => {
-                place.doubted = now;
-                place.leader = leader.or(place.leader);
-            }
-            None => known.doubted = now,
+            Some(place) => place.refuted(by.filter(|by| self.leader.is_none_or(|wanted| wanted == *by)), leader, now),
+            None => known.doubted = Some(now),
         }
         !known.places.is_empty()
     }

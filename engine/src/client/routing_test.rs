@@ -35,12 +35,12 @@ fn key(key: &str) -> About {
 
 fn ways(places: Vec<ShardPlace>) -> Arc<Ways> {
     let ways = Routing::default().of("orders");
-    ways.learn(Instant::now(), vec![told(1, places)], Some(node(1)));
+    ways.learn(Instant::now(), vec![told(1, places)]);
     ways
 }
 
 fn to(ways: &Arc<Ways>, about: &About) -> Option<u64> {
-    ways.part(about).node.map(NodeId::get)
+    ways.part(about).leader.map(NodeId::get)
 }
 
 fn refusal(leader: u64) -> Failure {
@@ -50,14 +50,14 @@ fn refusal(leader: u64) -> Failure {
 }
 
 #[test]
-fn a_key_goes_to_the_leader_of_its_shard_and_whoever_is_asked_anyway_has_the_rest() {
+fn a_key_goes_to_the_leader_of_its_shard_and_whoever_is_asked_anyway_has_those_of_which_nobody_knows_it() {
     let routing = Routing::default();
     assert!(routing.of("orders").is_to_be_asked(&key("a")));
     let places = vec![place(2, "", 1), place(3, "h", 2), place(4, "p", 0)];
-    routing.of("orders").learn(Instant::now(), vec![told(1, places)], Some(node(1)));
+    routing.of("orders").learn(Instant::now(), vec![told(1, places)]);
     let ways = routing.of("orders");
     assert!(!ways.is_to_be_asked(&key("a")) && routing.of("others").is_to_be_asked(&key("a")));
-    assert_eq!(to(&ways, &key("a")), None, "the one that is asked anyway");
+    assert_eq!(to(&ways, &key("a")), Some(1));
     assert_eq!(to(&ways, &key("h")), Some(2));
     assert_eq!(to(&ways, &key("oz")), Some(2));
     assert_eq!(to(&ways, &key("p")), None, "nobody knows who leads it");
@@ -82,7 +82,7 @@ fn what_is_about_all_keys_goes_to_the_node_that_leads_all_of_them() {
 fn who_says_of_itself_that_it_takes_writes_is_believed_and_of_several_the_one_that_others_name() {
     let learnt = |all: Vec<Told>| {
         let ways = Routing::default().of("orders");
-        ways.learn(Instant::now(), all, Some(node(9)));
+        ways.learn(Instant::now(), all);
         to(&ways, &key("a"))
     };
     let says = |by: u64, leader: u64| told(by, vec![place(2, "", leader)]);
@@ -111,7 +111,7 @@ fn what_is_refused_puts_one_shard_in_doubt_and_servers_are_not_asked_more_often_
         begun.elapsed()
     };
     assert!(is_asked_until(&key("h")) > ASK_PAUSE / 2);
-    ways.learn(Instant::now(), vec![told(1, vec![place(2, "", 1), place(3, "h", 2)])], Some(node(1)));
+    ways.learn(Instant::now(), vec![told(1, vec![place(2, "", 1), place(3, "h", 2)])]);
     refused.sent_on(node(2), &refusal(0));
     assert!(is_asked_until(&key("h")) > ASK_PAUSE / 2);
     assert!(!ways.is_to_be_asked(&key("a")), "of another shard nothing was refused");
@@ -126,12 +126,37 @@ fn a_refusal_says_who_leads_and_what_was_asked_before_it_says_nothing_against_th
     let refused = ways.part(&key("h"));
     refused.sent_on(node(2), &refusal(3));
     assert_eq!(to(&ways, &key("h")), Some(3));
-    ways.learn(asked, vec![told(1, places())], Some(node(1)));
+    ways.learn(asked, vec![told(1, places())]);
     assert_eq!(to(&ways, &key("h")), Some(3));
-    ways.learn(Instant::now(), vec![told(1, places())], Some(node(1)));
+    ways.learn(Instant::now(), vec![told(1, places())]);
     assert_eq!(to(&ways, &key("h")), Some(2));
-    ways.learn(Instant::now(), Vec::new(), Some(node(1)));
+    ways.learn(Instant::now(), Vec::new());
     assert_eq!(to(&ways, &key("h")), Some(2), "nobody answered");
+}
+
+#[test]
+fn whom_the_leader_names_is_asked_at_once_and_all_are_when_that_one_refuses_as_well() {
+    let ways = ways(vec![place(2, "", 1)]);
+    let wait_until_asking_is_allowed = || {
+        let begun = Instant::now();
+        while begun.elapsed() < 4 * ASK_PAUSE {
+            std::thread::yield_now();
+        }
+    };
+    wait_until_asking_is_allowed();
+    let (first, late) = (ways.part(&key("a")), ways.part(&key("b")));
+    first.sent_on(node(1), &refusal(2));
+    assert_eq!((to(&ways, &key("a")), ways.is_to_be_asked(&key("a"))), (Some(2), false));
+    // What was under way is refused with the same words, or with none; that is no news of the one that was named.
+    late.sent_on(node(1), &refusal(2));
+    assert_eq!((to(&ways, &key("a")), ways.is_to_be_asked(&key("a"))), (Some(2), false));
+    ways.part(&key("a")).sent_on(node(2), &refusal(1));
+    assert!(ways.is_to_be_asked(&key("a")), "they name each other");
+    // Somebody else than was wanted has answered: it is not the one that is believed.
+    let ways = self::ways(vec![place(2, "", 1)]);
+    wait_until_asking_is_allowed();
+    ways.part(&key("a")).sent_on(node(3), &refusal(2));
+    assert!(ways.is_to_be_asked(&key("a")));
 }
 
 #[test]
@@ -153,7 +178,7 @@ fn what_is_no_table_of_keys_is_not_believed() {
     ] {
         assert_eq!(to(&ways(wrong.clone()), &key("5")), None, "{} places", wrong.len());
         let known = ways(vec![place(2, "", 3)]);
-        known.learn(Instant::now(), vec![told(1, wrong)], Some(node(1)));
+        known.learn(Instant::now(), vec![told(1, wrong)]);
         assert_eq!(to(&known, &key("5")), Some(3), "it stays as it was");
     }
 }

@@ -1,11 +1,13 @@
 //! [`Servers`]: the connections of a client, and which of them a request takes.
 
+use super::addresses::Addresses;
 use super::connector::{self, Wanted};
 use super::error::ClientError;
 use super::link::{Heard, Link};
 use super::options::{ClientOptions, DEFAULT_NAMESPACE, Route};
 use super::routing::{Part, Routing, Ways};
 use super::scouts::Scouts;
+use super::spares::Spares;
 use crate::model::call::Call;
 use crate::model::{NodeId, Record, ShardId};
 use std::collections::BTreeMap;
@@ -24,12 +26,13 @@ const LEARN_WITHIN: Duration = Duration::from_secs(1);
 /// The servers of a cluster, by their addresses, and the connections to the one that is asked.
 #[derive(Debug)]
 pub(super) struct Servers {
-    addresses: Vec<String>,
+    addresses: Addresses,
     /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
     links: Vec<Mutex<Current>>,
-    /// Those to nodes that lead what the one that is otherwise asked does not: as many as are known to lead something, and
-    /// one more.
+    /// Those to nodes that lead something: as many nodes as there are addresses, or lead.
     of_nodes: parking_lot::Mutex<BTreeMap<NodeId, Arc<Vec<Mutex<Current>>>>>,
+    /// Those that were in use until a server sent on what it was asked: it may lead again.
+    spares: Spares,
     /// Those by which it is asked who leads what.
     scouts: Scouts,
     routing: Routing,
@@ -105,8 +108,10 @@ impl Servers {
     pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
         let (closed, connects) = (watch::Sender::new(false), AtomicU64::new(0));
         let (links, of_nodes, scouts) = (slots(options), parking_lot::Mutex::default(), Scouts::new(&addresses));
+        let spares = Spares::new(links.len() * addresses.len());
         let (routing, heard) = (Routing::default(), Arc::default());
-        Self { addresses, links, of_nodes, scouts, routing, closed, connects, heard }
+        let addresses = Addresses::new(addresses);
+        Self { addresses, links, of_nodes, spares, scouts, routing, closed, connects, heard }
     }
 
     /// Ends all connections, and attempts to make one; no more are made.
@@ -119,17 +124,14 @@ impl Servers {
                 link.close();
             }
         }
+        // Whoever takes one from here on looks first whether it is closed.
+        self.spares.close();
         self.scouts.close().await;
     }
 
     /// The node that is connected now, if one is.
     pub(super) async fn node(&self) -> Option<NodeId> {
         slot(&self.links, &Path::ANY).lock().await.link.as_ref().map(|link| link.node())
-    }
-
-    /// The same, without waiting for one that is being made.
-    fn home(&self) -> Option<NodeId> {
-        slot(&self.links, &Path::ANY).try_lock().ok()?.link.as_ref().map(|link| link.node())
     }
 
     /// Connections made beyond the first of each, and bytes received.
@@ -141,7 +143,7 @@ impl Servers {
 
     /// A connection of one's own: whoever does not take what comes on it holds up nobody else.
     pub(super) async fn own_link(&self, options: &ClientOptions) -> Result<Link, ClientError> {
-        let link = self.connect(options, Wanted::Routed).await?;
+        let link = self.connect(options, Wanted::Routed(None)).await?;
         // What it was asked, if anything, was who leads.
         link.end_requests();
         Ok(link)
@@ -159,7 +161,7 @@ impl Servers {
         options: &ClientOptions,
         node: NodeId,
     ) -> Result<Link, ClientError> {
-        self.connect_to(&[address], options, Wanted::Node(node)).await
+        self.connect_to(&Addresses::new(vec![address]), options, Wanted::Node(node)).await
     }
 
     async fn connect(&self, options: &ClientOptions, wanted: Wanted) -> Result<Link, ClientError> {
@@ -168,7 +170,7 @@ impl Servers {
 
     async fn connect_to(
         &self,
-        addresses: &[String],
+        addresses: &Addresses,
         options: &ClientOptions,
         wanted: Wanted,
     ) -> Result<Link, ClientError> {
@@ -215,24 +217,36 @@ impl Servers {
         }
         let asked = Instant::now();
         let told = self.scouts.ask(namespace, options, within(), &self.closed, &self.heard).await;
-        ways.learn(asked, told, self.home());
+        ways.learn(asked, told);
     }
 
     /// The connection in use on this path, or a new one.
     pub(super) async fn link(&self, options: &ClientOptions, path: &Path) -> Result<Arc<Link>, ClientError> {
-        match path.part.as_ref().and_then(|part| part.node) {
-            None => self.link_in(slot(&self.links, path), options, Wanted::Routed).await,
+        match path.part.as_ref().and_then(|part| part.leader) {
+            None => self.link_in(slot(&self.links, path), options, || self.routed(options)).await,
             Some(node) => {
                 let slots = self.slots_of(node, options);
-                self.link_in(slot(&slots, path), options, Wanted::Node(node)).await
+                self.link_in(slot(&slots, path), options, || self.shared(node, path)).await
             }
         }
+    }
+
+    /// Which one is looked for where any may be asked, or who leads; and a connection to it that there is already.
+    fn routed(&self, options: &ClientOptions) -> (Wanted, Option<Arc<Link>>) {
+        let named = self.heard.named().filter(|_| options.route == Route::Leader);
+        (Wanted::Routed(named), named.and_then(|named| self.spares.take(named)))
+    }
+
+    /// As [`Servers::routed`], where this node is asked. Without a wait for a connection that is being made: then it is another one.
+    fn shared(&self, node: NodeId, path: &Path) -> (Wanted, Option<Arc<Link>>) {
+        let home = slot(&self.links, path).try_lock().ok().and_then(|current| current.link.as_ref().map(Arc::clone));
+        (Wanted::Node(node), home.filter(|link| link.node() == node && link.is_usable()))
     }
 
     fn slots_of(&self, node: NodeId, options: &ClientOptions) -> Arc<Vec<Mutex<Current>>> {
         // Lock order: this one, then those of the routing.
         let mut of_nodes = self.of_nodes.lock();
-        if !of_nodes.contains_key(&node) {
+        if !of_nodes.contains_key(&node) && of_nodes.len() >= self.addresses.len() {
             // Who is named no more is let go: otherwise each node that any server ever named would be kept.
             let leaders = self.routing.leaders();
             of_nodes.retain(|node, _| leaders.contains(node));
@@ -244,7 +258,7 @@ impl Servers {
         &self,
         slot: &Mutex<Current>,
         options: &ClientOptions,
-        wanted: Wanted,
+        look: impl FnOnce() -> (Wanted, Option<Arc<Link>>),
     ) -> Result<Arc<Link>, ClientError> {
         let asked = Instant::now();
         let mut current = slot.lock().await;
@@ -255,8 +269,17 @@ impl Servers {
         if let Some((_, error)) = current.failed.as_ref().filter(|(at, _)| *at >= asked) {
             return Err(error.clone());
         }
-        // The old connection is let go; it closes when nobody waits for an answer from it any more.
-        drop(current.link.take());
+        // Before the old one is kept: that one is not the one to ask.
+        let (wanted, found) = look();
+        if let Some(old) = current.link.take() {
+            // If it is not kept, it closes when nobody waits for an answer from it any more.
+            self.spares.keep(old);
+        }
+        if let Some(found) = found.filter(|_| !*self.closed.borrow()) {
+            current.was_connected = true;
+            current.link = Some(Arc::clone(&found));
+            return Ok(found);
+        }
         let link = match self.connect(options, wanted).await {
             Ok(link) => Arc::new(link),
             Err(error) => {

@@ -91,7 +91,7 @@ fn who_leads_is_asked_for_half_of_the_time_that_a_request_has() {
         let begun = Instant::now();
         let deadline = begun + Duration::from_secs(1);
         let path = servers.path(&patient(), "orders", &About::Key(b"k".to_vec()), deadline).await;
-        assert!(path.part.is_some_and(|part| part.node.is_none()));
+        assert!(path.part.is_some_and(|part| part.leader.is_none()));
         let took = begun.elapsed();
         assert!((Duration::from_millis(400)..Duration::from_millis(900)).contains(&took), "{took:?}");
     });
@@ -113,7 +113,7 @@ fn connections_are_kept_for_nodes_that_are_known_to_lead_something() {
                 applied: 0,
                 failure: None,
             };
-            ways.learn(Instant::now(), vec![Told { node: NodeId::new(1), places: vec![place] }], None);
+            ways.learn(Instant::now(), vec![Told { node: NodeId::new(1), places: vec![place] }]);
             let path = Path { hash: 0, part: Some(ways.part(&About::Key(b"k".to_vec()))) };
             servers.link(&options(), &path).await.unwrap();
             assert!(servers.of_nodes.lock().contains_key(&NodeId::new(leader)));

@@ -14,7 +14,7 @@ use crate::model::{
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 /// Requests that take effect once, however often they are sent: what [`crate::node::Session`] is to the embedding program. A write whose
 /// answer was lost is sent again by itself, with its number. Clones are one session.
@@ -270,7 +270,7 @@ impl Session {
                 }
                 Some(error) => {
                     in_doubt |= !error.has_no_effect();
-                    sleep(pauses.next()).await;
+                    pauses.pass_after(error.failure()).await;
                 }
                 // Not for longer than that: otherwise whoever pauses would always have others before it that pause. Either way it is
                 // looked once more.

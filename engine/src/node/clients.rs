@@ -7,18 +7,20 @@ use super::calls::{self, Asked, LARGE_RECORD_BYTES, answered, written};
 use super::completion::{Callback, Completion};
 use super::deliveries::Subscriber;
 use super::failure;
+use super::feed::new_key;
 use super::held::{SNAPSHOT_IDLE_MAX, Snapshots};
 use super::hosting::ShardHandle;
 use super::line::{Key, Line, Turn};
 use super::namespace::check_unconditional;
+use super::positions::Positions;
 use super::server::Server;
 use super::stages::Arrived;
 use super::{Namespace, WriteRefused};
 use crate::model::call::{Answer, Call, Reach, ReadAt};
 use crate::model::codec::{self, CodecError};
 use crate::model::from_client::{Cancel, FromClient};
-use crate::model::request::{Failure, Request, RequestBody, Response, ResponseBody};
-use crate::model::{Position, Record};
+use crate::model::request::{Failure, FailureClass, Request, RequestBody, Response, ResponseBody};
+use crate::model::{NodeId, Position, Record};
 use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy};
 use bytes::Bytes;
 use std::collections::BTreeMap;
@@ -34,9 +36,9 @@ use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, 
 /// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// How long a write waits for its node to lead, which has begun to, and how long between two looks.
+/// How long a write waits for its node to lead, which has begun to, and how long at the most between two looks.
 const COMES_TO_LEAD_WITHIN: Duration = Duration::from_secs(1);
-const COMES_TO_LEAD_PAUSE: Duration = Duration::from_millis(1);
+const COMES_TO_LEAD_PAUSE: Duration = Duration::from_millis(20);
 /// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until there is room for it in the
 /// connection's send buffer, which its client empties. The server's memory budget counts them.
 const READS_OF_A_CLIENT: usize = 4;
@@ -185,10 +187,10 @@ impl Server {
             reply.fail(id, failure::not_serving(&self.node, &shard));
             return None;
         }
-        let (completion, placed) = completion(&shard, id, reach, &reply);
+        let (completion, placed) = completion(self.node.identity().node, &shard, id, reach, &reply);
         match shard.queue.submit(prepared.for_token(Arrived::now(completion)), SubmitPolicy::Fail) {
             Ok(()) => {
-                answer_when_placed(placed, id, reply);
+                answer_when_placed(self.node.identity().node, placed, &shard, id, reply);
                 None
             }
             Err((refused, back)) => {
@@ -225,7 +227,7 @@ impl Server {
             Ok(prepared) => prepared,
             Err(failure) => return reply.fail(id, failure),
         };
-        let (completion, placed) = completion(&shard, id, reach, &reply);
+        let (completion, placed) = completion(self.node.identity().node, &shard, id, reach, &reply);
         let mut submission = prepared.for_token(Arrived::now(completion));
         // Since it came: those behind it have waited as long.
         let given_up = deadline.into_iter().fold(came + COMES_TO_LEAD_WITHIN, Instant::min);
@@ -239,12 +241,14 @@ impl Server {
                 if !waits || reply.half.handle.is_closed() {
                     break failure::not_serving(&self.node, &shard);
                 }
-                tokio::time::sleep(COMES_TO_LEAD_PAUSE).await;
+                let leads = shard.positions.reach(new_key(), |positions| positions.serving().is_some());
+                // Out of time, whether it is to be waited for is looked at again.
+                let _ = tokio::time::timeout(COMES_TO_LEAD_PAUSE, leads).await;
                 continue;
             }
             let refused = match shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => {
-                    return answer_when_placed(placed, id, reply);
+                    return answer_when_placed(self.node.identity().node, placed, &shard, id, reply);
                 }
                 Err((refused, back)) => {
                     submission = back;
@@ -385,6 +389,7 @@ fn prepare(
 
 /// Who hears of it, and the receipt of one that is answered before it is applied.
 fn completion(
+    node: NodeId,
     shard: &ShardHandle,
     id: u64,
     reach: Option<Reach>,
@@ -396,8 +401,10 @@ fn completion(
         _ => {
             let answer = Arc::clone(reply);
             let is_call = reach.is_some();
+            let positions = Arc::clone(&shard.positions);
             let body = move |result| if is_call { answered(result) } else { written(result) };
-            return (Completion::Callback(Callback::new(move |result| answer.send(id, body(result)))), None);
+            let call = move |result| answer.send(id, naming(body(result), &positions, node));
+            return (Completion::Callback(Callback::new(call)), None);
         }
     };
     let (receipt, completer) = shard.queue.gathering().pair();
@@ -405,10 +412,28 @@ fn completion(
 }
 
 /// Answers a write that is answered before it is applied.
-fn answer_when_placed(placed: Option<Receipt<Position>>, id: u64, reply: Arc<Reply>) {
+fn answer_when_placed(
+    node: NodeId,
+    placed: Option<Receipt<Position>>,
+    shard: &ShardHandle,
+    id: u64,
+    reply: Arc<Reply>,
+) {
     if let Some(receipt) = placed {
-        tokio::spawn(async move { reply.send(id, answered(receipt.await)) });
+        let positions = Arc::clone(&shard.positions);
+        tokio::spawn(async move { reply.send(id, naming(answered(receipt.await), &positions, node)) });
     }
+}
+
+/// Names who leads instead, where nothing came of a write because its shard is led no more: its client need not look for it.
+fn naming(mut body: ResponseBody, positions: &Positions, this: NodeId) -> ResponseBody {
+    if let ResponseBody::Failed(failure) = &mut body
+        && matches!(failure.class, FailureClass::ReRoute | FailureClass::Retry)
+        && positions.serving().is_none()
+    {
+        failure.leader = failure.leader.or_else(|| positions.leader().filter(|leader| *leader != this));
+    }
+    body
 }
 
 /// To a call as the embedding program hears it; to a plain write by the server's own codes.

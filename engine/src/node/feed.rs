@@ -224,7 +224,7 @@ impl Namespace {
             turn: 0,
             batches: VecDeque::new(),
             ready: VecDeque::new(),
-            key: NEXT_KEY.fetch_add(1, Ordering::Relaxed),
+            key: new_key(),
             parked: None,
         })
     }
@@ -328,8 +328,11 @@ impl Namespace {
     }
 }
 
-/// Each feed is called by a key of its own.
-static NEXT_KEY: AtomicU64 = AtomicU64::new(1);
+/// By which somebody is called whenever a shard's positions move, and nobody else.
+pub(super) fn new_key() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Ordering::Relaxed)
+}
 
 impl Feed {
     /// Waits for the next change.

@@ -82,6 +82,8 @@ impl Shard {
     /// This node does not lead any more. It stays a follower, unless an operator wants it otherwise at this moment, or it is its own
     /// term that its disk has forgotten.
     fn superseded(&mut self, promised: Epoch) {
+        // First: whoever hears of the rest is told whom to ask.
+        self.positions.set_leader(self.known_leader());
         self.positions.set_serving(None);
         self.state.unapplied.doubt(self.replica.committed());
         let is_own = self.master.is_of_the_same_round(promised);

@@ -3,6 +3,8 @@
 use crate::model::{Lsn, NodeId};
 use crate::pipeline::sync::{AtomicU64, AtomicUsize, Condvar, Mutex, Ordering, wake};
 use std::collections::BTreeMap;
+#[cfg(feature = "cluster")]
+use std::task::Poll;
 use std::task::Waker;
 use std::time::Instant;
 
@@ -168,6 +170,24 @@ impl Positions {
         waited
     }
 
+    /// Waits until `is_reached` says so of these positions, or the shard has ended; on no thread. It is called by a key of its own.
+    ///
+    /// Cancellation: without effect.
+    #[cfg(feature = "cluster")]
+    pub(super) async fn reach(&self, key: u64, is_reached: impl Fn(&Self) -> bool) {
+        let called = Called { positions: self, key };
+        std::future::poll_fn(|context| {
+            let is_over = || is_reached(self) || self.has_ended();
+            if is_over() {
+                return Poll::Ready(());
+            }
+            self.call(called.key, context.waker());
+            // Once more: what moved before that has called nobody.
+            if is_over() { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+
     /// Calls this waker once, when anything moves from here on: whoever asks looks once more after this.
     pub(super) fn call(&self, key: u64, waker: &Waker) {
         let waker = waker.clone();
@@ -198,6 +218,20 @@ impl Positions {
         self.waiting.fetch_sub(wakers.len(), Ordering::SeqCst);
         self.moved.notify_all();
         wakers.into_values().for_each(wake);
+    }
+}
+
+/// Whoever waits no more is not called.
+#[cfg(feature = "cluster")]
+struct Called<'a> {
+    positions: &'a Positions,
+    key: u64,
+}
+
+#[cfg(feature = "cluster")]
+impl Drop for Called<'_> {
+    fn drop(&mut self) {
+        self.positions.forget(self.key);
     }
 }
 
@@ -232,6 +266,27 @@ mod tests {
         positions.end();
         assert_eq!(waiting.unwrap().join().unwrap(), (Waited::Reached, Waited::Ended));
         assert_eq!(positions.waiting.load(Ordering::SeqCst), 0);
+    }
+
+    #[cfg(feature = "cluster")]
+    #[test]
+    fn who_waits_on_no_thread_hears_it_as_well_and_is_forgotten() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        runtime.block_on(async {
+            let positions = Arc::new(Positions::new(Lsn::ZERO));
+            let other = Arc::clone(&positions);
+            let waiting = tokio::spawn(async move { other.reach(1, |positions| positions.serving().is_some()).await });
+            let patient =
+                tokio::time::timeout(Duration::from_millis(5), positions.reach(2, |p| p.applied() > Lsn::ZERO));
+            patient.await.unwrap_err();
+            assert_eq!(positions.waiting.load(Ordering::SeqCst), 1, "who gave up is not counted");
+            positions.set_applied(Lsn::ZERO.next());
+            positions.set_serving(Some(Lsn::ZERO.next()));
+            waiting.await.unwrap();
+            positions.end();
+            positions.reach(3, |positions| positions.applied() > Lsn::new(7)).await;
+            assert_eq!((positions.waiting.load(Ordering::SeqCst), positions.line.lock().len()), (0, 0));
+        });
     }
 
     #[test]

@@ -508,7 +508,7 @@ impl Shard {
     }
 
     /// Who leads, as far as it is known here. A node that others have left behind has only its own promise, to itself.
-    fn known_leader(&self) -> Option<NodeId> {
+    pub(super) fn known_leader(&self) -> Option<NodeId> {
         let promised_to = self.replica.promise().leader;
         promised_to.filter(|leader| *leader != self.id || self.replica.phase().is_some())
     }
