@@ -27,6 +27,8 @@ pub(super) enum Wanted {
     Routed(Option<NodeId>),
     /// This node; or, if it is at none of the addresses, whoever answers.
     Node(NodeId),
+    /// The one that the options say; or, if it is at none of the addresses now, whoever answers.
+    LeaderOrAny,
     /// Whoever answers.
     Any,
 }
@@ -95,7 +97,7 @@ async fn round(
     let first = match wanted {
         Wanted::Routed(node) => node,
         Wanted::Node(node) => Some(node),
-        Wanted::Any => None,
+        Wanted::LeaderOrAny | Wanted::Any => None,
     };
     for address in addresses.in_order(first) {
         let attempt = timeout(ADDRESS_TIMEOUT, look(address, options, wanted, heard));
@@ -135,7 +137,7 @@ async fn round(
 
 enum Seen {
     Usable(Link),
-    /// It answers, and is another one than was looked for.
+    /// It answers, or even serves, and is another one than was looked for.
     Passed(Link),
     Other {
         node: NodeId,
@@ -161,8 +163,13 @@ async fn look(address: &str, options: &ClientOptions, wanted: Wanted, heard: &Ar
             }
             Ok(link) => {
                 let status = status(&link, options).await?;
-                if status.serving {
+                // Another one was named: whoever was cut off believes that it serves.
+                let is_other = matches!(wanted, Wanted::Routed(Some(_)));
+                if status.serving && !is_other {
                     return Ok(Seen::Usable(link));
+                }
+                if status.serving || wanted == Wanted::LeaderOrAny {
+                    return Ok(Seen::Passed(link));
                 }
                 return Ok(Seen::Other { node: link.node(), leader: status.leader });
             }

@@ -6,7 +6,7 @@ use super::feed::{Begin, Source, Subscription};
 use super::link::{Answer, Awaited, Link, SendFailure};
 #[cfg(feature = "node")]
 use super::local::Local;
-use super::options::ClientOptions;
+use super::options::{ClientOptions, DEFAULT_NAMESPACE};
 use super::pauses::Pauses;
 use super::receipt::{WriteReceipt, Written, outcome_of};
 use super::routing::ASK_PAUSE;
@@ -249,7 +249,9 @@ impl Client {
         options: ClientOptions,
     ) -> Result<Self, ClientError> {
         let servers = Servers::new(addresses.into_iter().map(Into::into).collect(), &options);
-        servers.link(&options, &Path::ANY).await?;
+        // Whoever asks for another namespace needs nobody who leads the default one.
+        let path = if options.namespace == DEFAULT_NAMESPACE { Path::HOME } else { Path::ANY };
+        servers.link(&options, &path).await?;
         Ok(Self::by(Way::Servers(Box::new(servers)), options))
     }
 
@@ -405,7 +407,7 @@ impl Client {
     /// # Errors
     /// No answer in time, or the server's.
     pub async fn get(&self, key: &[u8]) -> Result<Option<VersionedValue>, ClientError> {
-        match self.ask(RequestBody::Get { key: key.to_vec() }).await? {
+        match self.ask_about(key, RequestBody::Get { key: key.to_vec() }).await? {
             ResponseBody::Value { value, .. } => {
                 Ok(value.map(|(version, value)| VersionedValue { version, value: value.into() }))
             }
@@ -425,7 +427,8 @@ impl Client {
         direction: Direction,
         events_max: u32,
     ) -> Result<StreamPage, ClientError> {
-        match self.ask(RequestBody::ReadStream { stream: stream.to_vec(), from, direction, events_max }).await? {
+        let body = RequestBody::ReadStream { stream: stream.to_vec(), from, direction, events_max };
+        match self.ask_about(stream, body).await? {
             ResponseBody::Events { events, head, more, applied } => {
                 Ok(StreamPage { events, head, more, applied: Lsn::new(applied) })
             }
@@ -490,6 +493,11 @@ impl Client {
     /// A read: asked again after a lost connection or a 'not now', until its deadline.
     async fn ask(&self, body: RequestBody) -> Result<ResponseBody, ClientError> {
         self.ask_of(&self.shared.options.namespace, body, &About::Nothing, true).await
+    }
+
+    /// The same, of a key or a stream: where its writes are applied first.
+    async fn ask_about(&self, key: &[u8], body: RequestBody) -> Result<ResponseBody, ClientError> {
+        self.ask_of(&self.shared.options.namespace, body, &About::Key(key.to_vec()), true).await
     }
 
     /// Asks until there is an answer, in the time of one request; of what changes something only while it was certainly not done.
@@ -558,16 +566,16 @@ impl Client {
     /// Ends when another node is found to lead what is about this than the one to which the path goes. A leader that was cut
     /// off from the others does not answer a read, nor say that another one leads: it waits for them, and can't know it.
     async fn is_led_elsewhere(&self, namespace: &str, about: &About, path: &Path, deadline: Instant) {
-        let Some(part) = path.part.as_ref().filter(|part| part.leader.is_some()) else {
-            return std::future::pending().await;
-        };
+        #[cfg_attr(
+            not(feature = "node"),
+            expect(irrefutable_let_patterns, reason = "with `node` there is another way")
+        )]
+        let Way::Servers(servers) = &self.shared.way else { return std::future::pending().await };
         while let left = deadline.saturating_duration_since(Instant::now())
             && !left.is_zero()
         {
             sleep((left / 2).clamp(ASK_PAUSE, LOOK_AGAIN)).await;
-            part.doubt();
-            let found = self.path(namespace, about, deadline).await;
-            if found.part.is_some_and(|found| found.leader != part.leader) {
+            if servers.is_led_elsewhere(&self.shared.options, namespace, about, path, deadline).await {
                 return;
             }
         }

@@ -167,6 +167,12 @@ impl Link {
         !self.routes.is_ending.load(Ordering::Relaxed) && !self.handle.is_closed()
     }
 
+    /// This one is found to lead instead of the server at the other end, which may not know it.
+    pub(super) fn leads_no_more(&self, leader: NodeId) {
+        self.routes.heard.named.store(leader.get(), Ordering::Relaxed);
+        self.routes.is_sent_on.store(true, Ordering::Relaxed);
+    }
+
     /// Another server named this one as the one to ask.
     pub(super) fn try_again(&self) {
         self.routes.is_on_trial.store(true, Ordering::Relaxed);

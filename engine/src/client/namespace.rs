@@ -269,7 +269,7 @@ impl Namespace {
     }
 
     /// What each of these keys holds, all at one moment, in the order in which they are asked for. One request may ask for 10,000
-    /// keys, whose values must fit into one answer, of 16 MiB about.
+    /// keys, whose values must fit into one answer, of 20 MiB about.
     ///
     /// # Errors
     /// As [`Namespace::get`].

@@ -21,11 +21,12 @@ pub struct ClientOptions {
     pub request_timeout: Duration,
     /// How long a lost (or not yet found) server is looked for before a call fails.
     pub connect_timeout: Duration,
-    /// Requests in flight; more wait in the call. It bounds memory at both ends.
+    /// Requests in flight; more wait in the call. It bounds memory at both ends. All servers share it: what one does not answer keeps its
+    /// place until its time is over, or that connection ends.
     pub in_flight_max: usize,
     /// Connections to the server, 64 at the most. Requests about one key (of a session: about one shard) take the same one: they
-    /// arrive in the order in which they were sent, and with one connection all of them do. Of namespaces beside the default
-    /// one there are as many to each node that leads something; and one to each address, to ask who does.
+    /// arrive in the order in which they were sent, and with one connection all of them do that go to one node. Of namespaces beside the
+    /// default one there are as many to each node that leads something; and one to each address, to ask who does.
     pub connections: usize,
     /// Credentials for TLS; none: plain TCP, to servers on loopback only.
     #[cfg(feature = "tls")]
@@ -62,7 +63,8 @@ pub struct ClientOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Route {
-    /// The leader, among the addresses given: for writes, and for reads that see them.
+    /// The leader, among the addresses given: for writes, and for reads that see them. Of namespaces beside the default one, the leader of
+    /// the key's shard; of what is about all keys, who leads all shards.
     Leader,
     /// Whichever address answers first, in their order: for looking at one server. Writes fail where it does not
     /// lead.

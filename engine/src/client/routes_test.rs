@@ -3,7 +3,7 @@
 use super::client_test::{Reaction, failed, one, options, run, server, status};
 use super::*;
 use crate::model::call::{Answer, Call, ShardPlace};
-use crate::model::request::{Failure, FailureClass, Request, RequestBody, ResponseBody};
+use crate::model::request::{Direction, Failure, FailureClass, Request, RequestBody, ResponseBody};
 use crate::model::{
     Epoch, Lsn, NamespaceDescriptor, NamespaceId, NodeId, Policy, Position, Read, Scan, ShardDescriptor, ShardId,
     Token, Write,
@@ -110,6 +110,141 @@ fn a_node_that_is_cut_off_and_says_that_it_leads_is_left_for_the_one_that_does()
         orders.get("k", Read::Linearizable).await.unwrap();
         is_cut.store(true, Ordering::Relaxed);
         orders.get("k", Read::Linearizable).await.unwrap().unwrap();
+    });
+}
+
+/// The story of a bug: only of other namespaces than the default one it was looked whether another node leads by now.
+#[test]
+fn a_read_of_the_default_namespace_that_a_leader_does_not_answer_goes_to_the_one_that_leads_by_then() {
+    run(async {
+        let place = |node: u64, leader: u64| {
+            let (shard, leader) = (ShardId::new(1024), Some(NodeId::new(leader)));
+            let serving = leader == Some(NodeId::new(node));
+            let place = ShardPlace { shard, start: Vec::new(), leader, serving, applied: 0, failure: None };
+            ResponseBody::Answer(Answer::Shards(vec![place]))
+        };
+        let first = node(1, move |call| (call == Call::Shards).then(|| place(1, 1))).await;
+        let second = node(2, move |call| Some(if call == Call::Shards { place(2, 2) } else { values() })).await;
+        // A majority names it.
+        let third = node(3, move |call| (call == Call::Shards).then(|| place(3, 2))).await;
+        let client = Client::connect([first, second, third], options()).await.unwrap();
+        client.namespace("default").get("k", Read::Linearizable).await.unwrap().unwrap();
+        assert_eq!(client.node().await, Some(NodeId::new(2)));
+    });
+}
+
+/// The story of a bug: which node is otherwise asked was taken from one of the connections, and the request went over another one.
+#[test]
+fn each_of_several_connections_goes_where_its_requests_belong() {
+    run(async {
+        let leads = Arc::new(AtomicBool::new(true));
+        let (says, refuses) = (Arc::clone(&leads), Arc::clone(&leads));
+        let (shard, epoch, lsn) = (ShardId::new(2048), Epoch::new(1, 1), Lsn::new(1));
+        let position = move || ResponseBody::Answer(Answer::from(Position { shard, epoch, lsn }));
+        // Node 1 leads all of "orders", and the default namespace until a write of it comes to it.
+        let first = server(1, move |Request { id, namespace, body, .. }| match body {
+            RequestBody::Status => one(id, status(1, 1, says.load(Ordering::Relaxed))),
+            RequestBody::Call(Call::Shards) => one(id, places(1, [1, 1])),
+            _ if namespace == "orders" => one(id, position()),
+            _ => {
+                refuses.store(false, Ordering::Relaxed);
+                one(id, sent_to(2))
+            }
+        })
+        .await;
+        let second = server(2, move |Request { id, namespace, body, .. }| match body {
+            RequestBody::Status => one(id, status(2, 2, true)),
+            RequestBody::Call(Call::Shards) => one(id, places(2, [1, 1])),
+            _ if namespace == "orders" => one(id, sent_to(1)),
+            _ => one(id, position()),
+        })
+        .await;
+        let client = Client::connect([first, second], ClientOptions { connections: 4, ..options() }).await.unwrap();
+        // One of the connections goes over to node 2.
+        let all = client.namespace("default");
+        let write = || all.write_durable(Write::new().put("a", "1"));
+        assert!(write().await.unwrap().await.is_err_and(|error| error.has_no_effect()));
+        write().await.unwrap().await.unwrap();
+        for number in 0..100 {
+            let write = Write::new().put(format!("{number}"), "1");
+            client.namespace("orders").write_durable(write).await.unwrap().await.unwrap();
+        }
+    });
+}
+
+/// The story of a bug: a plain read went to the node that leads the default namespace, which may have applied less than was written.
+#[test]
+fn a_plain_read_goes_where_the_writes_of_its_key_do() {
+    run(async {
+        let value = |version: u64| ResponseBody::Value { value: Some((version, b"v".to_vec())), applied: version };
+        let answering = |number: u64| {
+            server(number, move |Request { id, body, .. }| match body {
+                RequestBody::Status => one(id, status(number, 1, number == 1)),
+                RequestBody::Call(Call::Shards) => one(id, places(number, [1, 2])),
+                RequestBody::Get { .. } => one(id, value(number)),
+                RequestBody::ReadStream { .. } => {
+                    one(id, ResponseBody::Events { events: vec![], head: number, more: false, applied: number })
+                }
+                _ => one(id, failed(2001, FailureClass::FixRequest, true)),
+            })
+        };
+        let addresses = [answering(1).await, answering(2).await];
+        let options = ClientOptions { namespace: "orders".into(), ..options() };
+        let client = Client::connect(addresses, options).await.unwrap();
+        for (key, leader) in [("a", 1), ("k", 2)] {
+            assert_eq!(client.get(key.as_bytes()).await.unwrap().unwrap().version, leader, "{key}");
+            let page = client.read_stream(key.as_bytes(), 1, Direction::Forward, 10).await.unwrap();
+            assert_eq!(page.head, leader, "{key}");
+        }
+    });
+}
+
+/// The story of a bug: what any server knows was asked of nobody but the one that leads the default namespace.
+#[test]
+fn a_namespace_that_is_led_is_of_use_while_nobody_leads_the_default_one() {
+    run(async {
+        let answering = |number: u64| {
+            server(number, move |Request { id, body, .. }| match body {
+                RequestBody::Status => one(id, status(number, 9, false)),
+                RequestBody::Call(Call::Shards) => one(id, places(number, [2, 2])),
+                RequestBody::Call(Call::Describe) => one(id, ResponseBody::Answer(Answer::Namespace(descriptor()))),
+                _ if number == 2 => one(id, values()),
+                _ => one(id, sent_to(2)),
+            })
+        };
+        let addresses = [answering(1).await, answering(2).await];
+        let options = ClientOptions { namespace: "orders".into(), ..options() };
+        let client = Client::connect(addresses, options).await.unwrap();
+        let orders = client.namespace("orders");
+        orders.descriptor().await.unwrap();
+        orders.get("k", Read::Linearizable).await.unwrap().unwrap();
+        assert_eq!((client.stats().reconnects, client.node().await), (0, Some(NodeId::new(1))));
+    });
+}
+
+/// The story of a bug: each call that was given up had the question who leads given up as well, and its connections.
+#[test]
+fn who_leads_is_learnt_also_by_calls_that_have_little_time() {
+    run(async {
+        let asked = Arc::new(AtomicUsize::new(0));
+        let answering = |number: u64| {
+            let asked = Arc::clone(&asked);
+            node(number, move |call| match call {
+                Call::Shards => {
+                    asked.fetch_add(1, Ordering::Relaxed);
+                    Some(places(number, [2, 2]))
+                }
+                _ => (number == 2).then(values),
+            })
+        };
+        // It takes connections, and says nothing.
+        let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addresses = [answering(1).await, answering(2).await, silent.local_addr().unwrap().to_string()];
+        let client = Client::connect(addresses, options()).await.unwrap();
+        let orders = client.namespace("orders");
+        let hasty = || tokio::time::timeout(Duration::from_millis(20), orders.get("k", Read::Linearizable));
+        while hasty().await.is_err() {}
+        assert_eq!(asked.load(Ordering::Relaxed), 2, "each once");
     });
 }
 

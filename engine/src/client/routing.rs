@@ -21,6 +21,9 @@ use tokio::time::Instant;
 /// large. It is more where their answers bring nothing new.
 pub(super) const ASK_PAUSE: Duration = Duration::from_millis(100);
 
+/// Namespaces of which something is remembered while nothing is asked of them.
+const NAMESPACES_MAX: usize = 1024;
+
 /// The namespaces of which something is known.
 #[derive(Debug, Default)]
 pub(super) struct Routing(Mutex<BTreeMap<String, Arc<Ways>>>);
@@ -31,6 +34,10 @@ impl Routing {
         let mut all = self.0.lock();
         if let Some(ways) = all.get(namespace) {
             return Arc::clone(ways);
+        }
+        if all.len() >= NAMESPACES_MAX {
+            // A program may ask for any number of names, also of such as there are not. Of those it is asked again.
+            all.retain(|_, ways| Arc::strong_count(ways) > 1);
         }
         Arc::clone(all.entry(namespace.to_owned()).or_default())
     }
@@ -110,6 +117,11 @@ impl Ways {
     /// The turn to ask.
     pub(super) async fn turn(&self) -> MutexGuard<'_, ()> {
         self.asking.lock().await
+    }
+
+    /// Whether the servers may be asked now.
+    pub(super) fn may_be_asked(&self) -> bool {
+        self.known.lock().next.is_none_or(|next| Instant::now() >= next)
     }
 
     /// Whether the servers are asked before something goes its way that is about this.
@@ -236,14 +248,9 @@ impl Place {
 }
 
 impl Part {
-    /// It may be another node that leads: it is asked before the next request about it.
-    pub(super) fn doubt(&self) {
-        self.refuted(None, None);
-    }
-
     /// A node has sent it elsewhere. Says whether nothing more is to be asked over that connection.
     pub(super) fn sent_on(&self, by: NodeId, failure: &Failure) -> bool {
-        let is_known = self.refuted(Some(by), failure.leader);
+        let is_known = self.refuted(by, failure.leader);
         let is_elsewhere = match self.leader {
             // It is at the end that was wanted: to connect anew would come to the same node.
             Some(node) => node != by,
@@ -254,11 +261,13 @@ impl Part {
     }
 
     /// Notes it, and who leads instead, if that was said; whether anything is known of the namespace.
-    fn refuted(&self, by: Option<NodeId>, leader: Option<NodeId>) -> bool {
+    fn refuted(&self, by: NodeId, leader: Option<NodeId>) -> bool {
         let mut known = self.ways.known.lock();
         let now = Instant::now();
         match known.places.iter_mut().find(|place| Some(place.shard) == self.shard) {
-            Some(place) => place.refuted(by.filter(|by| self.leader.is_none_or(|wanted| wanted == *by)), leader, now),
+            Some(place) => {
+                place.refuted(Some(by).filter(|by| self.leader.is_none_or(|wanted| wanted == *by)), leader, now)
+            }
             None => known.doubted = Some(now),
         }
         !known.places.is_empty()

@@ -160,6 +160,17 @@ fn whom_the_leader_names_is_asked_at_once_and_all_are_when_that_one_refuses_as_w
 }
 
 #[test]
+fn names_that_were_asked_for_once_are_not_kept_for_ever() {
+    let routing = Routing::default();
+    let held = routing.of("held");
+    for number in 0..10 * NAMESPACES_MAX {
+        routing.of(&number.to_string());
+    }
+    assert!(routing.0.lock().len() <= NAMESPACES_MAX);
+    assert!(Arc::ptr_eq(&held, &routing.of("held")), "in use");
+}
+
+#[test]
 fn what_is_no_table_of_keys_is_not_believed() {
     let many = |count: usize| (0..count).map(|n| place(n as u64, &format!("{n:04}"), 2)).collect::<Vec<_>>();
     let from_the_first = |mut places: Vec<ShardPlace>| {

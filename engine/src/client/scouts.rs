@@ -1,5 +1,6 @@
 //! [`Scouts`]: all servers are asked who leads what, each over a connection that is for that only.
 
+use super::addresses::Addresses;
 use super::connector;
 use super::link::{Answer, Heard, Link};
 use super::options::ClientOptions;
@@ -19,7 +20,11 @@ const OTHERS_WITHIN: Duration = Duration::from_millis(100);
 
 /// One for each address.
 #[derive(Debug)]
-pub(super) struct Scouts(Vec<Arc<Scout>>);
+pub(super) struct Scouts {
+    all: Vec<Arc<Scout>>,
+    /// Where it is noted who answers.
+    addresses: Arc<Addresses>,
+}
 
 #[derive(Debug)]
 struct Scout {
@@ -31,22 +36,22 @@ struct Scout {
 }
 
 impl Scouts {
-    pub(super) fn new(addresses: &[String]) -> Self {
-        let scout = |address: &String| {
-            Arc::new(Scout { address: address.clone(), link: Mutex::default(), connects: AtomicU64::new(0) })
+    pub(super) fn new(addresses: Arc<Addresses>) -> Self {
+        let scout = |address: &str| {
+            Arc::new(Scout { address: address.to_owned(), link: Mutex::default(), connects: AtomicU64::new(0) })
         };
-        Self(addresses.iter().map(scout).collect())
+        Self { all: addresses.in_order(None).map(scout).collect(), addresses }
     }
 
     /// Connections made beyond the first of each.
     pub(super) fn reconnects(&self) -> u64 {
         // Relaxed: a figure for people.
-        self.0.iter().map(|scout| scout.connects.load(Ordering::Relaxed).saturating_sub(1)).sum()
+        self.all.iter().map(|scout| scout.connects.load(Ordering::Relaxed).saturating_sub(1)).sum()
     }
 
     /// Ends the connections. What is asked has ended before: it looks at the same `closed`.
     pub(super) async fn close(&self) {
-        for scout in &self.0 {
+        for scout in &self.all {
             if let Some(link) = scout.link.lock().await.take() {
                 link.close();
             }
@@ -65,14 +70,14 @@ impl Scouts {
     ) -> Vec<Told> {
         // Dropped, it ends them.
         let mut asked = JoinSet::new();
-        for scout in &self.0 {
+        for scout in &self.all {
             let (scout, namespace, options) = (Arc::clone(scout), namespace.to_owned(), options.clone());
-            let (mut closed, heard) = (closed.subscribe(), Arc::clone(heard));
+            let (mut closed, heard, addresses) = (closed.subscribe(), Arc::clone(heard), Arc::clone(&self.addresses));
             asked.spawn(async move {
                 tokio::select! {
                     biased;
                     _ = closed.wait_for(|closed| *closed) => None,
-                    told = scout.ask(namespace, &options, end, &heard) => told,
+                    told = scout.ask(namespace, &options, end, &addresses, &heard) => told,
                 }
             });
         }
@@ -80,7 +85,7 @@ impl Scouts {
         while let Ok(Some(said)) = timeout_at(end, asked.join_next()).await {
             // Whoever can't be asked says nothing; why, is told by whoever connects to it for something else.
             told.extend(said.ok().flatten());
-            if 2 * told.len() > self.0.len() {
+            if 2 * told.len() > self.all.len() {
                 end = end.min(Instant::now() + OTHERS_WITHIN);
             }
         }
@@ -89,7 +94,14 @@ impl Scouts {
 }
 
 impl Scout {
-    async fn ask(&self, namespace: String, options: &ClientOptions, end: Instant, heard: &Arc<Heard>) -> Option<Told> {
+    async fn ask(
+        &self,
+        namespace: String,
+        options: &ClientOptions,
+        end: Instant,
+        addresses: &Addresses,
+        heard: &Arc<Heard>,
+    ) -> Option<Told> {
         let mut slot = self.link.lock().await;
         // Out of its place until it has answered: one over which nothing comes is not asked once more.
         let link = match slot.take().filter(Link::is_usable) {
@@ -112,6 +124,7 @@ impl Scout {
             Answer::ConnectionLost => return None,
         };
         let node = link.node();
+        addresses.note(&self.address, node);
         *slot = Some(link);
         Some(Told { node, places })
     }

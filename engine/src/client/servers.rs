@@ -15,26 +15,30 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 /// Connections of one client at the most: servers take a bounded number from one address.
 const CONNECTIONS_MAX: usize = 64;
+/// From one attempt to reach a node, at whose place another one was found, to the next.
+const PASSED_PAUSE: Duration = Duration::from_millis(100);
 /// How long it is asked who leads; half of what a request has left, if that is less: it must be asked itself.
 const LEARN_WITHIN: Duration = Duration::from_secs(1);
 
 /// The servers of a cluster, by their addresses, and the connections to the one that is asked.
 #[derive(Debug)]
 pub(super) struct Servers {
-    addresses: Addresses,
+    addresses: Arc<Addresses>,
     /// The connections in use. A lock is held while a new one is made, so that one is made and not many.
     links: Vec<Mutex<Current>>,
     /// Those to nodes that lead something: as many nodes as there are addresses, or lead.
     of_nodes: parking_lot::Mutex<BTreeMap<NodeId, Arc<Vec<Mutex<Current>>>>>,
     /// Those that were in use until a server sent on what it was asked: it may lead again.
     spares: Spares,
+    /// The one of what any server may be asked, while nobody is found who leads.
+    any: Mutex<Current>,
     /// Those by which it is asked who leads what.
-    scouts: Scouts,
+    scouts: Arc<Scouts>,
     routing: Routing,
     closed: watch::Sender<bool>,
     /// Connections made beyond the first of each.
@@ -50,19 +54,25 @@ struct Current {
     was_connected: bool,
     /// When the last attempt to find a server failed, and how: the answer for all who waited for it.
     failed: Option<(Instant, ClientError)>,
+    /// When the last one was made that is not to the node that was wanted.
+    passed: Option<Instant>,
 }
 
 /// Which of several connections a request takes: those of one route reach the server in the order in which they were sent.
 #[derive(Debug, Clone)]
 pub(super) struct Path {
     hash: u64,
+    /// Any server may be asked; one that leads is only the first to be looked for.
+    is_any: bool,
     /// What it is about, and to which node it goes for that; none: to the one that is otherwise asked, whatever that leads.
     pub(super) part: Option<Part>,
 }
 
 impl Path {
     /// For what is about no key.
-    pub(super) const ANY: Self = Self { hash: 0, part: None };
+    pub(super) const ANY: Self = Self { hash: 0, is_any: true, part: None };
+    /// For what is otherwise asked.
+    pub(super) const HOME: Self = Self { hash: 0, is_any: false, part: None };
 
     /// For what is about this.
     fn of(namespace: &str, about: &About) -> Self {
@@ -72,7 +82,7 @@ impl Path {
             // In whose order it must arrive.
             About::Shard(shard) => xxh3_64(&shard.get().to_le_bytes()),
         };
-        Self { hash, part: None }
+        Self { hash, is_any: *about == About::Nothing, part: None }
     }
 }
 
@@ -107,11 +117,12 @@ impl About {
 impl Servers {
     pub(super) fn new(addresses: Vec<String>, options: &ClientOptions) -> Self {
         let (closed, connects) = (watch::Sender::new(false), AtomicU64::new(0));
-        let (links, of_nodes, scouts) = (slots(options), parking_lot::Mutex::default(), Scouts::new(&addresses));
+        let addresses = Arc::new(Addresses::new(addresses));
+        let (links, of_nodes, scouts) =
+            (slots(options), parking_lot::Mutex::default(), Arc::new(Scouts::new(Arc::clone(&addresses))));
         let spares = Spares::new(links.len() * addresses.len());
         let (routing, heard) = (Routing::default(), Arc::default());
-        let addresses = Addresses::new(addresses);
-        Self { addresses, links, of_nodes, spares, scouts, routing, closed, connects, heard }
+        Self { addresses, links, of_nodes, spares, any: Mutex::default(), scouts, routing, closed, connects, heard }
     }
 
     /// Ends all connections, and attempts to make one; no more are made.
@@ -119,7 +130,7 @@ impl Servers {
         // Before the locks: whoever has one ends its attempt, or has put its connection where it is found here.
         self.closed.send_replace(true);
         let of_nodes: Vec<_> = self.of_nodes.lock().values().map(Arc::clone).collect();
-        for slot in self.links.iter().chain(of_nodes.iter().flat_map(|slots| slots.iter())) {
+        for slot in self.links.iter().chain([&self.any]).chain(of_nodes.iter().flat_map(|slots| slots.iter())) {
             if let Some(link) = slot.lock().await.link.take() {
                 link.close();
             }
@@ -131,7 +142,11 @@ impl Servers {
 
     /// The node that is connected now, if one is.
     pub(super) async fn node(&self) -> Option<NodeId> {
-        slot(&self.links, &Path::ANY).lock().await.link.as_ref().map(|link| link.node())
+        let home = slot(&self.links, &Path::HOME).lock().await.link.as_ref().map(|link| link.node());
+        match home {
+            None => self.any.lock().await.link.as_ref().map(|link| link.node()),
+            home => home,
+        }
     }
 
     /// Connections made beyond the first of each, and bytes received.
@@ -200,29 +215,80 @@ impl Servers {
         let ways = self.routing.of(namespace);
         if ways.is_to_be_asked(about) {
             // Seldom, and large: not in every call's future.
-            Box::pin(self.learn(&ways, options, namespace, about, deadline)).await;
+            let asked_about = about.clone();
+            let still = move |ways: &Ways| ways.is_to_be_asked(&asked_about);
+            Box::pin(self.learn(&ways, options, namespace, deadline, still)).await;
         }
         Path { part: Some(ways.part(about)), ..path }
     }
 
-    /// Asks the servers, all of them, or waits for whoever does that already.
-    async fn learn(&self, ways: &Ways, options: &ClientOptions, namespace: &str, about: &About, deadline: Instant) {
-        let within = || {
-            let now = Instant::now();
-            now + LEARN_WITHIN.min(deadline.saturating_duration_since(now) / 2)
-        };
-        let Ok(_turn) = timeout_at(within(), ways.turn()).await else { return };
-        if !ways.is_to_be_asked(about) {
-            return;
+    /// Asks the servers, all of them, or waits for whoever does that already; nothing, if `still` says so when it is its turn.
+    ///
+    /// Cancellation: they are asked all the same: whoever has little time each time would never learn it.
+    async fn learn(
+        &self,
+        ways: &Arc<Ways>,
+        options: &ClientOptions,
+        namespace: &str,
+        deadline: Instant,
+        still: impl Fn(&Ways) -> bool + Send + 'static,
+    ) {
+        let now = Instant::now();
+        let end = now + LEARN_WITHIN.min(deadline.saturating_duration_since(now) / 2);
+        let (ways, options, namespace) = (Arc::clone(ways), options.clone(), namespace.to_owned());
+        let (scouts, closed, heard) = (Arc::clone(&self.scouts), self.closed.clone(), Arc::clone(&self.heard));
+        let asking = tokio::spawn(async move {
+            let Ok(_turn) = timeout_at(end, ways.turn()).await else { return };
+            if still(&ways) {
+                let asked = Instant::now();
+                let told =
+                    scouts.ask(&namespace, &options, asked + LEARN_WITHIN.min(end - asked), &closed, &heard).await;
+                ways.learn(asked, told);
+            }
+        });
+        // If it panicked, nothing was learnt, and what is known goes on to be believed.
+        drop(asking.await);
+    }
+
+    /// Looks whether another node leads what is about this than the one to which the path goes; from then on that one is asked.
+    /// What else is asked meanwhile goes its way, and does not wait for this.
+    pub(super) async fn is_led_elsewhere(
+        &self,
+        options: &ClientOptions,
+        namespace: &str,
+        about: &About,
+        path: &Path,
+        deadline: Instant,
+    ) -> bool {
+        if options.route == Route::Any || *about == About::Nothing {
+            return false;
         }
-        let asked = Instant::now();
-        let told = self.scouts.ask(namespace, options, within(), &self.closed, &self.heard).await;
-        ways.learn(asked, told);
+        let ways = self.routing.of(namespace);
+        Box::pin(self.learn(&ways, options, namespace, deadline, Ways::may_be_asked)).await;
+        let found = ways.part(about).leader;
+        if let Some(part) = &path.part {
+            return part.leader.is_some() && found != part.leader;
+        }
+        // Whoever makes a connection there now looks itself who leads.
+        let Ok(current) = slot(&self.links, path).try_lock() else { return false };
+        match (found, &current.link) {
+            (Some(found), Some(link)) if link.node() != found => {
+                link.leads_no_more(found);
+                true
+            }
+            _ => false,
+        }
     }
 
     /// The connection in use on this path, or a new one.
     pub(super) async fn link(&self, options: &ClientOptions, path: &Path) -> Result<Arc<Link>, ClientError> {
         match path.part.as_ref().and_then(|part| part.leader) {
+            None if path.is_any => {
+                if let Some(link) = self.home(path) {
+                    return Ok(link);
+                }
+                self.link_in(&self.any, options, || (Wanted::LeaderOrAny, self.home(path))).await
+            }
             None => self.link_in(slot(&self.links, path), options, || self.routed(options)).await,
             Some(node) => {
                 let slots = self.slots_of(node, options);
@@ -239,8 +305,13 @@ impl Servers {
 
     /// As [`Servers::routed`], where this node is asked. Without a wait for a connection that is being made: then it is another one.
     fn shared(&self, node: NodeId, path: &Path) -> (Wanted, Option<Arc<Link>>) {
-        let home = slot(&self.links, path).try_lock().ok().and_then(|current| current.link.as_ref().map(Arc::clone));
-        (Wanted::Node(node), home.filter(|link| link.node() == node && link.is_usable()))
+        (Wanted::Node(node), self.home(path).filter(|link| link.node() == node))
+    }
+
+    /// The connection in use for what has no other one, if it can be used now.
+    fn home(&self, path: &Path) -> Option<Arc<Link>> {
+        let home = slot(&self.links, path).try_lock().ok()?.link.as_ref().map(Arc::clone);
+        home.filter(|link| link.is_usable())
     }
 
     fn slots_of(&self, node: NodeId, options: &ClientOptions) -> Arc<Vec<Mutex<Current>>> {
@@ -280,6 +351,10 @@ impl Servers {
             current.link = Some(Arc::clone(&found));
             return Ok(found);
         }
+        // Whoever was wanted is not there: whoever answers instead refuses what is asked, each time, and would be dialled each time.
+        if let Some(passed) = current.passed.take() {
+            sleep_until(passed + PASSED_PAUSE).await;
+        }
         let link = match self.connect(options, wanted).await {
             Ok(link) => Arc::new(link),
             Err(error) => {
@@ -287,6 +362,9 @@ impl Servers {
                 return Err(error);
             }
         };
+        if matches!(wanted, Wanted::Node(node) if node != link.node()) {
+            current.passed = Some(Instant::now());
+        }
         if std::mem::replace(&mut current.was_connected, true) {
             self.connects.fetch_add(1, Ordering::Relaxed);
         }

@@ -43,7 +43,7 @@ where
 #[test]
 fn to_close_ends_an_attempt_to_connect_and_does_not_wait_for_it() {
     run(async {
-        closes_in_the_middle(async |servers| servers.link(&patient(), &Path::ANY).await.map(drop)).await;
+        closes_in_the_middle(async |servers| servers.link(&patient(), &Path::HOME).await.map(drop)).await;
         closes_in_the_middle(async |servers| servers.own_link(&patient()).await.map(drop)).await;
     });
 }
@@ -55,7 +55,7 @@ fn nobody_is_dialled_when_it_is_closed() {
         let (listener, address) = silent().await;
         let servers = Servers::new(vec![address], &patient());
         servers.close().await;
-        assert_eq!(servers.link(&patient(), &Path::ANY).await.map(drop), Err(ClientError::Closed));
+        assert_eq!(servers.link(&patient(), &Path::HOME).await.map(drop), Err(ClientError::Closed));
         assert_eq!(servers.own_link(&patient()).await.map(drop), Err(ClientError::Closed));
         timeout(Duration::from_millis(50), listener.accept()).await.expect_err("nobody comes");
     });
@@ -69,7 +69,7 @@ fn whoever_waits_for_the_attempt_of_another_ends_with_it_when_it_is_closed() {
         let attempts: Vec<_> = (0..3)
             .map(|_| {
                 let servers = Arc::clone(&servers);
-                tokio::spawn(async move { servers.link(&patient(), &Path::ANY).await.map(drop) })
+                tokio::spawn(async move { servers.link(&patient(), &Path::HOME).await.map(drop) })
             })
             .collect();
         let (connection, _) = listener.accept().await.unwrap();
@@ -97,6 +97,72 @@ fn who_leads_is_asked_for_half_of_the_time_that_a_request_has() {
     });
 }
 
+/// The story of a bug: to look after a read that is not answered put a whole namespace in doubt, and its writes waited for that.
+#[test]
+fn what_is_looked_after_holds_up_nothing_else() {
+    run(async {
+        let (_listener, address) = silent().await;
+        let servers = Servers::new(vec![address], &patient());
+        let ways = servers.routing.of("orders");
+        ways.learn(Instant::now(), Vec::new());
+        let far = Instant::now() + Duration::from_secs(3600);
+        let about = About::Key(b"k".to_vec());
+        tokio::time::sleep(2 * super::super::routing::ASK_PAUSE).await;
+        assert!(ways.is_to_be_asked(&about), "nobody answered");
+        let place = ShardPlace {
+            shard: ShardId::new(2048),
+            start: Vec::new(),
+            leader: Some(NodeId::new(1)),
+            serving: true,
+            applied: 0,
+            failure: None,
+        };
+        ways.learn(Instant::now(), vec![Told { node: NodeId::new(1), places: vec![place] }]);
+        tokio::time::sleep(2 * super::super::routing::ASK_PAUSE).await;
+        let options = patient();
+        let path = servers.path(&options, "orders", &about, far).await;
+        let looking = servers.is_led_elsewhere(&options, "orders", &about, &path, far);
+        let writing = async {
+            // It asks by now.
+            tokio::task::yield_now().await;
+            tokio::task::yield_now().await;
+            for _ in 0..100 {
+                servers.path(&options, "orders", &about, far).await;
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = looking => panic!("nobody answers it, and it ends"),
+            () = writing => {}
+        }
+    });
+}
+
+#[test]
+fn a_node_at_whose_place_another_one_answers_is_not_dialled_for_each_request() {
+    run(async {
+        let servers = Servers::new(vec![server(1, leads(1)).await], &options());
+        let ways = servers.routing.of("orders");
+        let place = ShardPlace {
+            shard: ShardId::new(2048),
+            start: Vec::new(),
+            leader: Some(NodeId::new(2)),
+            serving: false,
+            applied: 0,
+            failure: None,
+        };
+        ways.learn(Instant::now(), vec![Told { node: NodeId::new(1), places: vec![place] }]);
+        let path = Path { hash: 0, is_any: false, part: Some(ways.part(&About::Key(b"k".to_vec()))) };
+        let begun = Instant::now();
+        for _ in 0..4 {
+            // As if it had refused.
+            servers.link(&options(), &path).await.unwrap().leads_no_more(NodeId::new(2));
+        }
+        assert!(begun.elapsed() >= 3 * PASSED_PAUSE, "{:?}", begun.elapsed());
+    });
+}
+
 /// The story of a bug: each node that any server ever named as a leader was kept, with connections of its own.
 #[test]
 fn connections_are_kept_for_nodes_that_are_known_to_lead_something() {
@@ -114,7 +180,7 @@ fn connections_are_kept_for_nodes_that_are_known_to_lead_something() {
                 failure: None,
             };
             ways.learn(Instant::now(), vec![Told { node: NodeId::new(1), places: vec![place] }]);
-            let path = Path { hash: 0, part: Some(ways.part(&About::Key(b"k".to_vec()))) };
+            let path = Path { hash: 0, is_any: false, part: Some(ways.part(&About::Key(b"k".to_vec()))) };
             servers.link(&options(), &path).await.unwrap();
             assert!(servers.of_nodes.lock().contains_key(&NodeId::new(leader)));
         }
@@ -126,10 +192,10 @@ fn connections_are_kept_for_nodes_that_are_known_to_lead_something() {
 fn the_connections_in_use_end_when_it_is_closed() {
     run(async {
         let servers = Servers::new(vec![server(1, leads(1)).await], &options());
-        let link = servers.link(&options(), &Path::ANY).await.unwrap();
+        let link = servers.link(&options(), &Path::HOME).await.unwrap();
         assert!(link.is_usable());
         servers.close().await;
         assert!(!link.is_usable() && servers.node().await.is_none());
-        assert_eq!(servers.link(&options(), &Path::ANY).await.map(drop), Err(ClientError::Closed));
+        assert_eq!(servers.link(&options(), &Path::HOME).await.map(drop), Err(ClientError::Closed));
     });
 }

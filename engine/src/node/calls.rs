@@ -123,14 +123,16 @@ impl Asked<'_> {
             body => body,
         };
         let space = node.namespace(name).map_err(|_| failure::unknown_namespace(name))?;
-        let applied = node.default_shard().positions.applied().get();
         let failed = |error: ReadError| failure::read(&error);
         match body {
             RequestBody::Get { key } => {
+                // Before it is read: that much is in what was found.
+                let applied = space.applied_of(&key).get();
                 let found = space.get(&key, Read::Eventual).map_err(failed)?;
                 Ok(ResponseBody::Value { value: found.map(|found| (found.version, found.value.into())), applied })
             }
             RequestBody::ReadStream { stream, from, direction, events_max } => {
+                let applied = space.applied_of(&stream).get();
                 let bounds = ((events_max as usize).min(ITEMS_MAX), ITEMS_BYTES_MAX);
                 let read = space.read_stream(&stream, from, direction, bounds, Read::Eventual);
                 let read = read.map_err(failed)?;

@@ -477,6 +477,12 @@ impl Namespace {
         self.served.is_dropped.load(Ordering::SeqCst)
     }
 
+    /// How far the shard is in which this key lies.
+    #[cfg(feature = "client")]
+    pub(super) fn applied_of(&self, key: &[u8]) -> Lsn {
+        self.shard(self.index_of(key)).map_or(Lsn::ZERO, |shard| shard.positions.applied())
+    }
+
     fn shard(&self, index: usize) -> Option<&ShardHandle> {
         self.served.shards.get(index).map(|shard| &**shard)
     }

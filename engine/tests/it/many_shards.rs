@@ -10,7 +10,8 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 use towline::client::{Client, ClientError, ClientOptions, Namespace};
 use towline::model::call::ShardPlace;
-use towline::model::{NodeId, Read, Scan, ShardId, Write};
+use towline::model::request::Direction;
+use towline::model::{Expect, NodeId, Read, Scan, ShardId, Write};
 use towline::node::WriteRefused;
 
 /// Each letter of the keys below has a shard of its own.
@@ -22,8 +23,11 @@ fn run<T>(test: impl Future<Output = T>) -> T {
 }
 
 async fn client(cluster: &Cluster) -> Client {
-    let options = ClientOptions { request_timeout: PATIENCE, connect_timeout: PATIENCE, ..ClientOptions::default() };
-    Client::connect(cluster.addresses(), options).await.unwrap()
+    Client::connect(cluster.addresses(), options()).await.unwrap()
+}
+
+fn options() -> ClientOptions {
+    ClientOptions { request_timeout: PATIENCE, connect_timeout: PATIENCE, ..ClientOptions::default() }
 }
 
 /// Whether each shard of each namespace has a leader that takes writes, among these nodes.
@@ -70,6 +74,20 @@ async fn check(orders: &Namespace, numbers: std::ops::Range<u32>) {
     }
 }
 
+/// What a plain write was answered is applied where a plain read of its key goes, which says how far that shard is.
+async fn check_plain_reads(cluster: &Cluster) {
+    let options = ClientOptions { namespace: "orders".into(), ..options() };
+    let plain = Client::connect(cluster.addresses(), options).await.unwrap();
+    for letter in LETTERS {
+        let stream = format!("{letter}-stream");
+        let write = Write::new().append(stream.clone(), Expect::Any, "1");
+        let written = plain.write(write.record()).await.unwrap().await.unwrap();
+        let page = plain.read_stream(stream.as_bytes(), 1, Direction::Forward, 10).await.unwrap();
+        assert_eq!(page.head, 1, "{stream}");
+        assert!(page.applied >= written.lsn, "{stream}: {} at {}", written.lsn, page.applied);
+    }
+}
+
 fn digests(cluster: &Cluster, index: usize) -> Vec<(ShardId, u64, [u8; 16])> {
     let digests = cluster.server(index).node().namespace("orders").unwrap().digest().unwrap();
     digests.into_iter().map(|(shard, at, digest)| (shard, at.lsn.get(), digest)).collect()
@@ -88,6 +106,7 @@ fn i1_shards_led_by_different_nodes_lose_nothing_when_one_stops_and_its_shards_a
             put(&orders, number).await;
         }
         check(&orders, 0..20).await;
+        check_plain_reads(&cluster).await;
         let of_two = |place: &&ShardPlace| place.leader == Some(NodeId::new(2));
         let stopped: Vec<_> = before.iter().filter(of_two).map(|place| place.shard).collect();
         (client, stopped)
