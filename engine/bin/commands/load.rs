@@ -72,7 +72,7 @@ pub(crate) async fn run(args: Args) -> Result<ExitCode, Failure> {
     };
     let counters = Arc::new(Counters::default());
     stop_on_signal(Arc::clone(&counters));
-    let loading = load(&client, &options, &surveyed, &counters);
+    let loading = Box::pin(load(&client, &options, &surveyed, &counters));
     let result = show(&args, &surveyed, &counters, loading).await;
     let summary = result.map_err(|ended| Failure::new(Exit::Failed, ended))?;
     tell(&args, &surveyed, &counters, &client, &summary)?;

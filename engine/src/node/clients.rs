@@ -20,9 +20,10 @@ use crate::model::call::{Answer, Call, Reach, ReadAt};
 use crate::model::codec::{self, CodecError};
 use crate::model::from_client::{Cancel, FromClient};
 use crate::model::request::{Failure, FailureClass, Request, RequestBody, Response, ResponseBody};
-use crate::model::{NodeId, Position, Record};
+use crate::model::{NodeId, Position, Record, ShardId};
 use crate::pipeline::{Receipt, Submission, SubmitError, SubmitPolicy};
 use bytes::Bytes;
+use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -36,7 +37,7 @@ use towline_net::{Event as NetEvent, ResetCode, SendError, SendFlags, StreamId, 
 /// How long a write waits between two looks at a full queue. The connection reads nothing meanwhile: that is the
 /// back-pressure its client feels.
 const FULL_QUEUE_PAUSE: Duration = Duration::from_millis(1);
-/// How long a write waits for its node to lead, which has begun to, and how long at the most between two looks.
+/// How long the writes of a shard wait for its node to lead, which has begun to, and how long at the most between two looks.
 const COMES_TO_LEAD_WITHIN: Duration = Duration::from_secs(1);
 const COMES_TO_LEAD_PAUSE: Duration = Duration::from_millis(20);
 /// Reads of one client that are worked on at a time: each may hold an answer's bytes in memory, until there is room for it in the
@@ -57,7 +58,7 @@ impl Server {
     pub(super) async fn client(self, access: Access, handle: ConnectionHandle, mut events: EventReceiver) {
         let lines = Lines::new();
         let _closing = Closing(Arc::clone(&lines.writes));
-        tokio::spawn(self.clone().write_in_order(Arc::clone(&lines.writes)));
+        tokio::spawn(self.clone().write_in_order(Arc::clone(&lines.writes), Arc::clone(&lines.holds)));
         let reading = tokio::spawn(self.clone().read_in_turns(access.clone(), lines.reads.clone()));
         // What a client that is gone has asked is of no use to anybody.
         let _reading = AtWork(reading.abort_handle());
@@ -159,14 +160,14 @@ impl Server {
         let deadline = (deadline_ms > 0).then(|| Instant::now() + within);
         let (came, reply) = (Instant::now(), Arc::new(reply));
         let write = WaitingWrite { id, space, work: Work::Record(record), reach, deadline, came, reply };
-        let write = if lines.writes.is_idle() { self.submit_now(write) } else { Some(write) };
+        let write = if lines.writes.is_idle() { self.submit_now(write, &lines.holds) } else { Some(write) };
         if let Some(write) = write {
             lines.writes.push(key, write);
         }
     }
 
     /// Submits a write where it came: nobody has to be woken for it. It comes back if that takes a while.
-    fn submit_now(&self, write: WaitingWrite) -> Option<WaitingWrite> {
+    fn submit_now(&self, write: WaitingWrite, holds: &Holds) -> Option<WaitingWrite> {
         let WaitingWrite { id, space, work, reach, deadline, came, reply } = write;
         let record = match work {
             Work::Record(record) if record.len() < LARGE_RECORD_BYTES => record,
@@ -180,13 +181,14 @@ impl Server {
             }
         };
         if !self.node.takes_writes_of(&shard) {
-            if self.node.comes_to_lead(&shard) {
+            if self.held_until(holds, &shard).is_some_and(|until| came < until) {
                 let work = Work::Prepared(shard, prepared);
                 return Some(WaitingWrite { id, space, work, reach, deadline, came, reply });
             }
             reply.fail(id, failure::not_serving(&self.node, &shard));
             return None;
         }
+        holds.forget(shard.descriptor.shard);
         let (completion, placed) = completion(self.node.identity().node, &shard, id, reach, &reply);
         match shard.queue.submit(prepared.for_token(Arrived::now(completion)), SubmitPolicy::Fail) {
             Ok(()) => {
@@ -206,14 +208,24 @@ impl Server {
         }
     }
 
-    async fn write_in_order(self, waiting: Arc<Line<WaitingWrite>>) {
+    /// Until when writes of a shard are held that does not take them now; none are where somebody else leads, or it has ended.
+    fn held_until(&self, holds: &Holds, shard: &ShardHandle) -> Option<Instant> {
+        let id = shard.descriptor.shard;
+        if self.node.comes_to_lead(shard) {
+            return Some(holds.since(id) + COMES_TO_LEAD_WITHIN);
+        }
+        holds.forget(id);
+        None
+    }
+
+    async fn write_in_order(self, waiting: Arc<Line<WaitingWrite>>, holds: Arc<Holds>) {
         while let Some((turn, write)) = waiting.next().await {
-            self.write(turn, write).await;
+            self.write(turn, write, &holds).await;
         }
     }
 
     /// Submits a write; until it is submitted it can be cancelled.
-    async fn write(&self, turn: Turn<WaitingWrite>, write: WaitingWrite) {
+    async fn write(&self, turn: Turn<WaitingWrite>, write: WaitingWrite, holds: &Holds) {
         let WaitingWrite { id, space, work, reach, deadline, came, reply } = write;
         let prepared = match work {
             Work::Prepared(shard, submission) => Ok((shard, submission)),
@@ -229,7 +241,7 @@ impl Server {
         };
         let (completion, placed) = completion(self.node.identity().node, &shard, id, reach, &reply);
         let mut submission = prepared.for_token(Arrived::now(completion));
-        // Since it came: those behind it have waited as long.
+        // Since it came at the latest: those behind it have waited as long.
         let given_up = deadline.into_iter().fold(came + COMES_TO_LEAD_WITHIN, Instant::min);
         let failure = loop {
             if turn.is_stopped() {
@@ -237,15 +249,16 @@ impl Server {
             }
             if !self.node.takes_writes_of(&shard) {
                 // Whoever was sent here by the leader before is not sent away again.
-                let waits = self.node.comes_to_lead(&shard) && Instant::now() < given_up;
-                if !waits || reply.half.handle.is_closed() {
+                let held_until = self.held_until(holds, &shard).map(|until| until.min(given_up));
+                if held_until.is_none_or(|until| until <= Instant::now()) || reply.half.handle.is_closed() {
                     break failure::not_serving(&self.node, &shard);
                 }
                 let leads = shard.positions.reach(new_key(), |positions| positions.serving().is_some());
                 // Out of time, whether it is to be waited for is looked at again.
-                let _ = tokio::time::timeout(COMES_TO_LEAD_PAUSE, leads).await;
+                drop(tokio::time::timeout(COMES_TO_LEAD_PAUSE, leads).await);
                 continue;
             }
+            holds.forget(shard.descriptor.shard);
             let refused = match shard.queue.submit(submission, SubmitPolicy::Fail) {
                 Ok(()) => {
                     return answer_when_placed(self.node.identity().node, placed, &shard, id, reply);
@@ -478,13 +491,14 @@ struct Guest {
 /// What one client has asked, and waits for its turn: bounded by the connection's credit, which goes back with each answer.
 struct Lines {
     writes: Arc<Line<WaitingWrite>>,
-    /// Those that can be done at once, and those that wait for a position.
+    holds: Arc<Holds>,
+    /// Those that can be done at once, those that wait for a position, and those for which other nodes are asked.
     reads: [Arc<Line<WaitingRead>>; 3],
 }
 
 impl Lines {
     fn new() -> Self {
-        Self { writes: Line::new(), reads: [Line::new(), Line::new(), Line::new()] }
+        Self { writes: Line::new(), holds: Arc::default(), reads: [Line::new(), Line::new(), Line::new()] }
     }
 
     /// Answers what has not begun. A number that nobody knows is of a request that is answered.
@@ -496,6 +510,25 @@ impl Lines {
         for read in self.reads.iter().filter_map(|line| line.cancel(key)) {
             read.reply.fail(id, failure::cancelled());
         }
+    }
+}
+
+/// The shards whose writes a client's line is held for, and since when. All writes of one are given up at one moment, and until it
+/// serves no other is held: each of them by itself would hold up those of every other shard anew.
+///
+/// Lock order: alone.
+#[derive(Debug, Default)]
+struct Holds(Mutex<BTreeMap<ShardId, Instant>>);
+
+impl Holds {
+    /// Since when a shard was found not to take writes; since now, if it was not.
+    fn since(&self, shard: ShardId) -> Instant {
+        *self.0.lock().entry(shard).or_insert_with(Instant::now)
+    }
+
+    /// It takes writes, or they go elsewhere: the next time is another one.
+    fn forget(&self, shard: ShardId) {
+        self.0.lock().remove(&shard);
     }
 }
 
@@ -529,12 +562,12 @@ enum Work {
     Prepared(Arc<ShardHandle>, Submission<()>),
 }
 
-/// A read that waits for its turn; and whatever else waits and is no write.
 /// The lines in which reads stand, by what they wait for.
 const AT_ONCE: usize = 0;
 const BEHIND_A_POSITION: usize = 1;
 const ASKED: usize = 2;
 
+/// A read that waits for its turn; and whatever else waits and is no write.
 struct WaitingRead {
     id: u64,
     namespace: String,

@@ -28,7 +28,10 @@ impl Shard {
         self.tell_damage(if is_alone { self.wal.damaged(self.log) } else { self.replica.damaged().to_vec() });
         if is_alone && self.replica.phase() == Some(Phase::Mending) {
             let from = self.state.damaged.first().map_or(Lsn::ZERO, |(first, _)| *first);
-            self.fail(&format!("the log is damaged from LSN {from} on, and no other node has it"));
+            self.fail(&format!(
+                "the log is damaged from LSN {from} on, and no other node has it: stop the node, and `towline wal repair` gives up what \
+                 can't be read"
+            ));
         }
     }
 
@@ -45,6 +48,9 @@ impl Shard {
                      What it did is in the state. Look at the disk, and have the namespace keep less of its log \
                      (Policy::retention): when that is let go, the log is whole. Until then an opening may stop the shard"
                 );
+            }
+            (Some((first, _)), Some((_, last))) if self.votes_alone() => {
+                tracing::error!(%node, %shard, %first, %last, ranges, "the shard needs what of its log can't be read");
             }
             (Some((first, _)), Some((_, last))) => tracing::error!(
                 %node, %shard, %first, %last, ranges, refused = self.replica.mends_refused(),

@@ -19,7 +19,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use towline_wal::{Entry, LogId, Pending, Wal};
+use towline_wal::{Entry, LogId, Pending, ReadError, Wal};
 
 /// How often it looks.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -172,14 +172,14 @@ impl Shared {
         let alone = self.letting_go.write();
         let mut entries = Vec::new();
         let mut wants_flush = false;
-        let mut given_up = Vec::new();
+        let mut released = Vec::new();
         for (shard, retention, needed) in beyond {
             let lost = shard.positions.unmendable();
             let Some(found) = self.may_go(shard, retention, needed, lost) else { continue };
             wants_flush |= found.wants_flush;
-            given_up
-                .extend(lost.zip(found.before).filter(|(last, before)| last < before).map(|(last, _)| (shard, last)));
-            entries.extend(found.before.map(|before| Entry::Release { log: shard.log, before }));
+            let Some(before) = found.before else { continue };
+            released.push((shard, lost.filter(|last| *last < before)));
+            entries.push(Entry::Release { log: shard.log, before });
         }
         if entries.is_empty() {
             return (wants_flush, None);
@@ -187,10 +187,7 @@ impl Shared {
         let submitted = self.host.wal.submit(entries);
         drop(alone);
         match &submitted {
-            Ok(_) => given_up.into_iter().for_each(|(shard, last)| {
-                tracing::warn!(shard = %shard.descriptor.shard, %last, "nobody can mend the log up to here: it is given up");
-                shard.events.send(Event::DamageFound);
-            }),
+            Ok(_) => released.into_iter().for_each(|(shard, given_up)| tell_released(shard, given_up)),
             Err(error) => tracing::debug!(%error, "nothing was released"),
         }
         (wants_flush, submitted.ok())
@@ -253,6 +250,17 @@ impl Shared {
     }
 }
 
+/// Tells a shard that some of its log was let go, if some of that may be damaged, for whatever reason it went: otherwise its replica
+/// asks for ever for what no log needs any more, and from where it has no position.
+fn tell_released(shard: &ShardHandle, given_up: Option<Lsn>) {
+    if let Some(last) = given_up {
+        tracing::warn!(shard = %shard.descriptor.shard, %last, "nobody can mend the log up to here: it is given up");
+    }
+    if given_up.is_some() || shard.positions.damaged() > 0 {
+        shard.events.send(Event::DamageFound);
+    }
+}
+
 /// What of a log may go.
 struct MayGo {
     /// Everything before this record, if it is still there.
@@ -278,11 +286,7 @@ fn older_than(wal: &Wal, log: LogId, start: Lsn, age_seconds: u64) -> Lsn {
 
 /// The end of the last batch that was sealed before this moment, as far as the time stamps rise; `start` if there is none.
 fn older_than_micros(wal: &Wal, log: LogId, start: Lsn, cutoff: u64) -> Lsn {
-    // The batch that holds an LSN: its end, if it is old enough. One that can't be read is not known to be, and stays.
-    let old = |lsn: Lsn| {
-        let batch = wal.read(log, lsn, 1).ok()?.into_iter().next()?;
-        (batch.header().time_micros < cutoff).then(|| batch.last_lsn())
-    };
+    let old = |lsn: Lsn| old_batch(wal, log, lsn, cutoff);
     let Some(mut low) = old(start.next()) else { return start };
     let mut high = wal.end(log).lsn;
     while low < high {
@@ -293,6 +297,27 @@ fn older_than_micros(wal: &Wal, log: LogId, start: Lsn, cutoff: u64) -> Lsn {
         }
     }
     low
+}
+
+/// The end of the batch that holds an LSN, if that was sealed before this moment. What can't be read is as old as what lies behind it:
+/// otherwise a log with damage would never go for its age. Each look doubles how far behind, since a disk may take its time to say
+/// that it can't read.
+fn old_batch(wal: &Wal, log: LogId, lsn: Lsn, cutoff: u64) -> Option<Lsn> {
+    let (end, mut next, mut step) = (wal.end(log).lsn, lsn, 1);
+    loop {
+        match wal.read(log, next, 1) {
+            Ok(batches) => {
+                let batch = batches.into_iter().next()?;
+                return (batch.header().time_micros < cutoff).then(|| batch.last_lsn());
+            }
+            Err(ReadError::Corrupt { last, .. }) if last < end => {
+                next = last.advance(step).min(end);
+                step *= 2;
+            }
+            // Nothing behind it is known to be old enough: it stays.
+            Err(_) => return None,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::model::{Filter, Policy, Read, Since};
+use crate::node::scrubber::tests::{noise, rot, until};
 use crate::node::{
     Budget, FeedError, FollowError, FollowerOptions, Namespace, NamespaceOptions, Node, NodeOptions, OpenError,
 };
@@ -320,5 +321,40 @@ fn what_nobody_can_mend_goes_when_the_state_that_has_it_is_flushed_and_asks_for_
     release(&node);
     assert_eq!(start(&node), Lsn::new(5));
     shard.positions.set_unmendable(None);
+    node.close().unwrap();
+}
+
+/// What can't be read has no age of its own, so nothing behind it ever had one either: the log of a lone node grew for ever.
+#[test]
+fn d12_what_can_t_be_read_goes_for_its_age_with_what_lies_behind_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+    let space = with_policy(&node, Retention::Forever);
+    let numbers = 0..12;
+    for number in numbers.clone() {
+        space.put(format!("key-{number}"), noise(number)).unwrap().wait().unwrap();
+    }
+    // The first ones of what is left, several in a row; and the last of all.
+    for number in [2, 3, 4, 11] {
+        rot(directory.path(), number);
+    }
+    let shard = node.shared.registry.named("space").unwrap().shards[0].clone();
+    let (wal, log) = (&node.shared.host.wal, shard.log);
+    let batches = wal.epochs(log).len() as u64 + numbers.end;
+    let (mut next, mut damaged) = (Some(Lsn::FIRST), Vec::new());
+    while let Some(from) = next {
+        let (verified, behind) = wal.verify_part(log, from, Lsn::MAX).unwrap();
+        (next, damaged) = (behind, [damaged, verified.damaged].concat());
+    }
+    assert_eq!((damaged.len(), wal.end(log).lsn.get()), (4, batches));
+    shard.events.send(Event::DamageFound);
+    until("the shard says so", || shard.positions.damaged() == 4);
+    wal.release(log, damaged[0].first).unwrap();
+    assert_eq!(look(&node), damaged[0].first.prev(), "it begins with what can't be read");
+    node.set_policy("space", Policy { retention: Retention::age(Duration::ZERO), ..Policy::default() }).unwrap();
+    assert_eq!(look(&node), damaged[3].first.prev(), "nothing behind the last one says how old that is");
+    space.put("k", "v").unwrap().wait().unwrap();
+    assert_eq!(look(&node), wal.end(log).lsn);
+    until("the shard says that it is whole", || shard.positions.damaged() == 0);
     node.close().unwrap();
 }

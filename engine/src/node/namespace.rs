@@ -5,7 +5,7 @@ use super::completion::Completion;
 use super::error::{ReadError, WriteRefused};
 use super::hosting::ShardHandle;
 use super::namespaces::Served;
-use super::positions::Waited;
+use super::positions::{Positions, Waited};
 use super::read_index::Confirmation;
 use super::shard::after;
 use super::stages::Arrived;
@@ -613,7 +613,7 @@ impl Namespace {
     }
 
     /// Waits until what is applied here shows all that was acknowledged so long before now: it is known to, or the leader said what is
-    /// newest.
+    /// newest, and that is applied.
     fn reach_fresh(&self, shard: &ShardHandle, staleness: Duration) -> Result<(), ReadError> {
         let deadline = after(self.read_within);
         let mut pause = UNLED_PAUSE_MIN;
@@ -621,7 +621,15 @@ impl Namespace {
             let (sender, confirmed) = bounded(1);
             let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
             match confirmed.recv_deadline(deadline) {
-                Ok(Confirmation::At(index)) => return self.reach_applied(shard, index, deadline),
+                Ok(Confirmation::At(index)) => {
+                    // What others heard before may be applied sooner, and do as well.
+                    let is_shown = |positions: &Positions| positions.applied() >= index || shard.is_fresh(staleness);
+                    return match shard.positions.wait(deadline, is_shown) {
+                        Waited::Reached => Ok(()),
+                        Waited::Ended => Err(self.has_ended(shard)),
+                        Waited::TimedOut => Err(too_old(shard, staleness)),
+                    };
+                }
                 Ok(Confirmation::Ended) => return Err(self.has_ended(shard)),
                 Ok(Confirmation::Refused) => {}
                 Err(_) => shard.reads.forget(ticket),
@@ -632,13 +640,7 @@ impl Namespace {
                 Waited::Reached => {}
                 Waited::Ended => return Err(self.has_ended(shard)),
                 Waited::TimedOut if looked_again < deadline => pause = (pause * 2).min(UNLED_PAUSE_MAX),
-                Waited::TimedOut => {
-                    return Err(ReadError::TooOld {
-                        shard: shard.descriptor.shard,
-                        allowed: staleness,
-                        age: shard.age(),
-                    });
-                }
+                Waited::TimedOut => return Err(too_old(shard, staleness)),
             }
         }
         Ok(())
@@ -651,9 +653,7 @@ impl Namespace {
         if let Some(leader) = shard.positions.leader().filter(|leader| *leader != host.node) {
             return Err(ReadError::NotLeader(leader));
         }
-        let is_newest = |positions: &super::positions::Positions| {
-            positions.serving().is_some_and(|start| positions.applied() >= start)
-        };
+        let is_newest = |positions: &Positions| positions.serving().is_some_and(|start| positions.applied() >= start);
         match shard.positions.wait(deadline, is_newest) {
             Waited::Reached => Ok(()),
             Waited::Ended => Err(self.has_ended(shard)),
@@ -779,6 +779,10 @@ impl Snapshot<'_> {
         }
         Ok(token)
     }
+}
+
+fn too_old(shard: &ShardHandle, allowed: Duration) -> ReadError {
+    ReadError::TooOld { shard: shard.descriptor.shard, allowed, age: shard.age() }
 }
 
 fn get<V: View + ?Sized>(view: &V, namespace: NamespaceId, key: &[u8]) -> Result<Option<Value>, ReadError> {

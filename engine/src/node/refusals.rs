@@ -59,7 +59,7 @@ impl Refusals {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![expect(clippy::disallowed_methods, reason = "a test reads clocks")]
 
     use super::*;
@@ -70,7 +70,7 @@ mod tests {
 
     /// Keeps the sentences of all events.
     #[derive(Debug, Clone, Default)]
-    struct Lines(Arc<Mutex<Vec<String>>>);
+    pub(in crate::node) struct Lines(pub(in crate::node) Arc<Mutex<Vec<String>>>);
 
     impl Visit for Lines {
         fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {

@@ -1,5 +1,6 @@
-//! The scrubber: reads the whole log again, slowly, as long as the node is open. So rot is found while another node has a
-//! good copy.
+//! The scrubber: reads every batch of the log again, slowly, as long as the node is open. So rot is found while another node has a
+//! good copy. What lies around them in the files (footers, the groups' directories, the hard states of the logs) it does not read:
+//! of those an opening finds what it needs, or says what it lacks.
 //!
 //! Nothing else reads what is at rest. An opening scans what was written last, a feed and a follower read what they lack; a
 //! copy that rots behind them is missed when the other ones are lost (fault D12). The scrubber only reads: what it finds it
@@ -23,13 +24,14 @@ const PAUSE_MIN: Duration = Duration::from_secs(1);
 const REFUSED_PAUSE: Duration = Duration::from_secs(60);
 /// What a part costs at the least, however few bytes it has: so a log of many small parts is no burden either.
 const PART_BYTES_MIN: u64 = 64 << 10;
-/// What a damaged range costs, which was read twice. How long it is plays no part.
+/// What a damaged range costs, which was read twice. How long it is plays no part: a part has one at the most.
 const DAMAGE_BYTES: u64 = 1 << 20;
 
 pub(super) struct Scrubber {
     shared: Arc<Shared>,
     bytes_per_second: u64,
     pause: Duration,
+    refused_pause: Duration,
     ended: Receiver<Infallible>,
 }
 
@@ -55,7 +57,8 @@ impl Scrubber {
         pause: Duration,
         ended: Receiver<Infallible>,
     ) -> Self {
-        Self { shared, bytes_per_second: bytes_per_second.max(1), pause: pause.max(PAUSE_MIN), ended }
+        let (bytes_per_second, pause) = (bytes_per_second.max(1), pause.max(PAUSE_MIN));
+        Self { shared, bytes_per_second, pause, refused_pause: REFUSED_PAUSE, ended }
     }
 
     /// Runs until the other end hangs up.
@@ -73,7 +76,8 @@ impl Scrubber {
         for stretch in self.stretches() {
             self.scrub(stretch, &mut passed)?;
         }
-        // It asks once more, or finds that what was damaged has been released.
+        // It looks once more: what of it was released, or mended unseen; and asks whom it has not asked yet. Who had nothing is
+        // asked again only when it connects anew, or says that something of its own log changed.
         let damaged = self.shared.registry.shards().into_iter().filter(|shard| shard.positions.damaged() > 0);
         damaged.for_each(|shard| shard.events.send(Event::DamageFound));
         let seconds = now().saturating_duration_since(begun).as_secs_f64();
@@ -119,23 +123,35 @@ impl Scrubber {
         let first = stretch.behind.max(wal.start_of(log).lsn).next();
         let mut next = Some(first).filter(|first| *first <= to);
         while let Some(from) = next {
-            let cost = match wal.verify_part(log, from, to) {
-                Ok((verified, behind)) => {
-                    next = behind;
-                    self.note(log, verified, passed)
-                }
-                Err(WalError::Closed) => return None,
-                Err(error) => {
-                    tracing::warn!(%error, "the log is not scrubbed for the moment");
-                    self.waits(REFUSED_PAUSE).then_some(0)?
-                }
-            };
+            let cost = self.part_read(log, wal.verify_part(log, from, to), &mut next, passed)?;
             let micros = cost.saturating_mul(1_000_000) / self.bytes_per_second;
             if !self.waits(Duration::from_micros(micros)) {
                 return None;
             }
         }
         Some(())
+    }
+
+    /// What came of a part: what it cost, and where to go on. Where the system refused to read, at the same place, after a pause. None:
+    /// the node closes.
+    fn part_read(
+        &self,
+        log: LogId,
+        part: Result<(Verified, Option<Lsn>), WalError>,
+        next: &mut Option<Lsn>,
+        passed: &mut Passed,
+    ) -> Option<u64> {
+        match part {
+            Ok((verified, behind)) => {
+                *next = behind;
+                Some(self.note(log, verified, passed))
+            }
+            Err(WalError::Closed) => None,
+            Err(error) => {
+                tracing::warn!(%error, "the log is not scrubbed for the moment");
+                self.waits(self.refused_pause).then_some(0)
+            }
+        }
     }
 
     /// Counts what was read, and says what is damaged. What it cost.
@@ -161,6 +177,15 @@ impl Scrubber {
         if let Some(shard) = registry.shards().iter().find(|shard| shard.log == log) {
             let id = shard.descriptor.shard;
             tracing::error!(%node, shard = %id, %first, %last, file, offset, ranges, "a scrub found what can't be read");
+            let told = host.wal.damaged(log);
+            let is_told = |at: Lsn| told.iter().any(|(first, last)| *first <= at && *last >= at);
+            if let Some(DamagedRange { first, last, file, .. }) = left.iter().find(|range| !is_told(range.first)) {
+                tracing::error!(
+                    %node, shard = %id, %first, %last, file,
+                    "the device refuses to read what says which batches these are, so they are not asked for from other nodes as \
+                     long as this one runs: look at the disk, and at what the next opening says"
+                );
+            }
             shard.events.send(Event::DamageFound);
         } else if log == host.log_of(CATALOG) {
             tracing::error!(

@@ -31,17 +31,21 @@ pub(in crate::node) fn put(node: &Node, numbers: std::ops::Range<u64>) {
 
 /// A bit of it becomes another one in the node's log.
 pub(in crate::node) fn rot(directory: &Path, number: u64) {
+    rot_bytes(directory, &noise(number)[..64]);
+}
+
+/// A bit of the 41st of these bytes becomes another one.
+fn rot_bytes(directory: &Path, wanted: &[u8]) {
     use std::os::unix::fs::FileExt as _;
-    let wanted = noise(number);
     for entry in std::fs::read_dir(directory.join("wal")).unwrap() {
         let path = entry.unwrap().path();
         let bytes = std::fs::read(&path).unwrap();
-        let Some(at) = bytes.windows(64).position(|window| window == &wanted[..64]) else { continue };
+        let Some(at) = bytes.windows(wanted.len()).position(|window| window == wanted) else { continue };
         let file = std::fs::OpenOptions::new().write(true).open(&path).unwrap();
         file.write_all_at(&[bytes[at + 40] ^ 4], at as u64 + 40).unwrap();
         return;
     }
-    panic!("the log does not have {number}");
+    panic!("the log does not have {wanted:?}");
 }
 
 /// One that nobody runs, at full speed; it ends when the other part goes.
@@ -100,8 +104,9 @@ fn what_was_released_is_no_damage_though_it_has_rotted() {
     node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
     let (_, under_way) = node.shared.release_logs(&node.shared.everybody());
     under_way.map_or(Ok(()), towline_wal::Pending::wait).unwrap();
-    assert_eq!(scrubber.pass().unwrap().damaged, 0);
+    // No scrub has to find that: the next one ends in a week.
     until("the shard says that it is whole again", || node.stats().unwrap().shards[0].damaged_ranges == 0);
+    assert_eq!(scrubber.pass().unwrap().damaged, 0);
     node.close().unwrap();
 }
 
@@ -167,5 +172,61 @@ fn at_no_bytes_a_second_nothing_is_read() {
     options.scrub_bytes_per_second = 0;
     let node = Node::open(options).unwrap();
     assert_eq!(node.threads.lock().as_ref().unwrap().attendants(), 1, "the keeper");
+    node.close().unwrap();
+}
+
+/// What rots there keeps the node from opening again, so whoever runs it must hear of it before.
+#[test]
+fn d12_what_rots_in_the_log_of_the_namespaces_is_told_and_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let name: String = noise(1).iter().map(|byte| char::from(b'a' + byte % 26)).take(60).collect();
+    node.create_namespace(&name, &crate::node::NamespaceOptions::default()).unwrap();
+    put(&node, 0..3);
+    rot_bytes(directory.path(), name.as_bytes());
+    let (scrubber, _open) = scrubber(&node);
+    assert_eq!(scrubber.pass().unwrap().damaged, 1);
+    assert_eq!(node.stats().unwrap().scrub.damaged_ranges, 1);
+    assert!(node.stats().unwrap().shards.iter().all(|shard| shard.damaged_ranges == 0), "it is of no shard");
+    node.close().unwrap();
+}
+
+/// Otherwise a node without descriptors would read on as fast as it can, or call what it could not read good.
+#[test]
+fn a_part_that_the_system_refuses_to_read_is_read_again_after_a_pause() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    let (mut scrubber, end) = scrubber(&node);
+    scrubber.refused_pause = Duration::from_millis(50);
+    let log = node.shared.registry.shards()[0].log;
+    let refused = || {
+        let failure = towline_wal::io::IoFailure::new(std::io::ErrorKind::OutOfMemory, "read", "1.seg");
+        Err(WalError::Unread(failure))
+    };
+    let (mut next, mut passed) = (Some(Lsn::new(2)), Passed::default());
+    let begun = now();
+    assert_eq!(scrubber.part_read(log, refused(), &mut next, &mut passed), Some(0));
+    assert!(now().saturating_duration_since(begun) >= scrubber.refused_pause);
+    assert_eq!((next, passed), (Some(Lsn::new(2)), Passed::default()), "there it goes on, and nothing was read");
+    let mut passed = Passed::default();
+    assert_eq!(scrubber.part_read(log, Err(WalError::Closed), &mut next, &mut passed), None);
+    scrubber.refused_pause = Duration::from_secs(3600);
+    drop(end);
+    assert_eq!(scrubber.part_read(log, refused(), &mut next, &mut passed), None, "the node closes in the middle of it");
+    node.close().unwrap();
+}
+
+/// What an opening finds is in the way of a new epoch, and nobody has it: only an operator can decide.
+#[test]
+fn a_node_that_is_alone_and_opens_a_damaged_log_says_what_gives_the_damage_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let node = open(directory.path());
+    put(&node, 0..5);
+    node.close().unwrap();
+    rot(directory.path(), 2);
+    let node = open(directory.path());
+    until("its shard stops", || node.failure().is_some());
+    let reason = node.failure().unwrap();
+    assert!(reason.contains("no other node has it") && reason.contains("`towline wal repair`"), "{reason}");
     node.close().unwrap();
 }

@@ -14,6 +14,9 @@ use tokio::time::timeout;
 use towline_net::driver::{ConnectionHandle, EventReceiver};
 use towline_net::{ConnectionConfig, Event, Identity, Lane, Limits, SendFlags, StreamId, StreamKind};
 
+#[path = "servers_test.rs"]
+mod servers;
+
 /// Long enough for an answer to come, if one comes; nothing is measured by it.
 const MOMENT: Duration = Duration::from_millis(200);
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -52,7 +55,11 @@ impl Asker {
     }
 
     async fn ask_within(&self, stream: StreamId, id: u64, deadline_ms: u32, body: RequestBody) {
-        let request = Request { id, deadline_ms, namespace: "default".into(), body };
+        self.ask_of("default", stream, id, deadline_ms, body).await;
+    }
+
+    async fn ask_of(&self, namespace: &str, stream: StreamId, id: u64, deadline_ms: u32, body: RequestBody) {
+        let request = Request { id, deadline_ms, namespace: namespace.into(), body };
         self.send(stream, codec::encode(&request).unwrap()).await;
     }
 

@@ -3,6 +3,7 @@
 use super::Inbox;
 use super::health::Health;
 use super::positions::Positions;
+use super::read_index::ReadIndex;
 use super::shard::{Shard, Turn, now};
 use crate::model::ShardId;
 use crate::pipeline::Ready;
@@ -135,13 +136,14 @@ impl Worker {
 pub(super) struct LastWords {
     pub(super) events: Inbox,
     pub(super) positions: Arc<Positions>,
+    pub(super) reads: Arc<ReadIndex>,
     pub(super) health: Health,
 }
 
 impl LastWords {
     fn of(shard: &Shard) -> Self {
         let (events, positions) = (shard.events.clone(), Arc::clone(&shard.positions));
-        Self { events, positions, health: shard.health.clone() }
+        Self { events, positions, reads: Arc::clone(&shard.reads), health: shard.health.clone() }
     }
 
     pub(super) fn say(&self, thread: &str) {
@@ -152,13 +154,15 @@ impl LastWords {
             submission.into_token().caller.closed();
         }
         self.positions.end();
+        self.reads.end();
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use crate::model::{Expect, Read};
-    use crate::node::shard::Event;
+    use crate::model::{Expect, NodeId, Read};
+    use crate::node::read_index::Confirmation;
+    use crate::node::shard::{Event, now};
     use crate::node::{NamespaceOptions, Node, NodeOptions, ReadError, WriteRefused};
     use crate::pipeline::WriteError;
     use std::time::Duration;
@@ -203,6 +207,27 @@ mod tests {
     #[test]
     fn a_panic_at_applying_for_one_shard_is_its_end_and_the_others_go_on() {
         others_go_on_behind_a_panic(true, crate::node::applier::ApplierThread::NAME);
+    }
+
+    /// Whoever asked what is newest waited for an answer of nobody until its time was over, and so did whoever came later.
+    #[test]
+    fn a_panic_in_a_turn_is_told_to_the_reads_that_wait_for_other_nodes_and_to_those_that_come() {
+        let directory = tempfile::tempdir().unwrap();
+        let voters = [1, 2, 3].map(NodeId::new).to_vec();
+        let node = Node::open(NodeOptions { voters, ..NodeOptions::alone(directory.path()) }).unwrap();
+        let space = node.default_namespace().reading_within(Duration::from_secs(300));
+        let shard = node.default_shard();
+        let (sender, waits) = crossbeam::channel::bounded(1);
+        shard.events.send(Event::Explode { in_apply: false });
+        let _ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
+        assert_eq!(waits.recv_timeout(Duration::from_secs(60)), Ok(Confirmation::Ended));
+        let begun = now();
+        for read in [Read::MaxStaleness(Duration::from_secs(1)), Read::Linearizable] {
+            let refused = space.get("a", read).unwrap_err();
+            assert!(matches!(&refused, ReadError::Stopped { reason, .. } if reason.contains("panicked")), "{refused}");
+        }
+        assert!(now().saturating_duration_since(begun) < Duration::from_secs(60), "at once");
+        node.close().unwrap();
     }
 
     fn others_go_on_behind_a_panic(in_apply: bool, thread: &str) {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use super::index::{Freed, IndexCache, LogState};
 use super::{DamagedSlot, LogCore, Slot};
 use crate::core::Extent;
-use crate::error::SubmitError;
+use crate::error::{ReadError, SubmitError};
 use crate::format::batch::{Batch, BatchHeader};
 use crate::format::ids::{LogId, LogPosition, Lsn};
 
@@ -372,5 +372,29 @@ impl LogCore {
             segment.is_damaged = true;
         }
         true
+    }
+
+    /// As [`LogCore::plan_read`]. A range of which nothing tells which batches it holds, since its segment's footer is lost and so
+    /// are some of its groups, is damaged from here on, as what [`LogCore::note_damaged`] is told of: otherwise whoever comes upon
+    /// it has nothing to show to the log's owner.
+    pub(crate) fn plan_noting(&mut self, log: LogId, from: Lsn, bytes_max: usize) -> Result<Vec<Extent>, ReadError> {
+        let plan = self.plan_read(log, from, bytes_max);
+        if let Err(ReadError::Corrupt { first, last, .. }) = &plan {
+            let gap = self.unknown_at(log, from).filter(|gap| (gap.first, gap.last) == (*first, *last));
+            gap.into_iter().for_each(|gap| self.note_gap(log, gap));
+        }
+        plan
+    }
+
+    fn note_gap(&mut self, log: LogId, gap: DamagedSlot) {
+        let Some(state) = self.index.get_mut(log) else { return };
+        let known: Vec<_> = state.damaged.iter().chain(&state.mends.noted).copied().collect();
+        if LogState::covers(&known, gap.first, gap.last) {
+            return;
+        }
+        state.mends.noted.push(gap);
+        if let Some(segment) = self.segments.get_mut(gap.segment) {
+            segment.is_damaged = true;
+        }
     }
 }

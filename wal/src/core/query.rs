@@ -10,7 +10,7 @@ use crate::error::ReadError;
 use crate::format::batch::Batch;
 use crate::format::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{Io, read_exact, segment_name};
+use crate::io::{Io, IoFailure, read_exact, segment_name};
 use crate::limits::BATCH_BYTES_MAX;
 
 /// Where one batch lies, and which it must be.
@@ -71,20 +71,25 @@ impl Extent {
     /// in a way that says nothing about the file ([`IoFailure::is_refusal`](crate::io::IoFailure::is_refusal)).
     pub fn read(&self, io: &mut dyn Io) -> Result<Batch, ReadError> {
         // One more attempt: what flips on the way is not damage.
-        let sound = self.bytes_len() <= BATCH_BYTES_MAX;
-        for _ in 0..if sound { 2 } else { 0 } {
-            match read_exact(io, &segment_name(self.segment), self.offset, self.bytes_len()) {
-                Ok(bytes) => {
-                    if let Some(batch) = self.verify(Bytes::from(bytes)) {
-                        return Ok(batch);
-                    }
-                }
-                Err(failure) if failure.is_refusal() => return Err(failure.into()),
-                // Read once more; what stays is told as corrupt, with its range.
-                Err(_) => {}
+        for _ in 0..2 {
+            if let Some(batch) = self.attempt(io)? {
+                return Ok(batch);
             }
         }
         Err(self.corrupt())
+    }
+
+    /// One attempt: `None` if the bytes are not the batch, or the medium can't read them.
+    pub(crate) fn attempt(&self, io: &mut dyn Io) -> Result<Option<Batch>, IoFailure> {
+        if self.bytes_len() > BATCH_BYTES_MAX {
+            return Ok(None);
+        }
+        match read_exact(io, &segment_name(self.segment), self.offset, self.bytes_len()) {
+            Ok(bytes) => Ok(self.verify(Bytes::from(bytes))),
+            Err(failure) if failure.is_refusal() => Err(failure),
+            // What stays so is told as corrupt, with its range.
+            Err(_) => Ok(None),
+        }
     }
 
     /// The batch, if these bytes are it. In which way they are not plays no part: the range can't be read.

@@ -273,8 +273,8 @@ impl Wal {
     pub fn read(&self, log: LogId, from: Lsn, max_bytes: usize) -> Result<Vec<Batch>, ReadError> {
         let mut failed: Option<Box<(Extent, ReadError)>> = None;
         loop {
-            let state = self.loaded(log, from);
-            let plan = state.core.plan_read(log, from, max_bytes)?;
+            let mut state = self.loaded(log, from);
+            let plan = state.core.plan_noting(log, from, max_bytes)?;
             let cached = plan.iter().map(|extent| state.core.cached(extent)).collect();
             drop(state);
             if let Some(failed) = failed.take().filter(|it| plan.first().is_some_and(|first| first.is_same(&it.0))) {

@@ -29,6 +29,8 @@ struct Gate {
     is_broken: Mutex<bool>,
     /// Reads find no memory.
     refuses_reads: Mutex<bool>,
+    /// The medium can't be read; and how often that was tried.
+    failing: Mutex<Option<u32>>,
     /// So often a cache has to be emptied before it holds what is on the medium.
     stale_caches: Mutex<u32>,
     opened: Condvar,
@@ -75,6 +77,10 @@ impl Io for Gated {
     fn read_at(&mut self, name: &str, offset: u64, buffer: &mut [u8]) -> Result<usize, IoFailure> {
         if *self.1.refuses_reads.lock() {
             return Err(IoFailure::new(std::io::ErrorKind::OutOfMemory, "read", name));
+        }
+        if let Some(failed) = self.1.failing.lock().as_mut() {
+            *failed += 1;
+            return Err(IoFailure::new(std::io::ErrorKind::Other, "read", name));
         }
         let read = self.0.read_at(name, offset, buffer)?;
         if let Some(last) = buffer.last_mut().filter(|_| *self.1.stale_caches.lock() > 0) {
@@ -412,6 +418,33 @@ fn d17_what_flips_on_its_way_into_a_cache_is_no_damage() {
         wal.verify_step(&mut gated, LOG, (Lsn::FIRST, Lsn::MAX), &mut verified).unwrap();
         assert_eq!((verified.batches, verified.damaged.len()), (1 - damaged, damaged as usize), "{stale}");
     }
+}
+
+/// A disk that dies takes seconds for each, and a node that closes waits for a scrub: it read all of a part, each batch four times.
+#[test]
+fn d26_a_part_ends_at_the_first_batch_that_can_t_be_read_twice() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 1 << 20, tail_cache_bytes: 0, ..Options::default() };
+    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    let mut end = LogPosition::origin(LOG);
+    for _ in 0..50 {
+        let next = batch(end);
+        end = next.position();
+        wal.append(next).unwrap();
+    }
+    let gate = Arc::new(Gate::default());
+    let mut gated = Gated(RealIo::new(dir.path()), Arc::clone(&gate));
+    let mut verified = Verified::default();
+    *gate.failing.lock() = Some(0);
+    for number in 1..=2 {
+        let next = wal.verify_step(&mut gated, LOG, (Lsn::new(number), Lsn::MAX), &mut verified).unwrap();
+        assert_eq!(next, Some(Lsn::new(number + 1)), "where to go on");
+        assert_eq!((verified.batches, verified.damaged.len() as u64), (0, number));
+    }
+    assert_eq!(*gate.failing.lock(), Some(4), "each twice");
+    *gate.failing.lock() = None;
+    assert_eq!(wal.verify_step(&mut gated, LOG, (Lsn::new(3), Lsn::MAX), &mut verified).unwrap(), Some(Lsn::new(51)));
+    assert_eq!((verified.batches, verified.damaged.len()), (48, 2));
 }
 
 /// What another thread comes to; it must not take for ever.

@@ -77,8 +77,10 @@ impl Wal {
     }
 
     /// As [`Wal::verify`], a part of one log: about a MiB of batches, at least one, from the one that holds `from` on and
-    /// up to the one that holds `to`. What it found, and where to go on; `None`: there is no more. How fast is for the
-    /// caller to say, who may stop in between, and hears of damage as soon as it is found.
+    /// up to the one that holds `to`, or to the first that is damaged. What it found, and where to go on; `None`: there is no
+    /// more. How fast is for the caller to say, who may stop in between, and hears of damage as soon as it is found. What of
+    /// it [`Wal::damaged`] does not tell can't be put again ([`Entry::Mend`](crate::Entry::Mend)) in this life: the device
+    /// refuses to read what would say which batches it holds.
     ///
     /// ```
     /// use towline_wal::Lsn;
@@ -117,8 +119,8 @@ impl Wal {
         (from, to): (Lsn, Lsn),
         verified: &mut Verified,
     ) -> Result<Option<Lsn>, WalError> {
-        let state = self.loaded(log, from);
-        let plan = match state.core.plan_read(log, from, STEP_BYTES) {
+        let mut state = self.loaded(log, from);
+        let plan = match state.core.plan_noting(log, from, STEP_BYTES) {
             Ok(plan) => plan,
             Err(ReadError::Released { start, .. }) => return Ok(Some(start.next())),
             Err(ReadError::Corrupt { log, first, last, file, offset }) => {
@@ -127,7 +129,7 @@ impl Wal {
             }
             Err(ReadError::Io(failure)) if failure.is_refusal() => return Err(WalError::Unread(failure)),
             Err(ReadError::Io(_) | ReadError::NotLoaded { .. }) => {
-                // The rest of the log can be read all the same.
+                // The rest of the log can be read all the same. It is not noted: a device that comes back has all of it.
                 let Some(unknown) = state.core.unknown_at(log, from) else { return Ok(None) };
                 verified.damaged.push(unknown.of(log));
                 return Ok(after(unknown.last, from));
@@ -145,6 +147,7 @@ impl Wal {
         next
     }
 
+    /// Up to the first that is damaged: a disk that dies takes its time for each, and whoever reads may have to end.
     fn verify_extents(
         &self,
         io: &mut dyn Io,
@@ -154,25 +157,24 @@ impl Wal {
     ) -> Result<Option<Lsn>, WalError> {
         let mut next = None;
         for extent in plan {
-            let read = extent.read(io).or_else(|_| {
+            let mut read = extent.attempt(io).map_err(WalError::Unread)?;
+            if read.is_none() {
                 // What flipped on its way into a cache is not on the medium (D17).
                 place(&[*extent]).into_iter().for_each(|(name, range)| io.forget_cached(&name, range));
-                extent.read(io)
-            });
-            match read {
-                Ok(_) => {
-                    verified.batches += 1;
-                    verified.bytes += u64::from(extent.len);
-                }
-                Err(ReadError::Io(failure)) => return Err(WalError::Unread(failure)),
-                Err(_) if self.is_still(extent) => {
-                    self.state().core.note_damaged(extent);
-                    verified.damaged.push(extent.damaged().of(extent.log));
-                }
+                read = extent.attempt(io).map_err(WalError::Unread)?;
+            }
+            if read.is_none() && !self.is_still(extent) {
                 // Released, cut off or moved while it was read: it is looked for again.
-                Err(_) => return Ok(Some(next.unwrap_or(from))),
+                return Ok(Some(next.unwrap_or(from)));
             }
             next = after(extent.last, from);
+            if read.is_none() {
+                self.state().core.note_damaged(extent);
+                verified.damaged.push(extent.damaged().of(extent.log));
+                return Ok(next);
+            }
+            verified.batches += 1;
+            verified.bytes += u64::from(extent.len);
         }
         Ok(next)
     }

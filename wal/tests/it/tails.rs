@@ -1,6 +1,7 @@
 //! Following a log's end, reading it from memory, and verifying it while it works.
 
 use std::ops::ControlFlow;
+use std::os::unix::fs::FileExt as _;
 use std::time::Duration;
 
 use towline_wal::{
@@ -234,10 +235,43 @@ fn a_verification_names_what_the_device_refuses_and_goes_on_behind_it() {
     let records = range.first.distance_to(range.last).unwrap() + 1;
     assert_eq!((range.log, range.file.as_str(), range.offset), (log(1), "0000000000000003.seg", 0));
     assert_eq!(verified.batches + records, wal.end(log(1)).lsn.get(), "all others are read, those behind it too");
+    assert_eq!(wal.damaged(log(1)), [], "which batches it holds nobody knows, and the device may come back");
     assert!(matches!(wal.read(log(1), range.first, 1), Err(ReadError::Io(_))));
     std::fs::remove_dir(&file).unwrap();
     std::fs::rename(&aside, &file).unwrap();
     assert!(verify().damaged.is_empty(), "nothing of it is remembered");
+}
+
+/// The footer is gone, and groups with what the next ones repeat of them. A scrub named the range, and whoever looked at the log's
+/// damage found none, so nobody asked for it.
+#[test]
+fn d12_what_no_footer_and_no_group_names_is_damage_that_can_be_put_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { segment_bytes: 64 << 10, index_bytes_max: 0, tail_cache_bytes: 0, ..small() };
+    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    let mut batches = Vec::new();
+    while wal.stats().rotations < 80 {
+        let next = batch(log(1), wal.end(log(1)), Epoch::new(1, 1), 1, 9000);
+        batches.push(next.clone());
+        wal.append(next).unwrap();
+    }
+    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("0000000000000003.seg")).unwrap();
+    file.write_all_at(&vec![0; 40 << 10], 24 << 10).unwrap();
+    let verify = || wal.verify(u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+    let verified = verify();
+    let gap = verified.damaged.iter().find(|range| range.first < range.last);
+    let gap = gap.unwrap_or_else(|| panic!("several at once, of which nothing tells: {verified:?}")).clone();
+    assert_eq!((gap.file.as_str(), gap.offset), ("0000000000000003.seg", 0));
+    let told = wal.damaged(log(1));
+    let is_told = |lsn: u64| told.iter().any(|(first, last)| first.get() <= lsn && last.get() >= lsn);
+    let lost: Vec<u64> = verified.damaged.iter().flat_map(|range| range.first.get()..=range.last.get()).collect();
+    assert!(lost.iter().all(|lsn| is_told(*lsn)), "{told:?} of {verified:?}");
+    assert_eq!(verify().damaged.len(), told.len(), "each once, also when it is known");
+    // Another copy has it.
+    let again = |lsn: &u64| Entry::Mend(batches[usize::try_from(*lsn).unwrap() - 1].clone());
+    wal.submit(lost.iter().map(again).collect()).unwrap().wait().unwrap();
+    assert_eq!((wal.damaged(log(1)), verify().damaged), (vec![], vec![]));
+    assert!(wal.read(log(1), Lsn::FIRST, usize::MAX).unwrap() == batches, "byte by byte");
 }
 
 #[test]
