@@ -31,7 +31,8 @@ use towline_wal::Batch;
 pub(super) struct Damage {
     /// First and last LSN, in order.
     ranges: Vec<(Lsn, Lsn)>,
-    /// Up to here the log may have been read for the state before it was known to be damaged.
+    /// Up to here the state has the log, or is about to, as its driver said: not up to where it might be read. Otherwise whoever comes
+    /// upon damage on its way there would never be given another's state for it.
     read_to: Lsn,
     /// Who was asked, and for what.
     asked: Option<Asked>,
@@ -83,8 +84,8 @@ impl Damage {
         self.ranges.first().map_or(Lsn::MAX, |(first, _)| first.prev())
     }
 
-    /// Up to where the log can be read for the state: damage of what it may hold already is not in the way, nor does what may
-    /// be applied ever become less.
+    /// Up to where the log can be read for the state: damage of what it holds already is not in the way, nor does what may be
+    /// applied ever become less than what is.
     pub(super) fn readable_to(&self) -> Lsn {
         let next = self.ranges.iter().find(|(_, last)| *last > self.read_to);
         next.map_or(Lsn::MAX, |(first, _)| first.prev().max(self.read_to))
@@ -252,7 +253,8 @@ impl Replica {
     }
 
     /// The driver came upon something that can't be read, or released it.
-    pub(super) fn damage_found(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn damage_found(&mut self, read: Lsn, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.damage.read_to = read;
         let under_way = self.under_way.iter().filter_map(|(_, purpose)| match purpose {
             Purpose::Mended(first, last) => Some((*first, *last)), // Not yet durable.
             _ => None,
@@ -262,7 +264,6 @@ impl Replica {
             self.seek_mend(log, out);
             return;
         }
-        self.damage.read_to = self.applicable();
         self.damage.ranges = ranges;
         self.damage.asked = None;
         self.damage.ask_all_again();

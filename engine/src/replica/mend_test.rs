@@ -3,7 +3,7 @@
 use super::replica_test::{A, B, C, World};
 use super::snapshot_test::release;
 use super::{Input, LogView as _, Output, Phase, QuorumLost};
-use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId};
+use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use std::time::Duration;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
@@ -148,6 +148,54 @@ fn where_nobody_can_read_a_record_the_leader_gives_up_by_name_and_nobody_cuts_it
         assert_eq!(damaged(&mut world, id), [(3, 3)]);
         assert_eq!(world.node(id).log.batches.len(), 4, "nothing is cut off");
     }
+}
+
+/// All have LSN 1 to 5, in an epoch that is over, and only this one still needs them: its state is at 2, the others have released theirs.
+fn needed_by_one_state(id: NodeId) -> World {
+    let mut world = whole();
+    world.propose(A, "five");
+    world.settle();
+    world.elect(A);
+    assert_eq!([A, B, C].map(|id| world.committed(id)), [6, 6, 6]);
+    [A, B, C].into_iter().filter(|other| *other != id).for_each(|other| release(world.node(other), 5));
+    world.node(id).log.damaged = vec![Lsn::new(3)];
+    world
+}
+
+/// Where its log may be read up to says nothing of what its state has read.
+#[test]
+fn a_state_that_comes_upon_damage_on_its_way_is_given_anothers() {
+    // It is being applied when a scrub finds it, and comes upon it then; or at once.
+    for reads in [&[6, 2][..], &[2]] {
+        let mut world = needed_by_one_state(B);
+        for read in reads {
+            world.node(B).step(Input::DamageFound { read: Lsn::new(*read) });
+            world.settle();
+        }
+        let takes = world.node(A).asked.iter().any(|asked| matches!(asked, Output::TakeSnapshot { peer: B, .. }));
+        assert!(takes, "it says that its log ends where it can be read");
+        assert_eq!(world.node(B).replica.applicable(), Lsn::new(2));
+        let (epoch, at) = (world.node(A).replica.promise().epoch, world.node(A).log.start);
+        let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: 1 };
+        world.node(A).step(Input::SnapshotTaken { peer: B, epoch, snapshot });
+        world.settle();
+        let stages = |asked: &Output| matches!(asked, Output::StageSnapshot { .. });
+        assert!(world.node(B).asked.iter().any(stages), "and takes it");
+    }
+}
+
+/// Otherwise who waits for a write or a read there waits for ever.
+#[test]
+fn a_leader_at_work_whose_state_comes_upon_what_nobody_has_gives_up() {
+    let mut world = needed_by_one_state(A);
+    world.node(A).step(Input::DamageFound { read: Lsn::new(2) });
+    world.settle();
+    let mut now = Duration::ZERO;
+    while let Some(at) = world.node(A).replica.next_tick() {
+        now = now.max(at);
+        world.node(A).step(Input::Tick(now));
+    }
+    assert!(world.node(A).said.iter().any(|said| said.contains("reason: Damaged")), "{:?}", world.node(A).said);
 }
 
 #[test]

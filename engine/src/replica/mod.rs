@@ -217,7 +217,7 @@ impl Replica {
             Input::ActivationAccepted(epoch) => self.activation_accepted(epoch, log, &mut out),
             Input::Propose(batch) => self.propose(batch, log, &mut out),
             Input::Message { from, message } => self.message(from, message, now_micros, log, &mut out),
-            Input::DamageFound => self.damage_found(now_micros, log, &mut out),
+            Input::DamageFound { read } => self.damage_found(read, now_micros, log, &mut out),
             Input::Persisted(ticket) => self.persisted(ticket, now_micros, log, &mut out),
             Input::LogRead { peer, purpose, after, batches } => {
                 self.log_read(peer, purpose, after, batches, log, &mut out);

@@ -136,7 +136,7 @@ impl Node {
     /// These batches, each of one record, can't be read any more, and the driver comes upon that.
     pub(super) fn rot(&mut self, lsns: &[u64]) {
         self.log.damaged = lsns.iter().map(|lsn| Lsn::new(*lsn)).collect();
-        self.step(Input::DamageFound);
+        self.step(Input::DamageFound { read: self.replica.applicable() });
     }
 
     /// The same, and nothing is left of them by name. What an open finds is in doubt.

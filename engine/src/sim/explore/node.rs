@@ -331,7 +331,8 @@ impl Node {
                 let batch = self.log.durable.get(usize::from(at));
                 self.log.damaged.extend(batch.map(Batch::first_lsn));
                 self.log.damaged.sort_unstable();
-                Input::DamageFound
+                // It has applied no more than it must have: whoever applies may come upon it.
+                Input::DamageFound { read: self.state.lsn }
             }
             Happening::Assigned(assignment) => Input::Assign(assignment),
             Happening::Accepted(epoch) => Input::ActivationAccepted(epoch),
@@ -355,7 +356,8 @@ impl Node {
                 if self.log.damaged() == damaged {
                     return Ok(effects);
                 }
-                Input::DamageFound
+                // It has applied no more than it must have: whoever applies may come upon it.
+                Input::DamageFound { read: self.state.lsn }
             }
             Happening::Empties => {
                 self.disks += 1;
