@@ -3,9 +3,11 @@
 use super::mend::first_boundary;
 use super::replica_test::{A, B, C, World};
 use super::votes_test::{NEW, OLD, activate, empty, named, own_masters, with_an_old_disk_back};
-use super::{Input, LogView as _, Phase, ReadPurpose, Replica};
+use super::{Input, LogView as _, Phase, Promise, ReadPurpose, Replica};
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
-use crate::model::{Assignment, Chain, Epoch, LogPosition, Lsn, Message, NodeId};
+use crate::model::{
+    Assignment, Chain, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, Lsn, Message, NodeId,
+};
 use std::time::Duration;
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 
@@ -63,31 +65,89 @@ fn votes_that_the_best_log_can_not_tell_are_told_by_another_of_the_same_epoch() 
     );
 }
 
-/// Its log has records, and can't say whose the votes are: that is no log of which nothing is known. Those that it would found
-/// with are two empty disks.
-#[test]
-fn i1_nobody_founds_on_a_log_whose_votes_it_can_not_read() {
+/// A's log names everybody's disks, and these nodes came with other ones. Its start can't be read when A opens.
+fn with_new_disks(ids: &[NodeId]) -> World {
     let mut world = own_masters();
     world.elect(A);
     world.propose(A, "one");
     world.settle();
-    empty(&mut world, B);
-    empty(&mut world, C);
+    ids.iter().for_each(|id| empty(&mut world, *id));
+    world.node(A).log.damaged = vec![Lsn::new(1)];
     world.node(A).crash(A);
     world.node(A).replica.own_master = true;
+    let disk = |id: NodeId| if ids.contains(&id) { NEW } else { OLD };
     for (x, y) in [(B, C), (C, B), (A, B), (A, C)] {
-        world.node(x).step(Input::PeerUp(y, NEW));
+        world.node(x).step(Input::PeerUp(y, disk(y)));
     }
-    world.node(A).log.start_unread = true;
-    let directories = named(&[(A, OLD), (B, NEW), (C, NEW)]);
-    let founding = Assignment { directories, founding: true, fence_quorum: 3, ..world.assignment(A) };
-    activate(&mut world, A, founding.clone());
+    world
+}
+
+/// An assignment of A's that founds: it names the disks that are here, and takes every voter.
+fn founding(world: &mut World, disks: &[(NodeId, DirectoryId)]) -> Assignment {
+    Assignment { directories: named(disks), founding: true, fence_quorum: 3, ..world.assignment(A) }
+}
+
+/// Its log has records, and can't say whose the votes are: that is no log of which nothing is known. Those that it would found
+/// with are two empty disks.
+#[test]
+fn i1_nobody_founds_on_a_log_whose_votes_it_can_not_read_nor_on_one_that_says_them() {
+    let disks = [(A, OLD), (B, NEW), (C, NEW)];
+    let mut world = with_new_disks(&[B, C]);
+    let unread = founding(&mut world, &disks);
+    activate(&mut world, A, unread);
     assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing));
-    // Where that says nothing of votes it may.
-    world.node(A).log.start_unread = false;
-    let founding = Assignment { epoch: world.assignment(A).epoch, ..founding };
-    activate(&mut world, A, founding);
+    // It can be read, and names two disks that are gone: what they acknowledged is not here.
+    world.node(A).log.damaged.clear();
+    world.node(A).step(Input::DamageFound { read: Lsn::ZERO });
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing), "counted by what is read by now");
+    let read = founding(&mut world, &disks);
+    activate(&mut world, A, read);
+    assert_eq!((world.node(A).replica.phase(), world.node(A).log.batches.len()), (Some(Phase::Fencing), 2));
+    let said = gives_up(&mut world, A);
+    assert!(said.len() == 1 && said[0].contains("SteppedDown"), "{said:?}");
+}
+
+/// The last voter is here before what names the votes is mended: the epoch is counted by those, and replaces nobody's disk.
+#[test]
+fn i1_an_epoch_that_was_to_found_on_what_is_mended_meanwhile_is_counted_by_that() {
+    let mut world = with_new_disks(&[C]);
+    let held = hold_mends(&mut world, A);
+    assert!(!held.is_empty());
+    let unread = founding(&mut world, &[(A, OLD), (B, OLD), (C, NEW)]);
+    let epoch = unread.epoch;
+    activate(&mut world, A, unread);
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing));
+    held.into_iter().for_each(|(to, message)| world.node(to).step(Input::Message { from: A, message }));
+    world.settle();
+    world.node(A).step(Input::ActivationAccepted(epoch));
+    world.settle();
     assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving));
+    let start = world.node(A).log.last_start().unwrap();
+    assert_eq!((start.assignment.epoch, start.assignment.founding), (epoch, false));
+    assert_eq!(start.assignment.directories, named(&[(A, OLD), (B, OLD), (C, OLD)]));
+}
+
+/// As of the release that wrote no disks: that is founded on, and so is one that names too few to be counted.
+#[test]
+fn a_log_that_names_too_few_disks_is_founded_on() {
+    for disks in [&[][..], &[(A, OLD)]] {
+        let mut world = own_masters();
+        let assignment = Assignment { directories: named(disks), ..world.assignment(A) };
+        let Assignment { epoch, log, .. } = assignment;
+        let parent = LogPosition::origin(log);
+        let raw = ControlRecord::EpochStart(EpochStart { assignment, parent }).encode().unwrap();
+        let block = Block::encode(raw, 1, Compression::Never);
+        let batch = BatchBuilder::new(log, BatchKind::Control, epoch, parent, 0).block(block).seal().unwrap();
+        let node = world.node(A);
+        (node.log.batches, node.log.durable) = (vec![batch], 1);
+        let promise = Promise { epoch, leader: Some(A) };
+        node.replica = Replica::open(A, log, promise, Lsn::ZERO, &node.log).with_own_master();
+        [B, C].into_iter().for_each(|peer| node.step(Input::PeerUp(peer, OLD)));
+        let founding = founding(&mut world, &[(A, OLD), (B, OLD), (C, OLD)]);
+        activate(&mut world, A, founding);
+        assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving), "{disks:?}");
+    }
 }
 
 /// What was on its way to one node and asks for what is damaged: held back.

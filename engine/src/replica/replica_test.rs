@@ -84,7 +84,8 @@ impl LogView for TestLog {
     }
 
     fn last_start(&self) -> Option<EpochStart> {
-        self.batches.iter().rev().find_map(EpochStart::in_batch).filter(|_| !self.start_unread)
+        let (at, start) = self.batches.iter().rev().find_map(|it| Some((it.last_lsn(), EpochStart::in_batch(it)?)))?;
+        (!self.start_unread && !self.damaged.contains(&at)).then_some(start)
     }
 }
 
