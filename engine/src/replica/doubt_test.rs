@@ -2,11 +2,12 @@
 
 use super::mend::first_boundary;
 use super::replica_test::{A, B, C, World};
+use super::snapshot_test::{release, serve};
 use super::votes_test::{NEW, OLD, activate, empty, named, own_masters, with_an_old_disk_back};
 use super::{Input, LogView as _, Phase, Promise, ReadPurpose, Replica};
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
 use crate::model::{
-    Assignment, Chain, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, Lsn, Message, NodeId,
+    Assignment, Chain, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, LogSummary, Lsn, Message, NodeId,
 };
 use std::time::Duration;
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
@@ -282,6 +283,7 @@ fn talk_to_the_end(world: &mut World) {
         assert!(sent < 20, "no endless conversation");
         world.hop();
         world.sync_all();
+        serve(world);
     }
     assert!(!world.hop(), "no endless conversation");
 }
@@ -319,6 +321,58 @@ fn a_follower_whose_damage_holds_its_leaders_position_is_fed_and_drops_what_lost
         whole_and_equal(&mut world);
         assert_eq!(ends(&mut world), [7, 7, 7]);
     }
+}
+
+/// The two logs part in what C lost, its leader has let go of all before that, and C's state needs it. What C can't say of its
+/// leader's position it would say as often as it is asked: of each message that is on its way.
+#[test]
+fn a_follower_that_can_not_say_whether_its_leaders_position_fits_is_given_its_state() {
+    for released in [7, 8] {
+        let mut world = two_epochs();
+        world.connect(A, B);
+        world.elect(A);
+        for text in ["ten", "eleven", "twelve"] {
+            world.propose(A, text);
+            world.settle();
+        }
+        [A, B].into_iter().for_each(|id| release(world.node(id), released));
+        world.node(C).lose_names(C, &[7, 8]);
+        let node = world.node(C);
+        node.replica = Replica::open(C, node.log.id, node.replica.promise(), Lsn::new(3), &node.log);
+        world.connect(A, C);
+        world.connect(B, C);
+        talk_to_the_end(&mut world);
+        assert_eq!((ends(&mut world), world.committed(C)), ([12, 12, 12], 12), "{released}");
+        assert_eq!(world.node(C).replica.damaged(), []);
+    }
+}
+
+/// Each of the messages that were on their way is refused, and all refusals lead to one place.
+#[test]
+fn a_leader_begins_anew_once_where_many_refusals_lead() {
+    let mut world = World::new();
+    let epoch = world.elect(A);
+    for text in ["two", "three", "four", "five"] {
+        world.propose(A, text);
+        world.settle();
+    }
+    let log = &world.node(A).log;
+    let log = LogSummary { end: log.position_at(Lsn::new(2)).unwrap(), epochs: log.epochs() };
+    let mut feeds = |message: Message| {
+        world.node(A).step(Input::Message { from: B, message });
+        let sent = std::mem::take(&mut world.node(A).sent);
+        sent.iter().any(|(to, sent)| *to == B && matches!(sent, Message::Append { .. }))
+    };
+    let refusal = |prev: u64| Message::Mismatch { epoch, prev: Lsn::new(prev), log: log.clone() };
+    assert!(feeds(refusal(3)));
+    assert!([4, 5, 3].into_iter().all(|prev| !feeds(refusal(prev))));
+    // What it says by itself, or when something has changed, is none of these.
+    assert!(feeds(refusal(2)));
+    assert!(!feeds(refusal(4)));
+    feeds(Message::Damaged { epoch, ranges: Vec::new() });
+    assert!(feeds(refusal(4)));
+    feeds(Message::Appended { epoch, durable: Lsn::new(2) });
+    assert!(feeds(refusal(4)));
 }
 
 /// A leader sends what lies in a follower's damage in more than one message.
@@ -427,6 +481,41 @@ fn who_has_another_history_by_now_gives_nothing_of_what_it_read_for_a_peer() {
     };
     assert_eq!(gives(&mut world, whole[5].position()), 2);
     assert_eq!(gives(&mut world, gone), 0);
+}
+
+/// The best log has let go of what lies before a batch of two records that it can't read, behind which another epoch begins. Up to its first
+/// LSN another log is certainly the same, and there no batch ends: it gives that batch, which is too much.
+#[test]
+fn a_new_leader_does_not_ask_again_and_again_for_what_does_not_help() {
+    let mut world = World::new();
+    world.elect(B);
+    world.propose(B, "two");
+    world.settle();
+    world.cut(A, B);
+    world.cut(A, C);
+    let (epoch, prev) = world.node(B).replica.proposal_position().unwrap();
+    let of = world.node(B).log.id;
+    let block = Block::encode("three, four".into(), 2, Compression::Never);
+    let batch = BatchBuilder::new(of, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap();
+    world.node(B).step(Input::Propose(batch));
+    world.settle();
+    world.assign(B);
+    world.settle_promises();
+    world.node(B).sync();
+    world.cut(B, C);
+    world.node(B).log.damaged = vec![Lsn::new(3), Lsn::new(4)];
+    release(world.node(B), 2);
+    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    assert_eq!(ends(&mut world), [2, 5, 4]);
+    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.connect(x, y));
+    let held = hold_mends(&mut world, B);
+    world.assign(A);
+    talk_to_the_end(&mut world);
+    assert!(matches!(world.node(A).replica.phase(), Some(Phase::Adopting { .. })), "it waits");
+    held.into_iter().for_each(|(to, message)| world.node(to).step(Input::Message { from: B, message }));
+    talk_to_the_end(&mut world);
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+    assert_eq!(ends(&mut world), [6, 6, 6]);
 }
 
 /// A log that lost the end of a truncation: damage lies behind its end, where nobody looks for it.

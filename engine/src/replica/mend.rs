@@ -308,9 +308,12 @@ impl Replica {
     ) {
         self.damage.refused_by.remove(&from);
         let progress = self.leadership.as_mut().and_then(|leadership| leadership.progress.get_mut(&from));
-        if let Some((progress, (first, _))) = progress.zip(ranges.first()) {
-            // I1: what it acknowledged before, that disk does not hold whole any more.
-            progress.lower_durable(first.prev(), None);
+        if let Some(progress) = progress {
+            progress.note_heard();
+            if let Some((first, _)) = ranges.first() {
+                // I1: what it acknowledged before, that disk does not hold whole any more.
+                progress.lower_durable(first.prev(), None);
+            }
         }
         if ranges.is_empty() {
             self.damage.peers.remove(&from);
@@ -344,10 +347,11 @@ impl Replica {
         self.answer_at_last(None, log, out);
     }
 
-    /// Asks for what is damaged first, unless somebody was asked already: the leader before others.
+    /// Asks for what is damaged first, unless somebody was asked already: the leader before others, and as soon as it can be. Otherwise
+    /// one whose disk hangs, and who came first, would be waited for as long as its connection stands.
     pub(super) fn seek_mend(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some((first, last)) = self.damage.ranges.first().copied() else { return };
-        if self.damage.asked.is_some() || self.is_mending() || self.installing.is_some() {
+        if self.is_mending() || self.installing.is_some() {
             return;
         }
         let may = |peer: &NodeId| {
@@ -355,7 +359,11 @@ impl Replica {
                 && !self.damage.refused_by.contains(peer)
                 && !self.damage.is_damaged_at(*peer, first)
         };
-        let peer = self.promise.leader.into_iter().chain(self.connected.keys().copied()).find(may);
+        let leader = self.promise.leader.filter(may);
+        if self.damage.asked.is_some_and(|asked| leader.is_none_or(|leader| asked.of == leader)) {
+            return;
+        }
+        let peer = leader.or_else(|| self.connected.keys().copied().find(may));
         let Some((of, after)) = peer.zip(self.position_at(first.prev(), log)) else {
             self.seek_state(log, out);
             return;

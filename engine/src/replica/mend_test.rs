@@ -234,6 +234,31 @@ fn end_told(world: &mut World, node: NodeId) -> Option<Lsn> {
     world.node(node).sent.iter().rev().find_map(told)
 }
 
+/// Its disk hangs, and its connection stands.
+#[test]
+fn a_leader_is_asked_though_somebody_else_was_before_and_has_not_answered() {
+    let mut world = whole();
+    world.cut(A, C);
+    world.cut(B, C);
+    world.node(C).log.damaged = vec![Lsn::new(3)];
+    world.node(C).crash(C);
+    world.connect(B, C);
+    assert!(has_asked(&mut world, C, B));
+    world.node(C).sent.clear();
+    world.connect(A, C);
+    assert!(has_asked(&mut world, C, A), "it promised A before it crashed");
+    // And when another one leads by now.
+    world.node(C).sent.clear();
+    world.cut(A, C);
+    world.assign(B);
+    world.settle_promises();
+    world.node(C).sent.clear();
+    world.connect(A, C);
+    assert!(!has_asked(&mut world, C, A), "it has asked its leader");
+    world.elect(A);
+    assert_eq!(damaged(&mut world, C), []);
+}
+
 /// It reads for others only what its disk holds, so it had nothing when it was asked.
 #[test]
 fn a_leader_asks_a_follower_again_when_that_has_made_it_durable() {

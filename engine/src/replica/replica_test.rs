@@ -185,7 +185,7 @@ impl Node {
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
                         LogWrite::Mend(batch) => {
                             assert!(self.log.batches.contains(&batch), "what is put again is what was there");
-                            self.log.damaged.retain(|lsn| *lsn != batch.last_lsn());
+                            self.log.damaged.retain(|lsn| *lsn < batch.first_lsn() || *lsn > batch.last_lsn());
                             self.log.hidden.retain(|lsn| *lsn != batch.last_lsn());
                         }
                         LogWrite::Settle => self.log.suspect = None,
