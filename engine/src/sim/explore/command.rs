@@ -79,6 +79,7 @@ const QUICK: &[&str] = &[
     "1:12 2:12 writes 1 crashes 1 releases 2 rots 1",
     "1:123 2:123 writes 1 rots 1 prompt",
     "masters emptied hands 1 returns 1",
+    "masters hands 1 writes 1 ends 1 rots 1",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[

@@ -87,6 +87,9 @@ fn i1_i2_hold_among_nodes_that_are_their_own_masters_whoever_is_assigned() {
     assert_eq!(found.violation, None, "{}", found.story.join("\n"));
     assert!(found.complete && found.states > 4_000 && found.quiet > 0 && found.committed == 3, "{found:?}");
     // By both steps the disk that is here comes to its vote.
+    let found = search("masters hands 1 ends 1 rots 1").explore(1_000_000);
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    assert!(found.complete && found.quiet > 0, "{found:?}");
     let found = search("masters emptied").explore(1_000_000);
     assert_eq!(found.violation, None, "{}", found.story.join("\n"));
     assert!(found.complete && found.activated[0] > 0 && found.activated[1] > 0, "{found:?}");

@@ -158,7 +158,8 @@ impl LogView for ModelLog {
     }
 
     fn last_start(&self) -> Option<EpochStart> {
-        self.accepted.iter().rev().find_map(EpochStart::in_batch)
+        let (at, start) = self.accepted.iter().rev().find_map(|it| Some((it.last_lsn(), EpochStart::in_batch(it)?)))?;
+        (!self.damaged.contains(&at)).then_some(start)
     }
 }
 
