@@ -186,7 +186,7 @@ impl Replica {
         self.try_adopt(now_micros, log, out);
     }
 
-    pub(super) fn count_own_promise(&mut self, log: &dyn LogView) {
+    fn count_own_promise(&mut self, log: &dyn LogView) {
         let (id, directory, suspect, votes) = (self.id, self.directory, self.suspect, self.own_votes(log));
         let log = self.summary(log);
         if let Some(leadership) = &mut self.leadership {

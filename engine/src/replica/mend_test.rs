@@ -345,6 +345,29 @@ fn a_follower_takes_what_follows_its_log_though_what_it_released_comes_first() {
     assert_eq!(end_told(&mut world, B), None, "it says nothing against it");
 }
 
+/// All that it could ask has been asked before its leader was at work, and nothing of what that sends fits.
+#[test]
+fn whoever_can_take_nothing_of_what_its_leader_feeds_asks_for_its_state_once() {
+    let mut world = whole();
+    let epoch = world.node(A).replica.promise().epoch;
+    let after = world.node(B).log.position_at(Lsn::new(2)).unwrap();
+    let b = world.node(B);
+    let beyond = LogPosition { lsn: Lsn::new(9), ..b.log.end() };
+    b.log.damaged = vec![Lsn::new(3)];
+    b.crash(B);
+    for peer in [A, C] {
+        b.step(Input::PeerUp(peer, crate::model::DirectoryId::default()));
+    }
+    for peer in [A, C] {
+        b.step(Input::Message { from: peer, message: Message::Mend { epoch, after, batches: vec![] } });
+    }
+    b.sent.clear();
+    let append = Message::Append { epoch, prev: beyond, commit: Lsn::new(4), batches: vec![] };
+    b.step(Input::Message { from: A, message: append });
+    assert_eq!(world.node(B).sent.len(), 1, "{:?}", world.node(B).sent);
+    assert_eq!(end_told(&mut world, B), Some(Lsn::new(2)));
+}
+
 /// Otherwise its leader takes it for one that has everything, and the snapshot that it waits for never comes.
 #[test]
 fn whoever_asked_for_a_state_says_until_it_has_it_that_its_log_ends_where_it_can_be_read() {

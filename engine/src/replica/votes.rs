@@ -102,9 +102,6 @@ impl Replica {
         let named = votes.map_or(0, |votes| voters.iter().filter(|voter| votes.contains_key(voter)).count());
         if named >= majority_of(voters.len()) && !is_alone(&leadership.assignment) {
             leadership.assignment.founding = false;
-            if leadership.promises.contains_key(&self.id) {
-                self.count_own_promise(log); // It says now whose they are.
-            }
         }
     }
 

@@ -185,6 +185,7 @@ mod planted {
             (Mutant::TruncateDamage, "1:12 2:12 rots 1"),
             (Mutant::AcknowledgeDamaged, "1:12 2:12 rots 1"),
             (Mutant::LeadDamaged, "1:12 2:12 crashes 1 rots 1"),
+            (Mutant::CutOffUntold, "1:12 2:12 1:12 writes 1 crashes 1 rots 1 hides prompt"),
             (Mutant::TrustMend, "1:123 2:123 breaks 1 rots 1 prompt"),
             (Mutant::SwapVotes, "masters emptied hands 1 returns 1"),
         ])

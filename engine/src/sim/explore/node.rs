@@ -369,6 +369,7 @@ impl Node {
             }
             Happening::Loses => {
                 let lost = self.log.durable.pop().map(|batch| batch.first_lsn());
+                self.log.damaged.retain(|lsn| Some(*lsn) != lost);
                 self.log.suspect = self.log.suspect.into_iter().chain(lost).min();
                 self.open()?;
                 return Ok(effects);
