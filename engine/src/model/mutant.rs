@@ -90,6 +90,8 @@ pub enum Mutant {
     AcknowledgeDamaged,
     /// Liveness: a new leader starts its epoch on a log that it can't read.
     LeadDamaged,
+    /// I1: a new leader cuts off what may be in the best log as well, where that is damaged and does not know itself what it held.
+    CutOffUntold,
     /// I12: plain text is listened for, and spoken, beyond loopback, though nobody asked for it. The simulator has no sockets:
     /// tests of the client and of the node plant it.
     PlainTextAnywhere,
@@ -97,7 +99,7 @@ pub enum Mutant {
 
 impl Mutant {
     /// All of them, in the order of the enumeration.
-    pub const ALL: [Self; 39] = [
+    pub const ALL: [Self; 40] = [
         Self::SkipChainCheck,
         Self::CommitWithoutMajority,
         Self::AcknowledgeBeforeSync,
@@ -136,6 +138,7 @@ impl Mutant {
         Self::TrustMend,
         Self::AcknowledgeDamaged,
         Self::LeadDamaged,
+        Self::CutOffUntold,
         Self::PlainTextAnywhere,
     ];
 
@@ -201,6 +204,7 @@ impl Mutant {
             Self::TrustMend => "trust-mend",
             Self::AcknowledgeDamaged => "acknowledge-damaged",
             Self::LeadDamaged => "lead-damaged",
+            Self::CutOffUntold => "cut-off-untold",
             Self::PlainTextAnywhere => "plain-text-anywhere",
         }
     }

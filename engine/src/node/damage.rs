@@ -1,6 +1,7 @@
 //! What of a shard's log can't be read: its replica gets it again from another node, where there is one; here is who is told.
 
 use super::shard::Shard;
+use super::snapshots::Replacing;
 use crate::model::Lsn;
 use crate::replica::{Input, Phase};
 
@@ -13,8 +14,18 @@ impl Shard {
         if self.votes_alone() {
             self.tell_damage(self.wal.damaged(self.log));
         } else {
-            self.step(Input::DamageFound);
+            self.find_damage();
         }
+    }
+
+    /// What is being applied was read before this was known; otherwise the state needs what comes next from the log, readable or not.
+    fn find_damage(&mut self) {
+        let read = match self.state.replacing {
+            Replacing::Done(at) => at.lsn,
+            _ if self.state.applying => self.replica.applicable(),
+            _ => self.applied.lsn,
+        };
+        self.step(Input::DamageFound { read });
     }
 
     /// Tells of damage that came or went. A node that is alone stops for what its opening found: nobody can give it what is
@@ -25,6 +36,12 @@ impl Shard {
         }
         self.positions.set_unmendable(self.replica.unmendable());
         let is_alone = self.votes_alone();
+        // What was being applied when that was found ended before it.
+        let is_at_rest = !self.state.applying && !self.state.failed && self.state.replacing == Replacing::No;
+        let is_next = self.replica.applicable() > self.applied.lsn && self.awaits_mend(self.applied.lsn.next());
+        if is_next && is_at_rest && !is_alone {
+            self.find_damage();
+        }
         self.tell_damage(if is_alone { self.wal.damaged(self.log) } else { self.replica.damaged().to_vec() });
         if is_alone && self.replica.phase() == Some(Phase::Mending) {
             let from = self.state.damaged.first().map_or(Lsn::ZERO, |(first, _)| *first);
@@ -68,7 +85,7 @@ impl Shard {
 
     /// The applier came upon what can't be read: whether somebody else may have it, or the state that comes of it.
     pub(super) fn may_be_mended(&mut self) -> bool {
-        self.step(Input::DamageFound);
+        self.find_damage();
         !self.votes_alone() && self.awaits_mend(self.applied.lsn.next())
     }
 

@@ -158,7 +158,7 @@ pub(super) struct ShardState {
     pub(super) inputs: VecDeque<Input>,
     pub(super) stepping: bool,
     pub(super) sealing: Sealing,
-    applying: bool,
+    pub(super) applying: bool,
     /// Nothing is applied while the state is replaced by a snapshot.
     pub(super) replacing: Replacing,
     /// Parts of a snapshot that wait to be written.

@@ -138,7 +138,11 @@ pub(super) fn may_share_more(ours: Told<'_>, theirs: Told<'_>, shared: Lsn) -> O
     }
     let (epoch, _) = ours.epochs_at(next);
     let (oldest, newest) = theirs.epochs_at(next);
-    let may = next <= ours.log.end.lsn && oldest < newest && oldest <= epoch && epoch <= newest;
+    let may = !planted(Mutant::CutOffUntold)
+        && next <= ours.log.end.lsn
+        && oldest < newest
+        && oldest <= epoch
+        && epoch <= newest;
     theirs.damage_at(next).filter(|_| may).map(|(_, last)| last)
 }
 

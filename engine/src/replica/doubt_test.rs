@@ -2,10 +2,13 @@
 
 use super::mend::first_boundary;
 use super::replica_test::{A, B, C, World};
+use super::snapshot_test::{release, serve};
 use super::votes_test::{NEW, OLD, activate, empty, named, own_masters, with_an_old_disk_back};
-use super::{Input, LogView as _, Phase, ReadPurpose, Replica};
+use super::{Input, LogView as _, Phase, Promise, ReadPurpose, Replica};
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
-use crate::model::{Assignment, Chain, Epoch, LogPosition, Lsn, Message, NodeId};
+use crate::model::{
+    Assignment, Chain, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, LogSummary, Lsn, Message, NodeId,
+};
 use std::time::Duration;
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
 
@@ -63,31 +66,89 @@ fn votes_that_the_best_log_can_not_tell_are_told_by_another_of_the_same_epoch() 
     );
 }
 
-/// Its log has records, and can't say whose the votes are: that is no log of which nothing is known. Those that it would found
-/// with are two empty disks.
-#[test]
-fn i1_nobody_founds_on_a_log_whose_votes_it_can_not_read() {
+/// A's log names everybody's disks, and these nodes came with other ones. Its start can't be read when A opens.
+fn with_new_disks(ids: &[NodeId]) -> World {
     let mut world = own_masters();
     world.elect(A);
     world.propose(A, "one");
     world.settle();
-    empty(&mut world, B);
-    empty(&mut world, C);
+    ids.iter().for_each(|id| empty(&mut world, *id));
+    world.node(A).log.damaged = vec![Lsn::new(1)];
     world.node(A).crash(A);
     world.node(A).replica.own_master = true;
+    let disk = |id: NodeId| if ids.contains(&id) { NEW } else { OLD };
     for (x, y) in [(B, C), (C, B), (A, B), (A, C)] {
-        world.node(x).step(Input::PeerUp(y, NEW));
+        world.node(x).step(Input::PeerUp(y, disk(y)));
     }
-    world.node(A).log.start_unread = true;
-    let directories = named(&[(A, OLD), (B, NEW), (C, NEW)]);
-    let founding = Assignment { directories, founding: true, fence_quorum: 3, ..world.assignment(A) };
-    activate(&mut world, A, founding.clone());
+    world
+}
+
+/// An assignment of A's that founds: it names the disks that are here, and takes every voter.
+fn founding(world: &mut World, disks: &[(NodeId, DirectoryId)]) -> Assignment {
+    Assignment { directories: named(disks), founding: true, fence_quorum: 3, ..world.assignment(A) }
+}
+
+/// Its log has records, and can't say whose the votes are: that is no log of which nothing is known. Those that it would found
+/// with are two empty disks.
+#[test]
+fn i1_nobody_founds_on_a_log_whose_votes_it_can_not_read_nor_on_one_that_says_them() {
+    let disks = [(A, OLD), (B, NEW), (C, NEW)];
+    let mut world = with_new_disks(&[B, C]);
+    let unread = founding(&mut world, &disks);
+    activate(&mut world, A, unread);
     assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing));
-    // Where that says nothing of votes it may.
-    world.node(A).log.start_unread = false;
-    let founding = Assignment { epoch: world.assignment(A).epoch, ..founding };
-    activate(&mut world, A, founding);
+    // It can be read, and names two disks that are gone: what they acknowledged is not here.
+    world.node(A).log.damaged.clear();
+    world.node(A).step(Input::DamageFound { read: Lsn::ZERO });
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing), "counted by what is read by now");
+    let read = founding(&mut world, &disks);
+    activate(&mut world, A, read);
+    assert_eq!((world.node(A).replica.phase(), world.node(A).log.batches.len()), (Some(Phase::Fencing), 2));
+    let said = gives_up(&mut world, A);
+    assert!(said.len() == 1 && said[0].contains("SteppedDown"), "{said:?}");
+}
+
+/// The last voter is here before what names the votes is mended: the epoch is counted by those, and replaces nobody's disk.
+#[test]
+fn i1_an_epoch_that_was_to_found_on_what_is_mended_meanwhile_is_counted_by_that() {
+    let mut world = with_new_disks(&[C]);
+    let held = hold_mends(&mut world, A);
+    assert!(!held.is_empty());
+    let unread = founding(&mut world, &[(A, OLD), (B, OLD), (C, NEW)]);
+    let epoch = unread.epoch;
+    activate(&mut world, A, unread);
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Fencing));
+    held.into_iter().for_each(|(to, message)| world.node(to).step(Input::Message { from: A, message }));
+    world.settle();
+    world.node(A).step(Input::ActivationAccepted(epoch));
+    world.settle();
     assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving));
+    let start = world.node(A).log.last_start().unwrap();
+    assert_eq!((start.assignment.epoch, start.assignment.founding), (epoch, false));
+    assert_eq!(start.assignment.directories, named(&[(A, OLD), (B, OLD), (C, OLD)]));
+}
+
+/// As of the release that wrote no disks: that is founded on, and so is one that names too few to be counted.
+#[test]
+fn a_log_that_names_too_few_disks_is_founded_on() {
+    for disks in [&[][..], &[(A, OLD)]] {
+        let mut world = own_masters();
+        let assignment = Assignment { directories: named(disks), ..world.assignment(A) };
+        let Assignment { epoch, log, .. } = assignment;
+        let parent = LogPosition::origin(log);
+        let raw = ControlRecord::EpochStart(EpochStart { assignment, parent }).encode().unwrap();
+        let block = Block::encode(raw, 1, Compression::Never);
+        let batch = BatchBuilder::new(log, BatchKind::Control, epoch, parent, 0).block(block).seal().unwrap();
+        let node = world.node(A);
+        (node.log.batches, node.log.durable) = (vec![batch], 1);
+        let promise = Promise { epoch, leader: Some(A) };
+        node.replica = Replica::open(A, log, promise, Lsn::ZERO, &node.log).with_own_master();
+        [B, C].into_iter().for_each(|peer| node.step(Input::PeerUp(peer, OLD)));
+        let founding = founding(&mut world, &[(A, OLD), (B, OLD), (C, OLD)]);
+        activate(&mut world, A, founding);
+        assert_eq!(world.node(A).replica.phase(), Some(Phase::Serving), "{disks:?}");
+    }
 }
 
 /// What was on its way to one node and asks for what is damaged: held back.
@@ -222,6 +283,7 @@ fn talk_to_the_end(world: &mut World) {
         assert!(sent < 20, "no endless conversation");
         world.hop();
         world.sync_all();
+        serve(world);
     }
     assert!(!world.hop(), "no endless conversation");
 }
@@ -259,6 +321,58 @@ fn a_follower_whose_damage_holds_its_leaders_position_is_fed_and_drops_what_lost
         whole_and_equal(&mut world);
         assert_eq!(ends(&mut world), [7, 7, 7]);
     }
+}
+
+/// The two logs part in what C lost, its leader has let go of all before that, and C's state needs it. What C can't say of its
+/// leader's position it would say as often as it is asked: of each message that is on its way.
+#[test]
+fn a_follower_that_can_not_say_whether_its_leaders_position_fits_is_given_its_state() {
+    for released in [7, 8] {
+        let mut world = two_epochs();
+        world.connect(A, B);
+        world.elect(A);
+        for text in ["ten", "eleven", "twelve"] {
+            world.propose(A, text);
+            world.settle();
+        }
+        [A, B].into_iter().for_each(|id| release(world.node(id), released));
+        world.node(C).lose_names(C, &[7, 8]);
+        let node = world.node(C);
+        node.replica = Replica::open(C, node.log.id, node.replica.promise(), Lsn::new(3), &node.log);
+        world.connect(A, C);
+        world.connect(B, C);
+        talk_to_the_end(&mut world);
+        assert_eq!((ends(&mut world), world.committed(C)), ([12, 12, 12], 12), "{released}");
+        assert_eq!(world.node(C).replica.damaged(), []);
+    }
+}
+
+/// Each of the messages that were on their way is refused, and all refusals lead to one place.
+#[test]
+fn a_leader_begins_anew_once_where_many_refusals_lead() {
+    let mut world = World::new();
+    let epoch = world.elect(A);
+    for text in ["two", "three", "four", "five"] {
+        world.propose(A, text);
+        world.settle();
+    }
+    let log = &world.node(A).log;
+    let log = LogSummary { end: log.position_at(Lsn::new(2)).unwrap(), epochs: log.epochs() };
+    let mut feeds = |message: Message| {
+        world.node(A).step(Input::Message { from: B, message });
+        let sent = std::mem::take(&mut world.node(A).sent);
+        sent.iter().any(|(to, sent)| *to == B && matches!(sent, Message::Append { .. }))
+    };
+    let refusal = |prev: u64| Message::Mismatch { epoch, prev: Lsn::new(prev), log: log.clone() };
+    assert!(feeds(refusal(3)));
+    assert!([4, 5, 3].into_iter().all(|prev| !feeds(refusal(prev))));
+    // What it says by itself, or when something has changed, is none of these.
+    assert!(feeds(refusal(2)));
+    assert!(!feeds(refusal(4)));
+    feeds(Message::Damaged { epoch, ranges: Vec::new() });
+    assert!(feeds(refusal(4)));
+    feeds(Message::Appended { epoch, durable: Lsn::new(2) });
+    assert!(feeds(refusal(4)));
 }
 
 /// A leader sends what lies in a follower's damage in more than one message.
@@ -367,6 +481,41 @@ fn who_has_another_history_by_now_gives_nothing_of_what_it_read_for_a_peer() {
     };
     assert_eq!(gives(&mut world, whole[5].position()), 2);
     assert_eq!(gives(&mut world, gone), 0);
+}
+
+/// The best log has let go of what lies before a batch of two records that it can't read, behind which another epoch begins. Up to its first
+/// LSN another log is certainly the same, and there no batch ends: it gives that batch, which is too much.
+#[test]
+fn a_new_leader_does_not_ask_again_and_again_for_what_does_not_help() {
+    let mut world = World::new();
+    world.elect(B);
+    world.propose(B, "two");
+    world.settle();
+    world.cut(A, B);
+    world.cut(A, C);
+    let (epoch, prev) = world.node(B).replica.proposal_position().unwrap();
+    let of = world.node(B).log.id;
+    let block = Block::encode("three, four".into(), 2, Compression::Never);
+    let batch = BatchBuilder::new(of, BatchKind::Data, epoch, prev, 1).block(block).seal().unwrap();
+    world.node(B).step(Input::Propose(batch));
+    world.settle();
+    world.assign(B);
+    world.settle_promises();
+    world.node(B).sync();
+    world.cut(B, C);
+    world.node(B).log.damaged = vec![Lsn::new(3), Lsn::new(4)];
+    release(world.node(B), 2);
+    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    assert_eq!(ends(&mut world), [2, 5, 4]);
+    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.connect(x, y));
+    let held = hold_mends(&mut world, B);
+    world.assign(A);
+    talk_to_the_end(&mut world);
+    assert!(matches!(world.node(A).replica.phase(), Some(Phase::Adopting { .. })), "it waits");
+    held.into_iter().for_each(|(to, message)| world.node(to).step(Input::Message { from: B, message }));
+    talk_to_the_end(&mut world);
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+    assert_eq!(ends(&mut world), [6, 6, 6]);
 }
 
 /// A log that lost the end of a truncation: damage lies behind its end, where nobody looks for it.

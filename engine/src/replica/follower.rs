@@ -150,7 +150,12 @@ impl Replica {
         let ours = self.position_at(prev.lsn, log);
         let fits = ours == Some(prev) || (planted(Mutant::SkipChainCheck) && ours.is_some());
         if !fits {
-            if !self.awaits_mend_at(prev.lsn, log) {
+            // It is at work, whatever it sends.
+            self.told_since_doubt.get_or_insert(commit);
+            let had_said = self.damage.state_of().is_some();
+            self.seek_mend(log, out);
+            let says = had_said || self.damage.state_of().is_none(); // Otherwise it just has: that it needs its state.
+            if says && !self.awaits_mend_at(prev.lsn, log) {
                 let message = Message::Mismatch { epoch, prev: prev.lsn, log: self.summary_told(log) };
                 out.push(Output::Send { to: from, message });
             }

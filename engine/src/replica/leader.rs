@@ -409,6 +409,7 @@ impl Replica {
         if after != self.end {
             return;
         }
+        let before = self.end;
         for batch in batches {
             if self.end.lsn >= target.lsn || batch.last_lsn() > to {
                 break;
@@ -425,6 +426,10 @@ impl Replica {
             if !self.mends_first(log, out) {
                 self.start_epoch(now_micros, log, out);
             }
+            return;
+        }
+        if self.end == before {
+            self.wait_for_mend(); // Whoever has no more of it than that would be asked for the same, again and again.
             return;
         }
         self.fetch_from(self.end, out);
@@ -574,7 +579,11 @@ impl Replica {
         let from_where = Some(adopt::before_damage(damaged, shared)).filter(is_hidden);
         let common = self.boundary_at_or_before(from_where.unwrap_or(shared), log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
-        if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
+        let progress = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some());
+        // Of each message that was on its way there comes a refusal. Otherwise each would have all of them sent again, each of which
+        // is refused. What it says by itself is of where its log ends.
+        let is_echo = |progress: &&mut Progress| refused != end && progress.began_at(common);
+        if let Some(progress) = progress.filter(|progress| !is_echo(progress)) {
             progress.restart_at(common);
             self.feed(from, log, out);
         }

@@ -31,7 +31,8 @@ use towline_wal::Batch;
 pub(super) struct Damage {
     /// First and last LSN, in order.
     ranges: Vec<(Lsn, Lsn)>,
-    /// Up to here the log may have been read for the state before it was known to be damaged.
+    /// Up to here the state has the log, or is about to, as its driver said: not up to where it might be read. Otherwise whoever comes
+    /// upon damage on its way there would never be given another's state for it.
     read_to: Lsn,
     /// Who was asked, and for what.
     asked: Option<Asked>,
@@ -83,8 +84,8 @@ impl Damage {
         self.ranges.first().map_or(Lsn::MAX, |(first, _)| first.prev())
     }
 
-    /// Up to where the log can be read for the state: damage of what it may hold already is not in the way, nor does what may
-    /// be applied ever become less.
+    /// Up to where the log can be read for the state: damage of what it holds already is not in the way, nor does what may be
+    /// applied ever become less than what is.
     pub(super) fn readable_to(&self) -> Lsn {
         let next = self.ranges.iter().find(|(_, last)| *last > self.read_to);
         next.map_or(Lsn::MAX, |(first, _)| first.prev().max(self.read_to))
@@ -252,7 +253,8 @@ impl Replica {
     }
 
     /// The driver came upon something that can't be read, or released it.
-    pub(super) fn damage_found(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+    pub(super) fn damage_found(&mut self, read: Lsn, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        self.damage.read_to = read;
         let under_way = self.under_way.iter().filter_map(|(_, purpose)| match purpose {
             Purpose::Mended(first, last) => Some((*first, *last)), // Not yet durable.
             _ => None,
@@ -262,7 +264,6 @@ impl Replica {
             self.seek_mend(log, out);
             return;
         }
-        self.damage.read_to = self.applicable();
         self.damage.ranges = ranges;
         self.damage.asked = None;
         self.damage.ask_all_again();
@@ -307,9 +308,12 @@ impl Replica {
     ) {
         self.damage.refused_by.remove(&from);
         let progress = self.leadership.as_mut().and_then(|leadership| leadership.progress.get_mut(&from));
-        if let Some((progress, (first, _))) = progress.zip(ranges.first()) {
-            // I1: what it acknowledged before, that disk does not hold whole any more.
-            progress.lower_durable(first.prev(), None);
+        if let Some(progress) = progress {
+            progress.note_heard();
+            if let Some((first, _)) = ranges.first() {
+                // I1: what it acknowledged before, that disk does not hold whole any more.
+                progress.lower_durable(first.prev(), None);
+            }
         }
         if ranges.is_empty() {
             self.damage.peers.remove(&from);
@@ -343,10 +347,11 @@ impl Replica {
         self.answer_at_last(None, log, out);
     }
 
-    /// Asks for what is damaged first, unless somebody was asked already: the leader before others.
+    /// Asks for what is damaged first, unless somebody was asked already: the leader before others, and as soon as it can be. Otherwise
+    /// one whose disk hangs, and who came first, would be waited for as long as its connection stands.
     pub(super) fn seek_mend(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some((first, last)) = self.damage.ranges.first().copied() else { return };
-        if self.damage.asked.is_some() || self.is_mending() || self.installing.is_some() {
+        if self.is_mending() || self.installing.is_some() {
             return;
         }
         let may = |peer: &NodeId| {
@@ -354,7 +359,11 @@ impl Replica {
                 && !self.damage.refused_by.contains(peer)
                 && !self.damage.is_damaged_at(*peer, first)
         };
-        let peer = self.promise.leader.into_iter().chain(self.connected.keys().copied()).find(may);
+        let leader = self.promise.leader.filter(may);
+        if self.damage.asked.is_some_and(|asked| leader.is_none_or(|leader| asked.of == leader)) {
+            return;
+        }
+        let peer = leader.or_else(|| self.connected.keys().copied().find(may));
         let Some((of, after)) = peer.zip(self.position_at(first.prev(), log)) else {
             self.seek_state(log, out);
             return;

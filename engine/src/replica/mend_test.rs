@@ -3,7 +3,7 @@
 use super::replica_test::{A, B, C, World};
 use super::snapshot_test::release;
 use super::{Input, LogView as _, Output, Phase, QuorumLost};
-use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId};
+use crate::model::{Epoch, LogPosition, Lsn, Message, NodeId, SnapshotId};
 use std::time::Duration;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
@@ -150,6 +150,54 @@ fn where_nobody_can_read_a_record_the_leader_gives_up_by_name_and_nobody_cuts_it
     }
 }
 
+/// All have LSN 1 to 5, in an epoch that is over, and only this one still needs them: its state is at 2, the others have released theirs.
+fn needed_by_one_state(id: NodeId) -> World {
+    let mut world = whole();
+    world.propose(A, "five");
+    world.settle();
+    world.elect(A);
+    assert_eq!([A, B, C].map(|id| world.committed(id)), [6, 6, 6]);
+    [A, B, C].into_iter().filter(|other| *other != id).for_each(|other| release(world.node(other), 5));
+    world.node(id).log.damaged = vec![Lsn::new(3)];
+    world
+}
+
+/// Where its log may be read up to says nothing of what its state has read.
+#[test]
+fn a_state_that_comes_upon_damage_on_its_way_is_given_anothers() {
+    // It is being applied when a scrub finds it, and comes upon it then; or at once.
+    for reads in [&[6, 2][..], &[2]] {
+        let mut world = needed_by_one_state(B);
+        for read in reads {
+            world.node(B).step(Input::DamageFound { read: Lsn::new(*read) });
+            world.settle();
+        }
+        let takes = world.node(A).asked.iter().any(|asked| matches!(asked, Output::TakeSnapshot { peer: B, .. }));
+        assert!(takes, "it says that its log ends where it can be read");
+        assert_eq!(world.node(B).replica.applicable(), Lsn::new(2));
+        let (epoch, at) = (world.node(A).replica.promise().epoch, world.node(A).log.start);
+        let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: 1 };
+        world.node(A).step(Input::SnapshotTaken { peer: B, epoch, snapshot });
+        world.settle();
+        let stages = |asked: &Output| matches!(asked, Output::StageSnapshot { .. });
+        assert!(world.node(B).asked.iter().any(stages), "and takes it");
+    }
+}
+
+/// Otherwise who waits for a write or a read there waits for ever.
+#[test]
+fn a_leader_at_work_whose_state_comes_upon_what_nobody_has_gives_up() {
+    let mut world = needed_by_one_state(A);
+    world.node(A).step(Input::DamageFound { read: Lsn::new(2) });
+    world.settle();
+    let mut now = Duration::ZERO;
+    while let Some(at) = world.node(A).replica.next_tick() {
+        now = now.max(at);
+        world.node(A).step(Input::Tick(now));
+    }
+    assert!(world.node(A).said.iter().any(|said| said.contains("reason: Damaged")), "{:?}", world.node(A).said);
+}
+
 #[test]
 fn what_does_not_fit_is_refused_and_counted_and_asked_for_elsewhere() {
     let mut world = whole();
@@ -184,6 +232,31 @@ fn end_told(world: &mut World, node: NodeId) -> Option<Lsn> {
         _ => None,
     };
     world.node(node).sent.iter().rev().find_map(told)
+}
+
+/// Its disk hangs, and its connection stands.
+#[test]
+fn a_leader_is_asked_though_somebody_else_was_before_and_has_not_answered() {
+    let mut world = whole();
+    world.cut(A, C);
+    world.cut(B, C);
+    world.node(C).log.damaged = vec![Lsn::new(3)];
+    world.node(C).crash(C);
+    world.connect(B, C);
+    assert!(has_asked(&mut world, C, B));
+    world.node(C).sent.clear();
+    world.connect(A, C);
+    assert!(has_asked(&mut world, C, A), "it promised A before it crashed");
+    // And when another one leads by now.
+    world.node(C).sent.clear();
+    world.cut(A, C);
+    world.assign(B);
+    world.settle_promises();
+    world.node(C).sent.clear();
+    world.connect(A, C);
+    assert!(!has_asked(&mut world, C, A), "it has asked its leader");
+    world.elect(A);
+    assert_eq!(damaged(&mut world, C), []);
 }
 
 /// It reads for others only what its disk holds, so it had nothing when it was asked.
@@ -270,6 +343,29 @@ fn a_follower_takes_what_follows_its_log_though_what_it_released_comes_first() {
         .step(Input::Message { from: A, message: Message::Append { epoch, prev, commit: Lsn::new(4), batches } });
     assert_eq!(world.node(B).log.end().lsn, Lsn::new(5));
     assert_eq!(end_told(&mut world, B), None, "it says nothing against it");
+}
+
+/// All that it could ask has been asked before its leader was at work, and nothing of what that sends fits.
+#[test]
+fn whoever_can_take_nothing_of_what_its_leader_feeds_asks_for_its_state_once() {
+    let mut world = whole();
+    let epoch = world.node(A).replica.promise().epoch;
+    let after = world.node(B).log.position_at(Lsn::new(2)).unwrap();
+    let b = world.node(B);
+    let beyond = LogPosition { lsn: Lsn::new(9), ..b.log.end() };
+    b.log.damaged = vec![Lsn::new(3)];
+    b.crash(B);
+    for peer in [A, C] {
+        b.step(Input::PeerUp(peer, crate::model::DirectoryId::default()));
+    }
+    for peer in [A, C] {
+        b.step(Input::Message { from: peer, message: Message::Mend { epoch, after, batches: vec![] } });
+    }
+    b.sent.clear();
+    let append = Message::Append { epoch, prev: beyond, commit: Lsn::new(4), batches: vec![] };
+    b.step(Input::Message { from: A, message: append });
+    assert_eq!(world.node(B).sent.len(), 1, "{:?}", world.node(B).sent);
+    assert_eq!(end_told(&mut world, B), Some(Lsn::new(2)));
 }
 
 /// Otherwise its leader takes it for one that has everything, and the snapshot that it waits for never comes.

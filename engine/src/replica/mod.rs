@@ -217,7 +217,7 @@ impl Replica {
             Input::ActivationAccepted(epoch) => self.activation_accepted(epoch, log, &mut out),
             Input::Propose(batch) => self.propose(batch, log, &mut out),
             Input::Message { from, message } => self.message(from, message, now_micros, log, &mut out),
-            Input::DamageFound => self.damage_found(now_micros, log, &mut out),
+            Input::DamageFound { read } => self.damage_found(read, now_micros, log, &mut out),
             Input::Persisted(ticket) => self.persisted(ticket, now_micros, log, &mut out),
             Input::LogRead { peer, purpose, after, batches } => {
                 self.log_read(peer, purpose, after, batches, log, &mut out);
@@ -377,7 +377,8 @@ impl Replica {
         let mut epochs = log.epochs();
         epochs.retain(|(_, start)| *start <= self.end.lsn);
         if epochs.last().is_none_or(|(epoch, _)| *epoch < self.end.epoch) && self.end.lsn > Lsn::ZERO {
-            // Only a leader's own `EpochStart`, written in this step, is not in the view yet.
+            // A leader's own `EpochStart`, written in this step, is not in the view yet; nor is any epoch whose names are lost but for
+            // the log's end.
             epochs.push((self.end.epoch, self.end.lsn));
         }
         // A log that begins behind a snapshot says in which epoch that was: what is compared with it may have no later one.

@@ -103,8 +103,8 @@ struct Watch {
     waited: Option<Duration>,
 }
 
-/// How far something has come: a stage, and how far in that.
-type Mark = (u8, u64);
+/// How far something has come: a stage, how far in that, and how much of the state is here that leads on from there.
+type Mark = (u8, u64, u64);
 
 impl Watch {
     fn look(&mut self, at: Option<Mark>) {
@@ -141,25 +141,31 @@ fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
-fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, Lsn), damage: &Damage) -> Option<Mark> {
+fn log_mark(
+    leadership: &Leadership,
+    voters: &[NodeId],
+    (committed, end): (Lsn, Lsn),
+    damage: &Damage,
+    fetched: u64,
+) -> Option<Mark> {
     let secured = leadership.quorum.secured.get();
     match leadership.phase {
         Phase::Fencing => {
             let promised = voters.iter().filter(|voter| leadership.promises.contains_key(voter)).count();
-            Some((0, promised as u64))
+            Some((0, promised as u64, 0))
         }
-        Phase::Mending => Some(mend_mark(damage, 1)),
-        Phase::Adopting { .. } => Some((2, end.get())),
-        Phase::Starting => Some((3, secured)),
+        Phase::Mending => Some(mend_mark(damage, 1, fetched)),
+        Phase::Adopting { .. } => Some((2, end.get(), fetched)),
+        Phase::Starting => Some((3, secured, 0)),
         Phase::Activating => None,
-        Phase::Serving => (committed < end).then_some((4, secured)),
+        Phase::Serving => (committed < end).then_some((4, secured, 0)),
     }
 }
 
 /// How far it is with what it can't read.
-fn mend_mark(damage: &Damage, stage: u8) -> Mark {
+fn mend_mark(damage: &Damage, stage: u8, fetched: u64) -> Mark {
     let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
-    (stage, u64::MAX - damaged)
+    (stage, u64::MAX - damaged, fetched)
 }
 
 impl Replica {
@@ -183,6 +189,7 @@ impl Replica {
     /// After each step: notes what waits for a majority now, and whether it has come nearer.
     pub(super) fn watch_quorum(&mut self) {
         let (id, committed, durable, end) = (self.id, self.committed, self.durable.lsn, self.end.lsn);
+        let fetched = self.state_fetched();
         let Some(leadership) = self.leadership.as_deref_mut() else { return };
         let assignment = &leadership.assignment;
         let (voters, needed) = match leadership.start {
@@ -192,15 +199,15 @@ impl Replica {
         let is_alone = voters[..] == [id];
         let own_counts = counts(&assignment.directories, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
-        let log = log_mark(leadership, voters, (committed, end), &self.damage).filter(|_| !is_alone);
+        let log = log_mark(leadership, voters, (committed, end), &self.damage, fetched).filter(|_| !is_alone);
         // What is committed can't be read for the state: nobody hears what became of a write. Other than the majority, it may come
         // nearer or not.
         let barred = leadership.phase == Phase::Serving && self.damage.bars(committed) && !is_alone;
-        let mended = barred.then(|| mend_mark(&self.damage, 0));
-        let own = (durable < committed && !is_alone).then_some((0, durable.get()));
-        let reads = (leadership.reads.waits() && !is_alone).then(|| (0, leadership.reads.rounds_ended()));
+        let mended = barred.then(|| mend_mark(&self.damage, 0, 0));
+        let own = (durable < committed && !is_alone).then_some((0, durable.get(), 0));
+        let reads = (leadership.reads.waits() && !is_alone).then(|| (0, leadership.reads.rounds_ended(), 0));
         let quorum = &mut leadership.quorum;
-        quorum.voters.look(away.then_some((0, 0)));
+        quorum.voters.look(away.then_some((0, 0, 0)));
         quorum.log.look(log);
         quorum.mended.look(mended);
         quorum.own.look(own);

@@ -106,6 +106,42 @@ fn n3_a_leader_whose_reads_nobody_confirms_steps_down_and_refuses_them() {
 }
 
 /// A follower whose disk hangs answers reads all the same: they must not keep a leader whose writes wait for ever.
+/// Nobody reads at the leader itself: a follower has asked, and others wait for its answer.
+#[test]
+fn n3_a_leader_whose_followers_reads_nobody_confirms_steps_down_and_tells_them() {
+    let (mut world, epoch) = serving();
+    world.node(A).step(Input::Message { from: C, message: Message::ReadIndex { epoch, number: 7 } });
+    world.node(A).sent.clear();
+    pass(&mut world, &mut ms(0), BOUND * 2);
+    assert_eq!(said(&mut world), [stepped_down(epoch, "NothingConfirmed")]);
+    let told = Message::ReadIndexed { epoch, number: 7, index: None };
+    assert!(world.node(A).sent.contains(&(C, told)), "{:?}", world.node(A).sent);
+}
+
+/// Who is gone waits for nothing; and what was asked behind its question is asked for now.
+#[test]
+fn a_leader_does_not_step_down_for_the_reads_of_a_follower_that_is_gone() {
+    let (mut world, epoch) = serving();
+    let mut now = ms(0);
+    let asks = |world: &mut World| {
+        world.node(A).step(Input::Message { from: C, message: Message::ReadIndex { epoch, number: 7 } });
+        world.node(A).sent.clear();
+    };
+    asks(&mut world);
+    world.cut(A, C);
+    pass(&mut world, &mut now, BOUND * 2);
+    assert_eq!((said(&mut world), world.node(A).replica.next_tick()), (Vec::new(), None));
+    world.connect(A, C);
+    world.settle();
+    asks(&mut world);
+    world.node(A).step(Input::Read(ReadTicket(1)));
+    world.cut(A, C);
+    let asked = world.node(A).sent.iter().any(|(to, sent)| *to == B && matches!(sent, Message::Confirm { .. }));
+    assert!(asked, "{:?}", world.node(A).sent);
+    world.settle();
+    assert!(said(&mut world).iter().any(|said| said.starts_with("ReadsConfirmed")));
+}
+
 #[test]
 fn d26_reads_that_are_confirmed_do_not_excuse_writes_that_wait() {
     let (mut world, epoch) = serving();

@@ -84,7 +84,8 @@ impl LogView for TestLog {
     }
 
     fn last_start(&self) -> Option<EpochStart> {
-        self.batches.iter().rev().find_map(EpochStart::in_batch).filter(|_| !self.start_unread)
+        let (at, start) = self.batches.iter().rev().find_map(|it| Some((it.last_lsn(), EpochStart::in_batch(it)?)))?;
+        (!self.start_unread && !self.damaged.contains(&at)).then_some(start)
     }
 }
 
@@ -136,7 +137,7 @@ impl Node {
     /// These batches, each of one record, can't be read any more, and the driver comes upon that.
     pub(super) fn rot(&mut self, lsns: &[u64]) {
         self.log.damaged = lsns.iter().map(|lsn| Lsn::new(*lsn)).collect();
-        self.step(Input::DamageFound);
+        self.step(Input::DamageFound { read: self.replica.applicable() });
     }
 
     /// The same, and nothing is left of them by name. What an open finds is in doubt.
@@ -184,7 +185,7 @@ impl Node {
                         LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap(),
                         LogWrite::Mend(batch) => {
                             assert!(self.log.batches.contains(&batch), "what is put again is what was there");
-                            self.log.damaged.retain(|lsn| *lsn != batch.last_lsn());
+                            self.log.damaged.retain(|lsn| *lsn < batch.first_lsn() || *lsn > batch.last_lsn());
                             self.log.hidden.retain(|lsn| *lsn != batch.last_lsn());
                         }
                         LogWrite::Settle => self.log.suspect = None,

@@ -22,6 +22,8 @@ use bytes::Bytes;
 pub(super) struct Fetching {
     pub(super) from: NodeId,
     pub(super) snapshot: SnapshotId,
+    /// How many of its parts came: all before one came before it.
+    chunks: u32,
 }
 
 impl Replica {
@@ -111,7 +113,7 @@ impl Replica {
             return; // Whoever leads then hears where the log ends when that is over.
         }
         if self.needs(&snapshot, log) {
-            self.fetching = Some(Fetching { from, snapshot });
+            self.fetching = Some(Fetching { from, snapshot, chunks: 0 });
             out.push(Output::StageSnapshot { snapshot });
         } else if self.leadership.is_some() {
             // It had said what it has, and was offered that: then the two logs can't be compared.
@@ -153,16 +155,24 @@ impl Replica {
 
     /// A part came.
     pub(super) fn snapshot_chunk(
-        &self,
+        &mut self,
         from: NodeId,
         epoch: Epoch,
         (snapshot, index): (SnapshotId, u32),
         bytes: Bytes,
         out: &mut Vec<Output>,
     ) {
-        if epoch == self.promise.epoch && self.fetching == Some(Fetching { from, snapshot }) {
+        let is_it = |fetching: &&mut Fetching| fetching.from == from && fetching.snapshot == snapshot;
+        if let Some(fetching) = self.fetching.as_mut().filter(is_it).filter(|_| epoch == self.promise.epoch) {
+            fetching.chunks = fetching.chunks.max(index.saturating_add(1));
             out.push(Output::StageChunk { snapshot, index, bytes });
         }
+    }
+
+    /// How much of a state that is on its way is here: a leader that waits for it comes nearer with each part.
+    pub(super) fn state_fetched(&self) -> u64 {
+        let parts = self.fetching.map_or(0, |fetching| u64::from(fetching.chunks));
+        if self.installing.is_some() { u64::MAX } else { parts }
     }
 
     /// All parts are here, durably, and are what was offered.

@@ -2,7 +2,9 @@
 
 use super::replica_test::{A, B, C, Node, World};
 use super::{Input, LogView, Output, Phase};
+use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
 use crate::model::{LogPosition, Lsn, Message, SnapshotId};
+use std::time::Duration;
 
 fn snapshot(at: LogPosition) -> SnapshotId {
     SnapshotId { at, chunks: 1, bytes: 1, digest: 7 }
@@ -18,7 +20,7 @@ pub(super) fn release(node: &mut Node, lsn: u64) {
 }
 
 /// What the replica asked its driver for is answered: snapshots are of what is committed, and have one chunk.
-fn serve(world: &mut World) {
+pub(super) fn serve(world: &mut World) {
     for id in [A, B, C] {
         let node = world.node(id);
         for output in std::mem::take(&mut node.asked) {
@@ -95,6 +97,41 @@ fn i1_a_new_leader_that_lacks_what_the_best_log_released_is_given_a_snapshot_bef
     world.node(C).step(Input::ActivationAccepted(epoch));
     settle(&mut world);
     assert_eq!((world.committed(C), world.committed(B)), (5, 5));
+}
+
+/// It takes a part every four seconds, and its bound is five.
+#[test]
+fn a_new_leader_that_is_given_a_large_state_does_not_give_up_while_parts_come() {
+    let mut world = c_is_behind();
+    world.cut(A, B);
+    release(world.node(B), 3);
+    world.connect(B, C);
+    world.assign(C);
+    world.settle();
+    let at = world.node(B).log.end();
+    let large = SnapshotId { chunks: 9, ..snapshot(at) };
+    let epoch = world.node(C).replica.promise().epoch;
+    world.node(C).step(Input::Message { from: B, message: Message::SnapshotOffer { epoch, snapshot: large } });
+    let mut now = Duration::ZERO;
+    let mut wait = |world: &mut World, time: Duration| {
+        let until = now + time;
+        while let Some(at) = world.node(C).replica.next_tick().filter(|at| *at <= until) {
+            now = now.max(at);
+            world.node(C).step(Input::Tick(now));
+        }
+        now = until;
+        world.node(C).replica.phase().is_some()
+    };
+    assert!(wait(&mut world, BOUND / 5 * 4));
+    for index in 0..9 {
+        let message = Message::SnapshotChunk { epoch, snapshot: large, index, bytes: "s".into() };
+        world.node(C).step(Input::Message { from: B, message });
+        assert!(wait(&mut world, BOUND / 5 * 4), "part {index}: {:?}", world.node(C).said);
+    }
+    // The same part again is no other one.
+    let message = Message::SnapshotChunk { epoch, snapshot: large, index: 8, bytes: "s".into() };
+    world.node(C).step(Input::Message { from: B, message });
+    assert!(!wait(&mut world, BOUND / 5 * 4));
 }
 
 /// What it acknowledged would be gone, and the leader would count it all the same.

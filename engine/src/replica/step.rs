@@ -117,7 +117,10 @@ pub enum Input {
     /// The WAL made durable what [`Output::Persist`] with this ticket asked, and everything before it.
     Persisted(Ticket),
     /// [`LogView::damaged`] tells other than it did: whoever reads the log came upon what can't be read, or some of that was released.
-    DamageFound,
+    DamageFound {
+        /// Up to here the state has the log, or is about to: what is being applied was read before this was known.
+        read: Lsn,
+    },
     /// The answer to [`Output::ReadLog`].
     LogRead {
         /// For whom.

@@ -91,9 +91,24 @@ impl Replica {
         self.own_master && self.end.epoch.version == self.promise.epoch.version && !is_told()
     }
 
+    /// I1: an epoch was to found, as the own log could not be read where it says whose the votes are. It can by now: then those have
+    /// them. Otherwise whatever disks are here would start an epoch, over what others acknowledged that were replaced.
+    fn found_no_more(&mut self, log: &dyn LogView) {
+        let votes = self.own_votes(log);
+        let Some(leadership) = self.leadership.as_mut().filter(|leadership| leadership.assignment.founding) else {
+            return;
+        };
+        let Assignment { voters, .. } = &leadership.assignment;
+        let named = votes.map_or(0, |votes| voters.iter().filter(|voter| votes.contains_key(voter)).count());
+        if named >= majority_of(voters.len()) && !is_alone(&leadership.assignment) {
+            leadership.assignment.founding = false;
+        }
+    }
+
     /// Before promises are counted: by which disks they are, and which the epoch names. Gives who has the log that says so, none if
     /// the assignment itself says it; and the disks. An error where a log says it, and nobody can read that yet.
     pub(super) fn count_by_logs(&mut self, log: &dyn LogView) -> Result<CountedBy, VotesUnknown> {
+        self.found_no_more(log);
         let founds = self.leadership.as_ref().is_some_and(|leadership| leadership.assignment.founding);
         let founds_on_unread = founds && self.own_votes_are_unread(log);
         let Self { id, directory, connected, own_master, leadership, .. } = self;

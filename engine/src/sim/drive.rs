@@ -13,7 +13,7 @@ use crate::state::check_batch;
 use std::collections::VecDeque;
 use std::time::Duration;
 use towline_wal::io::{IoFailure, IoOp, IoRequest, execute};
-use towline_wal::{Entry, HardStateKind};
+use towline_wal::{Batch, Entry, HardStateKind};
 
 /// What clients may leave in a node's queue. Small: a batch must fit the small segments of this world.
 const QUEUED_BYTES_MAX: usize = 32 * 1024;
@@ -57,7 +57,7 @@ impl World {
                 let (batches, is_new_damage) = self.node(id).read(log, after.lsn, bytes_max)?;
                 if is_new_damage {
                     self.tell(|| format!("node {id} comes upon what can't be read, behind {}", after.lsn));
-                    self.step(id, Input::DamageFound)?;
+                    self.find_damage(id)?;
                 }
                 self.step(id, Input::LogRead { peer, purpose, after, batches })
             }
@@ -331,12 +331,15 @@ impl World {
         let (mut batches, is_new_damage) = self.node(id).read(log, applied, bytes_max)?;
         if is_new_damage {
             self.tell(|| format!("node {id} comes upon what can't be read, and applies nothing behind {applied}"));
-            self.step(id, Input::DamageFound)?;
+        }
+        batches.retain(|batch| batch.last_lsn() <= applicable);
+        if is_new_damage {
+            let read = batches.last().map_or(applied, Batch::last_lsn);
+            self.step(id, Input::DamageFound { read })?;
         }
         if batches.is_empty() {
             return Ok(());
         }
-        batches.retain(|batch| batch.last_lsn() <= applicable);
         let Some(running) = &mut self.node(id).running else { return Ok(()) };
         let effects = running
             .applier

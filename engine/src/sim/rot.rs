@@ -132,9 +132,16 @@ impl World {
         }
         if found {
             self.tell(|| format!("a scrub of node {id} finds what can't be read"));
-            self.step(id, Input::DamageFound)?;
+            self.find_damage(id)?;
         }
         Ok(())
+    }
+
+    /// Whatever is applied here is so at once: its state reads what comes next from the log.
+    pub(super) fn find_damage(&mut self, id: NodeId) -> Result<(), Violation> {
+        let Some(running) = &self.node(id).running else { return Ok(()) };
+        let read = running.applier.applied().lsn;
+        self.step(id, Input::DamageFound { read })
     }
 }
 

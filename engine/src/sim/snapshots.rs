@@ -37,7 +37,7 @@ impl World {
             self.tell(|| {
                 format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it")
             });
-            return self.step(id, Input::DamageFound);
+            return self.find_damage(id);
         }
         if !self.chance.per_mille(self.swarm.release_per_mille) {
             return Ok(());

@@ -181,3 +181,39 @@ fn d12_an_applier_that_comes_upon_rot_waits_for_another_node_and_goes_on() {
     all_are_the_same(&cluster);
     logs_are_the_same(cluster);
 }
+
+/// As before, and the others have let go of it: they have it in their states, and nobody in a log.
+#[test]
+fn d12_an_applier_that_comes_upon_rot_that_nobody_can_mend_is_given_anothers_state() {
+    let [little, much] = [LITTLE, MUCH].map(|log| format!("{log}\nscrub_bytes_per_second = 0"));
+    let mut cluster = Cluster::limited(&little);
+    until("the leader serves", || cluster.server(0).node().is_serving());
+    cluster.stop(2);
+    cluster.start_with(2, &much);
+    put(cluster.server(0).node(), 0..50);
+    all_are_the_same(&cluster);
+    cluster.stop(2);
+    cluster.start_with(2, &much);
+    // Nor does the leader have it in its memory.
+    cluster.stop(0);
+    cluster.start_with(0, &little);
+    until("the leader serves again", || cluster.server(0).node().is_serving());
+    put(cluster.server(0).node(), 50..53);
+    all_are_the_same(&cluster);
+    let released = |cluster: &Cluster, index| cluster.server(index).node().stats().unwrap().shards[0].released.get();
+    (0..2).for_each(|index| cluster.server(index).node().compact().unwrap());
+    until("the others let it go", || (0..2).all(|index| released(&cluster, index) > 30));
+    assert!(released(&cluster, 2) < 5);
+    cluster.stop(2);
+    std::fs::remove_dir_all(cluster.path(2).join("state")).unwrap();
+    rot(&cluster.log_path(2), 7);
+    cluster.start_with(2, &much);
+    let end = cluster.server(0).node().status().unwrap().end;
+    until("it has everything again", || {
+        assert_eq!(cluster.server(2).node().failure(), None);
+        cluster.applied(2) == end
+    });
+    put(cluster.server(0).node(), 53..56);
+    all_are_the_same(&cluster);
+    (0..3).for_each(|index| cluster.stop(index));
+}

@@ -573,6 +573,9 @@ impl LogState {
             freed.touch(run.segment);
         }
         while self.epochs.pop_back_if(|(_, first)| *first > to.lsn).is_some() {}
+        if self.is_empty() {
+            self.epochs.clear(); // What it begins behind was released: what comes next is of another epoch, perhaps.
+        }
         for mark in [&mut self.written, &mut self.durable] {
             if mark.lsn > to.lsn {
                 *mark = to;

@@ -202,6 +202,23 @@ fn a_batch_of_another_history_is_refused_and_changes_nothing() {
     assert!(matches!(world.submit(vec![large]), Err(SubmitError::TooLarge { .. })));
 }
 
+/// Otherwise an epoch that ended before the log begins, and the one behind it, are both said to begin there.
+#[test]
+fn a_log_that_is_cut_off_where_it_begins_tells_of_the_epoch_that_comes_next_and_no_other() {
+    let mut world = World::new();
+    world.append_synced(log(1), 6, 3000);
+    let to = world.core.position_at(log(1), Lsn::new(4)).unwrap();
+    world.submit(vec![Entry::Release { log: log(1), before: Lsn::new(5) }]).unwrap();
+    world.submit(vec![Entry::Truncate { log: log(1), to }]).unwrap();
+    let next = batch(log(1), to, Epoch::new(1, 2), 1, 10);
+    world.submit(vec![Entry::Batch(next)]).unwrap();
+    world.run();
+    let told = [(Epoch::new(1, 2), Lsn::new(5))];
+    assert_eq!(world.core.epochs(log(1)), told);
+    let world = world.crash(CrashKind::DropAll, &mut Chance::new(1)).unwrap();
+    assert_eq!(world.core.epochs(log(1)), told);
+}
+
 #[test]
 fn a_truncated_suffix_does_not_come_back() {
     let mut world = World::new();

@@ -79,6 +79,7 @@ const QUICK: &[&str] = &[
     "1:12 2:12 writes 1 crashes 1 releases 2 rots 1",
     "1:123 2:123 writes 1 rots 1 prompt",
     "masters emptied hands 1 returns 1",
+    "masters hands 1 writes 1 ends 1 rots 1",
 ];
 /// And the large ones, with them about five minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
@@ -130,7 +131,7 @@ pub struct ModelArgs {
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
     /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs), `empties` (of disks) and `rots` (of batches) with how many, `hides` for rot that leaves nothing known by name, `prompt` for disks that take no time, `reads` for reads of the log that do. Or `masters`, where each node is its own, then
-    /// `hands` (assignments), `writes`, `empties`, `returns` (of disks that were replaced), `crashes`, `breaks` and `ends`.
+    /// `hands` (assignments), `writes`, `empties`, `returns` (of disks that were replaced), `crashes`, `breaks`, `ends` and `rots`.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Search>,
     /// Give a search up at so many states; then it proves nothing.

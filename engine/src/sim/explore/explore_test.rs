@@ -87,6 +87,9 @@ fn i1_i2_hold_among_nodes_that_are_their_own_masters_whoever_is_assigned() {
     assert_eq!(found.violation, None, "{}", found.story.join("\n"));
     assert!(found.complete && found.states > 4_000 && found.quiet > 0 && found.committed == 3, "{found:?}");
     // By both steps the disk that is here comes to its vote.
+    let found = search("masters hands 1 ends 1 rots 1").explore(1_000_000);
+    assert_eq!(found.violation, None, "{}", found.story.join("\n"));
+    assert!(found.complete && found.quiet > 0, "{found:?}");
     let found = search("masters emptied").explore(1_000_000);
     assert_eq!(found.violation, None, "{}", found.story.join("\n"));
     assert!(found.complete && found.activated[0] > 0 && found.activated[1] > 0, "{found:?}");
@@ -182,6 +185,7 @@ mod planted {
             (Mutant::TruncateDamage, "1:12 2:12 rots 1"),
             (Mutant::AcknowledgeDamaged, "1:12 2:12 rots 1"),
             (Mutant::LeadDamaged, "1:12 2:12 crashes 1 rots 1"),
+            (Mutant::CutOffUntold, "1:12 2:12 1:12 writes 1 crashes 1 rots 1 hides prompt"),
             (Mutant::TrustMend, "1:123 2:123 breaks 1 rots 1 prompt"),
             (Mutant::SwapVotes, "masters emptied hands 1 returns 1"),
         ])

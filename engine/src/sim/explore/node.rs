@@ -158,7 +158,8 @@ impl LogView for ModelLog {
     }
 
     fn last_start(&self) -> Option<EpochStart> {
-        self.accepted.iter().rev().find_map(EpochStart::in_batch)
+        let (at, start) = self.accepted.iter().rev().find_map(|it| Some((it.last_lsn(), EpochStart::in_batch(it)?)))?;
+        (!self.damaged.contains(&at)).then_some(start)
     }
 }
 
@@ -331,7 +332,8 @@ impl Node {
                 let batch = self.log.durable.get(usize::from(at));
                 self.log.damaged.extend(batch.map(Batch::first_lsn));
                 self.log.damaged.sort_unstable();
-                Input::DamageFound
+                // It has applied no more than it must have: whoever applies may come upon it.
+                Input::DamageFound { read: self.state.lsn }
             }
             Happening::Assigned(assignment) => Input::Assign(assignment),
             Happening::Accepted(epoch) => Input::ActivationAccepted(epoch),
@@ -355,7 +357,8 @@ impl Node {
                 if self.log.damaged() == damaged {
                     return Ok(effects);
                 }
-                Input::DamageFound
+                // It has applied no more than it must have: whoever applies may come upon it.
+                Input::DamageFound { read: self.state.lsn }
             }
             Happening::Empties => {
                 self.disks += 1;
@@ -366,6 +369,7 @@ impl Node {
             }
             Happening::Loses => {
                 let lost = self.log.durable.pop().map(|batch| batch.first_lsn());
+                self.log.damaged.retain(|lsn| Some(*lsn) != lost);
                 self.log.suspect = self.log.suspect.into_iter().chain(lost).min();
                 self.open()?;
                 return Ok(effects);

@@ -23,7 +23,7 @@ pub(super) use search::explore_masters;
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 100, "{found:?}");
 ///
-/// let text = "masters emptied hands 2 writes 1 empties 1 returns 1 crashes 1 breaks 1 ends 1";
+/// let text = "masters emptied hands 2 writes 1 empties 1 returns 1 crashes 1 breaks 1 ends 1 rots 1";
 /// assert_eq!(text.parse::<Masters>()?.to_string(), text);
 /// assert!("masters wonders 1".parse::<Masters>().is_err());
 /// # Ok::<(), String>(())
@@ -46,10 +46,12 @@ pub struct Masters {
     pub(super) breaks: u8,
     /// How often a leader that waits for a majority gives up waiting.
     pub(super) ends: u8,
+    /// How often a batch that is durable rots where it lies, while another node has it.
+    pub(super) rots: u8,
 }
 
 impl Masters {
-    fn counts(&mut self) -> [(&'static str, &mut u8); 7] {
+    fn counts(&mut self) -> [(&'static str, &mut u8); 8] {
         [
             ("hands", &mut self.hands),
             ("writes", &mut self.writes),
@@ -58,6 +60,7 @@ impl Masters {
             ("crashes", &mut self.crashes),
             ("breaks", &mut self.breaks),
             ("ends", &mut self.ends),
+            ("rots", &mut self.rots),
         ]
     }
 }

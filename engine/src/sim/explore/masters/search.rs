@@ -176,6 +176,7 @@ impl Search<'_> {
             Action::Empty(node) => format!("node {} starts again with an empty disk", node + 1),
             Action::Return(node) => format!("node {} starts again with the disk that it had before", node + 1),
             Action::Crash(node) => format!("node {} starts again", node + 1),
+            Action::Rot(node, at) => format!("the batch at place {at} of node {} rots", node + 1),
             Action::GiveUp(node) => format!("node {} has waited too long for a majority", node + 1),
         }
     }

@@ -4,10 +4,9 @@ use super::Masters;
 use crate::control::ConfigMaster;
 use crate::model::control_record::majority_of;
 use crate::model::{
-    Assignment, ClusterId, DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, NamespaceId, NodeId,
-    ShardDescriptor, ShardId,
+    Assignment, ClusterId, DirectoryId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, ShardDescriptor, ShardId,
 };
-use crate::replica::DisconnectReason;
+use crate::replica::{DisconnectReason, LogView as _};
 use crate::sim::Violation;
 use crate::sim::explore::node::{Happening, Node};
 use crate::sim::explore::scope::node_id;
@@ -45,6 +44,8 @@ pub(super) enum Action {
     Crash(usize),
     /// A leader has waited too long for a majority.
     GiveUp(usize),
+    /// A batch rots on a node's disk, the one at this place.
+    Rot(usize, usize),
 }
 
 impl Action {
@@ -61,6 +62,7 @@ impl Action {
             Self::Return(node) => (8, node, 0),
             Self::Crash(node) => (9, node, 0),
             Self::GiveUp(node) => (10, node, 0),
+            Self::Rot(node, at) => (11, node, at),
         };
         (kind << 8 | a << 4 | b) as u16
     }
@@ -78,6 +80,7 @@ impl Action {
             7 => Self::Empty(a),
             8 => Self::Return(a),
             9 => Self::Crash(a),
+            11 => Self::Rot(a, b),
             _ => Self::GiveUp(a),
         }
     }
@@ -95,7 +98,7 @@ pub(super) struct World {
     /// Of each node the one with the disk that is on the shelf.
     shelf: [Option<u32>; VOTERS],
     up: u8,
-    left: [u8; 7],
+    left: [u8; 8],
     /// The highest position that any replica ever called committed, by its number.
     pub(super) committed: Option<u16>,
     /// Messages on the way: sender, receiver and happening; in order of directions, and of sending in each.
@@ -109,6 +112,9 @@ const RETURNS: usize = 3;
 const CRASHES: usize = 4;
 const BREAKS: usize = 5;
 const ENDS: usize = 6;
+const ROTS: usize = 7;
+/// So many batches of a log may rot, from its first: a choice has four bits for which.
+const PLACES: usize = 16;
 
 pub(super) fn lineage() -> LogId {
     ConfigMaster::lineage(CLUSTER, ShardId::new(1))
@@ -154,7 +160,7 @@ impl World {
             master.meet(peer, disk);
         }
         let version = steps.facts(self.nodes[node]).promised.version;
-        let start = steps.node(self.nodes[node]).log.accepted.iter().rev().find_map(EpochStart::in_batch);
+        let start = steps.node(self.nodes[node]).log.last_start();
         master.note_votes(start.and_then(|start| start.votes(lineage(), version).cloned()));
         master
     }
@@ -234,7 +240,20 @@ impl World {
                 (self.left[ENDS] > 0 && facts.waits, Action::GiveUp(node)),
             ];
             into.extend(choices.into_iter().filter(|(may, _)| *may).map(|(_, action)| action));
+            if self.left[ROTS] > 0 {
+                into.extend((0..PLACES).filter(|at| self.may_rot(steps, node, *at)).map(|at| Action::Rot(node, at)));
+            }
         }
+    }
+
+    /// Whether another node has that batch, and can read it.
+    fn may_rot(&self, steps: &Steps, node: usize, at: usize) -> bool {
+        let facts = steps.facts(self.nodes[node]);
+        let Some(position) = facts.durable.get(at).copied() else { return false };
+        let lsn = steps.position(position).lsn;
+        let has = |facts: &Facts| Facts::holds(&facts.durable, lsn, position) && !facts.damaged.contains(&lsn);
+        let others = (0..VOTERS).filter(|other| *other != node).map(|other| steps.facts(self.nodes[other]));
+        has(facts) && Facts::holds(&facts.accepted, lsn, position) && others.into_iter().any(has)
     }
 
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
@@ -288,6 +307,11 @@ impl World {
             Action::Crash(node) => {
                 world.left[CRASHES] -= 1;
                 world.restart(steps, node, Happening::Crashes { survive: 0 })?;
+            }
+            Action::Rot(node, at) => {
+                world.left[ROTS] -= 1;
+                let at = u8::try_from(at).unwrap_or(u8::MAX);
+                world.happens(steps, node, Happening::Rots { at })?;
             }
             Action::GiveUp(node) => {
                 world.left[ENDS] -= 1;
@@ -478,6 +502,10 @@ impl World {
         let newest = self.nodes.map(|node| steps.facts(node).promised).into_iter().max();
         let serving = self.nodes.iter().map(|node| steps.facts(*node)).find(|facts| facts.serves);
         let Some(led) = serving.filter(|facts| Some(facts.promised) == newest) else { return Ok(()) };
+        // Whoever had the rest may have another disk by now.
+        if self.nodes.iter().any(|node| !steps.facts(*node).damaged.is_empty()) {
+            return Ok(());
+        }
         for (node, state) in self.nodes.iter().enumerate() {
             let facts = steps.facts(*state);
             if facts.durable != led.accepted || facts.accepted != led.accepted {
