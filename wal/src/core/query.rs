@@ -10,7 +10,7 @@ use crate::error::ReadError;
 use crate::format::batch::Batch;
 use crate::format::ids::{Chain, Epoch, LogId, LogPosition, Lsn};
 use crate::format::record::HardStateKind;
-use crate::io::{Io, IoFailure, read_exact, segment_name};
+use crate::io::{Io, IoFailure, segment_name};
 use crate::limits::BATCH_BYTES_MAX;
 
 /// Where one batch lies, and which it must be.
@@ -79,16 +79,17 @@ impl Extent {
         Err(self.corrupt())
     }
 
-    /// One attempt: `None` if the bytes are not the batch, or the medium can't read them.
+    /// One read: `None` if the bytes are not the batch, or the medium can't read them.
     pub(crate) fn attempt(&self, io: &mut dyn Io) -> Result<Option<Batch>, IoFailure> {
         if self.bytes_len() > BATCH_BYTES_MAX {
             return Ok(None);
         }
-        match read_exact(io, &segment_name(self.segment), self.offset, self.bytes_len()) {
-            Ok(bytes) => Ok(self.verify(Bytes::from(bytes))),
+        let mut bytes = vec![0; self.bytes_len()];
+        match io.read_at(&segment_name(self.segment), self.offset, &mut bytes) {
+            Ok(read) if read == bytes.len() => Ok(self.verify(Bytes::from(bytes))),
             Err(failure) if failure.is_refusal() => Err(failure),
             // What stays so is told as corrupt, with its range.
-            Err(_) => Ok(None),
+            _ => Ok(None),
         }
     }
 
