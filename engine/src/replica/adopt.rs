@@ -128,22 +128,20 @@ pub(super) fn common_point(ours: Told<'_>, theirs: Told<'_>) -> Lsn {
     Lsn::ZERO
 }
 
-/// Whether something of ours that can be read, behind what is certainly `shared`, may be in the other log as well: where that is
-/// damaged, and does not know itself of which epoch it was. I1: it may be the only copy, and is not cut off for that. Gives where that
-/// damage ends.
+/// Whether something of ours, behind what is certainly `shared`, may be in the other log as well: where that is damaged, and does not know
+/// itself of which epoch it was. I1: it may be the only copy, and is not cut off for that; nor is what can't be read here either, as
+/// then less logs than a majority may say that it was there. Gives where that damage ends.
 pub(super) fn may_share_more(ours: Told<'_>, theirs: Told<'_>, shared: Lsn) -> Option<Lsn> {
-    let mut next = shared.next();
-    while let Some((_, last)) = ours.damage_at(next) {
-        next = last.next();
+    let mut readable = shared.next();
+    while let Some((_, last)) = ours.damage_at(readable) {
+        readable = last.next();
     }
-    let (epoch, _) = ours.epochs_at(next);
-    let (oldest, newest) = theirs.epochs_at(next);
-    let may = !planted(Mutant::CutOffUntold)
-        && next <= ours.log.end.lsn
-        && oldest < newest
-        && oldest <= epoch
-        && epoch <= newest;
-    theirs.damage_at(next).filter(|_| may).map(|(_, last)| last)
+    let may_be_one = |at: &Lsn| {
+        let ((ours_oldest, ours_newest), (oldest, newest)) = (ours.epochs_at(*at), theirs.epochs_at(*at));
+        *at <= ours.log.end.lsn && oldest < newest && oldest <= ours_newest && ours_oldest <= newest
+    };
+    let at = [shared.next(), readable].into_iter().find(may_be_one).filter(|_| !planted(Mutant::CutOffUntold))?;
+    theirs.damage_at(at).map(|(_, last)| last)
 }
 
 /// Before the damage that an LSN lies in. A follower has no position there, and could not say whether one that it is told fits.

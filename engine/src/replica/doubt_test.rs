@@ -277,6 +277,33 @@ fn i1_a_new_leader_cuts_nothing_off_while_nobody_can_tell_what_the_best_log_held
     assert!(gives_up(&mut world, A).iter().any(|said| said.contains("Damaged")));
 }
 
+/// Neither can read the last record of an epoch, and only B knows another one behind it. If A cut off its place, B alone would say that
+/// there was a record, which was committed; and B may be away the next time.
+#[test]
+fn i1_a_new_leader_keeps_the_place_of_what_neither_it_nor_the_best_log_can_read() {
+    let mut world = World::new();
+    world.elect(A);
+    world.propose(A, "two");
+    world.settle();
+    world.assign(B);
+    world.settle_promises();
+    world.node(B).sync();
+    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.cut(x, y));
+    [A, B].into_iter().for_each(|id| world.node(id).log.damaged = vec![Lsn::new(2)]);
+    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    world.connect(A, B);
+    let epoch = world.assign(A).epoch;
+    world.settle();
+    assert_eq!((ends(&mut world), world.node(A).replica.phase()), ([2, 3, 2], Some(Phase::Mending)));
+    world.connect(A, C);
+    world.connect(B, C);
+    world.settle();
+    world.node(A).step(Input::ActivationAccepted(epoch));
+    world.settle();
+    whole_and_equal(&mut world);
+    assert_eq!(ends(&mut world), [4, 4, 4]);
+}
+
 fn talk_to_the_end(world: &mut World) {
     for _ in 0..40 {
         let sent: usize = [A, B, C].map(|id| world.node(id).sent.len()).iter().sum();
