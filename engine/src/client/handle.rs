@@ -8,7 +8,7 @@ use super::link::{Answer, Awaited, Link, SendFailure};
 use super::local::Local;
 use super::options::{ClientOptions, DEFAULT_NAMESPACE};
 use super::pauses::Pauses;
-use super::receipt::{WriteReceipt, Written, outcome_of};
+use super::receipt::{WriteReceipt, outcome_of, written};
 use super::routing::ASK_PAUSE;
 use super::servers::{About, Path, Servers};
 use super::snapshot::Holder;
@@ -787,17 +787,6 @@ impl Client {
             #[cfg(feature = "node")]
             (Holder::Node, Way::Servers(_)) => {}
         }
-    }
-}
-
-/// What came of a plain write.
-const fn written(body: &ResponseBody) -> Option<Written> {
-    match body {
-        ResponseBody::Written { epoch: (version, term), lsn, outcome } => {
-            let epoch = Epoch { version: *version, term: *term };
-            Some(Written { epoch, lsn: Lsn::new(*lsn), outcome: *outcome })
-        }
-        _ => None,
     }
 }
 

@@ -231,6 +231,17 @@ impl<T> Future for WriteReceipt<T> {
     }
 }
 
+/// What came of a plain write.
+pub(super) const fn written(body: &ResponseBody) -> Option<Written> {
+    match body {
+        ResponseBody::Written { epoch: (version, term), lsn, outcome } => {
+            let epoch = Epoch { version: *version, term: *term };
+            Some(Written { epoch, lsn: Lsn::new(*lsn), outcome: *outcome })
+        }
+        _ => None,
+    }
+}
+
 /// What is known of a write by an answer, in which `found` finds what came of it.
 pub(super) fn outcome_of<T>(answer: Answer, found: impl FnOnce(&ResponseBody) -> Option<T>) -> Result<T, WriteError> {
     match answer {

@@ -2,6 +2,7 @@
 
 use super::applier::{ApplyOrder, ApplyStage};
 use super::clock;
+use super::error::ReadError;
 use super::follower::Followers;
 use super::freshness::Known;
 use super::health::Health;
@@ -128,6 +129,11 @@ impl ShardHandle {
     /// How old what is applied here is at the most, if that is known.
     pub(super) fn age(&self) -> Option<Duration> {
         self.freshness.age(clock::since_boot(), self.positions.applied())
+    }
+
+    /// What a read is told that takes nothing older than that.
+    pub(super) fn too_old(&self, allowed: Duration) -> ReadError {
+        ReadError::TooOld { shard: self.descriptor.shard, allowed, age: self.age() }
     }
 
     /// Whether what is applied here is known to be younger than that. Half of it before the end, somebody is asked, so that whoever

@@ -627,7 +627,7 @@ impl Namespace {
                     return match shard.positions.wait(deadline, is_shown) {
                         Waited::Reached => Ok(()),
                         Waited::Ended => Err(self.has_ended(shard)),
-                        Waited::TimedOut => Err(too_old(shard, staleness)),
+                        Waited::TimedOut => Err(shard.too_old(staleness)),
                     };
                 }
                 Ok(Confirmation::Ended) => return Err(self.has_ended(shard)),
@@ -640,7 +640,7 @@ impl Namespace {
                 Waited::Reached => {}
                 Waited::Ended => return Err(self.has_ended(shard)),
                 Waited::TimedOut if looked_again < deadline => pause = (pause * 2).min(UNLED_PAUSE_MAX),
-                Waited::TimedOut => return Err(too_old(shard, staleness)),
+                Waited::TimedOut => return Err(shard.too_old(staleness)),
             }
         }
         Ok(())
@@ -779,10 +779,6 @@ impl Snapshot<'_> {
         }
         Ok(token)
     }
-}
-
-fn too_old(shard: &ShardHandle, allowed: Duration) -> ReadError {
-    ReadError::TooOld { shard: shard.descriptor.shard, allowed, age: shard.age() }
 }
 
 fn get<V: View + ?Sized>(view: &V, namespace: NamespaceId, key: &[u8]) -> Result<Option<Value>, ReadError> {
