@@ -36,28 +36,28 @@ pub(crate) async fn measure(run: &Run, disk: &Disk, system: &dyn System) -> Resu
     let client = system.connect(Case::of(1, 1)).await?;
     let writer = tokio::spawn(write(client, Arc::clone(&over), Arc::clone(&answers)));
     tokio::time::sleep(run.warm_up).await;
-    let mut begins = Vec::new();
+    let mut commands = Vec::new();
     for number in 0..HANDOVERS {
         tokio::time::sleep(CALM).await;
-        begins.push(clock::now());
+        let begin = clock::now();
         // Node 1 leads first, and is the next one behind node 3.
         system.hand_over((number + 1) % 3 + 1).await.context("a handover")?;
+        commands.push((begin, clock::now()));
     }
     tokio::time::sleep(CALM).await;
     over.store(true, Ordering::Relaxed);
     writer.await??;
     let answers = std::mem::take(&mut *answers.lock());
-    let gaps: Vec<(Instant, f64)> = answers
-        .windows(2)
-        .filter_map(|two| Some((*two.last()?, two.last()?.duration_since(*two.first()?).as_secs_f64() * 1e3)))
-        .collect();
-    // Whatever is longest from the moment at which it was asked for is counted as its pause.
-    let pauses = begins.iter().filter_map(|begin| {
-        let own = gaps.iter().filter(|(end, _)| end > begin && *end < *begin + CALM * 2);
-        own.map(|(_, gap)| *gap).reduce(f64::max)
+    let gaps: Vec<(Instant, Instant)> =
+        answers.windows(2).filter_map(|two| Some((*two.first()?, *two.last()?))).collect();
+    let milliseconds = |(from, to): &(Instant, Instant)| to.duration_since(*from).as_secs_f64() * 1e3;
+    // The longest that any part of the command falls into: what the disk does long after that is not of it.
+    let pauses = commands.iter().filter_map(|(begin, end)| {
+        let own = gaps.iter().filter(|(from, to)| from <= end && to >= begin);
+        own.map(milliseconds).reduce(f64::max)
     });
     let pauses = pauses.collect();
-    let usual = median(gaps.iter().map(|(_, gap)| *gap)).context("nothing was answered")?;
+    let usual = median(gaps.iter().map(milliseconds)).context("nothing was answered")?;
     Ok(Handovers { pauses, usual, trip: round_trip().await?, sync: disk.sync()? })
 }
 
@@ -135,7 +135,7 @@ pub(crate) fn table(rounds: &[Handovers]) -> Table {
         Cell::ratio(at(50).zip(bound).map(|(pause, bound)| pause / bound)),
     ]);
     table.note(
-        "The pause is the client's: the longest time between two answers, one connection to each node, from the moment of the command.",
+        "The pause is the client's: the longest time between two answers that a part of the command falls into; one connection to each node.",
     );
     table
 }
