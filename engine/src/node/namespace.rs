@@ -478,7 +478,7 @@ impl Namespace {
     }
 
     /// How far the shard is in which this key lies.
-    #[cfg(feature = "client")]
+    #[cfg(any(feature = "client", feature = "cluster"))]
     pub(super) fn applied_of(&self, key: &[u8]) -> Lsn {
         self.shard(self.index_of(key)).map_or(Lsn::ZERO, |shard| shard.positions.applied())
     }
