@@ -374,34 +374,6 @@ fn a_follower_that_can_not_say_whether_its_leaders_position_fits_is_given_its_st
     }
 }
 
-/// Each of the messages that were on their way is refused, and all refusals lead to one place.
-#[test]
-fn a_leader_begins_anew_once_where_many_refusals_lead() {
-    let mut world = World::new();
-    let epoch = world.elect(A);
-    for text in ["two", "three", "four", "five"] {
-        world.propose(A, text);
-        world.settle();
-    }
-    let log = &world.node(A).log;
-    let log = LogSummary { end: log.position_at(Lsn::new(2)).unwrap(), epochs: log.epochs() };
-    let mut feeds = |message: Message| {
-        world.node(A).step(Input::Message { from: B, message });
-        let sent = std::mem::take(&mut world.node(A).sent);
-        sent.iter().any(|(to, sent)| *to == B && matches!(sent, Message::Append { .. }))
-    };
-    let refusal = |prev: u64| Message::Mismatch { epoch, prev: Lsn::new(prev), log: log.clone() };
-    assert!(feeds(refusal(3)));
-    assert!([4, 5, 3].into_iter().all(|prev| !feeds(refusal(prev))));
-    // What it says by itself, or when something has changed, is none of these.
-    assert!(feeds(refusal(2)));
-    assert!(!feeds(refusal(4)));
-    feeds(Message::Damaged { epoch, ranges: Vec::new() });
-    assert!(feeds(refusal(4)));
-    feeds(Message::Appended { epoch, durable: Lsn::new(2) });
-    assert!(feeds(refusal(4)));
-}
-
 /// A leader sends what lies in a follower's damage in more than one message.
 #[test]
 fn a_follower_cuts_nothing_off_before_it_knows_that_what_is_behind_its_damage_lost() {

@@ -579,11 +579,7 @@ impl Replica {
         let from_where = Some(adopt::before_damage(damaged, shared)).filter(is_hidden);
         let common = self.boundary_at_or_before(from_where.unwrap_or(shared), log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
-        let progress = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some());
-        // Of each message that was on its way there comes a refusal. Otherwise each would have all of them sent again, each of which
-        // is refused. What it says by itself is of where its log ends.
-        let is_echo = |progress: &&mut Progress| refused != end && progress.began_at(common);
-        if let Some(progress) = progress.filter(|progress| !is_echo(progress)) {
+        if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
             progress.restart_at(common);
             self.feed(from, log, out);
         }

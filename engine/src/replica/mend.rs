@@ -308,12 +308,9 @@ impl Replica {
     ) {
         self.damage.refused_by.remove(&from);
         let progress = self.leadership.as_mut().and_then(|leadership| leadership.progress.get_mut(&from));
-        if let Some(progress) = progress {
-            progress.note_heard();
-            if let Some((first, _)) = ranges.first() {
-                // I1: what it acknowledged before, that disk does not hold whole any more.
-                progress.lower_durable(first.prev(), None);
-            }
+        if let Some((progress, (first, _))) = progress.zip(ranges.first()) {
+            // I1: what it acknowledged before, that disk does not hold whole any more.
+            progress.lower_durable(first.prev(), None);
         }
         if ranges.is_empty() {
             self.damage.peers.remove(&from);

@@ -15,8 +15,6 @@ pub(super) struct Progress {
     /// The most that was ever sent on the present connection: when feeding begins again further back, what was sent before
     /// may be acknowledged all the same.
     reached: Lsn,
-    /// Where sending began (again), if nothing was heard since that another beginning could follow from.
-    began: Option<LogPosition>,
     /// Durable there and equal to this leader's log, said in this epoch.
     durable: Lsn,
     /// The commit position that it was told last; none until it is told one, since feeding began (again).
@@ -37,7 +35,6 @@ impl Progress {
             counts,
             sent: None,
             reached: Lsn::ZERO,
-            began: None,
             durable: Lsn::ZERO,
             commit_told: None,
             in_flight: VecDeque::new(),
@@ -82,23 +79,12 @@ impl Progress {
     /// Sending begins (again) behind this position.
     pub(super) fn restart_at(&mut self, position: LogPosition) {
         self.sent = Some(position);
-        self.began = Some(position);
         self.reached = self.reached.max(position.lsn);
         self.in_flight.clear();
         self.in_flight_bytes = 0;
         self.reading = false;
         self.awaits_snapshot = false;
         self.commit_told = None;
-    }
-
-    /// Whether sending began here, and nothing was heard since: to begin there again leads to nothing else.
-    pub(super) fn began_at(&self, position: LogPosition) -> bool {
-        self.began == Some(position)
-    }
-
-    /// What its log is to it is other than it was.
-    pub(super) const fn note_heard(&mut self) {
-        self.began = None;
     }
 
     /// Notes a message that was sent, up to `position`.
@@ -120,7 +106,6 @@ impl Progress {
         if durable > self.reached {
             return false;
         }
-        self.note_heard();
         self.durable = self.durable.max(durable);
         while let Some((last, bytes)) = self.in_flight.front().copied() {
             if last > durable {
@@ -185,7 +170,6 @@ impl Progress {
             counts,
             sent,
             reached,
-            began,
             durable,
             commit_told,
             in_flight,
@@ -196,7 +180,7 @@ impl Progress {
         reached.hash(into);
         (
             (connected, counts),
-            [sent, began].map(|at| at.map(|at| (at.lsn, at.epoch, at.chain))),
+            sent.map(|at| (at.lsn, at.epoch, at.chain)),
             durable,
             commit_told,
             in_flight,
