@@ -7,7 +7,7 @@ use super::votes_test::{NEW, OLD, activate, empty, named, own_masters, with_an_o
 use super::{Input, LogView as _, Phase, Promise, ReadPurpose, Replica};
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
 use crate::model::{
-    Assignment, Chain, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, LogSummary, Lsn, Message, NodeId,
+    Assignment, Chain, ControlRecord, DirectoryId, Epoch, EpochStart, LogPosition, Lsn, Message, NodeId,
 };
 use std::time::Duration;
 use towline_wal::{Batch, BatchBuilder, BatchKind, Block, Compression};
