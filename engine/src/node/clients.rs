@@ -680,6 +680,8 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::Lsn;
+    use crate::pipeline::WriteError;
 
     /// A client whose subscriptions all fail would fill the server's memory with them.
     #[test]
@@ -700,5 +702,22 @@ mod tests {
             let left: Vec<_> = feeds.0.keys().map(|stream| stream.get()).collect();
             assert_eq!(left, [1, 10, 11], "what delivers, and what has not begun");
         });
+    }
+
+    #[test]
+    fn a_write_of_which_nothing_came_as_its_shard_is_led_no_more_names_who_leads() {
+        let (this, other) = (NodeId::new(1), NodeId::new(2));
+        let leader = |error, positions: &Positions| match naming(written(Err(error)), positions, this) {
+            ResponseBody::Failed(failure) => failure.leader,
+            body => panic!("{body:?}"),
+        };
+        let positions = Positions::new(Lsn::ZERO).led_by(other);
+        assert_eq!(leader(WriteError::Unknown, &positions), Some(other));
+        assert_eq!(leader(WriteError::NotLeader, &positions), Some(other));
+        positions.set_serving(Some(Lsn::FIRST));
+        assert_eq!(leader(WriteError::Unknown, &positions), None, "it leads itself");
+        positions.set_serving(None);
+        positions.set_leader(Some(this));
+        assert_eq!(leader(WriteError::Unknown, &positions), None, "nobody is sent to where it was");
     }
 }
