@@ -89,14 +89,16 @@ impl World {
         }
     }
 
-    /// A node's disk is lost, and it comes back with an empty one. Of no assignment are so many lost that a majority would be.
-    fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
+    /// A node's disk is lost, and it comes back with an empty one. Of no assignment are so many lost that a majority would be, nor is
+    /// one that has the only copy of what rotted elsewhere.
+    pub(super) fn lose_disk(&mut self, id: NodeId) -> Result<(), Violation> {
         let Some(activated) = self.master.activated() else { return Ok(()) };
         let keeps = |assignment: &Assignment| {
             let has = |voter: &&NodeId| Some(&self.nodes[*voter].directory()) == assignment.directories.get(voter);
             assignment.voters.iter().filter(|voter| **voter != id).filter(has).count() >= assignment.majority()
         };
-        if ![Some(activated), self.master.newest()].into_iter().flatten().all(keeps) {
+        let keeps_a_majority = [Some(activated), self.master.newest()].into_iter().flatten().all(keeps);
+        if !keeps_a_majority || !self.can_lose_disk_of(id) {
             return Ok(());
         }
         self.count(FaultKind::DiskEmptied);

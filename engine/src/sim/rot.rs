@@ -2,7 +2,7 @@
 //!
 //! Only what can come back: of each batch that rots anywhere, one node at least has a copy that never did, durably, and the batch
 //! is committed, so that nobody ever cuts it off. Different batches rot on all nodes, and one on all nodes but one. Whoever has that
-//! copy may release it later: its state has it, then. Heads and directories of groups don't rot here: what that costs (promises in
+//! copy may release it later: its state has it, then; and its disk is not lost as long as it has the only one. Heads and directories of groups don't rot here: what that costs (promises in
 //! doubt) the log's own tests have.
 //!
 //! What is rotten is found by whoever reads it, by an open that scans its segment, and by a scrub some time later.
@@ -63,11 +63,18 @@ impl World {
         if last > committed || node.was_rotten(first, last) {
             return None;
         }
-        let others: Vec<NodeId> = self.ids.iter().copied().filter(|other| *other != id).collect();
-        let is_safe = |world: &mut Self, other: &NodeId| {
-            !world.nodes[other].was_rotten(first, last) && world.holds_durably(*other, at)
-        };
-        others.iter().any(|other| is_safe(self, other)).then_some(extent)
+        self.is_elsewhere(id, first, at).then_some(extent)
+    }
+
+    /// Whether another node has, durably, what lies from `first` up to this position, and never rotted there.
+    fn is_elsewhere(&mut self, id: NodeId, first: Lsn, at: LogPosition) -> bool {
+        let others = self.ids.clone().into_iter().filter(|other| *other != id);
+        others.into_iter().any(|other| !self.nodes[&other].was_rotten(first, at.lsn) && self.holds_durably(other, at))
+    }
+
+    /// Whether all that ever rotted would come back if this node's disk were lost now.
+    pub(super) fn can_lose_disk_of(&mut self, id: NodeId) -> bool {
+        self.rotted.clone().into_iter().all(|(first, at)| self.is_elsewhere(id, first, at))
     }
 
     fn rot_at(&mut self, id: NodeId, extent: &Extent, kind: FaultKind) {
@@ -100,6 +107,7 @@ impl World {
         let (first, last) = (extent.first, extent.last);
         node.rotten.push((first, last));
         let life = node.life;
+        self.rotted.push((first, LogPosition { epoch: extent.epoch, lsn: last, chain: extent.chain }));
         self.count(kind);
         self.tell(|| format!("LSN {first} to {last} rot on the disk of node {id}, byte {} of {file}", at + from));
         let delay = Duration::from_millis(self.chance.between(1, 8_000));

@@ -33,19 +33,17 @@ impl World {
         }
         let flushed = self.node(id).flushed;
         if let Some(to) = self.unmendable(id).filter(|to| *to <= flushed) {
-            self.release_to(id, to);
             self.tell(|| {
                 format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it")
             });
-            return self.find_damage(id);
+            return self.release_to(id, to);
         }
         if !self.chance.per_mille(self.swarm.release_per_mille) {
             return Ok(());
         }
         let Some(running) = &self.node(id).running else { return Ok(()) };
         let to = if keep == 0 { flushed } else { flushed.min(running.log.boundary_keeping(log, keep)) };
-        self.release_to(id, to);
-        Ok(())
+        self.release_to(id, to)
     }
 
     /// What nobody can mend can be given up once the state has it on the disk.
@@ -66,18 +64,20 @@ impl World {
         self.nodes[&id].running.as_ref()?.replica.unmendable()
     }
 
-    fn release_to(&mut self, id: NodeId, to: Lsn) {
+    /// Lets go of a log up to there. Damage may go with it, for whatever reason it goes: then its replica is told, which would ask
+    /// for ever otherwise for what no log needs any more.
+    pub(super) fn release_to(&mut self, id: NodeId, to: Lsn) -> Result<(), Violation> {
         let log = self.log;
-        let Some(running) = &mut self.node(id).running else { return };
+        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let was_damaged = !running.replica.damaged().is_empty();
         // What the log does not hold yet, behind a state that came from elsewhere, is not released.
-        if to <= running.log.start(log).lsn || to > running.log.durable_end(log).lsn {
-            return;
-        }
-        if running.log.submit(vec![Entry::Release { log, before: to.next() }]).is_ok() {
+        let may_go = to > running.log.start(log).lsn && to <= running.log.durable_end(log).lsn;
+        if may_go && running.log.submit(vec![Entry::Release { log, before: to.next() }]).is_ok() {
             self.totals.releases += 1;
             self.tell(|| format!("node {id} releases its log up to {to}"));
             self.touched.insert(id);
         }
+        if was_damaged { self.find_damage(id) } else { Ok(()) }
     }
 
     fn answer_later(&mut self, id: NodeId, micros: u64, input: Input) {

@@ -12,7 +12,9 @@ use super::script::Script;
 use super::sessions::{Heard, Sessions};
 use super::state::{SimStore, StateKind};
 use super::swarm::Swarm;
-use crate::model::{ClusterId, Epoch, LogId, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId};
+use crate::model::{
+    ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId,
+};
 use crate::replica::Input;
 use std::collections::VecDeque;
 use std::collections::{BTreeMap, BTreeSet};
@@ -94,6 +96,8 @@ pub(super) struct World {
     pub(super) corruption_next: bool,
     /// The next chunk of a snapshot that is kept is damaged.
     pub(super) rot_next: bool,
+    /// What ever rotted on any disk: the first LSN of each batch, and where it ends.
+    pub(super) rotted: Vec<(Lsn, LogPosition)>,
     pub(super) trace_hash: u64,
     pub(super) story: Option<Vec<String>>,
     /// Inputs that follow from the step that is being executed.
@@ -171,6 +175,7 @@ impl World {
             healed: false,
             corruption_next: false,
             rot_next: false,
+            rotted: Vec::new(),
             trace_hash: 0,
             story: tell.then(Vec::new),
             inputs: VecDeque::new(),

@@ -1,6 +1,7 @@
 //! The world's own rules, one at a time: a simulator that does not do what it says proves nothing.
 
 use super::event::Event;
+use super::fault::FaultKind;
 use super::mischief::Death;
 use super::world::World;
 use crate::model::{Lsn, NodeId};
@@ -218,4 +219,48 @@ fn a_seed_leaves_the_same_trace_twice_and_another_seed_another() {
     };
     assert_eq!(trace(5), trace(5));
     assert_ne!(trace(5), trace(6));
+}
+
+/// Found by seed 50,991: what was damaged went with the rest of a log that its state had, and the replica was not told. It asked for
+/// it for ever, from where its log had no position.
+#[test]
+fn damage_that_is_released_with_the_rest_is_no_damage_any_more() {
+    let (mut world, leader) = serving();
+    let voter = other_voter(&world, leader);
+    run_for(&mut world, Duration::from_secs(2));
+    cut_off(&mut world, voter); // Whoever it asks does not answer.
+    while world.nodes[&voter].rotten.is_empty() {
+        world.rot(FaultKind::BitFlip);
+    }
+    let life = world.nodes[&voter].life;
+    world.scrub(voter, life).unwrap();
+    let damaged = |world: &World| world.nodes[&voter].running.as_ref().unwrap().replica.damaged().to_vec();
+    assert_eq!(damaged(&world), world.nodes[&voter].rotten);
+    world.flush(voter);
+    let flushed = world.nodes[&voter].flushed;
+    world.release_to(voter, flushed).unwrap();
+    assert_eq!(damaged(&world), []);
+    world.heal().unwrap();
+}
+
+/// Found by seed 52,184: the same batch rotted on two disks, and the third, which had it, was lost: no leader could ever start on it.
+#[test]
+fn a_disk_is_not_lost_that_has_the_only_copy_of_what_rotted_elsewhere() {
+    let (mut world, leader) = serving();
+    run_for(&mut world, Duration::from_secs(1));
+    let voter = other_voter(&world, leader);
+    let at = world.nodes[&leader].running.as_ref().unwrap().replica.durable();
+    world.rotted.push((at.lsn, at));
+    for id in world.ids.clone().into_iter().filter(|id| *id != voter) {
+        world.node(id).rotten.push((at.lsn, at.lsn));
+    }
+    while !world.holds_durably(voter, at) {
+        world.turn().unwrap();
+    }
+    let is_emptied = |world: &World| world.totals.faults.contains_key(&FaultKind::DiskEmptied);
+    world.lose_disk(voter).unwrap();
+    assert!(!is_emptied(&world));
+    world.node(leader).rotten.clear(); // Now its leader has it as well.
+    world.lose_disk(voter).unwrap();
+    assert!(is_emptied(&world));
 }
