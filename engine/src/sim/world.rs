@@ -12,9 +12,7 @@ use super::script::Script;
 use super::sessions::{Heard, Sessions};
 use super::state::{SimStore, StateKind};
 use super::swarm::Swarm;
-use crate::model::{
-    ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId,
-};
+use crate::model::{ClusterId, Epoch, LogId, LogPosition, Lsn, NamespaceId, NodeId, Outcome, ShardDescriptor, ShardId};
 use crate::replica::Input;
 use std::collections::VecDeque;
 use std::collections::{BTreeMap, BTreeSet};
