@@ -36,6 +36,7 @@
 //! clients_bytes = 536_870_912
 //! quorum_seconds = 5
 //! snapshot_bytes_per_second = 67_108_864              # 0: no limit
+//! catch_up_bytes_per_second = 33_554_432              # for followers that are behind, while something is written; 0: no limit
 //!
 //! [tls]                                               # for all but loopback
 //! certificate    = "tls/certificate.pem"
@@ -61,8 +62,8 @@ use super::grants::{Certificates, Grant, GrantText};
 use super::layout::NamespaceLayout;
 use super::layout_text::NamespaceText;
 use super::{
-    FOLLOWER_LOG_BYTES_DEFAULT, NAMESPACE_NAME, REPLAY_BYTES_DEFAULT, SCRUB_BYTES_PER_SECOND_DEFAULT,
-    SCRUB_PAUSE_DEFAULT, SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
+    CATCH_UP_BYTES_PER_SECOND_DEFAULT, FOLLOWER_LOG_BYTES_DEFAULT, NAMESPACE_NAME, REPLAY_BYTES_DEFAULT,
+    SCRUB_BYTES_PER_SECOND_DEFAULT, SCRUB_PAUSE_DEFAULT, SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
 };
 use crate::model::limits::{LOG_SEGMENT_BYTES_MIN, QUEUE_BYTES_DEFAULT, QUORUM_LOST_AFTER_DEFAULT, VOTERS_MAX};
 use crate::model::request::FailureClass;
@@ -156,6 +157,8 @@ pub struct Config {
     pub follower_log_bytes: u64,
     /// Bytes of snapshots a second: see [`super::NodeOptions::snapshot_bytes_per_second`].
     pub snapshot_bytes_per_second: u64,
+    /// Bytes of the log a second for followers that are behind: see [`super::NodeOptions::catch_up_bytes_per_second`].
+    pub catch_up_bytes_per_second: u64,
     /// Bytes of the log to replay: see [`super::NodeOptions::replay_bytes_max`].
     pub replay_bytes_max: u64,
     /// Bytes of the log that are read again a second: see [`super::NodeOptions::scrub_bytes_per_second`].
@@ -455,6 +458,7 @@ struct LimitsText {
     clients_bytes: Option<Spanned<u64>>,
     quorum_seconds: Option<Spanned<u64>>,
     snapshot_bytes_per_second: Option<Spanned<u64>>,
+    catch_up_bytes_per_second: Option<Spanned<u64>>,
 }
 
 pub(super) struct Checker<'a> {
@@ -524,6 +528,11 @@ impl Checker<'_> {
                 "limits.snapshot_bytes_per_second",
                 raw.limits.snapshot_bytes_per_second.as_ref(),
                 (0, u64::MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT),
+            )?,
+            catch_up_bytes_per_second: self.bytes(
+                "limits.catch_up_bytes_per_second",
+                raw.limits.catch_up_bytes_per_second.as_ref(),
+                (0, u64::MAX, CATCH_UP_BYTES_PER_SECOND_DEFAULT),
             )?,
             cluster,
             node,

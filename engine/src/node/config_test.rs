@@ -67,6 +67,17 @@ fn how_fast_and_how_often_the_log_is_scrubbed_is_said_and_may_be_never() {
 }
 
 #[test]
+fn how_fast_others_are_given_snapshots_and_the_log_is_said_and_may_be_without_a_bound() {
+    let config = parse(GOOD).unwrap();
+    assert_eq!((config.snapshot_bytes_per_second, config.catch_up_bytes_per_second), (64 << 20, 32 << 20));
+    let limits = "[limits]\nsnapshot_bytes_per_second = 7\ncatch_up_bytes_per_second = 0";
+    let config = parse(&GOOD.replacen("[limits]", limits, 1)).unwrap();
+    assert_eq!((config.snapshot_bytes_per_second, config.catch_up_bytes_per_second), (7, 0));
+    let said = parse(&GOOD.replacen("[limits]", "[limits]\ncatch_up_bytes_per_second = -1", 1)).unwrap_err();
+    assert!(said.starts_with("etc/node.toml:22:"), "{said}");
+}
+
+#[test]
 fn a_cluster_that_is_no_uuid_is_refused_at_its_place() {
     let said = refused("0193aabb-ccdd-7eff-8000-010203040506", "towline");
     assert!(said.starts_with("etc/node.toml:1:11: cluster: expected a uuid, such as"), "{said}");

@@ -159,6 +159,10 @@ pub const FOLLOWER_LOG_BYTES_DEFAULT: u64 = 1 << 30;
 /// others have the rest.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 << 20;
 
+/// Of its log that a node reads a second for followers that are behind, while something is written; see
+/// [`NodeOptions::catch_up_bytes_per_second`].
+pub const CATCH_UP_BYTES_PER_SECOND_DEFAULT: u64 = 32 << 20;
+
 /// Of its log that a node reads again a second, for what rots at rest; see [`NodeOptions::scrub_bytes_per_second`]. A
 /// gibibyte takes some four minutes, a tebibyte three days, and no disk feels it.
 pub const SCRUB_BYTES_PER_SECOND_DEFAULT: u64 = 4 << 20;
@@ -224,6 +228,10 @@ pub struct NodeOptions {
     pub follower_log_bytes: u64,
     /// Bytes of snapshots that it reads and sends a second, at the most; 0: as many as there are.
     pub snapshot_bytes_per_second: u64,
+    /// Bytes of its log that it reads a second, at the most, for followers that are behind, while something is written to it: those
+    /// who write would wait for the disk and the network with them. Never less than twice what is written, so that they come nearer;
+    /// nor less than one read of a mebibyte; and as many as there are while nothing is. 0: as many as there are.
+    pub catch_up_bytes_per_second: u64,
     /// Bytes of its log that it reads again a second, at the most, to find what rots at rest while another node has it:
     /// from that it comes back by itself. 0: it does not look.
     pub scrub_bytes_per_second: u64,
@@ -259,6 +267,7 @@ impl NodeOptions {
             retention: Policy::default().retention,
             follower_log_bytes: FOLLOWER_LOG_BYTES_DEFAULT,
             snapshot_bytes_per_second: SNAPSHOT_BYTES_PER_SECOND_DEFAULT,
+            catch_up_bytes_per_second: CATCH_UP_BYTES_PER_SECOND_DEFAULT,
             scrub_bytes_per_second: SCRUB_BYTES_PER_SECOND_DEFAULT,
             scrub_pause: SCRUB_PAUSE_DEFAULT,
             close_within: CLOSE_WITHIN_DEFAULT,

@@ -267,7 +267,7 @@ fn start(
     let mut threads = Threads::default();
     let workers = (0..options.sequencers.max(1)).map(|_| threads.start_worker()).collect::<Result<_, _>>()?;
     let appliers = (0..options.appliers.max(1)).map(|_| threads.start_applier()).collect::<Result<_, _>>()?;
-    let reader = threads.start_reader(&wal)?;
+    let reader = threads.start_reader(&wal, options.catch_up_bytes_per_second)?;
     let ((give, give_orders), (take, take_orders)) = (unbounded(), unbounded());
     let desk = SnapshotDesk { give, take };
     let host = Host {

@@ -237,6 +237,7 @@ pub fn serve_with(config: &Config, authorizer: impl Authorizer + 'static) -> Res
         retention: config.retention,
         follower_log_bytes: config.follower_log_bytes,
         snapshot_bytes_per_second: config.snapshot_bytes_per_second,
+        catch_up_bytes_per_second: config.catch_up_bytes_per_second,
         scrub_bytes_per_second: config.scrub_bytes_per_second,
         scrub_pause: config.scrub_pause,
         replay_bytes_max: config.replay_bytes_max,

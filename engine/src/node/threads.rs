@@ -46,9 +46,13 @@ impl Threads {
         Ok(orders)
     }
 
-    pub(super) fn start_reader(&mut self, wal: &Arc<Wal>) -> Result<Sender<ReadOrder>, OpenError> {
+    pub(super) fn start_reader(
+        &mut self,
+        wal: &Arc<Wal>,
+        catch_up_bytes_per_second: u64,
+    ) -> Result<Sender<ReadOrder>, OpenError> {
         let (orders, inbox) = unbounded();
-        let reader = ReaderThread { wal: Arc::clone(wal), orders: inbox };
+        let reader = ReaderThread::new(Arc::clone(wal), inbox, catch_up_bytes_per_second);
         let thread = spawn("towline-read", move || reader.run())?;
         self.reader = Some((orders.clone(), thread));
         Ok(orders)
