@@ -467,6 +467,16 @@ pub(super) struct Checker<'a> {
 }
 
 impl Checker<'_> {
+    /// How much a second others are given, of snapshots and of the log; 0: as much as there is.
+    fn given_per_second(&self, raw: &LimitsText) -> Result<(u64, u64), ConfigError> {
+        let any = |default| (0, u64::MAX, default);
+        let (snapshots, log) = (raw.snapshot_bytes_per_second.as_ref(), raw.catch_up_bytes_per_second.as_ref());
+        Ok((
+            self.bytes("limits.snapshot_bytes_per_second", snapshots, any(SNAPSHOT_BYTES_PER_SECOND_DEFAULT))?,
+            self.bytes("limits.catch_up_bytes_per_second", log, any(CATCH_UP_BYTES_PER_SECOND_DEFAULT))?,
+        ))
+    }
+
     fn config(&self, raw: ConfigText) -> Result<Config, ConfigError> {
         let cluster = self.cluster(&raw.cluster)?;
         let nodes = self.nodes(&raw.node)?;
@@ -510,6 +520,7 @@ impl Checker<'_> {
         let queue_bytes = self.bytes("limits.queue_bytes", raw.limits.queue_bytes.as_ref(), queue)?;
         let clients = (CLIENTS_BYTES_MIN, CLIENTS_BYTES_MAX, CLIENTS_BYTES_DEFAULT);
         let clients_bytes = self.bytes("limits.clients_bytes", raw.limits.clients_bytes.as_ref(), clients)?;
+        let (snapshot_bytes, catch_up_bytes) = self.given_per_second(&raw.limits)?;
         Ok(Config {
             retention: self.retention(&raw.log)?,
             follower_log_bytes: self.bytes(
@@ -524,16 +535,8 @@ impl Checker<'_> {
             )?,
             scrub_bytes_per_second,
             scrub_pause,
-            snapshot_bytes_per_second: self.bytes(
-                "limits.snapshot_bytes_per_second",
-                raw.limits.snapshot_bytes_per_second.as_ref(),
-                (0, u64::MAX, SNAPSHOT_BYTES_PER_SECOND_DEFAULT),
-            )?,
-            catch_up_bytes_per_second: self.bytes(
-                "limits.catch_up_bytes_per_second",
-                raw.limits.catch_up_bytes_per_second.as_ref(),
-                (0, u64::MAX, CATCH_UP_BYTES_PER_SECOND_DEFAULT),
-            )?,
+            snapshot_bytes_per_second: snapshot_bytes,
+            catch_up_bytes_per_second: catch_up_bytes,
             cluster,
             node,
             data_dir,

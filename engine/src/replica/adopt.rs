@@ -97,6 +97,13 @@ impl Told<'_> {
         self.damage_at(next.prev()).map_or_else(|| next.prev(), |(first, _)| first.prev().max(start.1))
     }
 
+    /// Of which epoch the record at `lsn` certainly is, and the last LSN that certainly is of it as well.
+    pub(super) fn certain_at(&self, lsn: Lsn) -> Option<(Epoch, Lsn)> {
+        let (oldest, newest) = self.epochs_at(lsn);
+        let index = self.log.epochs.iter().position(|(epoch, _)| *epoch == oldest)?;
+        (oldest == newest && lsn <= self.log.end.lsn).then(|| (oldest, self.last_of(index)))
+    }
+
     /// The oldest and the newest epoch that the record at `lsn` may be of.
     fn epochs_at(&self, lsn: Lsn) -> (Epoch, Epoch) {
         let after = self.log.epochs.partition_point(|(_, start)| *start <= lsn);

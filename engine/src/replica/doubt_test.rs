@@ -304,6 +304,55 @@ fn i1_a_new_leader_keeps_the_place_of_what_neither_it_nor_the_best_log_can_read(
     assert_eq!(ends(&mut world), [4, 4, 4]);
 }
 
+/// As before; but B can read it, and A, which can't, knows it by name. If A cut it off, and fetched it again, it would tell of nothing in
+/// between, and C might lead with it.
+#[test]
+fn i1_a_new_leader_keeps_what_it_can_not_read_and_the_best_log_has_until_that_has_given_it() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, C);
+    world.cut(B, C);
+    world.propose(A, "two");
+    world.settle();
+    assert_eq!((ends(&mut world), world.committed(A)), ([2, 2, 1], 2));
+    let two = world.node(A).log.batches[1].clone();
+    // A begins an epoch that nobody hears of, then B one.
+    for (leader, other) in [(A, B), (B, C)] {
+        world.connect(leader, other);
+        world.assign(leader);
+        world.deliver();
+        world.sync_all();
+        world.deliver_to(leader);
+        world.node(leader).sync();
+        world.cut(leader, other);
+    }
+    assert_eq!(ends(&mut world), [3, 3, 1]);
+    world.node(A).log.damaged = vec![Lsn::new(2)];
+    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    world.connect(A, B);
+    world.assign(A);
+    while world.node(A).log.batches.len() == 3 && world.hop() {
+        world.sync_all();
+    }
+    assert_eq!(ends(&mut world)[0], 2, "its own epoch lost, and nothing else");
+    world.cut(A, B);
+    world.node(A).sync();
+    world.connect(A, C);
+    world.assign(C);
+    world.settle();
+    let begun = world.node(C).log.batches.get(1).cloned();
+    assert!(begun.is_none_or(|batch| batch == two), "nothing is begun in the place of a record that counted");
+    // Until B is there: it has it.
+    world.connect(B, C);
+    world.connect(A, B);
+    world.settle();
+    let epoch = world.node(C).replica.promise().epoch;
+    world.node(C).step(Input::ActivationAccepted(epoch));
+    world.settle();
+    whole_and_equal(&mut world);
+    assert_eq!(world.node(A).log.batches[1], two);
+}
+
 fn talk_to_the_end(world: &mut World) {
     for _ in 0..40 {
         let sent: usize = [A, B, C].map(|id| world.node(id).sent.len()).iter().sum();

@@ -286,7 +286,7 @@ impl Replica {
         out: &mut Vec<Output>,
     ) -> Option<LogPosition> {
         let told = Told { log: ours, damaged: self.damage.ranges() };
-        let shared = adopt::common_point(told, theirs.told());
+        let shared = self.shared_by_name(adopt::common_point(told, theirs.told()), theirs.told(), log);
         if let Some(last) = adopt::may_share_more(told, theirs.told(), shared) {
             if !self.mends_first(log, out) {
                 self.probe(source, theirs.log.end, last, log, out);
@@ -310,6 +310,14 @@ impl Replica {
             self.truncate(common, out);
         }
         Some(common)
+    }
+
+    /// How far the other log is certainly the same, by what this one knows by name, also where it can't read that. I1: what it tells of
+    /// itself says less, and less would be cut off of what it held: then one disk less would say that it was there, until it is fetched again.
+    fn shared_by_name(&self, shared: Lsn, theirs: Told<'_>, log: &dyn LogView) -> Lsn {
+        let Some((epoch, last)) = theirs.certain_at(shared.next()) else { return shared };
+        let known = self.boundary_at_or_before(last, log);
+        if known.epoch == epoch { known.lsn.max(shared) } else { shared }
     }
 
     /// Nothing is cut off before it is known whether the other log had it, which ends its damage with `last`: what is behind that says
