@@ -36,7 +36,7 @@
 //! clients_bytes = 536_870_912
 //! quorum_seconds = 5
 //! snapshot_bytes_per_second = 67_108_864              # 0: no limit
-//! catch_up_bytes_per_second = 33_554_432              # for followers that are behind, while something is written; 0: no limit
+//! catch_up_bytes_per_second = 33_554_432              # for each node that is behind, while something is written; 0: no limit
 //!
 //! [tls]                                               # for all but loopback
 //! certificate    = "tls/certificate.pem"

@@ -159,7 +159,7 @@ pub const FOLLOWER_LOG_BYTES_DEFAULT: u64 = 1 << 30;
 /// others have the rest.
 pub const SNAPSHOT_BYTES_PER_SECOND_DEFAULT: u64 = 64 << 20;
 
-/// Of its log that a node reads a second for followers that are behind, while something is written; see
+/// Of its log that a node reads a second for each node that is behind, while something is written; see
 /// [`NodeOptions::catch_up_bytes_per_second`].
 pub const CATCH_UP_BYTES_PER_SECOND_DEFAULT: u64 = 32 << 20;
 
@@ -228,9 +228,10 @@ pub struct NodeOptions {
     pub follower_log_bytes: u64,
     /// Bytes of snapshots that it reads and sends a second, at the most; 0: as many as there are.
     pub snapshot_bytes_per_second: u64,
-    /// Bytes of its log that it reads a second, at the most, for followers that are behind, while something is written to it: those
-    /// who write would wait for the disk and the network with them. Never less than twice what is written, so that they come nearer;
-    /// nor less than one read of a mebibyte; and as many as there are while nothing is. 0: as many as there are.
+    /// Bytes of its log that it reads a second, at the most, for each node that is behind, while something is written to it (64 KiB
+    /// or four groups a second): those who write would wait for the disk and the network as well. Never less than twice what is
+    /// written, so that it comes nearer; nor less than one read, a mebibyte as a rule. As many as there are while nothing is written, and
+    /// for one without which there is no majority. 0: as many as there are.
     pub catch_up_bytes_per_second: u64,
     /// Bytes of its log that it reads again a second, at the most, to find what rots at rest while another node has it:
     /// from that it comes back by itself. 0: it does not look.

@@ -134,7 +134,8 @@ impl Shard {
         found.reads += 1;
         let session = found.link.session();
         let events = self.events.clone();
-        let task = ReadTask { log: self.log, events, peer, session, purpose, after, bytes_max };
+        let may_wait = purpose == ReadPurpose::CatchUp && !self.replica.writes_need(peer);
+        let task = ReadTask { log: self.log, events, peer, session, purpose, after, bytes_max, may_wait };
         if self.reader.send(ReadOrder::Read(task)).is_err() {
             tracing::error!(node = %self.id, "the log's reader has ended");
         }

@@ -1,14 +1,15 @@
 //! The log's reader: cold reads for followers that are behind, away from the sequencers' threads.
 //!
 //! One that catches up takes as much of the disk and of the network as there is, and whoever writes meanwhile waits for both. So
-//! while something is written to this node's log, what is read for those who catch up is paced (`CatchUpPace`): a bound, but always so
-//! much more than is written that they come nearer. While nothing is written they have all there is.
+//! while something is written to this node's log, what is read for each node that is behind is paced ([`Pace`]): a bound, but always so
+//! much more than is written that it comes nearer. While nothing is written it has all there is; and so has one for which writes
+//! themselves wait, as it takes part in the only majority there is.
 
 use super::shard::{Event, now};
 use crate::model::{LogPosition, NodeId};
 use crate::replica::ReadPurpose;
 use crossbeam::channel::{Receiver, RecvTimeoutError};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use towline_wal::{LogId, ReadError, Wal};
@@ -22,6 +23,8 @@ pub(super) struct ReadTask {
     pub(super) purpose: ReadPurpose,
     pub(super) after: LogPosition,
     pub(super) bytes_max: usize,
+    /// Nobody waits for it but the follower itself.
+    pub(super) may_wait: bool,
 }
 
 pub(super) enum ReadOrder {
@@ -32,45 +35,88 @@ pub(super) enum ReadOrder {
 pub(super) struct ReaderThread {
     wal: Arc<Wal>,
     orders: Receiver<ReadOrder>,
-    pace: CatchUpPace,
-    /// Whose turn is not yet: a peer has one such read of a shard, so there are no more than shards and peers.
-    paced: VecDeque<ReadTask>,
+    /// For each that is behind while something is written; 0: as many as there are.
+    bytes_per_second: u64,
+    load: Load,
+    behind: BTreeMap<NodeId, Behind>,
+}
+
+/// A node for which reads are paced.
+#[derive(Default)]
+struct Behind {
+    pace: Pace,
+    /// One of each shard at the most.
+    waiting: VecDeque<ReadTask>,
 }
 
 impl ReaderThread {
     pub(super) fn new(wal: Arc<Wal>, orders: Receiver<ReadOrder>, catch_up_bytes_per_second: u64) -> Self {
-        let pace = CatchUpPace::new(catch_up_bytes_per_second, now());
-        Self { wal, orders, pace, paced: VecDeque::new() }
+        let (bytes_per_second, load) = (catch_up_bytes_per_second, Load::new(now()));
+        Self { wal, orders, bytes_per_second, load, behind: BTreeMap::new() }
     }
 
     /// Runs until it is told to end.
     pub(super) fn run(mut self) {
+        self.serve();
+    }
+
+    fn serve(&mut self) {
         loop {
-            let order = if self.paced.is_empty() {
-                self.orders.recv().map_err(RecvTimeoutError::from)
-            } else {
-                self.orders.recv_deadline(self.pace.free)
+            let next = self.behind.values().filter(|behind| !behind.waiting.is_empty()).map(|behind| behind.pace.free);
+            let order = match next.min() {
+                None => self.orders.recv().map_err(RecvTimeoutError::from),
+                Some(at) => self.orders.recv_deadline(at),
             };
             match order {
-                // Others wait for these: a new leader that can't begin, a log that is damaged.
-                Ok(ReadOrder::Read(task)) if task.purpose != ReadPurpose::CatchUp => drop(self.read(task)),
-                Ok(ReadOrder::Read(task)) => self.paced.push_back(task),
+                Ok(ReadOrder::Read(task)) if task.may_wait => self.await_turn(task),
+                Ok(ReadOrder::Read(task)) => drop(self.read(task)),
                 Ok(ReadOrder::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
-            // One at a time: what else was ordered is looked at in between.
-            if self.pace.free <= now()
-                && let Some(task) = self.paced.pop_front()
-            {
-                let bytes = self.read(task);
-                self.pace.took(bytes, now(), || self.wal.stats().batch_bytes);
-            }
+            // One of each at a time: what else was ordered is looked at in between.
+            let peers: Vec<NodeId> = self.behind.keys().copied().collect();
+            peers.into_iter().for_each(|peer| self.take_turn(peer));
         }
+    }
+
+    /// One that waits already for the same follower is not wanted any more: feeding it began again elsewhere, or on another connection.
+    fn await_turn(&mut self, task: ReadTask) {
+        let waiting = &mut self.behind.entry(task.peer).or_default().waiting;
+        if let Some(before) = waiting.iter_mut().find(|before| before.log == task.log) {
+            let ReadTask { events, peer, session, .. } = std::mem::replace(before, task);
+            events.send(Event::LogUnread { peer, session });
+        } else {
+            waiting.push_back(task);
+        }
+    }
+
+    fn take_turn(&mut self, peer: NodeId) {
+        let begun = now();
+        let Some(behind) = self.behind.get_mut(&peer).filter(|behind| behind.pace.free <= begun) else { return };
+        let Some(task) = behind.waiting.pop_front() else { return };
+        let bytes = self.read(task);
+        let bound = self.bound(begun);
+        if let Some(behind) = self.behind.get_mut(&peer) {
+            behind.pace.took(bytes, begun, bound);
+        }
+    }
+
+    /// So many bytes a second for one that is behind; none: as many as there are.
+    fn bound(&mut self, at: Instant) -> Option<u64> {
+        if self.bytes_per_second == 0 {
+            return None;
+        }
+        let wal = &self.wal;
+        self.load.look(at, || {
+            let stats = wal.stats();
+            (stats.batch_bytes, stats.groups)
+        });
+        self.load.bound(self.bytes_per_second)
     }
 
     /// Gives how many bytes were read.
     fn read(&self, task: ReadTask) -> usize {
-        let ReadTask { log, events, peer, session, purpose, after, bytes_max } = task;
+        let ReadTask { log, events, peer, session, purpose, after, bytes_max, .. } = task;
         let batches = match self.wal.read(log, after.lsn.next(), bytes_max) {
             Ok(batches) => batches,
             Err(error) => {
@@ -88,143 +134,77 @@ impl ReaderThread {
     }
 }
 
-/// How long it is looked at how much is written, before that is gone by.
-const LOOK: Duration = Duration::from_millis(500);
-/// Bytes written a second to this node's log below which nothing is held up: what an idle cluster writes of its own accord is less.
-const QUIET_BYTES_PER_SECOND: u64 = 64 << 10;
-/// So many times what is written is read, however low the bound: a follower that came no nearer would need a snapshot in the end.
-const TIMES_WRITTEN: u64 = 2;
-/// Nobody waits longer for a turn: it is to be seen how much is written by then.
+/// Nobody waits longer for a turn: by then it is to be seen how much is written.
 const PAUSE_MAX: Duration = Duration::from_secs(1);
 
-/// When the next read for a follower that is behind may begin. What was not used is not saved up.
+/// When the next read for a node that is behind may begin. What was not used is not saved up.
 #[derive(Debug)]
-struct CatchUpPace {
-    /// While others write; 0: as many as there are.
-    bytes_per_second: u64,
+struct Pace {
     free: Instant,
-    /// What the log had written when it was looked at last.
-    looked: Instant,
-    written: u64,
-    /// Bytes written a second; none where it was not looked at for long.
-    rate: Option<u64>,
 }
 
-impl CatchUpPace {
-    const fn new(bytes_per_second: u64, at: Instant) -> Self {
-        Self { bytes_per_second, free: at, looked: at, written: 0, rate: None }
+impl Default for Pace {
+    fn default() -> Self {
+        Self { free: now() }
+    }
+}
+
+impl Pace {
+    /// So many bytes were read by a read that began then.
+    fn took(&mut self, bytes: usize, begun: Instant, bound: Option<u64>) {
+        let Some(bound) = bound else { return };
+        let takes = Duration::from_secs_f64(bytes as f64 / bound.max(1) as f64).min(PAUSE_MAX);
+        self.free = self.free.max(begun).checked_add(takes).unwrap_or(begun);
+    }
+}
+
+/// How long it is looked at how much is written, before that is gone by.
+const LOOK: Duration = Duration::from_millis(500);
+/// What is written a second to this node's log below which nothing is held up: bytes, and groups. An idle cluster writes less of its
+/// own accord; a single client that waits for each of its small writes does not, however slow it has become.
+const QUIET: (f64, f64) = (65_536.0, 4.0);
+/// So many times what is written is read, however low the bound: a follower that came no nearer would need a snapshot in the end.
+const TIMES_WRITTEN: f64 = 2.0;
+
+/// How much is written to this node's log.
+#[derive(Debug)]
+struct Load {
+    looked: Instant,
+    /// What had been written by then: bytes of batches, and groups.
+    written: (u64, u64),
+    /// Both, a second; none where it was not looked at for long.
+    rate: Option<(f64, f64)>,
+}
+
+impl Load {
+    const fn new(at: Instant) -> Self {
+        Self { looked: at, written: (0, 0), rate: None }
     }
 
-    /// So many bytes were read, up to now.
-    fn took(&mut self, bytes: usize, at: Instant, written: impl FnOnce() -> u64) {
-        if self.bytes_per_second == 0 {
+    fn look(&mut self, at: Instant, written: impl FnOnce() -> (u64, u64)) {
+        let since = at.saturating_duration_since(self.looked);
+        if since < LOOK {
             return;
         }
-        let since = at.saturating_duration_since(self.looked);
-        if since >= LOOK {
-            let written = written();
-            let new = written.saturating_sub(self.written);
-            // Of a long time nothing is said about now.
-            self.rate = (since < LOOK * 4).then(|| (new as f64 / since.as_secs_f64()) as u64);
-            (self.looked, self.written) = (at, written);
-        }
-        let bound = match self.rate {
-            Some(rate) if rate < QUIET_BYTES_PER_SECOND => return,
+        let (batch_bytes, groups) = written();
+        let a_second = |new: u64, old: u64| new.saturating_sub(old) as f64 / since.as_secs_f64();
+        let rate = (a_second(batch_bytes, self.written.0), a_second(groups, self.written.1));
+        // Of a long time nothing is said about now.
+        self.rate = (since < LOOK * 4).then_some(rate);
+        (self.looked, self.written) = (at, (batch_bytes, groups));
+    }
+
+    /// Bytes a second for one that is behind, where so many are to do; none: as many as there are.
+    fn bound(&self, bytes_per_second: u64) -> Option<u64> {
+        match self.rate {
+            Some((bytes, groups)) if bytes < QUIET.0 && groups < QUIET.1 => None,
+            Some((bytes, _)) => Some(bytes_per_second.max((bytes * TIMES_WRITTEN) as u64)),
             // Until it is known, as if it were much.
-            rate => self.bytes_per_second.max(rate.unwrap_or(0).saturating_mul(TIMES_WRITTEN)),
-        };
-        let takes = Duration::from_secs_f64(bytes as f64 / bound as f64).min(PAUSE_MAX);
-        self.free = self.free.max(at).checked_add(takes).unwrap_or(at);
+            None => Some(bytes_per_second),
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::Inbox;
-    use super::*;
-    use crate::model::{Epoch, ShardId};
-    use crate::pipeline::{Ready, SubmissionQueue};
-    use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry};
-
-    const MIB: usize = 1 << 20;
-
-    /// How long these many reads of a mebibyte take, each of which takes a millisecond, while so much is written a second.
-    fn takes(pace: &mut CatchUpPace, begin: Instant, reads: u32, written_per_second: u64) -> Duration {
-        let mut at = begin;
-        for _ in 0..reads {
-            at = at.max(pace.free) + Duration::from_millis(1);
-            let written = (at.saturating_duration_since(begin).as_secs_f64() * written_per_second as f64) as u64;
-            pace.took(MIB, at, || written);
-        }
-        at.saturating_duration_since(begin)
-    }
-
-    #[test]
-    fn who_catches_up_has_all_there_is_while_nothing_is_written_and_its_bound_while_something_is() {
-        let begin = now();
-        let pace = || CatchUpPace::new(16 * MIB as u64, begin);
-        let alone = takes(&mut pace(), begin, 10_000, 1000);
-        assert!(alone > Duration::from_secs(10) && alone < Duration::from_secs(12), "{alone:?}");
-        let beside = takes(&mut pace(), begin, 160, 5 * MIB as u64);
-        assert!(beside > Duration::from_secs(9) && beside < Duration::from_secs(11), "{beside:?}");
-    }
-
-    /// Otherwise it would never come near, and the log would be kept for it in vain.
-    #[test]
-    fn twice_as_much_is_read_as_is_written_however_low_the_bound() {
-        let begin = now();
-        let mut pace = CatchUpPace::new(1000, begin);
-        let (mut at, mut read) = (begin, 0);
-        let end = begin + Duration::from_secs(3600);
-        let rate = 20 * MIB as u64;
-        while at < end {
-            at = at.max(pace.free) + Duration::from_millis(1);
-            pace.took(MIB, at, || (at.saturating_duration_since(begin).as_secs_f64() * rate as f64) as u64);
-            read += MIB as u64;
-        }
-        assert!(read > 3600 * rate, "{read} bytes");
-    }
-
-    /// While one who catches up waits for its turn, a new leader gets what it lacks, and the node closes.
-    #[test]
-    fn who_is_paced_holds_up_nobody_else_and_not_the_end() {
-        let directory = tempfile::tempdir().unwrap();
-        let (wal, _) = Wal::open(directory.path(), towline_wal::Options::default()).unwrap();
-        let log = LogId::new(1);
-        let origin = LogPosition::origin(log);
-        let batch = BatchBuilder::new(log, BatchKind::Data, Epoch::new(1, 1), origin, 0)
-            .block(Block::encode(vec![7; 1000].into(), 1, Compression::Never))
-            .seal()
-            .unwrap();
-        wal.submit(vec![Entry::Batch(batch)]).unwrap().wait().unwrap();
-        let bell = Ready::new().bell(ShardId::new(1));
-        let queue = Arc::new(SubmissionQueue::new(8, 1 << 20, Arc::clone(&bell)));
-        let (inbox, events) = Inbox::new(queue, bell);
-        let (orders, taken) = crossbeam::channel::unbounded();
-        let order = |purpose, session| {
-            let (peer, events) = (NodeId::new(2), inbox.clone());
-            let task = ReadTask { log, events, peer, session, purpose, after: origin, bytes_max: 1 << 20 };
-            orders.send(ReadOrder::Read(task)).unwrap();
-        };
-        order(ReadPurpose::CatchUp, 1);
-        order(ReadPurpose::CatchUp, 2);
-        order(ReadPurpose::Fetch(Epoch::new(1, 1)), 3);
-        orders.send(ReadOrder::End).unwrap();
-        let mut reader = ReaderThread::new(Arc::new(wal), taken, 1);
-        reader.pace.free = now() + Duration::from_secs(3600);
-        reader.run();
-        let read = std::iter::from_fn(|| events.next()).map(|event| match event {
-            Event::LogRead { session, batches, .. } => (session, batches.len()),
-            _ => unreachable!("nothing else is sent"),
-        });
-        assert_eq!(read.collect::<Vec<_>>(), [(3, 1)]);
-    }
-
-    #[test]
-    fn without_a_bound_nobody_waits_or_looks() {
-        let begin = now();
-        let mut pace = CatchUpPace::new(0, begin);
-        pace.took(usize::MAX, begin + Duration::from_secs(1), || unreachable!("nobody asks"));
-        assert_eq!(pace.free, begin);
-    }
-}
+#[path = "reader_test.rs"]
+mod tests;

@@ -65,6 +65,8 @@ pub(super) enum Event {
     DamageFound,
     /// Batches that were asked for were read.
     LogRead { peer: NodeId, session: u64, purpose: ReadPurpose, after: LogPosition, batches: Vec<Batch> },
+    /// Others were asked for since, and these were not read.
+    LogUnread { peer: NodeId, session: u64 },
     /// The applier is done with its task, or can't be now.
     Applied(Attempt),
     /// What came of something that was to be done for a snapshot.
@@ -482,6 +484,10 @@ impl Shard {
                 };
                 found.reads -= 1;
                 self.step(Input::LogRead { peer, purpose, after, batches });
+            }
+            Event::LogUnread { peer, session } => {
+                let found = self.state.peers.get_mut(&peer).filter(|found| found.link.session() == session);
+                found.into_iter().for_each(|found| found.reads -= 1);
             }
             _ => {}
         }

@@ -3,6 +3,7 @@
 //! The best log is the one with the newest last epoch, and of those the longest. Not the longest alone: an
 //! exhaustive search of an abstraction of this protocol loses a committed write under that rule.
 
+use super::leader::Leadership;
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{DirectoryId, Epoch, LogSummary, Lsn, NodeId};
 use std::collections::BTreeMap;
@@ -61,6 +62,14 @@ pub(super) fn best(own: NodeId, fence: &[NodeId], promises: &BTreeMap<NodeId, Pr
     chosen
 }
 
+impl Leadership {
+    /// Who has the best log of all that promised, but for this one.
+    pub(super) fn best_but(&self, own: NodeId) -> Option<NodeId> {
+        let others = self.promises.iter().filter(|(node, _)| **node != own);
+        others.max_by_key(|(_, promise)| rank(&promise.log)).map(|(node, _)| *node)
+    }
+}
+
 /// How good a log is: the newer epoch wins, and of one epoch the longer log.
 pub(super) fn rank(log: &LogSummary) -> (Epoch, Lsn) {
     if planted(Mutant::LongestLog) {
@@ -97,11 +106,9 @@ impl Told<'_> {
         self.damage_at(next.prev()).map_or_else(|| next.prev(), |(first, _)| first.prev().max(start.1))
     }
 
-    /// Of which epoch the record at `lsn` certainly is, and the last LSN that certainly is of it as well.
-    pub(super) fn certain_at(&self, lsn: Lsn) -> Option<(Epoch, Lsn)> {
-        let (oldest, newest) = self.epochs_at(lsn);
-        let index = self.log.epochs.iter().position(|(epoch, _)| *epoch == oldest)?;
-        (oldest == newest && lsn <= self.log.end.lsn).then(|| (oldest, self.last_of(index)))
+    /// The last LSN that is certainly of this epoch.
+    pub(super) fn last_certain_of(&self, epoch: Epoch) -> Option<Lsn> {
+        self.log.epochs.iter().position(|(other, _)| *other == epoch).map(|index| self.last_of(index))
     }
 
     /// The oldest and the newest epoch that the record at `lsn` may be of.

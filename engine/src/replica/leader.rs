@@ -227,10 +227,11 @@ impl Replica {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
             progress.restart_at(boundary);
             self.feed(from, log, out);
-        } else if leadership.phase == Phase::Fencing {
+        } else if leadership.phase == Phase::Fencing
+            || (leadership.phase == Phase::Mending && self.installing.is_none())
+        {
+            // Also while it waits for what it can't read: in a better log something else may be there.
             self.try_adopt(now_micros, log, out);
-        } else if leadership.phase == Phase::Mending {
-            self.seek_mend(log, out);
         } else {
             self.adopt_if_stuck(now_micros, log, out);
         }
@@ -286,7 +287,7 @@ impl Replica {
         out: &mut Vec<Output>,
     ) -> Option<LogPosition> {
         let told = Told { log: ours, damaged: self.damage.ranges() };
-        let shared = self.shared_by_name(adopt::common_point(told, theirs.told()), theirs.told(), log);
+        let shared = adopt::common_point(told, theirs.told()).max(self.shared_by_name(ours, theirs.told(), log));
         if let Some(last) = adopt::may_share_more(told, theirs.told(), shared) {
             if !self.mends_first(log, out) {
                 self.probe(source, theirs.log.end, last, log, out);
@@ -298,6 +299,15 @@ impl Replica {
         // asked for what is behind the last that is certain, and offers a snapshot, if it has that no more.
         let is_unknown = shared == Lsn::ZERO && told_from > Lsn::FIRST && self.committed < told_from;
         let common = self.boundary_at_or_before(if is_unknown { self.committed } else { shared }, log);
+        let next = common.lsn.next();
+        let is_damage = self.damage.ranges().iter().any(|(first, last)| *first <= next && next <= *last);
+        if !is_unknown && common.lsn < shared.min(self.end.lsn) && !is_damage {
+            // I1: what lies there is in both logs, and its names can't be read here at this moment. (Of damage without names it is in doubt.)
+            if !self.mends_first(log, out) {
+                self.wait_for_names(source, theirs.log.end);
+            }
+            return None;
+        }
         if common.lsn < self.end.lsn && !is_unknown {
             if common.lsn < self.committed {
                 // Unless it is only that it can't be read here.
@@ -312,12 +322,23 @@ impl Replica {
         Some(common)
     }
 
+    /// Nobody is asked for anything: what is missing is the own disk's to give. Whoever promises next is a reason to look again.
+    fn wait_for_names(&mut self, source: NodeId, target: LogPosition) {
+        if let Some(leadership) = self.leadership.as_mut() {
+            (leadership.asked, leadership.probed) = (None, None);
+            leadership.phase = Phase::Adopting { source, target };
+        }
+    }
+
     /// How far the other log is certainly the same, by what this one knows by name, also where it can't read that. I1: what it tells of
     /// itself says less, and less would be cut off of what it held: then one disk less would say that it was there, until it is fetched again.
-    fn shared_by_name(&self, shared: Lsn, theirs: Told<'_>, log: &dyn LogView) -> Lsn {
-        let Some((epoch, last)) = theirs.certain_at(shared.next()) else { return shared };
-        let known = self.boundary_at_or_before(last, log);
-        if known.epoch == epoch { known.lsn.max(shared) } else { shared }
+    fn shared_by_name(&self, ours: &LogSummary, theirs: Told<'_>, log: &dyn LogView) -> Lsn {
+        let known = |(index, (epoch, _)): (usize, &(Epoch, Lsn))| {
+            let own_last = ours.epochs.get(index + 1).map_or(ours.end.lsn, |(_, next)| next.prev());
+            let known = self.boundary_at_or_before(theirs.last_certain_of(*epoch)?.min(own_last), log);
+            (known.epoch == *epoch).then_some(known.lsn)
+        };
+        ours.epochs.iter().enumerate().rev().find_map(known).unwrap_or(Lsn::ZERO)
     }
 
     /// Nothing is cut off before it is known whether the other log had it, which ends its damage with `last`: what is behind that says

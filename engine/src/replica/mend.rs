@@ -344,7 +344,8 @@ impl Replica {
         self.answer_at_last(None, log, out);
     }
 
-    /// Asks for what is damaged first, unless somebody was asked already: the leader before others, and as soon as it can be. Otherwise
+    /// Asks for what is damaged first, unless somebody was asked already: the leader before others (a new leader: who has the best log of
+    /// those that promised), and as soon as it can be. Otherwise
     /// one whose disk hangs, and who came first, would be waited for as long as its connection stands.
     pub(super) fn seek_mend(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some((first, last)) = self.damage.ranges.first().copied() else { return };
@@ -356,11 +357,13 @@ impl Replica {
                 && !self.damage.refused_by.contains(peer)
                 && !self.damage.is_damaged_at(*peer, first)
         };
-        let leader = self.promise.leader.filter(may);
-        if self.damage.asked.is_some_and(|asked| leader.is_none_or(|leader| asked.of == leader)) {
+        // Of a new leader the one whose log it takes over.
+        let adopted = self.leadership.as_deref().filter(|l| !l.is_feeding()).map(|l| l.best_but(self.id));
+        let first_of_all = adopted.unwrap_or(self.promise.leader).filter(may);
+        if self.damage.asked.is_some_and(|asked| first_of_all.is_none_or(|peer| asked.of == peer)) {
             return;
         }
-        let peer = leader.or_else(|| self.connected.keys().copied().find(may));
+        let peer = first_of_all.or_else(|| self.connected.keys().copied().find(may));
         let Some((of, after)) = peer.zip(self.position_at(first.prev(), log)) else {
             self.seek_state(log, out);
             return;

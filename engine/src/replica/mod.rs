@@ -51,6 +51,7 @@ mod votes;
 #[cfg(test)]
 mod votes_test;
 
+use crate::model::control_record::majority_of;
 use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId, SnapshotId};
@@ -299,6 +300,21 @@ impl Replica {
     #[must_use]
     pub fn followers(&self) -> Vec<(NodeId, bool, Lsn)> {
         self.leadership.as_ref().map_or_else(Vec::new, |leadership| leadership.followers())
+    }
+
+    /// Whether writes wait for what this follower lacks: this leads, and does not serve yet, or without it there is no majority that is
+    /// connected and has what is committed.
+    #[must_use]
+    pub fn writes_need(&self, follower: NodeId) -> bool {
+        let Some(leadership) = &self.leadership else { return false };
+        let is_near = |voter: &&NodeId| {
+            let progress = leadership.progress.get(*voter);
+            let has = progress.is_some_and(|progress| progress.is_connected() && progress.counted() >= self.committed);
+            **voter != follower && (has || **voter == self.id)
+        };
+        let voters = &leadership.assignment.voters;
+        let may_commit = voters.iter().filter(is_near).count() >= majority_of(voters.len());
+        voters.contains(&follower) && (leadership.phase() != Phase::Serving || !may_commit)
     }
 
     /// How many have promised this leader's epoch, as far as it counts them.

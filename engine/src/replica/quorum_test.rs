@@ -4,7 +4,7 @@ use super::replica_test::{A, B, C, World};
 use super::{Input, Phase, ReadTicket};
 use crate::model::control_record::majority_of;
 use crate::model::limits::QUORUM_LOST_AFTER_DEFAULT as BOUND;
-use crate::model::{Assignment, DirectoryId, Epoch, Lsn, Message};
+use crate::model::{Assignment, DirectoryId, Epoch, Lsn, Message, NodeId};
 use proptest::prelude::*;
 use std::time::Duration;
 
@@ -481,4 +481,30 @@ proptest! {
             prop_assert!(exact.longest(now) < BOUND + BOUND / 4, "{exact:?} at {now:?}");
         }
     }
+}
+
+/// What such a follower lacks is read at once; for others it is read as those who write leave room for it.
+#[test]
+fn writes_wait_for_a_follower_that_is_behind_only_where_there_is_no_other_majority() {
+    let mut world = World::new();
+    world.cut(A, C);
+    world.cut(B, C);
+    let assigned = world.assign(A);
+    assert!(world.node(A).replica.writes_need(B), "it does not serve yet");
+    world.settle();
+    world.node(A).step(Input::ActivationAccepted(assigned.epoch));
+    world.propose(A, "two");
+    world.settle();
+    world.connect(A, C);
+    let needs = |world: &mut World| [B, C].map(|follower| world.node(A).replica.writes_need(follower));
+    assert_eq!(needs(&mut world), [true, false], "B has what is committed, and C has not");
+    assert!(!world.node(A).replica.writes_need(NodeId::new(9)), "who has no vote");
+    assert!(!world.node(B).replica.writes_need(C), "who does not lead");
+    world.cut(A, B);
+    assert_eq!(needs(&mut world), [true, true]);
+    world.settle();
+    assert_eq!(needs(&mut world), [false, true], "by now C has it");
+    world.connect(A, B);
+    world.settle();
+    assert_eq!(needs(&mut world), [false, false]);
 }

@@ -2,8 +2,8 @@
 //!
 //! Only what can come back: of each batch that rots anywhere, one node at least has a copy that never did, durably, and the batch
 //! is committed, so that nobody ever cuts it off. Different batches rot on all nodes, and one on all nodes but one. Whoever has that
-//! copy may release it later: its state has it, then; and its disk is not lost as long as it has the only one. Heads and directories of groups don't rot here: what that costs (promises in
-//! doubt) the log's own tests have.
+//! copy may release it later: its state has it, then; and its disk is not lost as long as it has the only one. Heads and directories
+//! of groups don't rot here: what that costs (promises in doubt) the log's own tests have.
 //!
 //! What is rotten is found by whoever reads it, by an open that scans its segment, and by a scrub some time later.
 

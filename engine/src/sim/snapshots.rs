@@ -72,11 +72,12 @@ impl World {
         let was_damaged = !running.replica.damaged().is_empty();
         // What the log does not hold yet, behind a state that came from elsewhere, is not released.
         let may_go = to > running.log.start(log).lsn && to <= running.log.durable_end(log).lsn;
-        if may_go && running.log.submit(vec![Entry::Release { log, before: to.next() }]).is_ok() {
-            self.totals.releases += 1;
-            self.tell(|| format!("node {id} releases its log up to {to}"));
-            self.touched.insert(id);
+        if !may_go || running.log.submit(vec![Entry::Release { log, before: to.next() }]).is_err() {
+            return Ok(());
         }
+        self.totals.releases += 1;
+        self.tell(|| format!("node {id} releases its log up to {to}"));
+        self.touched.insert(id);
         if was_damaged { self.find_damage(id) } else { Ok(()) }
     }
 

@@ -1,0 +1,148 @@
+use super::super::Inbox;
+use super::super::inbox::Events;
+use super::*;
+use crate::model::{Epoch, ShardId};
+use crate::pipeline::{Ready, SubmissionQueue};
+use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry};
+
+const MIB: u64 = 1 << 20;
+
+/// How much is read in this time in reads of a mebibyte that take so long, while so many bytes and groups are written a second.
+fn read(bytes_per_second: u64, lasts: Duration, takes: Duration, written: (u64, u64)) -> u64 {
+    let begin = now();
+    let (mut load, mut pace) = (Load::new(begin), Pace { free: begin });
+    let (mut at, mut read) = (begin, 0);
+    while at < begin + lasts {
+        at = at.max(pace.free);
+        let seconds = at.saturating_duration_since(begin).as_secs_f64();
+        load.look(at, || ((seconds * written.0 as f64) as u64, (seconds * written.1 as f64) as u64));
+        pace.took(MIB as usize, at, load.bound(bytes_per_second));
+        at += takes;
+        read += MIB;
+    }
+    read
+}
+
+#[test]
+fn who_is_behind_has_all_there_is_while_nothing_is_written_and_its_bound_while_something_is() {
+    let (minute, quick) = (Duration::from_secs(60), Duration::from_millis(1));
+    let alone = read(16 * MIB, minute, quick, (1000, 1));
+    assert!(alone > 58_000 * MIB, "{alone}");
+    let beside = read(16 * MIB, minute, quick, (5 * MIB, 100));
+    assert!((950 * MIB..970 * MIB).contains(&beside), "{beside}");
+    // However slow those who write have become.
+    let small = read(16 * MIB, minute, quick, (10_000, 60));
+    assert!((950 * MIB..970 * MIB).contains(&small), "{small}");
+}
+
+/// Otherwise it would never come near, and the log would be kept for it in vain. What a read takes is a part of its time.
+#[test]
+fn twice_as_much_is_read_as_is_written_however_low_the_bound() {
+    let hour = Duration::from_secs(3600);
+    let come = read(1000, hour, Duration::from_millis(20), (20 * MIB, 500));
+    assert!(come > 3600 * 39 * MIB, "{come}");
+}
+
+#[test]
+fn a_pause_is_not_made_up_for_and_nobody_waits_for_more_than_a_second() {
+    let begin = now();
+    let mut pace = Pace { free: begin };
+    pace.took(MIB as usize, begin + Duration::from_secs(60), Some(4 * MIB));
+    assert_eq!(pace.free, begin + Duration::from_millis(60_250));
+    pace.took(MIB as usize, begin, Some(1));
+    assert_eq!(pace.free, begin + Duration::from_millis(61_250));
+}
+
+#[test]
+fn what_was_written_long_ago_says_nothing_about_now() {
+    let begin = now();
+    let mut load = Load::new(begin);
+    assert_eq!(load.bound(7), Some(7), "not known yet");
+    let written = || (1 << 40, 1 << 20);
+    load.look(begin + Duration::from_secs(3600), written);
+    assert_eq!(load.bound(7), Some(7));
+    load.look(begin + Duration::from_millis(3_600_500), written);
+    assert_eq!(load.bound(7), None, "nothing since");
+}
+
+/// A log with one batch, and where answers arrive.
+struct Reader {
+    thread: ReaderThread,
+    orders: crossbeam::channel::Sender<ReadOrder>,
+    inbox: Inbox,
+    events: Events,
+    _directory: tempfile::TempDir,
+}
+
+const LOG: LogId = LogId::new(1);
+
+impl Reader {
+    fn new(catch_up_bytes_per_second: u64) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let (wal, _) = Wal::open(directory.path(), towline_wal::Options::default()).unwrap();
+        let block = Block::encode(vec![7; 1000].into(), 1, Compression::Never);
+        let builder = BatchBuilder::new(LOG, BatchKind::Data, Epoch::new(1, 1), LogPosition::origin(LOG), 0);
+        wal.submit(vec![Entry::Batch(builder.block(block).seal().unwrap())]).unwrap().wait().unwrap();
+        let bell = Ready::new().bell(ShardId::new(1));
+        let queue = Arc::new(SubmissionQueue::new(8, 1 << 20, Arc::clone(&bell)));
+        let (inbox, events) = Inbox::new(queue, bell);
+        let (orders, taken) = crossbeam::channel::unbounded();
+        let thread = ReaderThread::new(Arc::new(wal), taken, catch_up_bytes_per_second);
+        Self { thread, orders, inbox, events, _directory: directory }
+    }
+
+    fn order(&self, (log, peer, session): (LogId, u64, u64), may_wait: bool) {
+        let (peer, events, after) = (NodeId::new(peer), self.inbox.clone(), LogPosition::origin(LOG));
+        let purpose = ReadPurpose::CatchUp;
+        let task = ReadTask { log, events, peer, session, purpose, after, bytes_max: 1 << 20, may_wait };
+        self.orders.send(ReadOrder::Read(task)).unwrap();
+    }
+
+    /// What comes of all that was ordered: of each answer the session, and how many batches, or none where it was not read.
+    fn answers(&mut self) -> Vec<(u64, Option<usize>)> {
+        self.orders.send(ReadOrder::End).unwrap();
+        self.thread.serve();
+        let answers = std::iter::from_fn(|| self.events.next()).map(|event| match event {
+            Event::LogRead { session, batches, .. } => (session, Some(batches.len())),
+            Event::LogUnread { session, .. } => (session, None),
+            _ => unreachable!("nothing else is sent"),
+        });
+        answers.collect()
+    }
+
+    /// These have had so much that their next turn is long after this test.
+    fn have_waited(&mut self, peers: &[u64]) {
+        for peer in peers {
+            self.thread.behind.entry(NodeId::new(*peer)).or_default().pace.free = now() + Duration::from_secs(3600);
+        }
+    }
+}
+
+/// Nor does it hold up the end of the node.
+#[test]
+fn who_waits_for_its_turn_holds_up_neither_other_nodes_nor_what_others_wait_for() {
+    let mut reader = Reader::new(1);
+    reader.have_waited(&[2]);
+    reader.order((LOG, 2, 1), true);
+    reader.order((LOG, 3, 2), true);
+    reader.order((LOG, 2, 3), false);
+    assert_eq!(reader.answers(), [(2, Some(1)), (3, Some(1))]);
+    // What was read for the other one counts.
+    let free = reader.thread.behind[&NodeId::new(3)].pace.free;
+    let mut unbounded = Reader::new(0);
+    unbounded.order((LOG, 3, 1), true);
+    assert_eq!(unbounded.answers(), [(1, Some(1))]);
+    assert!(free > unbounded.thread.behind[&NodeId::new(3)].pace.free);
+}
+
+/// A connection that came and went left a read each time, and those that were wanted waited behind them.
+#[test]
+fn of_one_shard_and_node_the_last_read_alone_waits_and_the_shard_hears_of_the_others() {
+    let mut reader = Reader::new(1);
+    reader.have_waited(&[2]);
+    (1..5).for_each(|session| reader.order((LOG, 2, session), true));
+    reader.order((LogId::new(9), 2, 7), true);
+    assert_eq!(reader.answers(), [(1, None), (2, None), (3, None)]);
+    let waiting = &reader.thread.behind[&NodeId::new(2)].waiting;
+    assert_eq!(waiting.iter().map(|task| task.session).collect::<Vec<_>>(), [4, 7]);
+}
