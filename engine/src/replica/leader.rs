@@ -6,7 +6,7 @@ use super::progress::Progress;
 use super::quorum::{Quorum, QuorumLost};
 use super::reads::Reads;
 use super::votes::Asked;
-use super::{DisconnectReason, LogView, Output, Promise, Replica};
+use super::{DisconnectReason, LogView, Output, Promise, Purpose, Replica};
 use crate::model::control_record::majority_of;
 use crate::model::limits::CATCH_UP_READ_BYTES;
 use crate::model::mutant::{Mutant, planted};
@@ -227,13 +227,26 @@ impl Replica {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
             progress.restart_at(boundary);
             self.feed(from, log, out);
-        } else if leadership.phase == Phase::Fencing
-            || (leadership.phase == Phase::Mending && self.installing.is_none())
-        {
-            // Also while it waits for what it can't read: in a better log something else may be there.
+        } else if leadership.phase == Phase::Fencing {
             self.try_adopt(now_micros, log, out);
+        } else if leadership.phase == Phase::Mending {
+            self.adopt_better(now_micros, log, out);
         } else {
             self.adopt_if_stuck(now_micros, log, out);
+        }
+    }
+
+    /// While it waits for what it can't read: in a better log something else may be there. Not while its own becomes another: what it
+    /// has promised of that is of before (I1), and it looks again then.
+    fn adopt_better(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        let is_reset = self.under_way.iter().any(|(_, purpose)| matches!(purpose, Purpose::Reset(_)));
+        if is_reset || self.installing.is_some() {
+            return;
+        }
+        self.count_own_promise(log);
+        self.try_adopt(now_micros, log, out);
+        if self.phase() == Some(Phase::Mending) {
+            self.seek_mend(log, out); // Whoever promised now may have it.
         }
     }
 
@@ -301,7 +314,8 @@ impl Replica {
         let common = self.boundary_at_or_before(if is_unknown { self.committed } else { shared }, log);
         let next = common.lsn.next();
         let is_damage = self.damage.ranges().iter().any(|(first, last)| *first <= next && next <= *last);
-        if !is_unknown && common.lsn < shared.min(self.end.lsn) && !is_damage {
+        let is_held = shared >= log.start().lsn && common.lsn < shared.min(self.end.lsn);
+        if !is_unknown && is_held && !is_damage {
             // I1: what lies there is in both logs, and its names can't be read here at this moment. (Of damage without names it is in doubt.)
             if !self.mends_first(log, out) {
                 self.wait_for_names(source, theirs.log.end);
