@@ -3,7 +3,6 @@
 //! The best log is the one with the newest last epoch, and of those the longest. Not the longest alone: an
 //! exhaustive search of an abstraction of this protocol loses a committed write under that rule.
 
-use super::leader::Leadership;
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{DirectoryId, Epoch, LogSummary, Lsn, NodeId};
 use std::collections::BTreeMap;
@@ -62,12 +61,10 @@ pub(super) fn best(own: NodeId, fence: &[NodeId], promises: &BTreeMap<NodeId, Pr
     chosen
 }
 
-impl Leadership {
-    /// Who has the best log of all that promised, but for this one.
-    pub(super) fn best_but(&self, own: NodeId) -> Option<NodeId> {
-        let others = self.promises.iter().filter(|(node, _)| **node != own);
-        others.max_by_key(|(_, promise)| rank(&promise.log)).map(|(node, _)| *node)
-    }
+/// Who has the best log of all others that promised, whether or not their word counts.
+pub(super) fn best_but(own: NodeId, promises: &BTreeMap<NodeId, PromisedLog>) -> Option<NodeId> {
+    let others = promises.iter().filter(|(node, _)| **node != own);
+    others.max_by_key(|(_, promise)| rank(&promise.log)).map(|(node, _)| *node)
 }
 
 /// How good a log is: the newer epoch wins, and of one epoch the longer log.

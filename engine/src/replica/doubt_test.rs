@@ -317,6 +317,18 @@ fn begin_alone(world: &mut World, leaders: [(NodeId, NodeId); 2]) {
     }
 }
 
+/// All have what the first one wrote; then these begin epochs alone, and all restart, apart.
+fn parted(first: NodeId, leaders: [(NodeId, NodeId); 2]) -> World {
+    let mut world = World::new();
+    world.elect(first);
+    world.propose(first, "two");
+    world.settle();
+    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.cut(x, y));
+    begin_alone(&mut world, leaders);
+    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    world
+}
+
 /// As before; but B can read it, and A, which can't, knows it by name. If A cut it off, and fetched it again, it would tell of nothing in
 /// between, and C might lead with it. B may have more of that epoch than A.
 #[test]
@@ -368,13 +380,7 @@ fn i1_a_new_leader_keeps_what_it_can_not_read_and_the_best_log_has_until_that_ha
 /// was taken for a log without them.
 #[test]
 fn i1_a_new_leader_cuts_nothing_off_because_its_disk_does_not_say_what_is_there() {
-    let mut world = World::new();
-    world.elect(B);
-    world.propose(B, "two");
-    world.settle();
-    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.cut(x, y));
-    begin_alone(&mut world, [(A, C), (B, C)]);
-    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    let mut world = parted(B, [(A, C), (B, C)]);
     world.node(A).log.hidden = vec![Lsn::new(2)];
     world.connect(A, B);
     world.assign(A);
@@ -394,14 +400,8 @@ fn i1_a_new_leader_cuts_nothing_off_because_its_disk_does_not_say_what_is_there(
 /// What it can't read lost: it waited for it all the same, until it gave up.
 #[test]
 fn a_leader_that_waits_for_what_it_can_not_read_hears_of_a_better_log_in_which_something_else_is() {
-    let mut world = World::new();
-    world.elect(A);
-    world.propose(A, "two");
-    world.settle();
-    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.cut(x, y));
-    begin_alone(&mut world, [(A, C), (B, C)]);
+    let mut world = parted(A, [(A, C), (B, C)]);
     assert_eq!(ends(&mut world), [3, 3, 2]);
-    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
     world.node(A).rot(&[3]);
     world.connect(A, C);
     world.assign(A);
@@ -416,17 +416,11 @@ fn a_leader_that_waits_for_what_it_can_not_read_hears_of_a_better_log_in_which_s
 /// Another one, whose disk hangs, has it as well, and would be asked first.
 #[test]
 fn a_new_leader_asks_the_one_whose_log_it_takes_over_for_what_it_can_not_read() {
-    let mut world = World::new();
-    world.elect(C);
-    world.propose(C, "two");
-    world.settle();
-    [(A, B), (A, C), (B, C)].into_iter().for_each(|(x, y)| world.cut(x, y));
-    begin_alone(&mut world, [(A, B), (C, B)]);
+    let mut world = parted(C, [(A, B), (C, B)]);
     assert_eq!(ends(&mut world), [3, 2, 3]);
-    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
     world.node(A).rot(&[2]);
-    world.connect(A, C);
     world.connect(A, B);
+    world.connect(A, C);
     world.assign(A);
     let mut asked = Vec::new();
     for _ in 0..20 {

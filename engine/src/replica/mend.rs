@@ -19,6 +19,7 @@
 //! Otherwise it waits: for a peer to come, or to say that it was mended itself. A leader that waits so for as long as its
 //! bound says leads no more, and says why (`quorum`); nothing is cut off (D16).
 
+use super::adopt::best_but;
 use super::{LogView, LogWrite, Output, Phase, Purpose, ReadPurpose, Replica};
 use crate::model::limits::{CATCH_UP_READ_BYTES, DAMAGED_RANGES_NAMED_MAX};
 use crate::model::mutant::{Mutant, planted};
@@ -345,8 +346,8 @@ impl Replica {
     }
 
     /// Asks for what is damaged first, unless somebody was asked already: the leader before others (a new leader: who has the best log of
-    /// those that promised), and as soon as it can be. Otherwise
-    /// one whose disk hangs, and who came first, would be waited for as long as its connection stands.
+    /// those that promised), and as soon as it can be. Otherwise one whose disk hangs, and who came first, would be waited for as long
+    /// as its connection stands.
     pub(super) fn seek_mend(&mut self, log: &dyn LogView, out: &mut Vec<Output>) {
         let Some((first, last)) = self.damage.ranges.first().copied() else { return };
         if self.is_mending() || self.installing.is_some() {
@@ -358,7 +359,7 @@ impl Replica {
                 && !self.damage.is_damaged_at(*peer, first)
         };
         // Of a new leader the one whose log it takes over.
-        let adopted = self.leadership.as_deref().filter(|l| !l.is_feeding()).map(|l| l.best_but(self.id));
+        let adopted = self.leadership.as_deref().filter(|l| !l.is_feeding()).map(|l| best_but(self.id, &l.promises));
         let first_of_all = adopted.unwrap_or(self.promise.leader).filter(may);
         if self.damage.asked.is_some_and(|asked| first_of_all.is_none_or(|peer| asked.of == peer)) {
             return;

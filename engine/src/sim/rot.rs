@@ -68,8 +68,9 @@ impl World {
 
     /// Whether another node has, durably, what lies from `first` up to this position, and never rotted there.
     fn is_elsewhere(&mut self, id: NodeId, first: Lsn, at: LogPosition) -> bool {
-        let others = self.ids.clone().into_iter().filter(|other| *other != id);
-        others.into_iter().any(|other| !self.nodes[&other].was_rotten(first, at.lsn) && self.holds_durably(other, at))
+        let has =
+            |world: &mut Self, other| !world.nodes[&other].was_rotten(first, at.lsn) && world.holds_durably(other, at);
+        self.ids.clone().into_iter().any(|other| other != id && has(self, other))
     }
 
     /// Whether all that ever rotted would come back if this node's disk were lost now.
