@@ -1,6 +1,6 @@
 //! [`Lane`]: what goes first. [`LaneQueue`]: whose turn it is within a lane.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use crate::frame::StreamId;
 
@@ -75,8 +75,9 @@ pub(crate) struct LaneQueue {
     /// The stream whose message waits for credit of the connection. Nobody of this lane or a lower one starts a
     /// message before it; otherwise small messages would take each returned byte and a large one would starve.
     pub(crate) waiting: Option<StreamId>,
-    /// Streams whose caller was told that the buffer is full, and is to hear of room.
-    pub(crate) wants_room: BTreeSet<StreamId>,
+    /// Streams whose caller was told that the buffer is full, and is to hear of room: each once, whoever was refused first before
+    /// others. Whoever hears of it first takes most of it, and then stands behind all others.
+    pub(crate) wants_room: VecDeque<StreamId>,
 }
 
 /// What a stream may send in one turn, in bytes. Small, so that a stream of small messages does not hold the lane

@@ -47,6 +47,8 @@ pub(crate) struct SendHalf {
     pub(crate) state: SendState,
     /// Counted once for each time the stream ran out of credit.
     pub(crate) is_stalled: bool,
+    /// Whether the stream is among those of its lane that are to hear of room.
+    pub(crate) wants_room: bool,
 }
 
 /// The life of the sending half.
@@ -124,6 +126,7 @@ impl Stream {
                 is_scheduled: false,
                 state: SendState::Open,
                 is_stalled: false,
+                wants_room: false,
             },
             receive: ReceiveHalf {
                 credit: ReceiveCredit::new(receive_window),

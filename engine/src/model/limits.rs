@@ -77,6 +77,9 @@ pub const LOG_SEGMENT_BYTES_MIN: u64 = 48 * 1024 * 1024;
 pub const PEER_READS_MAX: usize = 8;
 /// Bytes sent to one follower and not yet durable there. More waits in the log, not in memory.
 pub const FOLLOWER_WINDOW_BYTES: usize = 8 * 1024 * 1024;
+/// Bytes of messages of a shard that wait for one peer while the connection to it, which all shards share, takes no more: what a
+/// follower's window holds, and what else is answered. Beyond that it reads nothing, and is disconnected.
+pub const PEER_BACKLOG_BYTES_MAX: usize = 2 * MESSAGE_BYTES_MAX;
 /// Bytes of recent batches that a leader keeps in memory for followers that are nearly caught up.
 pub const TAIL_BYTES: usize = 16 * 1024 * 1024;
 /// Bytes of one read of the log for a follower that is behind.

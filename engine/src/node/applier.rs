@@ -68,6 +68,8 @@ pub(super) enum Attempt {
     Stalled(Vec<Part>),
     /// The disk of the state is full: nothing was applied, and everybody still waits.
     Full(ApplyTask),
+    /// The log can't be read at this moment, and nothing is known to be wrong with it: no descriptor was left, perhaps.
+    Unread(ApplyTask, ReadError),
 }
 
 impl ApplyStage {
@@ -79,6 +81,9 @@ impl ApplyStage {
             }
             ApplyTask::Range { after, until } => match self.range(after, until) {
                 Err(error) if error.is_full_disk() => Attempt::Full(ApplyTask::Range { after, until }),
+                Err(ApplierError::Read(error @ ReadError::Io(_))) => {
+                    Attempt::Unread(ApplyTask::Range { after, until }, error)
+                }
                 applied => Attempt::Done(applied),
             },
             #[cfg(test)]

@@ -71,7 +71,8 @@ impl AssignError {
         }
     }
 
-    /// Whether it certainly has no effect, and never will.
+    /// Whether this node certainly does not come to lead by it, now or later. Of [`Self::Bettered`] it says no more
+    /// than that: the others have promised by then, so whoever led before leads no more.
     pub(crate) const fn has_no_side_effects(&self) -> bool {
         !matches!(self, Self::Unfinished { .. })
     }

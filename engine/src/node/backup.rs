@@ -498,7 +498,7 @@ fn restore_log(
     let version = (end.epoch.version / NEXT_VERSION + 1) * NEXT_VERSION;
     let draw = uuid::Uuid::now_v7().as_u64_pair().1;
     let term = u32::try_from(draw & 0x3fff_ffff).unwrap_or(0);
-    let promise = Promise { epoch: Epoch { version, term }, leader: Some(manifest.node) };
+    let promise = Promise { epoch: Epoch { version, term }, leader: Some(manifest.node), disk: None };
     let bytes = match promise.encode() {
         Ok(bytes) => bytes,
         Err(error) => unreachable!("a promise has a fixed length: {error}"),

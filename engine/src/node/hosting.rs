@@ -17,6 +17,7 @@ use super::shard::{Event, Shard, ShardLog, ShardState};
 use super::snapshots::{self, SnapshotCounters, SnapshotDesk};
 use super::stages::{Arrived, Stages};
 use super::stats::Counters;
+use super::votes::StartInState;
 use super::worker::Order;
 use super::{Inbox, completion::Completion};
 use crate::control::{ConfigMaster, DEFAULT_SHARD};
@@ -155,7 +156,7 @@ impl ShardHandle {
 
 /// A shard that is ready to be served.
 pub(super) struct Prepared {
-    shard: Box<Shard>,
+    pub(super) shard: Box<Shard>,
     worker: usize,
     pub(super) handle: Arc<ShardHandle>,
 }
@@ -169,7 +170,7 @@ impl Host {
         let log = master.log();
         snapshots::opening::finish(self, store, &shard, log)?;
         let applier = Applier::open(RocksWriter::new(Arc::clone(store)), shard.clone(), log)?.with_seed(self.seed);
-        let view = ShardLog { wal: &self.wal, log, stage: None };
+        let view = ShardLog { wal: &self.wal, log, state: None };
         let applied = applier.applied();
         snapshots::opening::settle(self, &shard, log, applied, &view)?;
         let promise = self.promise(log, view.end().epoch)?;
@@ -186,11 +187,10 @@ impl Host {
         let (reads, health, pins) = (Arc::<ReadIndex>::default(), Health::of_a_shard(&self.health), Arc::default());
         let followers = Followers::load(&pins, store, id)?;
         let (stage_positions, counters) = (Arc::clone(&positions), Arc::<Counters>::default());
-        let wal = Arc::clone(&self.wal);
         let stages = Arc::clone(&self.workers[worker].stages);
         let stage = ApplyStage {
             applier,
-            wal,
+            wal: Arc::clone(&self.wal),
             log,
             positions: stage_positions,
             counters: Arc::clone(&counters),
@@ -227,6 +227,7 @@ impl Host {
             inbox,
             events,
             stage: Arc::new(Mutex::new(stage)),
+            start_in_state: StartInState::new(store, handle.descriptor.shard, log),
             stages,
             applier: self.appliers[turn % self.appliers.len()].clone(),
             reader: self.reader.clone(),

@@ -22,6 +22,7 @@
 
 mod applier;
 mod assigning;
+mod backlog;
 mod backup;
 #[cfg(any(feature = "cluster", feature = "client"))]
 pub(crate) mod calls;

@@ -595,7 +595,8 @@ impl Namespace {
         loop {
             self.reach_serving(shard, deadline)?;
             if self.shared.host.is_alone() {
-                return Ok(());
+                // What it acknowledges as written it has applied; not so what a caller waited for until it is durable, and no longer.
+                return self.reach_applied(shard, shard.positions.told_durable(), deadline);
             }
             let (sender, confirmed) = bounded(1);
             let ticket = shard.confirm(move |confirmation| drop(sender.send(confirmation)));
@@ -646,8 +647,7 @@ impl Namespace {
         Ok(())
     }
 
-    /// Waits until this node leads the shard, and what was committed before its epoch is applied. On a node that votes alone
-    /// that is all: what it acknowledges in its epoch, it has applied.
+    /// Waits until this node leads the shard, and what was committed before its epoch is applied.
     fn reach_serving(&self, shard: &ShardHandle, deadline: Instant) -> Result<(), ReadError> {
         let host = &self.shared.host;
         if let Some(leader) = shard.positions.leader().filter(|leader| *leader != host.node) {

@@ -1,15 +1,17 @@
 //! What a replica's outputs mean on real threads: each is carried out, in order; none is decided here.
 
+use super::backlog::Waits;
 use super::completion::{Completion, Reached};
 use super::read_index::Confirmation;
 use super::reader::{ReadOrder, ReadTask};
-use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Shard, ShardLog, now, wall_micros};
+use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Sending, Shard, ShardLog, now, wall_micros};
 use super::stages::Times;
 use crate::model::limits::PEER_READS_MAX;
 use crate::model::{Epoch, LogId, LogPosition, Message, NodeId};
 use crate::pipeline::Position;
 use crate::replica::{Input, LogWrite, Output, QuorumLost, ReadPurpose, Ticket};
 use bytes::Bytes;
+use std::sync::Arc;
 use towline_wal::{Batch, Entry, HardStateKind, WalError, WhenFull};
 
 impl Shard {
@@ -23,12 +25,13 @@ impl Shard {
             if self.state.failed {
                 continue; // The log acknowledges nothing more; nothing may be promised on top of it.
             }
-            let view = ShardLog { wal: &self.wal, log: self.log, stage: Some(&self.stage) };
+            let view = ShardLog { wal: &self.wal, log: self.log, state: Some(&self.start_in_state) };
             for output in self.replica.step(wall_micros(), input, &view) {
                 if !self.state.failed {
                     self.execute(output);
                 }
             }
+            self.submit_cut_off();
         }
         self.state.stepping = false;
     }
@@ -36,7 +39,7 @@ impl Shard {
     fn execute(&mut self, output: Output) {
         match output {
             Output::Persist { ticket, write } => self.persist(ticket, write),
-            Output::Send { to, message } => self.send(to, &message),
+            Output::Send { to, message } => self.send(to, message),
             Output::ReadLog { peer, after, bytes_max, purpose } => self.read(peer, after, bytes_max, purpose),
             Output::Commit(_) => {}
             of_a_snapshot @ (Output::TakeSnapshot { .. }
@@ -132,12 +135,32 @@ impl Shard {
             return;
         }
         found.reads += 1;
-        let session = found.link.session();
+        if found.backlog.is_empty() {
+            self.order_read(peer, after, bytes_max, purpose);
+        } else {
+            // What is read is to be sent, and holds memory until then.
+            self.wait_for_room(peer, Waits::Read(after, bytes_max, purpose));
+        }
+    }
+
+    fn order_read(&mut self, peer: NodeId, after: LogPosition, bytes_max: usize, purpose: ReadPurpose) {
+        let Some(session) = self.state.peers.get(&peer).map(|found| found.link.session()) else { return };
         let events = self.events.clone();
         let may_wait = purpose == ReadPurpose::CatchUp && !self.replica.writes_need(peer);
         let task = ReadTask { log: self.log, events, peer, session, purpose, after, bytes_max, may_wait };
         if self.reader.send(ReadOrder::Read(task)).is_err() {
             tracing::error!(node = %self.id, "the log's reader has ended");
+        }
+    }
+
+    /// Somebody is gone: writes may need now what waits for its turn to be read for others.
+    pub(super) fn hurry_reads(&self) {
+        let waiting =
+            self.state.peers.iter().filter(|(peer, found)| found.reads > 0 && self.replica.writes_need(**peer));
+        for (peer, _) in waiting {
+            if self.reader.send(ReadOrder::Hurry { log: self.log, peer: *peer }).is_err() {
+                tracing::error!(node = %self.id, "the log's reader has ended");
+            }
         }
     }
 
@@ -150,7 +173,14 @@ impl Shard {
     }
 
     fn persist(&mut self, ticket: Ticket, write: LogWrite) {
-        let (entries, bytes) = match write {
+        if let LogWrite::Truncate(to) = write {
+            self.submit_cut_off();
+            self.state.unapplied.truncate(to.lsn);
+            // I1: with what comes in its place, if that is here: a crash between the two would leave neither.
+            self.state.cut_off = Some((ticket, to));
+            return;
+        }
+        let (written, bytes) = match write {
             LogWrite::Append(batch) => {
                 self.keep(batch.clone());
                 let bytes = batch.bytes().len();
@@ -161,10 +191,7 @@ impl Shard {
                 tracing::warn!(node = %self.id, shard = %self.shard, %first, %last, "a damaged range is put again");
                 (vec![Entry::Mend(batch)], bytes)
             }
-            LogWrite::Truncate(to) => {
-                self.state.unapplied.truncate(to.lsn);
-                (vec![Entry::Truncate { log: self.log, to }], 0)
-            }
+            LogWrite::Truncate(_) => return, // As above.
             LogWrite::Mark(bytes) => (vec![mark_entry(self.log, bytes)], 0),
             LogWrite::Reset { to, mark } => {
                 super::snapshots::clear(&mut self.state.unapplied);
@@ -175,6 +202,19 @@ impl Shard {
                 (vec![Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }], 0)
             }
         };
+        let cut_off = self.state.cut_off.take().map(|(_, to)| Entry::Truncate { log: self.log, to });
+        self.submit(ticket, cut_off.into_iter().chain(written).collect(), bytes);
+    }
+
+    /// What is cut off, if nothing came behind it in the same step.
+    fn submit_cut_off(&mut self) {
+        if let Some((ticket, to)) = self.state.cut_off.take() {
+            self.submit(ticket, vec![Entry::Truncate { log: self.log, to }], 0);
+        }
+    }
+
+    /// Gives entries to the log as one: all of them are there after a crash, or none. When they are durable, so is all before them.
+    fn submit(&mut self, ticket: Ticket, entries: Vec<Entry>, bytes: usize) {
         let events = self.events.clone();
         let taken = self.budget.take(bytes);
         let done = move |result: Result<(), WalError>| {
@@ -202,19 +242,59 @@ impl Shard {
         self.state.unapplied.push(batch, completions, times);
     }
 
-    fn send(&mut self, to: NodeId, message: &Message) {
-        let reason = match message.encode() {
-            Ok(bytes) => match self.state.peers.get(&to) {
-                // It reads nothing: begin anew rather than hold more.
-                Some(peer) if !peer.link.send(bytes) => "its send buffer is full",
-                _ => return,
-            },
+    fn send(&mut self, to: NodeId, message: Message) {
+        let Some(peer) = self.state.peers.get(&to) else { return };
+        match message.encode() {
+            Ok(bytes) => {
+                let length = bytes.len();
+                let sending = if peer.backlog.is_empty() { peer.link.send(bytes) } else { Sending::Full };
+                match sending {
+                    Sending::Queued => {}
+                    Sending::Full => self.wait_for_room(to, Waits::Message(message, length)),
+                    Sending::Refused => self.disconnect(to, "its connection takes nothing more"),
+                }
+            }
             Err(error) => {
                 tracing::error!(node = %self.id, peer = %to, %error, "a message does not fit its limits");
-                "a message for it can't be encoded"
+                self.disconnect(to, "a message for it can't be encoded");
             }
-        };
-        self.disconnect(to, reason);
+        }
+    }
+
+    fn wait_for_room(&mut self, peer: NodeId, waits: Waits) {
+        let fits = self.state.peers.get_mut(&peer).is_none_or(|found| found.backlog.push(waits));
+        if !fits {
+            // It reads nothing: begin anew rather than hold more.
+            self.disconnect(peer, "more waits to be sent to it than may");
+        }
+    }
+
+    /// A peer's connection has room: what waited for that goes on, as far as it goes.
+    pub(super) fn send_waiting(&mut self, peer: NodeId, session: u64) {
+        loop {
+            let found = self.state.peers.get_mut(&peer).filter(|found| found.link.session() == session);
+            let Some((link, waits)) = found.and_then(|found| Some((Arc::clone(&found.link), found.backlog.pop()?)))
+            else {
+                return;
+            };
+            match waits {
+                Waits::Read(after, bytes_max, purpose) => self.order_read(peer, after, bytes_max, purpose),
+                Waits::Message(message, length) => {
+                    // It was encoded when it began to wait.
+                    let sending = message.encode().map_or(Sending::Refused, |bytes| link.send(bytes));
+                    if sending == Sending::Refused {
+                        self.disconnect(peer, "its connection takes nothing more");
+                        return;
+                    }
+                    if sending == Sending::Full {
+                        if let Some(found) = self.state.peers.get_mut(&peer) {
+                            found.backlog.put_back(Waits::Message(message, length));
+                        }
+                        return;
+                    }
+                }
+            }
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! for each shard: whoever was dialled opens and greets them, since it is the dialer alone that lets so many be opened to it (a
 //! client may open few). Everything here is tokio's; it hands events to the shards' threads and never waits for them.
 
-use super::shard::{Event, PeerLink};
+use super::shard::{Event, PeerLink, Sending};
 use super::transport::{Transport, TransportError, resolve};
 use super::{Identity, Inbox};
 use crate::model::from_client::CANCEL;
@@ -22,7 +22,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use towline_net::driver::{ConnectionHandle, EventReceiver, EventSink};
 use towline_net::{
-    ConnectionConfig, Event as NetEvent, GoAwayCode, Lane, Limits, ResetCode, Role, SendFlags, StreamId, StreamKind,
+    ConnectionConfig, Event as NetEvent, GoAwayCode, Lane, Limits, ResetCode, Role, SendError, SendFlags, StreamId,
+    StreamKind,
 };
 
 /// Events of one connection that wait for its task; the connection's credits bound their bytes.
@@ -148,6 +149,10 @@ impl Network {
                     streams.ended(stream);
                     true
                 }
+                NetEvent::Writable { stream } => {
+                    streams.writable(stream);
+                    true
+                }
                 NetEvent::Closed { reason } => {
                     tracing::info!(%peer, %reason, "the connection ended");
                     break;
@@ -264,6 +269,13 @@ impl Streams<'_> {
         true
     }
 
+    /// A message of this stream found no room, and would find some now.
+    fn writable(&self, stream: StreamId) {
+        if let Some(link) = self.links.get(&stream) {
+            link.events.send(Event::PeerWritable(self.peer, self.session));
+        }
+    }
+
     /// The peer's shard has ended, or it has no such shard.
     fn ended(&mut self, stream: StreamId) {
         self.unknown.remove(&stream);
@@ -330,8 +342,12 @@ impl PeerLink for NetPeer {
         self.session
     }
 
-    fn send(&self, message: Bytes) -> bool {
-        self.handle.try_send(self.stream, message, SendFlags::default()).is_ok()
+    fn send(&self, message: Bytes) -> Sending {
+        match self.handle.try_send(self.stream, message, SendFlags::default()) {
+            Ok(()) => Sending::Queued,
+            Err(SendError::Full) => Sending::Full,
+            Err(_) => Sending::Refused,
+        }
     }
 
     fn charge(&self, taken: Option<(Epoch, Lsn)>, charge: usize) {

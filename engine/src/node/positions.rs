@@ -15,6 +15,8 @@ use std::time::Instant;
 #[derive(Debug)]
 pub(super) struct Positions {
     applied: AtomicU64,
+    /// Of what is not applied perhaps: up to here somebody was told that a write is durable.
+    told_durable: AtomicU64,
     /// While the shard takes writes: where the epoch began in which it does. Otherwise 0.
     serving: AtomicU64,
     /// Who leads, as far as it is known; 0: it is not.
@@ -46,6 +48,7 @@ impl Positions {
     pub(super) fn new(applied: Lsn) -> Self {
         Self {
             applied: AtomicU64::new(applied.get()),
+            told_durable: AtomicU64::new(0),
             serving: AtomicU64::new(0),
             leader: AtomicU64::new(0),
             ended: AtomicU64::new(0),
@@ -67,6 +70,16 @@ impl Positions {
     /// Everything up to here is in the state.
     pub(super) fn applied(&self) -> Lsn {
         Lsn::new(self.applied.load(Ordering::SeqCst))
+    }
+
+    /// Up to where somebody was told that a write is durable, and waits for no more.
+    pub(super) fn told_durable(&self) -> Lsn {
+        Lsn::new(self.told_durable.load(Ordering::SeqCst))
+    }
+
+    /// Before anybody is told.
+    pub(super) fn set_told_durable(&self, lsn: Lsn) {
+        self.told_durable.fetch_max(lsn.get(), Ordering::SeqCst);
     }
 
     /// Where the epoch began in which writes are taken; none while they are not.
@@ -244,6 +257,25 @@ mod tests {
 
     fn soon() -> Instant {
         Instant::now() + Duration::from_secs(20)
+    }
+
+    /// The answer came before the write was applied.
+    #[test]
+    fn what_was_told_to_be_durable_is_read_by_whoever_wants_what_is_newest() {
+        use crate::model::{Read, Write};
+        use crate::node::{Node, NodeOptions};
+        let directory = tempfile::tempdir().unwrap();
+        let node = Node::open(NodeOptions::alone(directory.path())).unwrap();
+        let space = node.default_namespace();
+        let first = space.write(Write::new().put("a", "1")).unwrap().wait().unwrap();
+        let positions = Arc::clone(&node.shared.registry.shards()[0].positions);
+        positions.set_told_durable(first.lsn.next());
+        let hasty = space.clone().reading_within(Duration::from_millis(20));
+        assert!(hasty.get("a", Read::Eventual).unwrap().is_some());
+        assert!(hasty.get("a", Read::Linearizable).is_err(), "it waits for the next one");
+        space.write(Write::new().put("a", "2")).unwrap().wait().unwrap();
+        assert_eq!(space.get("a", Read::Linearizable).unwrap().unwrap().value, "2");
+        node.close().unwrap();
     }
 
     #[test]

@@ -29,6 +29,11 @@ pub(super) struct ReadTask {
 
 pub(super) enum ReadOrder {
     Read(ReadTask),
+    /// What waits to be read of this log for this node waits for nothing any more: writes need it now.
+    Hurry {
+        log: LogId,
+        peer: NodeId,
+    },
     End,
 }
 
@@ -45,7 +50,7 @@ pub(super) struct ReaderThread {
 #[derive(Default)]
 struct Behind {
     pace: Pace,
-    /// One of each shard at the most.
+    /// To catch up, one of each shard at the most.
     waiting: VecDeque<ReadTask>,
 }
 
@@ -68,8 +73,8 @@ impl ReaderThread {
                 Some(at) => self.orders.recv_deadline(at),
             };
             match order {
-                Ok(ReadOrder::Read(task)) if task.may_wait => self.await_turn(task),
-                Ok(ReadOrder::Read(task)) => drop(self.read(task)),
+                Ok(ReadOrder::Read(task)) => self.take(task),
+                Ok(ReadOrder::Hurry { log, peer }) => self.hurry(log, peer),
                 Ok(ReadOrder::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -80,13 +85,29 @@ impl ReaderThread {
     }
 
     /// One that waits already for the same follower is not wanted any more: feeding it began again elsewhere, or on another connection.
-    fn await_turn(&mut self, task: ReadTask) {
-        let waiting = &mut self.behind.entry(task.peer).or_default().waiting;
-        if let Some(before) = waiting.iter_mut().find(|before| before.log == task.log) {
-            let ReadTask { events, peer, session, .. } = std::mem::replace(before, task);
+    fn take(&mut self, task: ReadTask) {
+        if task.purpose == ReadPurpose::CatchUp
+            && let Some(ReadTask { events, peer, session, .. }) = self.waiting(task.log, task.peer)
+        {
             events.send(Event::LogUnread { peer, session });
+        }
+        if task.may_wait {
+            self.behind.entry(task.peer).or_default().waiting.push_back(task);
         } else {
-            waiting.push_back(task);
+            self.read(task);
+        }
+    }
+
+    /// Takes out what waits to be read of a log, for a node to catch up.
+    fn waiting(&mut self, log: LogId, peer: NodeId) -> Option<ReadTask> {
+        let waiting = &mut self.behind.get_mut(&peer)?.waiting;
+        let at = waiting.iter().position(|task| task.log == log && task.purpose == ReadPurpose::CatchUp)?;
+        waiting.remove(at)
+    }
+
+    fn hurry(&mut self, log: LogId, peer: NodeId) {
+        if let Some(task) = self.waiting(log, peer) {
+            self.read(task);
         }
     }
 
@@ -115,9 +136,18 @@ impl ReaderThread {
     }
 
     /// Gives how many bytes were read.
-    fn read(&self, task: ReadTask) -> usize {
-        let ReadTask { log, events, peer, session, purpose, after, bytes_max, .. } = task;
-        let batches = match self.wal.read(log, after.lsn.next(), bytes_max) {
+    fn read(&mut self, task: ReadTask) -> usize {
+        let read = self.wal.read(task.log, task.after.lsn.next(), task.bytes_max);
+        if let Err(error @ ReadError::Io(_)) = &read {
+            // Nothing is known to be wrong with the log: no descriptor was left, perhaps. Nobody else would ask again.
+            tracing::warn!(peer = %task.peer, after = %task.after.lsn, %error, "the log can't be read for a follower now: it is tried again");
+            let behind = self.behind.entry(task.peer).or_default();
+            behind.pace.free = behind.pace.free.max(now() + PAUSE_MAX);
+            behind.waiting.push_back(task);
+            return 0;
+        }
+        let ReadTask { events, peer, session, purpose, after, .. } = task;
+        let batches = match read {
             Ok(batches) => batches,
             Err(error) => {
                 if matches!(error, ReadError::Corrupt { .. }) {

@@ -128,8 +128,9 @@ fn who_waits_for_its_turn_holds_up_neither_other_nodes_nor_what_others_wait_for(
     let before = now();
     reader.order((LOG, 2, 1), true);
     reader.order((LOG, 3, 2), true);
+    // Not even one that was ordered before for the same follower: that one is not wanted any more.
     reader.order((LOG, 2, 3), false);
-    assert_eq!(reader.answers(), [(2, Some(1)), (3, Some(1))]);
+    assert_eq!(reader.answers(), [(2, Some(1)), (1, None), (3, Some(1))]);
     // What was read for the other one counts.
     assert!(reader.thread.behind[&NodeId::new(3)].pace.free >= before + PAUSE_MAX);
     let mut unbounded = Reader::new(0);
@@ -148,4 +149,23 @@ fn of_one_shard_and_node_the_last_read_alone_waits_and_the_shard_hears_of_the_ot
     assert_eq!(reader.answers(), [(1, None), (2, None), (3, None)]);
     let waiting = &reader.thread.behind[&NodeId::new(2)].waiting;
     assert_eq!(waiting.iter().map(|task| task.session).collect::<Vec<_>>(), [4, 7]);
+}
+
+/// Writes need it now: it is read at once, and no read of it is left that nobody waits for.
+#[test]
+fn what_waits_is_read_at_once_when_writes_begin_to_need_it() {
+    let mut reader = Reader::new(1);
+    reader.have_waited(&[2, 3]);
+    reader.order((LOG, 2, 1), true);
+    reader.order((LogId::new(9), 2, 2), true);
+    reader.order((LOG, 3, 3), true);
+    reader.orders.send(ReadOrder::Hurry { log: LOG, peer: NodeId::new(2) }).unwrap();
+    // There is nothing of it any more; and of another node nothing was.
+    reader.orders.send(ReadOrder::Hurry { log: LOG, peer: NodeId::new(2) }).unwrap();
+    reader.orders.send(ReadOrder::Hurry { log: LOG, peer: NodeId::new(4) }).unwrap();
+    // Ordered anew, to be read at once.
+    reader.order((LOG, 3, 4), false);
+    assert_eq!(reader.answers(), [(1, Some(1)), (3, None), (4, Some(1))]);
+    assert_eq!(reader.thread.behind[&NodeId::new(2)].waiting.len(), 1);
+    assert_eq!(reader.thread.behind[&NodeId::new(3)].waiting.len(), 0);
 }

@@ -9,6 +9,7 @@
 
 use super::applier::{Applied, ApplierError, ApplyOrder, ApplyStage, Attempt};
 use super::assigning::{AssignWaiter, ByHand};
+use super::backlog::Backlog;
 use super::completion::Completion;
 use super::health::Health;
 use super::inbox::Events;
@@ -18,7 +19,7 @@ use super::read_index::ReadIndex;
 use super::snapshots::{Answer, Replacing, SnapshotCounters, SnapshotDesk};
 use super::stages::{Arrived, Stages};
 use super::unapplied::{ApplyTask, Part, Unapplied};
-use super::votes::Newcomers;
+use super::votes::{Newcomers, StartInState};
 use crate::control::ConfigMaster;
 use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::request::{FollowerStatus, ServerStatus};
@@ -61,6 +62,9 @@ pub(super) enum Event {
     /// A message came on it, with what it holds of the connection's window; its records are known to decode.
     #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
     Message(NodeId, u64, Message, usize),
+    /// The connection to a peer, that one, has room again.
+    #[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
+    PeerWritable(NodeId, u64),
     /// Who read the log came upon what can't be read, or a part of it that can't was released.
     DamageFound,
     /// Batches that were asked for were read.
@@ -94,8 +98,8 @@ pub(super) enum Event {
 pub(super) trait PeerLink: Send + Sync {
     /// Which connection this is: rises with each.
     fn session(&self) -> u64;
-    /// Queues a message; false if the connection is closed or its buffer is full.
-    fn send(&self, message: Bytes) -> bool;
+    /// Queues a message.
+    fn send(&self, message: Bytes) -> Sending;
     /// A message was acted upon: what it holds of the window goes back, now or, if the log took batches of it (the
     /// epoch and last LSN), with [`PeerLink::settle`].
     fn charge(&self, taken: Option<(Epoch, Lsn)>, charge: usize);
@@ -105,6 +109,18 @@ pub(super) trait PeerLink: Send + Sync {
     fn disconnect(&self, reason: &str);
     /// Bytes sent on it, framing included.
     fn bytes_sent(&self) -> u64;
+}
+
+/// What became of a message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[cfg_attr(not(feature = "cluster"), expect(dead_code, reason = "a lone node has no peers"))]
+pub(super) enum Sending {
+    /// It goes in its turn.
+    Queued,
+    /// There is no room for it now. When there is, the shard hears [`Event::PeerWritable`].
+    Full,
+    /// The connection or its stream is closed, or the message is longer than the other side takes.
+    Refused,
 }
 
 /// What came of a turn.
@@ -133,6 +149,7 @@ pub(super) struct Shard {
     pub(super) inbox: Events,
     pub(super) events: super::Inbox,
     pub(super) stage: Arc<Mutex<ApplyStage>>,
+    pub(super) start_in_state: StartInState,
     pub(super) stages: Arc<Stages>,
     pub(super) applier: Sender<ApplyOrder>,
     pub(super) reader: Sender<super::reader::ReadOrder>,
@@ -159,13 +176,16 @@ pub(super) struct ShardState {
     /// Inputs that follow from the outputs of the present step: they come after all of those.
     pub(super) inputs: VecDeque<Input>,
     pub(super) stepping: bool,
+    /// What the present step cuts off the log, and the ticket of that.
+    pub(super) cut_off: Option<(Ticket, LogPosition)>,
     pub(super) sealing: Sealing,
     pub(super) applying: bool,
     /// Nothing is applied while the state is replaced by a snapshot.
     pub(super) replacing: Replacing,
     /// Parts of a snapshot that wait to be written.
     pub(super) parts_waiting: Arc<AtomicUsize>,
-    /// What could not be applied because the disk of the state is full, and when to try again; it counts as being applied.
+    /// What could not be applied because the disk of the state is full, or the log not to be read, and when to try again; it counts as
+    /// being applied.
     parked: Option<(Instant, ApplyTask)>,
     /// An assignment by hand that is not in force yet.
     pub(super) by_hand: Option<ByHand>,
@@ -205,7 +225,9 @@ impl Sealing {
 pub(super) struct Peer {
     pub(super) link: Arc<dyn PeerLink>,
     pub(super) directory: DirectoryId,
-    /// Reads of the log that wait for it.
+    /// What finds no room on the connection.
+    pub(super) backlog: Backlog,
+    /// Reads of the log that wait for it, or for room on the connection.
     pub(super) reads: usize,
     /// Snapshots, and parts of them, that wait for it.
     pub(super) parts: usize,
@@ -220,6 +242,7 @@ impl ShardState {
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
+            cut_off: None,
             sealing: Sealing::default(),
             applying: false,
             replacing: Replacing::No,
@@ -245,8 +268,8 @@ impl ShardState {
 pub(super) struct ShardLog<'a> {
     pub(super) wal: &'a Wal,
     pub(super) log: LogId,
-    /// The state of it, once there is one.
-    pub(super) stage: Option<&'a Mutex<ApplyStage>>,
+    /// What the state says of it, once there is one.
+    pub(super) state: Option<&'a StartInState>,
 }
 
 impl LogView for ShardLog<'_> {
@@ -406,8 +429,11 @@ impl Shard {
         match event {
             Event::Persisted(ticket) => {
                 self.step(Input::Persisted(ticket));
-                self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages);
+                let tells = |lsn| self.positions.set_told_durable(lsn);
+                self.state.unapplied.durable(self.shard, self.replica.durable().lsn, &self.stages, tells);
             }
+            // At once: it takes no room in the log.
+            Event::PeerWritable(peer, session) => self.send_waiting(peer, session),
             Event::DamageFound => self.damage_found(),
             Event::Read => {
                 if let Some(newest) = self.reads.take() {
@@ -446,7 +472,11 @@ impl Shard {
     fn handle_peer(&mut self, event: Event) {
         match event {
             Event::PeerUp(peer, directory, link) => {
-                if let Some(old) = self.state.peers.insert(peer, Peer { link, directory, reads: 0, parts: 0 }) {
+                if let Some(old) = self
+                    .state
+                    .peers
+                    .insert(peer, Peer { link, directory, backlog: Backlog::default(), reads: 0, parts: 0 })
+                {
                     self.state.bytes_sent_before += old.link.bytes_sent();
                     old.link.disconnect("a newer connection stands");
                     self.step(Input::PeerDown(peer));
@@ -497,6 +527,7 @@ impl Shard {
         if let Some(Peer { link, .. }) = self.state.peers.remove(&peer) {
             self.state.bytes_sent_before += link.bytes_sent();
             self.step(Input::PeerDown(peer));
+            self.hurry_reads();
         }
     }
 
@@ -589,8 +620,13 @@ impl Shard {
             Attempt::Done(applied) => self.note_applied(applied),
             Attempt::Stalled(parts) => self.hand_over(ApplyTask::Parts(parts)),
             // It stopped while an applier was at work; who waits for the task hears by its drop.
-            Attempt::Full(_) if self.state.failed => {}
+            Attempt::Full(_) | Attempt::Unread(..) if self.state.failed => {}
             Attempt::Full(task) => self.park(task),
+            Attempt::Unread(task, error) => {
+                tracing::warn!(node = %self.id, shard = %self.shard, %error, "the log can't be read now: it is tried again");
+                self.state.applying = true;
+                self.state.parked = Some((after(FULL_DISK_PAUSE), task));
+            }
         }
     }
 

@@ -140,8 +140,8 @@ impl Unapplied {
         }
     }
 
-    /// Everything up to `durable` is durable here: whoever waits for no more than that hears it.
-    pub(super) fn durable(&mut self, shard: ShardId, durable: Lsn, stages: &Stages) {
+    /// Everything up to `durable` is durable here: whoever waits for no more than that hears it, once `tells` heard up to where.
+    pub(super) fn durable(&mut self, shard: ShardId, durable: Lsn, stages: &Stages, tells: impl Fn(Lsn)) {
         let now = now();
         for part in self.parts.iter_mut().take_while(|part| part.batch.last_lsn() <= durable) {
             if part.times.set_durable(now) {
@@ -149,6 +149,7 @@ impl Unapplied {
             }
             if std::mem::take(&mut part.wants_durable) {
                 let first = Position { shard, epoch: part.batch.epoch(), lsn: part.batch.first_lsn() };
+                tells(part.batch.last_lsn());
                 Completion::reached(&mut part.completions, Reached::Durable, &first);
             }
         }

@@ -185,7 +185,16 @@ fn who_waits_for_less_than_apply_hears_when_that_is_reached_and_never_twice() {
         waiting.push((written, durable));
         unapplied.push(batch, completions, times());
     }
-    unapplied.durable(SHARD, Lsn::new(5), &Stages::default());
+    let told = std::cell::Cell::new(Lsn::ZERO);
+    unapplied.durable(SHARD, Lsn::new(5), &Stages::default(), |lsn| {
+        assert_eq!(
+            waiting[0].1.wait_for(Duration::ZERO),
+            Ok(None),
+            "whoever reads after the answer finds how far that is"
+        );
+        told.set(lsn);
+    });
+    assert_eq!(told.get(), Lsn::new(3));
     assert_eq!(waiting[0].1.wait_for(Duration::ZERO).unwrap().unwrap().lsn, Lsn::new(2));
     assert_eq!(waiting[1].1.wait_for(Duration::ZERO), Ok(None), "its batch is not durable as a whole");
     assert!(!unapplied.nobody_waits());

@@ -5,10 +5,11 @@
 //! again in two epochs ([`ConfigMaster::readmit`](crate::control::ConfigMaster::readmit)).
 
 use super::shard::{Shard, ShardLog, now};
-use crate::model::{DirectoryId, Epoch, EpochStart, Lsn, NodeId};
+use crate::model::{DirectoryId, Epoch, EpochStart, LogId, Lsn, NodeId, ShardId};
 use crate::replica::{Input, LogView as _, Phase};
-use crate::state::epoch_start_of;
+use crate::state::{RocksStore, epoch_start_of, last_epoch_start};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use towline_wal::ReadError;
 
@@ -85,17 +86,60 @@ pub(super) fn last_start(of: &ShardLog<'_>) -> Option<EpochStart> {
             Err(ReadError::Released { .. }) => {}
             Err(error) => tell(first, &error),
         }
-        return start_in_state(of).filter(|start| start.assignment.epoch >= epoch);
+        return of.state.and_then(StartInState::last).filter(|start| start.assignment.epoch >= epoch);
     }
-    start_in_state(of)
+    of.state.and_then(StartInState::last)
 }
 
-fn start_in_state(of: &ShardLog<'_>) -> Option<EpochStart> {
-    match of.stage?.lock().applier.epoch_start() {
-        Ok(found) => found.map(|(_, start): (Lsn, _)| start),
-        Err(error) => {
-            tracing::error!(log = %of.log, %error, "the last epoch in the state can't be read");
-            None
+/// The last `EpochStart` that the state of a shard holds.
+///
+/// It is asked for on a sequencer's thread, which has other shards as well. So it is read beside whoever writes the state, and not
+/// behind the lock of the [`ApplyStage`](super::applier::ApplyStage): an applier holds that as long as RocksDB makes it wait, and
+/// who replaces the state by a snapshot for minutes.
+pub(super) struct StartInState {
+    log: LogId,
+    shard: ShardId,
+    store: Arc<RocksStore>,
+    source: Source,
+}
+
+/// Where it comes from.
+enum Source {
+    State,
+    /// From what the state held before it began to be replaced. Until that is done the log is the same, and so is what its last
+    /// epoch says of the votes. What the state holds meanwhile, or that it holds nothing, is true of no log (I1).
+    Before(Option<Box<EpochStart>>),
+}
+
+impl StartInState {
+    pub(super) fn new(store: &Arc<RocksStore>, shard: ShardId, log: LogId) -> Self {
+        Self { log, shard, store: Arc::clone(store), source: Source::State }
+    }
+
+    /// Nobody applies any more, and the state is about to be replaced.
+    pub(super) fn begin_replacing(&mut self) {
+        self.source = Source::Before(self.read().map(Box::new));
+    }
+
+    /// The state is a snapshot's, as a whole, and the log is about to begin there.
+    pub(super) fn end_replacing(&mut self) {
+        self.source = Source::State;
+    }
+
+    fn last(&self) -> Option<EpochStart> {
+        match &self.source {
+            Source::State => self.read(),
+            Source::Before(start) => start.as_deref().cloned(),
+        }
+    }
+
+    fn read(&self) -> Option<EpochStart> {
+        match last_epoch_start(&*self.store, self.shard) {
+            Ok(found) => found.map(|(_, start): (Lsn, _)| start),
+            Err(error) => {
+                tracing::error!(log = %self.log, %error, "the last epoch in the state can't be read");
+                None
+            }
         }
     }
 }
@@ -103,7 +147,7 @@ fn start_in_state(of: &ShardLog<'_>) -> Option<EpochStart> {
 impl Shard {
     /// Learns whose disks have the votes, before an epoch is asked for.
     pub(super) fn note_votes(&mut self) {
-        let view = ShardLog { wal: &self.wal, log: self.log, stage: Some(&self.stage) };
+        let view = ShardLog { wal: &self.wal, log: self.log, state: Some(&self.start_in_state) };
         let version = self.replica.promise().epoch.version;
         // What a leader serves by may not be readable in its own log yet.
         let led = self.replica.assignment().filter(|_| self.replica.phase() == Some(Phase::Serving));
@@ -185,9 +229,76 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::model::{ControlRecord, LogPosition, ShardDescriptor, SnapshotId};
+    use crate::node::snapshots::{Answer, Replacing};
+    use crate::node::{Node, NodeOptions};
+    use crate::replica::Promise;
+    use crate::state::Replacement;
+    use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry, HardStateKind};
 
     const fn epoch(term: u32) -> Epoch {
         Epoch { version: 1024, term }
+    }
+
+    /// A shard that nobody serves. Whose disks have the votes only its state says: the log has let go of that.
+    fn unserved(node: &Node, store: &Arc<RocksStore>) -> Box<Shard> {
+        let host = &node.shared.host;
+        let first = node.shared.registry.shards()[0].descriptor.clone();
+        let descriptor = ShardDescriptor { shard: ShardId::new(7168), ..first };
+        let log = host.log_of(descriptor.shard);
+        let bytes = Promise { epoch: epoch(1), leader: Some(host.node), ..Promise::NONE }.encode().unwrap();
+        let promise = Entry::HardState { log, kind: HardStateKind::Promise, bytes };
+        host.wal.submit(vec![promise]).unwrap().wait().unwrap();
+        let mut shard = host.prepare(store, descriptor).unwrap().shard;
+        for (voter, disk) in (1..=3).map(NodeId::new).zip(1..) {
+            shard.master.meet(voter, DirectoryId::new([disk; 16]));
+        }
+        let assignment = shard.master.assign(host.node, Epoch::ZERO).unwrap();
+        assert_eq!(assignment.epoch, epoch(1));
+        let parent = LogPosition::origin(log);
+        let record = ControlRecord::EpochStart(EpochStart { assignment, parent }).encode().unwrap();
+        let block = Block::encode(record, 1, Compression::Never);
+        let batch = BatchBuilder::new(log, BatchKind::Control, epoch(1), parent, 0).block(block).seal().unwrap();
+        shard.stage.lock().applier.apply(&[batch]).unwrap();
+        shard
+    }
+
+    /// The thread that asks has other shards. One that was given a snapshot held them all up for minutes.
+    #[test]
+    fn i1_whose_the_votes_are_is_told_at_once_and_as_before_while_the_state_is_written_or_replaced() {
+        let directory = tempfile::tempdir().unwrap();
+        let voters = (1..=3).map(NodeId::new).collect();
+        let node = Node::open(NodeOptions { voters, ..NodeOptions::alone(directory.path()) }).unwrap();
+        let store = node.shared.gate.with(Arc::clone).unwrap();
+        let mut shard = unserved(&node, &store);
+        // Whoever writes the state, or replaces it, holds this.
+        let stage = Arc::clone(&shard.stage);
+        let held = stage.lock();
+        let (told, hears) = std::sync::mpsc::channel();
+        let asking = std::thread::Builder::new().spawn(move || {
+            shard.note_votes();
+            told.send(()).unwrap();
+            shard
+        });
+        let heard = hears.recv_timeout(Duration::from_secs(30));
+        drop(held);
+        let mut shard = asking.unwrap().join().unwrap();
+        assert!(heard.is_ok(), "it waits for nobody");
+        assert!(shard.master.knows_votes());
+
+        let (log, descriptor) = (shard.log, stage.lock().applier.shard().clone());
+        let at = LogPosition { lsn: Lsn::new(9), ..LogPosition::origin(log) };
+        let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: 0 };
+        shard.state.replacing = Replacing::Waits(snapshot);
+        shard.replace_when_idle();
+        drop(Replacement::begin(stage.lock().applier.store_mut(), &descriptor, log, at).unwrap());
+        shard.note_votes();
+        assert!(shard.master.knows_votes(), "the log is the same until that is done");
+        shard.snapshot_answered(Answer::Replaced(snapshot));
+        shard.note_votes();
+        assert!(!shard.master.knows_votes(), "from here on the state says it, and this one is half");
+        drop((shard, stage, store));
+        node.close().unwrap();
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a leader sends its followers: batches as they are sealed, many in flight, bounded by bytes; from memory
 //! while a follower is near, from the log when it is behind.
 
+use super::progress::Progress;
 use super::{LogView, Output, ReadPurpose, Replica};
 use crate::model::limits::{APPEND_BATCHES_MAX, BATCH_BYTES_TARGET, CATCH_UP_READ_BYTES, TAIL_BYTES};
 use crate::model::{LogPosition, Lsn, Message, NodeId};
@@ -74,24 +75,37 @@ impl Replica {
         }
         progress.note_reading(false);
         let fits = batches.first().is_some_and(|batch| batch.follows(&after));
-        if let Some(last) = batches.last().map(Batch::position).filter(|last| fits && last.lsn <= end.lsn) {
-            let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
-            progress.note_sent(last, bytes, commit);
-            let message = Message::Append { epoch, prev: after, commit, batches };
-            out.push(Output::Send { to: peer, message });
+        if fits && batches.last().is_some_and(|last| last.last_lsn() <= end.lsn) {
+            // A read is bounded by bytes, a message by its batches as well: small ones take several.
+            let mut prev = after;
+            for batches in batches.chunks(APPEND_BATCHES_MAX) {
+                let bytes = batches.iter().map(|batch| batch.bytes().len()).sum();
+                let last = batches.last().map_or(prev, Batch::position);
+                progress.note_sent(last, bytes, commit);
+                let message = Message::Append { epoch, prev, commit, batches: batches.to_vec() };
+                out.push(Output::Send { to: peer, message });
+                prev = last;
+            }
             self.feed(peer, log, out);
         } else if after.lsn < log.start().lsn {
             self.feed(peer, log, out); // It was released since.
         }
     }
 
-    /// Drops the oldest batches from memory, but none that is not durable here: those can't be read yet.
+    /// Drops from memory what all who are fed have (where nobody is, everything), and where the rest is too much the oldest batches; but
+    /// none that is not durable here: those can't be read yet. So a leader keeps nothing while all is well and nobody writes.
     pub(super) fn trim_tail(&mut self) {
         let durable = self.durable.lsn;
         let Some(leadership) = self.leadership.as_mut() else { return };
-        while leadership.tail_bytes > TAIL_BYTES {
-            let Some(batch) = leadership.tail.pop_front_if(|batch| batch.last_lsn() <= durable) else { break };
+        let had_by_all = leadership.progress.values().map(Progress::durable).min().unwrap_or(Lsn::MAX);
+        let may_go = |batch: &mut Batch, is_too_much: bool| {
+            batch.last_lsn() <= durable && (is_too_much || batch.last_lsn() <= had_by_all)
+        };
+        loop {
+            let is_too_much = leadership.tail_bytes > TAIL_BYTES;
+            let Some(batch) = leadership.tail.pop_front_if(|batch| may_go(batch, is_too_much)) else { break };
             leadership.tail_bytes -= batch.bytes().len();
+            leadership.tail_after = Some(batch.position());
         }
     }
 }

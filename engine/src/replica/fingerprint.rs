@@ -40,7 +40,7 @@ impl Replica {
             quorum_bound: _,
             own_master,
         } = self;
-        (id, directory, promise.epoch, promise.leader).hash(into);
+        (id, directory, promise.epoch, promise.leader, promise.disk).hash(into);
         position(end, into);
         position(durable, into);
         damage.hash(into);
@@ -69,7 +69,7 @@ impl Replica {
                     5_u8.hash(into);
                     position(to, into);
                 }
-                Purpose::Promise(promise) => (3_u8, promise.epoch, promise.leader).hash(into),
+                Purpose::Promise(promise) => (3_u8, promise.epoch, promise.leader, promise.disk).hash(into),
             }
         }
         leadership.is_some().hash(into);
@@ -95,6 +95,7 @@ impl Leadership {
             start,
             tail,
             tail_bytes: _,
+            tail_after,
             reads,
             quorum: _,
         } = self;
@@ -110,7 +111,9 @@ impl Leadership {
             founding,
             shard: _,
         } = assignment;
-        asked.filter(|_| start.is_none()).hash(into);
+        let asked = asked.filter(|_| start.is_none());
+        asked.map(|(of, to, after)| (of, to, after.lsn, after.epoch, after.chain)).hash(into);
+        tail_after.map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
         probed.filter(|_| start.is_none()).map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
         (epoch, leader, voters, learners, fence, fence_quorum, directories, founding, start).hash(into);
         match phase {

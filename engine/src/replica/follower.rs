@@ -59,14 +59,15 @@ impl Replica {
             out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ImpossibleEpoch });
             return;
         }
-        let verdict = if leader == from { self.promise.verdict(epoch, leader) } else { Verdict::Refused };
+        let verdict = if leader == from { self.verdict(epoch, from) } else { Verdict::Refused };
         match verdict {
             Verdict::Refused => {
                 let message = Message::Refused { epoch, promised: self.promise.epoch };
                 out.push(Output::Send { to: from, message });
             }
             Verdict::New => {
-                self.make_promise(Promise { epoch, leader: Some(leader) }, out);
+                let disk = self.connected.get(&leader).copied();
+                self.make_promise(Promise { epoch, leader: Some(leader), disk }, out);
                 if planted(Mutant::SkipPromiseSync) {
                     self.say_promise(from, log, out);
                 }
@@ -78,6 +79,11 @@ impl Replica {
                 }
             }
         }
+    }
+
+    /// What the promise says to a peer that leads an epoch.
+    pub(super) fn verdict(&self, epoch: Epoch, from: NodeId) -> Verdict {
+        self.promise.verdict(epoch, from, self.connected.get(&from).copied())
     }
 
     /// Binds this replica to a newer epoch. Who led before leads no more; nothing older is accepted from here on,
@@ -141,7 +147,7 @@ impl Replica {
         log: &dyn LogView,
         out: &mut Vec<Output>,
     ) {
-        if self.promise.verdict(epoch, from) != Verdict::Kept && !planted(Mutant::IgnorePromise) {
+        if self.verdict(epoch, from) != Verdict::Kept && !planted(Mutant::IgnorePromise) {
             let message = Message::Refused { epoch, promised: self.promise.epoch };
             out.push(Output::Send { to: from, message });
             return;
@@ -270,7 +276,7 @@ impl Replica {
         log: &dyn LogView,
         out: &mut Vec<Output>,
     ) {
-        if self.promise.verdict(epoch, from) != Verdict::Kept {
+        if self.verdict(epoch, from) != Verdict::Kept {
             let message = Message::Refused { epoch, promised: self.promise.epoch };
             out.push(Output::Send { to: from, message });
         } else if self.position_at(after.lsn, log) == Some(after) || self.can_read_behind(after.lsn, log) {
@@ -322,7 +328,6 @@ impl Replica {
         log: &dyn LogView,
         out: &mut Vec<Output>,
     ) {
-        batches.truncate(APPEND_BATCHES_MAX); // A read is bounded by bytes, a message by both.
         match purpose {
             ReadPurpose::CatchUp => self.feed_read(peer, after, batches, log, out),
             ReadPurpose::Fetch(epoch)
@@ -331,6 +336,7 @@ impl Replica {
                 out.push(Output::TakeSnapshot { peer, epoch }); // It was released since.
             }
             ReadPurpose::Fetch(epoch) if epoch == self.promise.epoch => {
+                batches.truncate(APPEND_BATCHES_MAX); // A read is bounded by bytes, a message by both.
                 out.push(Output::Send { to: peer, message: Message::Fetched { epoch, after, batches } });
             }
             ReadPurpose::Fetch(_) => {} // Asked in an epoch that is over.
@@ -338,6 +344,7 @@ impl Replica {
                 // It may have dropped that meanwhile, and hold something else there.
                 let is_same = self.position_at(to.lsn, log) == Some(to) || planted(Mutant::TrustMend);
                 batches.retain(|batch| is_same && batch.last_lsn() <= to.lsn);
+                batches.truncate(APPEND_BATCHES_MAX);
                 out.push(Output::Send { to: peer, message: Message::Mend { epoch, after, batches } });
             }
         }

@@ -80,8 +80,8 @@ pub(super) struct Leadership {
     pub(super) votes_unknown: bool,
     pub(super) phase: Phase,
     pub(super) promises: BTreeMap<NodeId, PromisedLog>,
-    /// Who was asked for what is to be adopted, and up to where its log is the one that is.
-    pub(super) asked: Option<(NodeId, Lsn)>,
+    /// Who was asked for what is to be adopted, up to where its log is the one that is, and behind which position.
+    pub(super) asked: Option<(NodeId, Lsn, LogPosition)>,
     /// Behind which own position it was asked to see whether the two logs are the same up to there.
     pub(super) probed: Option<LogPosition>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
@@ -90,6 +90,8 @@ pub(super) struct Leadership {
     /// Recent batches, adopted ones among them: all that are not durable here, and as many more as fit.
     pub(super) tail: VecDeque<Batch>,
     pub(super) tail_bytes: usize,
+    /// Where what was dropped of those ends.
+    pub(super) tail_after: Option<LogPosition>,
     pub(super) reads: Reads,
     pub(super) quorum: Quorum,
 }
@@ -119,6 +121,7 @@ impl Leadership {
         while let Some(batch) = self.tail.pop_back_if(|last| last.last_lsn() > lsn) {
             self.tail_bytes -= batch.bytes().len();
         }
+        self.tail_after = self.tail_after.filter(|after| after.lsn <= lsn);
     }
 
     /// Whether followers may be fed: the log is adopted, and has this epoch's start.
@@ -152,7 +155,7 @@ impl Replica {
         // Who led before and leads again was not superseded: what it sealed stays in its log, unless another led between and the
         // log that is adopted lacks it; then a truncation says so.
         self.end_leadership(out);
-        self.make_promise(Promise { epoch, leader: Some(self.id) }, out);
+        self.make_promise(Promise { epoch, leader: Some(self.id), disk: Some(self.directory) }, out);
         let others: std::collections::BTreeSet<NodeId> =
             [&assignment.fence, &assignment.voters, &assignment.learners].into_iter().flatten().copied().collect();
         let mut progress = BTreeMap::new();
@@ -176,6 +179,7 @@ impl Replica {
             start: None,
             tail: VecDeque::new(),
             tail_bytes: 0,
+            tail_after: None,
             reads: Reads::default(),
             quorum: Quorum::default(),
         }));
@@ -299,7 +303,9 @@ impl Replica {
         log: &dyn LogView,
         out: &mut Vec<Output>,
     ) -> Option<LogPosition> {
-        let told = Told { log: ours, damaged: self.damage.ranges() };
+        // What it can't read it knows all the same: where its epochs begin. Only a log in doubt may have learnt less when it was opened.
+        let unknown = if self.suspect.is_some() { self.damage.ranges() } else { &[] };
+        let told = Told { log: ours, damaged: unknown };
         let shared = adopt::common_point(told, theirs.told()).max(self.shared_by_name(ours, theirs.told(), log));
         if let Some(last) = adopt::may_share_more(told, theirs.told(), shared) {
             if !self.mends_first(log, out) {
@@ -313,11 +319,15 @@ impl Replica {
         let is_unknown = shared == Lsn::ZERO && told_from > Lsn::FIRST && self.committed < told_from;
         let common = self.boundary_at_or_before(if is_unknown { self.committed } else { shared }, log);
         let next = common.lsn.next();
-        let is_damage = self.damage.ranges().iter().any(|(first, last)| *first <= next && next <= *last);
+        let is_unnamed = unknown.iter().any(|(first, last)| *first <= next && next <= *last);
         let is_held = shared >= log.start().lsn && common.lsn < shared.min(self.end.lsn);
-        if !is_unknown && is_held && !is_damage {
-            // I1: what lies there is in both logs, and its names can't be read here at this moment. (Of damage without names it is in doubt.)
-            if !self.mends_first(log, out) {
+        if !is_unknown && is_held && !is_unnamed {
+            // I1: what lies there is in both logs, and its names can't be read here: it is put in its place, or can be read in a moment. Of
+            // damage without names that an open came upon, the log is in doubt.
+            let is_damage = self.damage.sound_to() < shared && self.damage.sound_to() >= common.lsn;
+            if is_damage && common.lsn >= self.committed {
+                self.replace_behind(common, source, theirs.log.end, out);
+            } else if !self.mends_first(log, out) {
                 self.wait_for_names(source, theirs.log.end);
             }
             return None;
@@ -334,6 +344,18 @@ impl Replica {
             self.truncate(common, out);
         }
         Some(common)
+    }
+
+    /// What is behind `after` can't be read here, and is not known by name, so that nobody who lacks what follows could mend it. It is asked
+    /// for, and nothing is cut off before it is here (I1).
+    fn replace_behind(&mut self, after: LogPosition, source: NodeId, target: LogPosition, out: &mut Vec<Output>) {
+        if let Some(leadership) = self.leadership.as_mut() {
+            leadership.phase = Phase::Adopting { source, target };
+        }
+        self.fetch_from(after, out);
+        if let Some(leadership) = self.leadership.as_mut() {
+            leadership.probed = leadership.asked.map(|_| after);
+        }
     }
 
     /// Nobody is asked for anything: what is missing is the own disk's to give. Whoever promises next is a reason to look again.
@@ -364,7 +386,7 @@ impl Replica {
         leadership.asked = None;
         leadership.probed = None;
         if let Some(after) = after {
-            (leadership.asked, leadership.probed) = (Some((source, target.lsn)), Some(after));
+            (leadership.asked, leadership.probed) = (Some((source, target.lsn, after)), Some(after));
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
             out.push(Output::Send {
                 to: source,
@@ -396,9 +418,10 @@ impl Replica {
         let others = leadership.promises.iter().map(|(node, promise)| (*node, shared(promise)));
         let may = |node: &NodeId| self.connected.contains_key(node) && !self.damage.is_damaged_at(*node, next);
         let first = std::iter::once((source, target.lsn)).filter(|(node, _)| may(node));
-        leadership.asked = first.chain(others.filter(|(node, to)| *to >= next && may(node))).next();
+        let found = first.chain(others.filter(|(node, to)| *to >= next && may(node))).next();
+        leadership.asked = found.map(|(node, to)| (node, to, after));
         leadership.probed = None;
-        if let Some((to, _)) = leadership.asked {
+        if let Some((to, ..)) = leadership.asked {
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
             out.push(Output::Send { to, message: Message::Fetch { epoch: self.promise.epoch, after, bytes_max } });
         }
@@ -429,7 +452,10 @@ impl Replica {
             return;
         }
         let Phase::Adopting { target, .. } = leadership.phase else { return };
-        let Some((_, to)) = leadership.asked.filter(|(of, _)| *of == from) else { return };
+        // An answer to what was asked before says nothing of this.
+        let Some((_, to, _)) = leadership.asked.filter(|(of, _, behind)| *of == from && *behind == after) else {
+            return;
+        };
         if leadership.probed == Some(after) {
             let continues = batches.first().is_some_and(|batch| batch.follows(&after));
             if !continues || self.position_at(after.lsn, log) != Some(after) || after.lsn < self.committed {
@@ -644,7 +670,7 @@ impl Replica {
         if let Some(progress) = leadership.progress.get_mut(&peer) {
             progress.disconnect();
         }
-        let asked = leadership.asked.is_some_and(|(of, _)| of == peer);
+        let asked = leadership.asked.is_some_and(|(of, ..)| of == peer);
         let adopting_from = matches!(leadership.phase, Phase::Adopting { source, .. } if source == peer || asked);
         if leadership.start.is_none() {
             leadership.promises.remove(&peer);

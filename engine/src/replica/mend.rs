@@ -519,6 +519,7 @@ impl Replica {
         match self.phase() {
             None => self.say_log_to_any(log, out),
             Some(Phase::Mending | Phase::Fencing) => self.adopt_again(now_micros, log, out),
+            Some(Phase::Adopting { .. }) => self.adopt_if_stuck(now_micros, log, out),
             Some(_) => self.advance_leader(log, out), // Its own disk counts again.
         }
     }

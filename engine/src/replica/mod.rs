@@ -41,6 +41,8 @@ mod reads;
 mod reads_test;
 #[cfg(test)]
 mod replica_test;
+#[cfg(test)]
+mod rules_test;
 mod snapshot;
 #[cfg(test)]
 mod snapshot_test;
@@ -233,7 +235,7 @@ impl Replica {
             Input::Read(ticket) => self.read(ticket, &mut out),
             Input::PeerUp(peer, directory) => self.peer_up(peer, directory, log, &mut out),
             Input::PeerDown(peer) => self.peer_down(peer, now_micros, log, &mut out),
-            Input::Tick(now) => self.tick(now, &mut out),
+            Input::Tick(now) => self.tick(now, now_micros, log, &mut out),
         }
         self.watch_quorum();
         self.check();
@@ -307,10 +309,12 @@ impl Replica {
     #[must_use]
     pub fn writes_need(&self, follower: NodeId) -> bool {
         let Some(leadership) = &self.leadership else { return false };
+        let own_counts = leader::counts(&leadership.assignment.directories, self.id, self.directory);
+        let own_has = own_counts && self.durable.lsn.min(self.damage.sound_to()) >= self.committed;
         let is_near = |voter: &&NodeId| {
             let progress = leadership.progress.get(*voter);
             let has = progress.is_some_and(|progress| progress.is_connected() && progress.counted() >= self.committed);
-            **voter != follower && (has || **voter == self.id)
+            **voter != follower && if **voter == self.id { own_has } else { has }
         };
         let voters = &leadership.assignment.voters;
         let may_commit = voters.iter().filter(is_near).count() >= majority_of(voters.len());
@@ -381,9 +385,10 @@ impl Replica {
         }
         // What the log has let go of may still be in a leader's memory, from where it is fed.
         let kept = || {
-            let tail = &self.leadership.as_ref()?.tail;
-            let behind = tail.partition_point(|batch| batch.last_lsn() <= lsn);
-            tail.get(behind.checked_sub(1)?).map(towline_wal::Batch::position)
+            let leadership = self.leadership.as_ref()?;
+            let behind = leadership.tail.partition_point(|batch| batch.last_lsn() <= lsn);
+            let last = behind.checked_sub(1).and_then(|last| leadership.tail.get(last));
+            last.map(towline_wal::Batch::position).or(leadership.tail_after.filter(|after| after.lsn <= lsn))
         };
         log.boundary_at_or_before(lsn).or_else(kept).unwrap_or_else(|| LogPosition::origin(self.log_id))
     }

@@ -20,7 +20,7 @@
 
 use super::leader::{Leadership, counts};
 use super::mend::Damage;
-use super::{Output, Phase, Replica};
+use super::{LogView, Output, Phase, Replica};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::{Lsn, NodeId};
 use std::time::Duration;
@@ -88,7 +88,7 @@ pub(super) struct Quorum {
     last: Option<Duration>,
     voters: Watch,
     log: Watch,
-    /// That what is committed can be read for the state.
+    /// That what is committed can be read for the state, and what is taken over before an epoch starts on it.
     mended: Watch,
     own: Watch,
     reads: Watch,
@@ -141,20 +141,14 @@ fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
-fn log_mark(
-    leadership: &Leadership,
-    voters: &[NodeId],
-    (committed, end): (Lsn, Lsn),
-    damage: &Damage,
-    fetched: u64,
-) -> Option<Mark> {
+fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, Lsn), fetched: u64) -> Option<Mark> {
     let secured = leadership.quorum.secured.get();
     match leadership.phase {
         Phase::Fencing => {
             let promised = voters.iter().filter(|voter| leadership.promises.contains_key(voter)).count();
             Some((0, promised as u64, 0))
         }
-        Phase::Mending => Some(mend_mark(damage, 1, fetched)),
+        Phase::Mending => None, // It has a watch of its own: it may come in the middle of adopting.
         Phase::Adopting { .. } => Some((2, end.get(), fetched)),
         Phase::Starting => Some((3, secured, 0)),
         Phase::Activating => None,
@@ -163,9 +157,9 @@ fn log_mark(
 }
 
 /// How far it is with what it can't read.
-fn mend_mark(damage: &Damage, stage: u8, fetched: u64) -> Mark {
+fn mend_mark(damage: &Damage, fetched: u64) -> Mark {
     let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
-    (stage, u64::MAX - damaged, fetched)
+    (0, u64::MAX - damaged, fetched)
 }
 
 impl Replica {
@@ -199,11 +193,12 @@ impl Replica {
         let is_alone = voters[..] == [id];
         let own_counts = counts(&assignment.directories, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
-        let log = log_mark(leadership, voters, (committed, end), &self.damage, fetched).filter(|_| !is_alone);
+        let log = log_mark(leadership, voters, (committed, end), fetched).filter(|_| !is_alone);
         // What is committed can't be read for the state: nobody hears what became of a write. Other than the majority, it may come
         // nearer or not.
         let barred = leadership.phase == Phase::Serving && self.damage.bars(committed) && !is_alone;
-        let mended = barred.then(|| mend_mark(&self.damage, 0, 0));
+        let mends = leadership.phase == Phase::Mending && !is_alone;
+        let mended = (barred || mends).then(|| mend_mark(&self.damage, fetched));
         let own = (durable < committed && !is_alone).then_some((0, durable.get(), 0));
         let reads = (leadership.reads.waits() && !is_alone).then(|| (0, leadership.reads.rounds_ended(), 0));
         let quorum = &mut leadership.quorum;
@@ -218,7 +213,7 @@ impl Replica {
     ///
     /// Of a long time without a tick only a part counts: a process that stood still did not hear what the others said
     /// meanwhile, and hears it first.
-    pub(super) fn tick(&mut self, now: Duration, out: &mut Vec<Output>) {
+    pub(super) fn tick(&mut self, now: Duration, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let bound = self.quorum_bound;
         let Some(leadership) = self.leadership.as_deref_mut() else { return };
         let quorum = &mut leadership.quorum;
@@ -232,15 +227,16 @@ impl Replica {
             (QuorumLost::NothingConfirmed, quorum.reads.pass(elapsed)),
         ];
         let lacks = matches!(leadership.phase, Phase::Adopting { .. }) && leadership.asked.is_none();
-        let lacks = lacks || leadership.phase == Phase::Mending;
         let lacks = lacks || (leadership.phase == Phase::Fencing && leadership.votes_unknown);
         let lost = waits.into_iter().find(|(_, waited)| *waited >= bound);
         let lost = lost.map(|(reason, waited)| match reason {
             QuorumLost::NothingDurable if lacks => (QuorumLost::Damaged, waited),
             reason => (reason, waited),
         });
-        if let Some((reason, _)) = lost.filter(|_| !planted(Mutant::NeverStepDown)) {
-            self.step_down(reason, out);
+        match lost.filter(|_| !planted(Mutant::NeverStepDown)) {
+            Some((reason, _)) => self.step_down(reason, out),
+            // Of what its own disk could not say, or another's, nobody tells when it can.
+            None => self.adopt_if_stuck(now_micros, log, out),
         }
     }
 

@@ -222,7 +222,7 @@ impl Replica {
 
     /// A leader asks whether the promise to it still stands.
     pub(super) fn confirm(&self, from: NodeId, epoch: Epoch, round: u64, out: &mut Vec<Output>) {
-        let message = match self.promise.verdict(epoch, from) {
+        let message = match self.verdict(epoch, from) {
             Verdict::Kept => Message::Confirmed { epoch, round },
             Verdict::Refused => Message::Refused { epoch, promised: self.promise.epoch },
             // Its Fence is still to come: that is answered.

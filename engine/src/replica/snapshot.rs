@@ -129,7 +129,7 @@ impl Replica {
         match &self.leadership {
             Some(leadership) => match leadership.phase {
                 Phase::Adopting { source, .. } => {
-                    source == from || leadership.asked.is_some_and(|(asked, _)| asked == from)
+                    source == from || leadership.asked.is_some_and(|(asked, ..)| asked == from)
                 }
                 Phase::Mending => self.damage.state_of() == Some(from),
                 _ => false,

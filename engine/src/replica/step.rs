@@ -368,7 +368,7 @@ pub enum DisconnectReason {
 /// # let log = Memory(master.log(), vec![]);
 /// # let origin = log.end();
 /// let epoch = Epoch::new(1024, 1);
-/// let mut replica = Replica::open(me, master.log(), Promise { epoch, leader: Some(peer) }, Lsn::ZERO, &log);
+/// let mut replica = Replica::open(me, master.log(), Promise { epoch, leader: Some(peer), disk: None }, Lsn::ZERO, &log);
 /// let fetch = Message::Fetch { epoch, after: origin, bytes_max: 1 << 20 };
 /// let asked = replica.step(0, Input::Message { from: peer, message: fetch }, &log);
 /// let [Output::ReadLog { purpose, after, .. }] = asked[..] else { return Err("a read was expected") };

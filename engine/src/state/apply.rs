@@ -4,7 +4,7 @@ use super::change_set::ChangeSet;
 use super::decodable::{BatchContentError, Content, walk};
 use super::effects::Effects;
 use super::key;
-use super::store::{Family, Store, StoreError};
+use super::store::{Family, Store, StoreError, View};
 use crate::model::mutant::{Mutant, planted};
 use crate::model::request::FailureClass;
 use crate::model::{ControlRecord, Epoch, EpochStart, LogId, LogPosition, Lsn, Outcome, ShardDescriptor, ShardId};
@@ -336,15 +336,7 @@ impl<S: Store> Applier<S> {
     /// # Errors
     /// The state can't be read.
     pub fn epoch_start(&self) -> Result<Option<(Lsn, EpochStart)>, ApplyError> {
-        let Some(entry) = self.store.get(Family::Meta, &key::epoch_start_key(self.shard.shard))? else {
-            return Ok(None);
-        };
-        let (lsn, envelope) = key::read_epoch_start(&entry)?;
-        let record = ControlRecord::decode(envelope).map_err(|source| BatchContentError::Control { lsn, source })?;
-        match record {
-            ControlRecord::EpochStart(start) => Ok(Some((lsn, start))),
-            _ => Err(StoreError::Entry { family: Family::Meta.name(), found: 1, bytes: entry.len() }.into()),
-        }
+        last_epoch_start(&self.store, self.shard.shard)
     }
 
     fn own_shard(&self, lsn: Lsn, start: &EpochStart) -> Result<ShardDescriptor, ApplyError> {
@@ -358,5 +350,18 @@ impl<S: Store> Applier<S> {
     fn note_epoch_start(&self, lsn: Lsn, raw: &Bytes, changes: &mut ChangeSet) {
         let key = key::epoch_start_key(self.shard.shard);
         changes.put(Family::Meta, key, key::epoch_start_entry(lsn, raw));
+    }
+}
+
+/// The last `EpochStart` of a shard that a state holds, and its LSN: for who reads beside the applier.
+pub(crate) fn last_epoch_start(view: &impl View, shard: ShardId) -> Result<Option<(Lsn, EpochStart)>, ApplyError> {
+    let Some(entry) = view.get(Family::Meta, &key::epoch_start_key(shard))? else {
+        return Ok(None);
+    };
+    let (lsn, envelope) = key::read_epoch_start(&entry)?;
+    let record = ControlRecord::decode(envelope).map_err(|source| BatchContentError::Control { lsn, source })?;
+    match record {
+        ControlRecord::EpochStart(start) => Ok(Some((lsn, start))),
+        _ => Err(StoreError::Entry { family: Family::Meta.name(), found: 1, bytes: entry.len() }.into()),
     }
 }

@@ -34,6 +34,8 @@ mod store;
 mod survey;
 
 pub use crate::model::StreamRead;
+#[cfg(feature = "node")]
+pub(crate) use apply::last_epoch_start;
 pub use apply::{Applied, Applier, ApplyError};
 pub use change_set::{Change, ChangeSet};
 pub use clear::clear_namespace;

@@ -282,3 +282,58 @@ fn idle_shards_send_nothing_and_a_heartbeat_is_of_a_pair_of_nodes() {
     assert!(one > 0, "the nodes ask one another whether they are there");
     assert!(many.abs_diff(one) <= STILL_BYTES, "{many} bytes with 201 shards, {one} with one");
 }
+
+/// What each shard may have on its way to a slow follower is more, of all together, than the connection takes. That closed it, for all of
+/// them, again and again.
+#[cfg(feature = "cli")]
+#[test]
+fn a_follower_behind_a_slow_way_keeps_its_connection_however_many_shards_it_is_fed() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let addresses = free_addresses(3);
+    let way = Proxy::new(runtime.handle(), addresses[2].clone());
+    // As much of each as a follower's window holds, and a little more.
+    const WRITES: u32 = 36;
+    let letters: Vec<char> = ('a'..='n').collect();
+    let split_at: Vec<String> = letters[1..].iter().map(|letter| format!("{letter:?}").replace('\'', "\"")).collect();
+    let limits = format!("[[namespace]]\nname = \"orders\"\nsplit_at = [{}]\n", split_at.join(", "));
+    let seen = |from, to: usize| if (from, to) == (0, 2) { way.address.clone() } else { addresses[to].clone() };
+    let all = Processes::start_with(addresses.clone(), &limits, seen);
+    all.until("node 1 leads", 0, |status| status["serving"] == true);
+    runtime.block_on(async {
+        let client = all.client_within(PATIENCE).await;
+        let orders = client.namespace("orders");
+        for place in places(&orders).await {
+            orders.assign_leader(Some(place.shard), NodeId::new(1), PATIENCE).await.unwrap();
+        }
+        way.set(Mode::Slow);
+        // Not alike, so that they do not shrink.
+        let value = |number: u32| -> Vec<u8> {
+            (0..65_536_u32).flat_map(|at| (at.wrapping_mul(2_654_435_761) ^ number).to_le_bytes()).collect()
+        };
+        for number in 0..WRITES {
+            let mut receipts = Vec::new();
+            for letter in &letters {
+                let write = Write::new().put(format!("{letter}-{number:03}"), value(number * 131 + u32::from(*letter)));
+                receipts.push(orders.write(&write).await.unwrap());
+            }
+            for receipt in receipts {
+                receipt.await.unwrap();
+            }
+        }
+        way.set(Mode::Open);
+        client.close().await.unwrap();
+    });
+    // It has all: it can lead each of them at once, and lacks nothing.
+    runtime.block_on(async {
+        let client = all.client_within(PATIENCE).await;
+        let orders = client.namespace("orders");
+        for place in places(&orders).await {
+            orders.assign_leader(Some(place.shard), NodeId::new(3), PATIENCE).await.unwrap();
+        }
+        for letter in &letters {
+            let key = format!("{letter}-{:03}", WRITES - 1);
+            assert!(orders.get(&key, Read::Linearizable).await.unwrap().is_some(), "{key}");
+        }
+    });
+    assert!(!all.said(0).contains("closing the connection"), "{}", all.said(0));
+}

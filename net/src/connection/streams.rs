@@ -57,7 +57,9 @@ impl Connection {
         }
         let lane = &mut self.lanes[stream.lane.index()];
         if lane.queued + cost > send_buffer_max {
-            lane.wants_room.insert(id);
+            if !std::mem::replace(&mut stream.send.wants_room, true) {
+                lane.wants_room.push_back(id);
+            }
             self.stats.sends_refused += 1;
             return Err(SendError::Full);
         }
@@ -205,7 +207,9 @@ impl Connection {
         if lane.waiting == Some(id) {
             lane.waiting = None;
         }
-        lane.wants_room.remove(&id);
+        if std::mem::take(&mut send.wants_room) {
+            lane.wants_room.retain(|other| *other != id);
+        }
         let lane = stream.lane;
         self.announce_room(lane);
     }

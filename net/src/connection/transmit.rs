@@ -284,8 +284,11 @@ impl Connection {
         if queue.queued > half || queue.wants_room.is_empty() {
             return;
         }
-        for stream in std::mem::take(&mut queue.wants_room) {
-            self.push_event(Event::Writable { stream });
+        for id in std::mem::take(&mut queue.wants_room) {
+            if let Some(stream) = self.streams.get_mut(&id) {
+                stream.send.wants_room = false;
+            }
+            self.push_event(Event::Writable { stream: id });
         }
     }
 }

@@ -46,6 +46,40 @@ fn a_consumer_that_stops_costs_both_sides_bounded_memory() {
     assert!(events(&mut world.dialer).contains(&Event::Writable { stream }));
 }
 
+/// By their numbers the first would hear of room first every time, fill it, and the last would never find any.
+#[test]
+fn who_was_refused_first_hears_of_room_first() {
+    let mut world = World::ready();
+    let streams = [(); 3].map(|()| world.dialer.open(StreamKind::Snapshot, Lane::Bulk).unwrap());
+    let filler = world.dialer.open(StreamKind::Snapshot, Lane::Bulk).unwrap();
+    let fill = |world: &mut World, stream| while world.dialer.send(stream, vec![0; 4_000].into(), plain()).is_ok() {};
+    let writable = |world: &mut World| -> Vec<_> {
+        let events = events(&mut world.dialer);
+        events
+            .into_iter()
+            .filter_map(|event| if let Event::Writable { stream } = event { Some(stream) } else { None })
+            .collect()
+    };
+    fill(&mut world, filler);
+    for refused in [[2, 1, 0], [1, 0, 2]] {
+        for stream in refused.map(|place| streams[place]) {
+            // Refused twice it still has one place.
+            fill(&mut world, stream);
+            fill(&mut world, stream);
+        }
+        let mut heard = Vec::new();
+        while heard.is_empty() {
+            world.settle();
+            consume(&mut world.acceptor);
+            world.settle();
+            heard = writable(&mut world);
+        }
+        let expected: Vec<_> = std::iter::once(filler).chain(refused.map(|place| streams[place])).collect();
+        assert_eq!(heard, expected);
+        fill(&mut world, filler);
+    }
+}
+
 #[test]
 fn a_stopped_stream_does_not_stop_the_others() {
     let mut world = World::ready();

@@ -1,13 +1,15 @@
 //! Snapshots for others: taken of the state as backups are, kept while somebody fetches them, and read part by part.
 //!
-//! What is kept is bounded three ways. A snapshot that nobody asked for in a while goes, and so does any after some hours:
-//! until then the disk holds files of RocksDB that it would have let go. There are two of a shard at the most. And of the log
-//! behind one so many bytes are kept; where that is less than what was written since, whoever fetched it is offered a newer one.
+//! What is kept is bounded three ways. A snapshot that nobody asked for in a while goes, and so does one of which hardly anything
+//! is sent in many hours ([`Kept`]): until then the disk holds files of RocksDB that it would have let go. There are two of a
+//! shard at the most, and so many of all shards; whoever needs another one waits. And of the log behind one so many bytes are
+//! kept; where that is less than what was written since, whoever fetched it is offered a newer one.
 
+use super::kept::Kept;
 use super::pace::Pace;
 use super::{Answer, RETRY_PAUSE, SnapshotCounters, all, answer};
 use crate::model::limits::SNAPSHOT_CHUNK_BYTES;
-use crate::model::{Budget, Epoch, LogId, LogPosition, Lsn, NodeId, ShardDescriptor, ShardId, SnapshotId};
+use crate::model::{Budget, Epoch, LogPosition, Lsn, NodeId, ShardId, SnapshotId};
 use crate::node::hosting::ShardHandle;
 use crate::node::identity::{self, IdentityError, sync_directory};
 use crate::node::pins::Pin;
@@ -16,18 +18,18 @@ use crate::node::{Inbox, Shared};
 use crate::replica::Input;
 use crate::state::{RocksOptions, RocksStore, SnapshotError, StoreError, Survey, applied_of};
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender};
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long one is kept that nobody asks for: longer than a node takes to come back.
-const KEPT: Duration = Duration::from_secs(600);
-/// And one that somebody asks for again and again.
-const KEPT_AT_ALL: Duration = Duration::from_secs(12 * 60 * 60);
 /// Of each shard: one that is fetched, and one for who can't be fed behind that any more.
 const KEPT_MAX: usize = 2;
+/// Of all shards. Each is a RocksDB of its own, with up to 1,024 files open; a node that leads two hundred shards, and whose peer
+/// came back with an empty disk, would have no descriptor left for its own.
+const GIVEN_MAX: usize = 16;
 /// Each part is read once or twice: a small cache is enough.
 const CACHE_BYTES: usize = 8 << 20;
 const GIVEN: &str = "given";
@@ -64,6 +66,13 @@ impl GiveOrder {
     fn taken_by(&self) -> Option<(NodeId, ShardId)> {
         if let Self::Take { ask, .. } = self { Some((ask.peer, ask.shard)) } else { None }
     }
+
+    const fn shard(&self) -> Option<ShardId> {
+        match self {
+            Self::Take { ask, .. } | Self::Read { ask, .. } => Some(ask.shard),
+            Self::Begin(_) | Self::End => None,
+        }
+    }
 }
 
 /// Why there is none.
@@ -80,27 +89,33 @@ enum GiveError {
     /// The node closes, or the shard is gone.
     #[error("the node closes, or the shard is gone")]
     Ended,
+    /// There are as many as there may be, and none of them was sent as a whole.
+    #[error("as many are being fetched as may be at a time")]
+    Full,
 }
 
 /// A snapshot that others fetch.
 struct Given {
     path: PathBuf,
-    store: RocksStore,
+    store: Arc<RocksStore>,
     at: LogPosition,
     /// What a part is read by; none of one of a former life that nobody asked for yet.
     survey: Option<Survey>,
     pin: Pin,
-    since: Instant,
-    asked: Instant,
+    kept: Kept,
     handle: Arc<ShardHandle>,
 }
 
 pub(in crate::node) struct GiverThread {
     shared: Arc<Shared>,
     orders: Receiver<GiveOrder>,
+    /// What came before the rest of them.
+    line: VecDeque<GiveOrder>,
     directory: PathBuf,
     pace: Pace,
     given: Vec<Given>,
+    /// Of those that made room for others, until when: whoever was sent one may be installing it, and needs the log behind it.
+    pins: Vec<(Instant, Pin)>,
     /// At most one of a peer.
     later: Vec<(Instant, GiveOrder)>,
 }
@@ -109,17 +124,14 @@ impl GiverThread {
     pub(in crate::node) fn new(shared: Arc<Shared>, orders: Receiver<GiveOrder>) -> Self {
         let directory = all(&shared.host.directory);
         let pace = Pace::new(shared.host.snapshots.bytes_per_second);
-        Self { shared, orders, directory, pace, given: Vec::new(), later: Vec::new() }
+        let (line, given, pins, later) = (VecDeque::new(), Vec::new(), Vec::new(), Vec::new());
+        Self { shared, orders, line, directory, pace, given, pins, later }
     }
 
     /// Runs until it is told to end.
     pub(in crate::node) fn run(mut self) {
         loop {
-            let order = match self.next_deadline() {
-                Some(at) => self.orders.recv_deadline(at),
-                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match order {
+            match self.next_order() {
                 Ok(GiveOrder::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(order) => self.carry_out(order),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -133,9 +145,20 @@ impl GiverThread {
         }
     }
 
+    fn next_order(&mut self) -> Result<GiveOrder, RecvTimeoutError> {
+        if let Some(order) = self.line.pop_front() {
+            return Ok(order);
+        }
+        match self.next_deadline() {
+            Some(at) => self.orders.recv_deadline(at),
+            None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
+        }
+    }
+
     fn next_deadline(&self) -> Option<Instant> {
-        let ends = self.given.iter().map(Given::ends);
-        self.later.iter().map(|(at, _)| *at).chain(ends).min()
+        let ends = self.given.iter().map(|given| given.kept.ends());
+        let pins = self.pins.iter().map(|(until, _)| *until);
+        self.later.iter().map(|(at, _)| *at).chain(ends).chain(pins).min()
     }
 
     fn carry_out(&mut self, order: GiveOrder) {
@@ -147,8 +170,12 @@ impl GiverThread {
                 }
                 Err(GiveError::Ended) => {}
                 Err(error) => {
-                    tracing::error!(peer = %ask.peer, shard = %ask.shard, %error, "no snapshot can be taken: it is tried again");
-                    let by = (ask.peer, ask.shard);
+                    let by @ (peer, shard) = (ask.peer, ask.shard);
+                    if matches!(error, GiveError::Full) {
+                        tracing::debug!(%peer, %shard, "a snapshot is taken when there is room: {error}");
+                    } else {
+                        tracing::error!(%peer, %shard, %error, "no snapshot can be taken: it is tried again");
+                    }
                     self.later.retain(|(_, order)| order.taken_by() != Some(by));
                     self.later.push((after(RETRY_PAUSE), GiveOrder::Take { ask, epoch }));
                 }
@@ -181,19 +208,14 @@ impl GiverThread {
             Some(place) => place,
             None => self.take(&handle)?,
         };
-        let closing = self.shared.closing.clone();
-        let Some(given) = self.given.get_mut(place) else { return Err(GiveError::Ended) };
-        let id = match &given.survey {
+        let id = match self.given.get(place).and_then(|given| given.survey.as_ref()) {
             Some(survey) => survey.id(),
-            None => {
-                let (shard, log, pace) = (&handle.descriptor, handle.log, &mut self.pace);
-                let survey = survey(&given.store, shard, log, pace, &closing)?;
-                let id = survey.id();
-                given.survey = Some(survey);
-                id
-            }
+            None => self.survey(place)?,
         };
-        given.touch();
+        if let Some(given) = self.given_of(id).and_then(|place| self.given.get_mut(place)) {
+            given.kept.offer(ask.peer, now());
+            given.pin.touch();
+        }
         SnapshotCounters::add(&ask.counters.given, 1);
         tracing::info!(
             peer = %ask.peer, shard = %ask.shard, at = %id.at.lsn, chunks = id.chunks, bytes = id.bytes,
@@ -206,9 +228,59 @@ impl GiverThread {
         self.shared.registry.shards().into_iter().find(|handle| handle.descriptor.shard == shard)
     }
 
+    /// The place of the one that others call so.
+    fn given_of(&self, snapshot: SnapshotId) -> Option<usize> {
+        self.given.iter().position(|given| given.survey.as_ref().is_some_and(|survey| survey.id() == snapshot))
+    }
+
+    /// How many there are of a shard.
+    fn count_of(&self, shard: ShardId) -> usize {
+        self.given.iter().filter(|given| given.shard() == shard).count()
+    }
+
+    /// Reads all of one once: what it is has to be said before the first part of it is. Between two parts those are read that
+    /// others ask for: it may take hours, and each of them would wait as long for its next one.
+    fn survey(&mut self, place: usize) -> Result<SnapshotId, GiveError> {
+        let Some(given) = self.given.get(place) else { return Err(GiveError::Ended) };
+        let (store, handle) = (Arc::clone(&given.store), Arc::clone(&given.handle));
+        let closing = self.shared.closing.clone();
+        let surveyed = Survey::of(&*store, &handle.descriptor, handle.log, SNAPSHOT_CHUNK_BYTES, |bytes| {
+            let goes_on = self.pace.took(bytes, &closing);
+            self.answer_reads();
+            goes_on
+        })?;
+        let survey = surveyed.ok_or(GiveError::Ended)?;
+        let id = survey.id();
+        // Not by its place: one that could not be read may be gone meanwhile, and stood before it.
+        if let Some(given) = self.given.iter_mut().find(|given| Arc::ptr_eq(&given.store, &store)) {
+            given.survey = Some(survey);
+        }
+        Ok(id)
+    }
+
+    /// The parts that are asked for at this moment. What comes while they are read waits for the next time, or who asks for one
+    /// after the other would hold up everything else. The other orders stay in line.
+    fn answer_reads(&mut self) {
+        self.gather();
+        for _ in 0..self.line.len() {
+            match self.line.pop_front() {
+                Some(order @ GiveOrder::Read { .. }) => self.carry_out(order),
+                Some(order) => self.line.push_back(order),
+                None => return,
+            }
+        }
+    }
+
+    fn gather(&mut self) {
+        self.line.extend(self.orders.try_iter());
+    }
+
     /// Takes one of what is applied; its place among those that are kept.
     fn take(&mut self, handle: &Arc<ShardHandle>) -> Result<usize, GiveError> {
         let shard = handle.descriptor.shard;
+        if self.count_of(shard) < KEPT_MAX {
+            self.make_room()?;
+        }
         // Pinned first: what comes behind the state that is copied stays.
         let nothing_goes = self.shared.letting_go.read();
         let whole = handle.pins.pin(Lsn::ZERO, Budget { bytes: u64::MAX, age: Duration::MAX });
@@ -228,9 +300,8 @@ impl GiverThread {
         let given = self.keep(path, handle, at)?;
         drop(whole);
         // The oldest makes room.
-        let of_shard = |given: &Given| given.handle.descriptor.shard == shard;
-        while self.given.iter().filter(|given| of_shard(given)).count() >= KEPT_MAX
-            && let Some(oldest) = self.given.iter().position(of_shard)
+        while self.count_of(shard) >= KEPT_MAX
+            && let Some(oldest) = self.given.iter().position(|given| given.shard() == shard)
         {
             self.given.remove(oldest).remove("there is a newer one");
         }
@@ -238,24 +309,38 @@ impl GiverThread {
         Ok(self.given.len() - 1)
     }
 
+    /// Room for one more: of those that were sent as a whole the one goes that nobody has asked for longest. One that is being
+    /// fetched stays, though nobody asks for it at the moment: what is there of it at the other end would be of no use.
+    fn make_room(&mut self) -> Result<(), GiveError> {
+        let due = now();
+        while self.given.len() >= GIVEN_MAX {
+            let sent = self.given.iter().enumerate().filter(|(_, given)| given.is_sent(due));
+            let place = sent.min_by_key(|(_, given)| given.kept.asked()).map(|(place, _)| place);
+            let given = self.given.remove(place.ok_or(GiveError::Full)?);
+            let until = given.kept.ends();
+            self.pins.push((until, given.remove("it is sent, and another one needs room")));
+        }
+        Ok(())
+    }
+
     fn keep(&self, path: PathBuf, handle: &Arc<ShardHandle>, at: LogPosition) -> Result<Given, GiveError> {
-        let store = open(&path)?;
+        let store = Arc::new(open(&path)?);
         // Also a large one, of which the log runs on for long while it is sent; as long as it is kept, and no longer.
         let bytes = self.shared.host.snapshots.log_bytes.max(bytes_in(&path).saturating_mul(2));
         let budget = Budget { bytes, age: Duration::MAX };
         let pin = handle.pins.pin(at.lsn, budget);
         let handle = Arc::clone(handle);
-        Ok(Given { path, store, at, survey: None, pin, since: now(), asked: now(), handle })
+        Ok(Given { path, store, at, survey: None, pin, kept: Kept::since(now()), handle })
     }
 
     fn read(&mut self, ask: &Ask, snapshot: SnapshotId, index: u32) -> Option<bytes::Bytes> {
-        let is_it = |given: &Given| given.survey.as_ref().is_some_and(|survey| survey.id() == snapshot);
-        let place = self.given.iter().position(is_it)?;
+        let place = self.given_of(snapshot)?;
         let given = self.given.get_mut(place)?;
-        given.touch();
+        given.pin.touch();
         let survey = given.survey.as_ref()?;
-        match survey.chunk(&given.store, &given.handle.descriptor, given.handle.log, index) {
+        match survey.chunk(&*given.store, &given.handle.descriptor, given.handle.log, index) {
             Ok(bytes) => {
+                given.kept.give(ask.peer, index, now());
                 SnapshotCounters::add(&ask.counters.given_bytes, bytes.len() as u64);
                 if index == snapshot.chunks - 1 {
                     tracing::info!(peer = %ask.peer, shard = %ask.shard, at = %snapshot.at.lsn, "a snapshot's last part is sent");
@@ -273,12 +358,21 @@ impl GiverThread {
         }
     }
 
-    /// What nobody asks for any more.
+    /// What nobody asks for any more. Whoever waits in line does ask, however long others were at work before: otherwise two
+    /// shards that are fetched at a time would throw away each other's.
     fn let_go(&mut self) {
+        self.gather();
         let due = now();
-        while let Some(place) = self.given.iter().position(|given| given.ends() <= due) {
+        for given in self.given.iter_mut().filter(|given| given.kept.ends() <= due) {
+            let shard = given.shard();
+            if self.line.iter().any(|order| order.shard() == Some(shard)) {
+                given.kept.ask(due);
+            }
+        }
+        while let Some(place) = self.given.iter().position(|given| given.kept.ends() <= due) {
             self.given.remove(place).remove("nobody fetches it");
         }
+        self.pins.retain(|(until, _)| *until > due);
     }
 
     /// What a former life was giving: who fetched that goes on, if the log still goes on behind it. What can't be read goes.
@@ -291,9 +385,10 @@ impl GiverThread {
             let shard =
                 name.strip_prefix(GIVEN).and_then(|rest| rest.strip_prefix('-')?.split_once('-')?.0.parse().ok());
             let handle = shard.and_then(|shard| self.handle(ShardId::new(shard)));
+            let handle = handle.filter(|handle| self.count_of(handle.descriptor.shard) < KEPT_MAX);
             let of_a_giver = name.starts_with(GIVEN) || name.starts_with(UNREADY);
             match handle {
-                Some(handle) if self.given.len() < KEPT_MAX => match self.found(path.clone(), &handle) {
+                Some(handle) => match self.found(path.clone(), &handle) {
                     Ok(given) => {
                         let (shard, at) = (handle.descriptor.shard, given.at.lsn);
                         tracing::info!(%shard, %at, "a snapshot of a former life is kept for who fetches it");
@@ -321,20 +416,21 @@ impl GiverThread {
 }
 
 impl Given {
-    fn touch(&mut self) {
-        self.asked = now();
-        self.pin.touch();
+    fn shard(&self) -> ShardId {
+        self.handle.descriptor.shard
     }
 
-    fn ends(&self) -> Instant {
-        (self.asked + KEPT).min(self.since + KEPT_AT_ALL)
+    fn is_sent(&self, now: Instant) -> bool {
+        self.survey.as_ref().is_some_and(|survey| self.kept.is_sent(survey.id().chunks, now))
     }
 
-    fn remove(self, why: &str) {
-        let Self { path, store, at, .. } = self;
+    /// Its files go; what keeps the log behind it is given back.
+    fn remove(self, why: &str) -> Pin {
+        let Self { path, store, at, pin, .. } = self;
         drop(store);
         tracing::info!(at = %at.lsn, why, "a snapshot is let go");
         removed(&path);
+        pin
     }
 }
 
@@ -358,20 +454,12 @@ fn open(path: &Path) -> Result<RocksStore, StoreError> {
     RocksStore::open_read_only_with(path, &options)
 }
 
-/// Reads all of it once: what it is has to be said before the first part of it is.
-fn survey(
-    store: &RocksStore,
-    shard: &ShardDescriptor,
-    log: LogId,
-    pace: &mut Pace,
-    closing: &Receiver<Infallible>,
-) -> Result<Survey, GiveError> {
-    let surveyed = Survey::of(store, shard, log, SNAPSHOT_CHUNK_BYTES, |bytes| pace.took(bytes, closing))?;
-    surveyed.ok_or(GiveError::Ended)
-}
-
 /// What the files of a folder hold; what can't be looked at counts for nothing.
 fn bytes_in(folder: &Path) -> u64 {
     let files = fs::read_dir(folder).into_iter().flatten().flatten();
     files.filter_map(|file| file.metadata().ok()).map(|metadata| metadata.len()).sum()
 }
+
+#[cfg(test)]
+#[path = "giver_test.rs"]
+mod tests;

@@ -9,6 +9,7 @@
 //! ```
 
 mod giver;
+mod kept;
 pub(super) mod opening;
 mod pace;
 mod staged;
@@ -180,6 +181,7 @@ impl Shard {
             return;
         }
         self.state.replacing = Replacing::UnderWay;
+        self.start_in_state.begin_replacing();
         let taking = self.taking();
         self.take(TakeOrder::Replace { taking, snapshot });
     }
@@ -211,6 +213,7 @@ impl Shard {
             }
             Answer::Taken(input) => self.step(input),
             Answer::Replaced(snapshot) => {
+                self.start_in_state.end_replacing();
                 self.state.replacing = Replacing::Done(snapshot.at);
                 self.step(Input::SnapshotInstalled(snapshot));
             }

@@ -12,7 +12,7 @@ use crate::state::{Applier, Replacement, RocksWriter, SnapshotError, StoreError}
 use bytes::Bytes;
 use crossbeam::channel::{Receiver, RecvTimeoutError, TryRecvError};
 use parking_lot::Mutex;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -80,6 +80,8 @@ struct Staging {
 pub(in crate::node) struct TakerThread {
     shared: Arc<Shared>,
     orders: Receiver<TakeOrder>,
+    /// What came while a state was replaced, before the rest of them.
+    line: VecDeque<TakeOrder>,
     staging: BTreeMap<ShardId, Staging>,
     /// At most one of a shard: it is tried again then.
     later: BTreeMap<ShardId, (Instant, TakeOrder)>,
@@ -88,18 +90,21 @@ pub(in crate::node) struct TakerThread {
 }
 
 impl TakerThread {
-    pub(in crate::node) const fn new(shared: Arc<Shared>, orders: Receiver<TakeOrder>) -> Self {
-        Self { shared, orders, staging: BTreeMap::new(), later: BTreeMap::new(), told: BTreeMap::new() }
+    pub(in crate::node) fn new(shared: Arc<Shared>, orders: Receiver<TakeOrder>) -> Self {
+        Self {
+            shared,
+            orders,
+            line: VecDeque::new(),
+            staging: BTreeMap::new(),
+            later: BTreeMap::new(),
+            told: BTreeMap::new(),
+        }
     }
 
     /// Runs until it is told to end.
     pub(in crate::node) fn run(mut self) {
         loop {
-            let order = match self.later.values().map(|(at, _)| *at).min() {
-                Some(at) => self.orders.recv_deadline(at),
-                None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
-            };
-            match order {
+            match self.next_order() {
                 Ok(TakeOrder::End) | Err(RecvTimeoutError::Disconnected) => return,
                 Ok(order) => self.carry_out(order),
                 Err(RecvTimeoutError::Timeout) => {}
@@ -111,6 +116,16 @@ impl TakerThread {
                     self.carry_out(order);
                 }
             }
+        }
+    }
+
+    fn next_order(&mut self) -> Result<TakeOrder, RecvTimeoutError> {
+        if let Some(order) = self.line.pop_front() {
+            return Ok(order);
+        }
+        match self.later.values().map(|(at, _)| *at).min() {
+            Some(at) => self.orders.recv_deadline(at),
+            None => self.orders.recv().map_err(|_| RecvTimeoutError::Disconnected),
         }
     }
 
@@ -238,17 +253,36 @@ impl TakerThread {
     fn replace(&mut self, taking: &Taking, snapshot: SnapshotId) -> Result<(), StagedError> {
         let missing =
             StagedError::Missing { path: taken(&self.shared.host.directory, taking.shard), at: snapshot.at.lsn };
-        let Some(staging) = self.staging.get(&taking.shard).filter(|it| it.staged.id() == snapshot) else {
-            return Err(missing);
-        };
+        let is_it = self.staging.get(&taking.shard).is_some_and(|it| it.staged.id() == snapshot);
+        let staging = if is_it { self.staging.remove(&taking.shard) } else { None };
+        let Some(staging) = staging else { return Err(missing) };
         let began = now();
+        if let Err(error) = self.replace_by(taking, &staging.staged) {
+            self.staging.insert(taking.shard, staging);
+            return Err(error);
+        }
+        SnapshotCounters::add(&taking.counters.installed, 1);
+        let took = now().saturating_duration_since(began);
+        tracing::info!(
+            node = %taking.node, shard = %taking.shard, at = %snapshot.at.lsn, bytes = snapshot.bytes, ?took,
+            "the state is replaced by a snapshot"
+        );
+        if let Err(error) = staging.staged.remove() {
+            tracing::warn!(shard = %taking.shard, %error, "the parts of a snapshot that is installed could not be removed");
+        }
+        answer(&taking.events, Answer::Replaced(snapshot));
+        Ok(())
+    }
+
+    fn replace_by(&mut self, taking: &Taking, staged: &Staged) -> Result<(), StagedError> {
         let mut stage = taking.stage.lock();
         let (shard, log) = (stage.applier.shard().clone(), taking.log);
         // Whoever reads from here on is told to come again.
         taking.positions.begin_replacing();
         let store = Arc::clone(stage.applier.store_mut().shared());
-        let closing = &self.shared.closing;
-        replace(stage.applier.store_mut(), &shard, log, &staging.staged, || {
+        let closing = self.shared.closing.clone();
+        replace(stage.applier.store_mut(), &shard, log, staged, || {
+            self.take_parts();
             !matches!(closing.try_recv(), Err(TryRecvError::Disconnected))
         })?;
         // DURABLE: before the log is reset, which then holds nothing any more that would lead there (attacked by
@@ -256,20 +290,20 @@ impl TakerThread {
         store.flush().map_err(SnapshotError::from)?;
         let applier = Applier::open(RocksWriter::new(store), shard, log)?;
         stage.applier = applier.with_seed(self.shared.host.seed);
-        drop(stage);
-        SnapshotCounters::add(&taking.counters.installed, 1);
-        let took = now().saturating_duration_since(began);
-        tracing::info!(
-            node = %taking.node, shard = %taking.shard, at = %snapshot.at.lsn, bytes = snapshot.bytes, ?took,
-            "the state is replaced by a snapshot"
-        );
-        if let Some(staging) = self.staging.remove(&taking.shard)
-            && let Err(error) = staging.staged.remove()
-        {
-            tracing::warn!(shard = %taking.shard, %error, "the parts of a snapshot that is installed could not be removed");
-        }
-        answer(&taking.events, Answer::Replaced(snapshot));
         Ok(())
+    }
+
+    /// Parts for other shards, while one's state is replaced. That may take longer than whoever gives a snapshot keeps one that
+    /// nobody asks for, and then what is here of theirs would be of no use. Of the shard itself none is waited for.
+    fn take_parts(&mut self) {
+        self.line.extend(self.orders.try_iter());
+        for _ in 0..self.line.len() {
+            match self.line.pop_front() {
+                Some(order @ TakeOrder::Part { .. }) => self.carry_out(order),
+                Some(order) => self.line.push_back(order),
+                None => return,
+            }
+        }
     }
 }
 
@@ -280,7 +314,7 @@ pub(super) fn replace(
     shard: &ShardDescriptor,
     log: LogId,
     staged: &Staged,
-    goes_on: impl Fn() -> bool,
+    mut goes_on: impl FnMut() -> bool,
 ) -> Result<(), StagedError> {
     let mut replacement = Replacement::begin(writer, shard, log, staged.id().at)?;
     staged.each(|part| {
@@ -305,3 +339,7 @@ fn free_bytes(directory: &std::path::Path) -> Result<u64, StagedError> {
         .map_err(|error| StagedError::Io { path: directory.to_owned(), source: error.into() })?;
     Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
 }
+
+#[cfg(test)]
+#[path = "taker_test.rs"]
+mod tests;

@@ -107,6 +107,7 @@ const LARGE: &[&str] = &[
 const HUNT: &[&str] = &[
     "1:12 2:12 writes 2 crashes 1 breaks 1 losses 1",
     "1:12 2:12 writes 1 ends 1",
+    "1:12 2:12 1:12 writes 1 crashes 1 rots 1 hides prompt",
     "=1:123 2:123 1:123 2:123 writes 1 prompt",
     "1:12 2:12 writes 2 crashes 1 rots 1",
     "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
