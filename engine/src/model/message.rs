@@ -484,6 +484,18 @@ impl Message {
         }
     }
 
+    /// About how many bytes it takes beside its envelope: those of what it carries.
+    #[cfg(feature = "node")]
+    pub(crate) fn bytes_carried(&self) -> usize {
+        match self {
+            Self::Append { batches, .. } | Self::Fetched { batches, .. } | Self::Mend { batches, .. } => {
+                batches.iter().map(|batch| batch.bytes().len()).sum()
+            }
+            Self::SnapshotChunk { bytes, .. } => bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// Its bytes. Batches are joined behind the envelope; a message without any is the envelope alone.
     ///
     /// # Errors

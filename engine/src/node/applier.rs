@@ -81,7 +81,8 @@ impl ApplyStage {
             }
             ApplyTask::Range { after, until } => match self.range(after, until) {
                 Err(error) if error.is_full_disk() => Attempt::Full(ApplyTask::Range { after, until }),
-                Err(ApplierError::Read(error @ ReadError::Io(_))) => {
+                Err(ApplierError::Read(ReadError::Io(failure))) if failure.is_refusal() => {
+                    let error = ReadError::Io(failure);
                     Attempt::Unread(ApplyTask::Range { after, until }, error)
                 }
                 applied => Attempt::Done(applied),

@@ -8,13 +8,15 @@
 use crate::model::limits::PEER_BACKLOG_BYTES_MAX;
 use crate::model::{LogPosition, Message};
 use crate::replica::ReadPurpose;
+use bytes::Bytes;
 use std::collections::VecDeque;
 
 /// One thing that waits.
 #[derive(Debug)]
 pub(super) enum Waits {
-    /// A message, which takes so many bytes.
-    Message(Message, usize),
+    Message(Message),
+    /// One that is on its way but for room.
+    Encoded(Bytes),
     /// Batches behind a position that are to be read, and for what.
     Read(LogPosition, usize, ReadPurpose),
 }
@@ -30,11 +32,13 @@ pub(super) struct Backlog {
 const OVERHEAD: usize = 64;
 
 impl Waits {
-    const fn cost(&self) -> usize {
-        match self {
-            Self::Message(_, bytes) => OVERHEAD + *bytes,
-            Self::Read(..) => OVERHEAD,
-        }
+    fn cost(&self) -> usize {
+        OVERHEAD
+            + match self {
+                Self::Message(message) => message.bytes_carried(),
+                Self::Encoded(bytes) => bytes.len(),
+                Self::Read(..) => 0,
+            }
     }
 }
 
@@ -70,14 +74,15 @@ mod tests {
     use super::*;
     use crate::model::{Epoch, LogId};
 
-    fn message(term: u32, bytes: usize) -> Waits {
-        Waits::Message(Message::Refused { epoch: Epoch::new(1, term), promised: Epoch::new(1, term) }, bytes)
+    fn message(term: u32) -> Waits {
+        Waits::Message(Message::Refused { epoch: Epoch::new(1, term), promised: Epoch::new(1, term) })
     }
 
     fn term(waits: Option<Waits>) -> Option<u32> {
         match waits? {
-            Waits::Message(Message::Refused { epoch, .. }, _) => Some(epoch.term),
+            Waits::Message(Message::Refused { epoch, .. }) => Some(epoch.term),
             Waits::Message(..) => unreachable!("nothing else was put in"),
+            Waits::Encoded(bytes) => Some(bytes.len() as u32),
             Waits::Read(..) => Some(0),
         }
     }
@@ -85,22 +90,24 @@ mod tests {
     #[test]
     fn what_waits_keeps_its_order_and_its_count_of_bytes() {
         let mut backlog = Backlog::default();
-        assert!(backlog.push(message(1, 10)));
+        assert!(backlog.push(message(1)));
         assert!(backlog.push(Waits::Read(LogPosition::origin(LogId::new(1)), 1, ReadPurpose::CatchUp)));
-        assert!(backlog.push(message(2, 10)));
-        let first = backlog.pop().unwrap();
-        backlog.put_back(first);
-        assert_eq!(backlog.bytes, 20 + 3 * OVERHEAD);
-        assert_eq!([(); 4].map(|()| term(backlog.pop())), [Some(1), Some(0), Some(2), None]);
+        assert!(backlog.push(message(2)));
+        // The first one was encoded meanwhile, and found no room.
+        drop(backlog.pop().unwrap());
+        backlog.put_back(Waits::Encoded(vec![0; 33].into()));
+        assert_eq!(backlog.bytes, 33 + 3 * OVERHEAD);
+        assert_eq!([(); 4].map(|()| term(backlog.pop())), [Some(33), Some(0), Some(2), None]);
         assert_eq!((backlog.bytes, backlog.is_empty()), (0, true));
     }
 
     #[test]
     fn no_more_waits_than_the_bound_says_however_small_each_is() {
         let mut backlog = Backlog::default();
-        let taken = (1..).take_while(|_| backlog.push(message(1, 36))).count();
+        let taken = (1..).take_while(|_| backlog.push(Waits::Encoded(vec![0; 36].into()))).count();
         assert_eq!(taken, PEER_BACKLOG_BYTES_MAX / 100);
-        let mut of_large = Backlog::default();
-        assert!(!of_large.push(message(1, PEER_BACKLOG_BYTES_MAX)));
+        let mut of_messages = Backlog::default();
+        let taken = (1..).take_while(|_| of_messages.push(message(1))).count();
+        assert_eq!(taken, PEER_BACKLOG_BYTES_MAX / OVERHEAD);
     }
 }

@@ -21,7 +21,13 @@ impl Shard {
         if std::mem::replace(&mut self.state.stepping, true) {
             return;
         }
+        let mut may_need_others = false;
         while let Some(input) = self.state.inputs.pop_front() {
+            may_need_others |= match &input {
+                Input::PeerDown(_) | Input::DamageFound { .. } => true,
+                Input::Message { message, .. } => matches!(message, Message::Damaged { .. }),
+                _ => false,
+            };
             if self.state.failed {
                 continue; // The log acknowledges nothing more; nothing may be promised on top of it.
             }
@@ -31,9 +37,11 @@ impl Shard {
                     self.execute(output);
                 }
             }
-            self.submit_cut_off();
         }
         self.state.stepping = false;
+        if may_need_others {
+            self.hurry_reads();
+        }
     }
 
     fn execute(&mut self, output: Output) {
@@ -153,8 +161,8 @@ impl Shard {
         }
     }
 
-    /// Somebody is gone: writes may need now what waits for its turn to be read for others.
-    pub(super) fn hurry_reads(&self) {
+    /// Somebody is gone, or can't read what it had: writes may need now what waits for its turn to be read for others.
+    fn hurry_reads(&self) {
         let waiting =
             self.state.peers.iter().filter(|(peer, found)| found.reads > 0 && self.replica.writes_need(**peer));
         for (peer, _) in waiting {
@@ -173,14 +181,7 @@ impl Shard {
     }
 
     fn persist(&mut self, ticket: Ticket, write: LogWrite) {
-        if let LogWrite::Truncate(to) = write {
-            self.submit_cut_off();
-            self.state.unapplied.truncate(to.lsn);
-            // I1: with what comes in its place, if that is here: a crash between the two would leave neither.
-            self.state.cut_off = Some((ticket, to));
-            return;
-        }
-        let (written, bytes) = match write {
+        let (entries, bytes) = match write {
             LogWrite::Append(batch) => {
                 self.keep(batch.clone());
                 let bytes = batch.bytes().len();
@@ -191,7 +192,10 @@ impl Shard {
                 tracing::warn!(node = %self.id, shard = %self.shard, %first, %last, "a damaged range is put again");
                 (vec![Entry::Mend(batch)], bytes)
             }
-            LogWrite::Truncate(_) => return, // As above.
+            LogWrite::Truncate(to) => {
+                self.state.unapplied.truncate(to.lsn);
+                (vec![Entry::Truncate { log: self.log, to }], 0)
+            }
             LogWrite::Mark(bytes) => (vec![mark_entry(self.log, bytes)], 0),
             LogWrite::Reset { to, mark } => {
                 super::snapshots::clear(&mut self.state.unapplied);
@@ -202,19 +206,6 @@ impl Shard {
                 (vec![Entry::HardState { log: self.log, kind: HardStateKind::Promise, bytes }], 0)
             }
         };
-        let cut_off = self.state.cut_off.take().map(|(_, to)| Entry::Truncate { log: self.log, to });
-        self.submit(ticket, cut_off.into_iter().chain(written).collect(), bytes);
-    }
-
-    /// What is cut off, if nothing came behind it in the same step.
-    fn submit_cut_off(&mut self) {
-        if let Some((ticket, to)) = self.state.cut_off.take() {
-            self.submit(ticket, vec![Entry::Truncate { log: self.log, to }], 0);
-        }
-    }
-
-    /// Gives entries to the log as one: all of them are there after a crash, or none. When they are durable, so is all before them.
-    fn submit(&mut self, ticket: Ticket, entries: Vec<Entry>, bytes: usize) {
         let events = self.events.clone();
         let taken = self.budget.take(bytes);
         let done = move |result: Result<(), WalError>| {
@@ -244,16 +235,16 @@ impl Shard {
 
     fn send(&mut self, to: NodeId, message: Message) {
         let Some(peer) = self.state.peers.get(&to) else { return };
+        if !peer.backlog.is_empty() {
+            self.wait_for_room(to, Waits::Message(message));
+            return;
+        }
         match message.encode() {
-            Ok(bytes) => {
-                let length = bytes.len();
-                let sending = if peer.backlog.is_empty() { peer.link.send(bytes) } else { Sending::Full };
-                match sending {
-                    Sending::Queued => {}
-                    Sending::Full => self.wait_for_room(to, Waits::Message(message, length)),
-                    Sending::Refused => self.disconnect(to, "its connection takes nothing more"),
-                }
-            }
+            Ok(bytes) => match peer.link.send(bytes.clone()) {
+                Sending::Queued => {}
+                Sending::Full => self.wait_for_room(to, Waits::Encoded(bytes)),
+                Sending::Refused => self.disconnect(to, "its connection takes nothing more"),
+            },
             Err(error) => {
                 tracing::error!(node = %self.id, peer = %to, %error, "a message does not fit its limits");
                 self.disconnect(to, "a message for it can't be encoded");
@@ -277,21 +268,27 @@ impl Shard {
             else {
                 return;
             };
-            match waits {
-                Waits::Read(after, bytes_max, purpose) => self.order_read(peer, after, bytes_max, purpose),
-                Waits::Message(message, length) => {
-                    // It was encoded when it began to wait.
-                    let sending = message.encode().map_or(Sending::Refused, |bytes| link.send(bytes));
-                    if sending == Sending::Refused {
-                        self.disconnect(peer, "its connection takes nothing more");
-                        return;
+            let bytes = match waits {
+                Waits::Read(after, bytes_max, purpose) => {
+                    self.order_read(peer, after, bytes_max, purpose);
+                    continue;
+                }
+                Waits::Encoded(bytes) => Ok(bytes),
+                Waits::Message(message) => message.encode(),
+            };
+            match bytes.map(|bytes| (link.send(bytes.clone()), bytes)) {
+                Ok((Sending::Queued, _)) => {}
+                Ok((Sending::Full, bytes)) => {
+                    // In this form, so that it is not encoded again each time.
+                    if let Some(found) = self.state.peers.get_mut(&peer) {
+                        found.backlog.put_back(Waits::Encoded(bytes));
                     }
-                    if sending == Sending::Full {
-                        if let Some(found) = self.state.peers.get_mut(&peer) {
-                            found.backlog.put_back(Waits::Message(message, length));
-                        }
-                        return;
-                    }
+                    return;
+                }
+                Ok((Sending::Refused, _)) => return self.disconnect(peer, "its connection takes nothing more"),
+                Err(error) => {
+                    tracing::error!(node = %self.id, %peer, %error, "a message does not fit its limits");
+                    return self.disconnect(peer, "a message for it can't be encoded");
                 }
             }
         }

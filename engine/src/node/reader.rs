@@ -138,7 +138,9 @@ impl ReaderThread {
     /// Gives how many bytes were read.
     fn read(&mut self, task: ReadTask) -> usize {
         let read = self.wal.read(task.log, task.after.lsn.next(), task.bytes_max);
-        if let Err(error @ ReadError::Io(_)) = &read {
+        if let Err(error @ ReadError::Io(failure)) = &read
+            && failure.is_refusal()
+        {
             // Nothing is known to be wrong with the log: no descriptor was left, perhaps. Nobody else would ask again.
             tracing::warn!(peer = %task.peer, after = %task.after.lsn, %error, "the log can't be read for a follower now: it is tried again");
             let behind = self.behind.entry(task.peer).or_default();

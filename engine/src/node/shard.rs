@@ -176,8 +176,6 @@ pub(super) struct ShardState {
     /// Inputs that follow from the outputs of the present step: they come after all of those.
     pub(super) inputs: VecDeque<Input>,
     pub(super) stepping: bool,
-    /// What the present step cuts off the log, and the ticket of that.
-    pub(super) cut_off: Option<(Ticket, LogPosition)>,
     pub(super) sealing: Sealing,
     pub(super) applying: bool,
     /// Nothing is applied while the state is replaced by a snapshot.
@@ -229,8 +227,10 @@ pub(super) struct Peer {
     pub(super) backlog: Backlog,
     /// Reads of the log that wait for it, or for room on the connection.
     pub(super) reads: usize,
-    /// Snapshots, and parts of them, that wait for it.
+    /// Parts of snapshots that are read for it.
     pub(super) parts: usize,
+    /// As long as this stands there is somebody to give a snapshot to.
+    pub(super) here: Arc<()>,
 }
 
 impl ShardState {
@@ -242,7 +242,6 @@ impl ShardState {
             held: VecDeque::new(),
             inputs: VecDeque::new(),
             stepping: false,
-            cut_off: None,
             sealing: Sealing::default(),
             applying: false,
             replacing: Replacing::No,
@@ -472,11 +471,10 @@ impl Shard {
     fn handle_peer(&mut self, event: Event) {
         match event {
             Event::PeerUp(peer, directory, link) => {
-                if let Some(old) = self
-                    .state
-                    .peers
-                    .insert(peer, Peer { link, directory, backlog: Backlog::default(), reads: 0, parts: 0 })
-                {
+                if let Some(old) = self.state.peers.insert(
+                    peer,
+                    Peer { link, directory, backlog: Backlog::default(), reads: 0, parts: 0, here: Arc::default() },
+                ) {
                     self.state.bytes_sent_before += old.link.bytes_sent();
                     old.link.disconnect("a newer connection stands");
                     self.step(Input::PeerDown(peer));
@@ -527,7 +525,6 @@ impl Shard {
         if let Some(Peer { link, .. }) = self.state.peers.remove(&peer) {
             self.state.bytes_sent_before += link.bytes_sent();
             self.step(Input::PeerDown(peer));
-            self.hurry_reads();
         }
     }
 

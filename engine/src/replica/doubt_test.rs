@@ -305,7 +305,7 @@ fn i1_a_new_leader_keeps_the_place_of_what_neither_it_nor_the_best_log_can_read(
 }
 
 /// Each of these begins an epoch, of which the other one has heard, and nobody has anything.
-fn begin_alone(world: &mut World, leaders: [(NodeId, NodeId); 2]) {
+pub(super) fn begin_alone(world: &mut World, leaders: [(NodeId, NodeId); 2]) {
     for (leader, other) in leaders {
         world.connect(leader, other);
         world.assign(leader);

@@ -91,6 +91,7 @@ impl Leadership {
             promises,
             asked,
             probed,
+            mends_behind,
             progress,
             start,
             tail,
@@ -114,7 +115,9 @@ impl Leadership {
         let asked = asked.filter(|_| start.is_none());
         asked.map(|(of, to, after)| (of, to, after.lsn, after.epoch, after.chain)).hash(into);
         tail_after.map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
-        probed.filter(|_| start.is_none()).map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
+        for at in [probed, mends_behind] {
+            at.filter(|_| start.is_none()).map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
+        }
         (epoch, leader, voters, learners, fence, fence_quorum, directories, founding, start).hash(into);
         match phase {
             Phase::Fencing => 0_u8.hash(into),

@@ -84,6 +84,8 @@ pub(super) struct Leadership {
     pub(super) asked: Option<(NodeId, Lsn, LogPosition)>,
     /// Behind which own position it was asked to see whether the two logs are the same up to there.
     pub(super) probed: Option<LogPosition>,
+    /// Behind which own position it was asked for what can't be read here.
+    pub(super) mends_behind: Option<LogPosition>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
     pub(super) start: Option<Lsn>,
@@ -175,6 +177,7 @@ impl Replica {
             promises: BTreeMap::new(),
             asked: None,
             probed: None,
+            mends_behind: None,
             progress,
             start: None,
             tail: VecDeque::new(),
@@ -322,11 +325,11 @@ impl Replica {
         let is_unnamed = unknown.iter().any(|(first, last)| *first <= next && next <= *last);
         let is_held = shared >= log.start().lsn && common.lsn < shared.min(self.end.lsn);
         if !is_unknown && is_held && !is_unnamed {
-            // I1: what lies there is in both logs, and its names can't be read here: it is put in its place, or can be read in a moment. Of
+            // I1: what lies there is in both logs, and its names can't be read here: it is put again, or can be read in a moment. Of
             // damage without names that an open came upon, the log is in doubt.
             let is_damage = self.damage.sound_to() < shared && self.damage.sound_to() >= common.lsn;
             if is_damage && common.lsn >= self.committed {
-                self.replace_behind(common, source, theirs.log.end, out);
+                self.mend_behind(common, source, theirs.log.end, out);
             } else if !self.mends_first(log, out) {
                 self.wait_for_names(source, theirs.log.end);
             }
@@ -346,22 +349,23 @@ impl Replica {
         Some(common)
     }
 
-    /// What is behind `after` can't be read here, and is not known by name, so that nobody who lacks what follows could mend it. It is asked
-    /// for, and nothing is cut off before it is here (I1).
-    fn replace_behind(&mut self, after: LogPosition, source: NodeId, target: LogPosition, out: &mut Vec<Output>) {
+    /// What is behind `after` can't be read here, and is not known by name, so that who lacks what follows can't tell whether it has it. It
+    /// is fetched, and put again in its place; nothing is cut off before all of it is here (I1).
+    fn mend_behind(&mut self, after: LogPosition, source: NodeId, target: LogPosition, out: &mut Vec<Output>) {
         if let Some(leadership) = self.leadership.as_mut() {
             leadership.phase = Phase::Adopting { source, target };
         }
         self.fetch_from(after, out);
         if let Some(leadership) = self.leadership.as_mut() {
-            leadership.probed = leadership.asked.map(|_| after);
+            leadership.mends_behind = leadership.asked.map(|_| after);
         }
     }
 
-    /// Nobody is asked for anything: what is missing is the own disk's to give. Whoever promises next is a reason to look again.
+    /// Nobody is asked for anything: what is missing is the own disk's to give. It is looked again as time passes, and when somebody
+    /// promises.
     fn wait_for_names(&mut self, source: NodeId, target: LogPosition) {
         if let Some(leadership) = self.leadership.as_mut() {
-            (leadership.asked, leadership.probed) = (None, None);
+            (leadership.asked, leadership.probed, leadership.mends_behind) = (None, None, None);
             leadership.phase = Phase::Adopting { source, target };
         }
     }
@@ -383,8 +387,7 @@ impl Replica {
         let after = self.position_at(last, log).filter(|after| after.lsn >= self.committed);
         let Some(leadership) = self.leadership.as_mut() else { return };
         leadership.phase = Phase::Adopting { source, target };
-        leadership.asked = None;
-        leadership.probed = None;
+        (leadership.asked, leadership.probed, leadership.mends_behind) = (None, None, None);
         if let Some(after) = after {
             (leadership.asked, leadership.probed) = (Some((source, target.lsn, after)), Some(after));
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
@@ -420,7 +423,7 @@ impl Replica {
         let first = std::iter::once((source, target.lsn)).filter(|(node, _)| may(node));
         let found = first.chain(others.filter(|(node, to)| *to >= next && may(node))).next();
         leadership.asked = found.map(|(node, to)| (node, to, after));
-        leadership.probed = None;
+        (leadership.probed, leadership.mends_behind) = (None, None);
         if let Some((to, ..)) = leadership.asked {
             let bytes_max = u32::try_from(CATCH_UP_READ_BYTES).unwrap_or(u32::MAX);
             out.push(Output::Send { to, message: Message::Fetch { epoch: self.promise.epoch, after, bytes_max } });
@@ -430,7 +433,12 @@ impl Replica {
     /// Looks again for what nobody had.
     pub(super) fn adopt_if_stuck(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
         let leadership = self.leadership.as_deref();
-        if leadership.is_some_and(|l| matches!(l.phase, Phase::Adopting { .. }) && l.asked.is_none()) {
+        let is_stuck = |l: &Leadership| match l.phase {
+            Phase::Adopting { .. } => l.asked.is_none(),
+            Phase::Fencing => l.votes_unknown,
+            _ => false,
+        };
+        if leadership.is_some_and(is_stuck) {
             self.adopt_again(now_micros, log, out);
         }
     }
@@ -456,8 +464,16 @@ impl Replica {
         let Some((_, to, _)) = leadership.asked.filter(|(of, _, behind)| *of == from && *behind == after) else {
             return;
         };
+        if leadership.mends_behind == Some(after) {
+            let mut mending = self.mending().filter(|mending| mending.next == after.lsn.next());
+            batches.iter().for_each(|batch| self.mend_by(batch, &mut mending, log, out));
+            self.wait_for_mend(); // Until that is durable, which is a reason to look again.
+            return;
+        }
         if leadership.probed == Some(after) {
-            let continues = batches.first().is_some_and(|batch| batch.follows(&after));
+            let may_follow =
+                |batch: &Batch| batch.follows(&after) && batch.log() == self.log_id && batch.epoch() < epoch;
+            let continues = batches.first().is_some_and(|batch| may_follow(batch) && batch.last_lsn() <= to);
             if !continues || self.position_at(after.lsn, log) != Some(after) || after.lsn < self.committed {
                 self.wait_for_mend();
                 return;
@@ -504,7 +520,7 @@ impl Replica {
         self.fetch_from(self.end, out);
     }
 
-    /// What was asked for did not help: nobody is asked until somebody says something else.
+    /// What was asked for did not help: nobody is asked until somebody says something else, or time has passed.
     fn wait_for_mend(&mut self) {
         if let Some(leadership) = &mut self.leadership {
             leadership.asked = None;
@@ -648,7 +664,10 @@ impl Replica {
         let from_where = Some(adopt::before_damage(damaged, shared)).filter(is_hidden);
         let common = self.boundary_at_or_before(from_where.unwrap_or(shared), log);
         let Some(leadership) = self.leadership.as_mut().filter(|l| l.epoch() == epoch) else { return };
-        if let Some(progress) = leadership.progress.get_mut(&from).filter(|_| leadership.start.is_some()) {
+        // Of several messages on their way each is refused: what is behind there is being read already.
+        let is_read = |progress: &Progress| progress.is_reading() && progress.sent() == Some(common);
+        let progress = leadership.progress.get_mut(&from).filter(|progress| !is_read(progress));
+        if let Some(progress) = progress.filter(|_| leadership.start.is_some()) {
             progress.restart_at(common);
             self.feed(from, log, out);
         }

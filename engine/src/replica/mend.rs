@@ -507,6 +507,9 @@ impl Replica {
         self.damage.remove(first, last);
         if !self.damage.is_none() {
             self.seek_mend(log, out);
+            if !self.is_mending() {
+                self.adopt_if_stuck(now_micros, log, out);
+            }
             return;
         }
         self.is_whole(now_micros, log, out);

@@ -388,7 +388,7 @@ impl Replica {
             let leadership = self.leadership.as_ref()?;
             let behind = leadership.tail.partition_point(|batch| batch.last_lsn() <= lsn);
             let last = behind.checked_sub(1).and_then(|last| leadership.tail.get(last));
-            last.map(towline_wal::Batch::position).or(leadership.tail_after.filter(|after| after.lsn <= lsn))
+            last.map(towline_wal::Batch::position).or_else(|| leadership.tail_after.filter(|after| after.lsn <= lsn))
         };
         log.boundary_at_or_before(lsn).or_else(kept).unwrap_or_else(|| LogPosition::origin(self.log_id))
     }

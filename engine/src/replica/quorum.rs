@@ -141,7 +141,13 @@ fn reached(leadership: &Leadership, leader: Option<NodeId>, voters: &[NodeId]) -
 }
 
 /// How far the log is that a leader waits for: none while it waits for no voter.
-fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, Lsn), fetched: u64) -> Option<Mark> {
+fn log_mark(
+    leadership: &Leadership,
+    voters: &[NodeId],
+    (committed, end): (Lsn, Lsn),
+    damage: &Damage,
+    fetched: u64,
+) -> Option<Mark> {
     let secured = leadership.quorum.secured.get();
     match leadership.phase {
         Phase::Fencing => {
@@ -149,7 +155,8 @@ fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, 
             Some((0, promised as u64, 0))
         }
         Phase::Mending => None, // It has a watch of its own: it may come in the middle of adopting.
-        Phase::Adopting { .. } => Some((2, end.get(), fetched)),
+        // What it has of the other log, and of its own.
+        Phase::Adopting { .. } => Some((2, end.get(), mend_mark(damage, fetched).1.saturating_add(fetched))),
         Phase::Starting => Some((3, secured, 0)),
         Phase::Activating => None,
         Phase::Serving => (committed < end).then_some((4, secured, 0)),
@@ -159,7 +166,7 @@ fn log_mark(leadership: &Leadership, voters: &[NodeId], (committed, end): (Lsn, 
 /// How far it is with what it can't read.
 fn mend_mark(damage: &Damage, fetched: u64) -> Mark {
     let damaged: u64 = damage.ranges().iter().map(|(first, last)| first.distance_to(*last).unwrap_or(0) + 1).sum();
-    (0, u64::MAX - damaged, fetched)
+    (0, (u64::MAX >> 1).saturating_sub(damaged), fetched)
 }
 
 impl Replica {
@@ -193,7 +200,7 @@ impl Replica {
         let is_alone = voters[..] == [id];
         let own_counts = counts(&assignment.directories, id, self.directory);
         let away = reached(leadership, own_counts.then_some(id), voters) < needed;
-        let log = log_mark(leadership, voters, (committed, end), fetched).filter(|_| !is_alone);
+        let log = log_mark(leadership, voters, (committed, end), &self.damage, fetched).filter(|_| !is_alone);
         // What is committed can't be read for the state: nobody hears what became of a write. Other than the majority, it may come
         // nearer or not.
         let barred = leadership.phase == Phase::Serving && self.damage.bars(committed) && !is_alone;

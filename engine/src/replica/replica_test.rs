@@ -97,7 +97,7 @@ pub(super) struct Node {
     promise: Promise,
     unsynced: Vec<Ticket>,
     pub(super) sent: Vec<(NodeId, Message)>,
-    reads: Vec<(NodeId, LogPosition, super::ReadPurpose)>,
+    pub(super) reads: Vec<(NodeId, LogPosition, super::ReadPurpose)>,
     pub(super) said: Vec<String>,
     /// What it asked for snapshots' sake.
     pub(super) asked: Vec<Output>,

@@ -328,3 +328,86 @@ fn a_new_leader_that_mends_what_it_took_over_is_not_hurried() {
     }
     assert_eq!(world.node(A).replica.damaged(), []);
 }
+
+/// All of it is put again before anything is cut off: also where one answer does not hold it all, and whoever gave it is gone then.
+#[test]
+fn i1_what_is_fetched_for_what_has_no_name_takes_the_place_of_nothing_else() {
+    let mut world = World::new();
+    world.elect(B);
+    world.cut(A, C);
+    world.cut(B, C);
+    for text in ["two", "three", "four"] {
+        world.propose(B, text);
+    }
+    world.settle();
+    assert_eq!(world.committed(B), 4);
+    world.cut(A, B);
+    super::doubt_test::begin_alone(&mut world, [(A, C), (B, C)]);
+    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
+    let whole = world.node(A).log.batches.clone();
+    world.node(A).log.hidden = [2, 3, 4].map(Lsn::new).into();
+    world.node(A).rot(&[2, 3, 4]);
+    world.connect(A, B);
+    let epoch = world.assign(A).epoch;
+    world.node(A).sync();
+    world.deliver_to(B);
+    world.node(B).sync();
+    world.deliver_to(A);
+    // Of what it asks for the first batch comes, and then B is gone.
+    let after = whole[0].position();
+    let asks = |(_, message): &(_, Message)| matches!(message, Message::Fetch { after: of, .. } if *of == after);
+    assert!(world.node(A).sent.iter().any(asks), "{:?}", world.node(A).sent);
+    let first = Message::Fetched { epoch, after, batches: vec![whole[1].clone()] };
+    world.node(A).step(Input::Message { from: B, message: first });
+    assert_eq!(world.node(A).log.batches, whole);
+    world.node(A).sync();
+    assert_eq!(world.node(A).replica.damaged(), [(Lsn::new(3), Lsn::new(4))]);
+    let goes_on =
+        |(_, message): &(_, Message)| matches!(message, Message::Fetch { after: of, .. } if *of == whole[1].position());
+    assert!(world.node(A).sent.iter().any(goes_on), "{:?}", world.node(A).sent);
+    world.cut(A, B);
+    world.connect(A, C);
+    world.settle();
+    assert_eq!(world.node(A).log.batches, whole, "it waits: what lies there was acknowledged");
+    assert_ne!(world.node(A).replica.phase(), Some(Phase::Activating));
+    // B is there again.
+    world.connect(A, B);
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+    assert_eq!(world.node(A).log.batches[..4], whole[..4]);
+    assert_eq!(world.node(A).replica.damaged(), []);
+}
+
+/// It refuses each of many messages that are on their way; what is behind the place where the two part is read once.
+#[test]
+fn of_many_messages_that_are_refused_the_first_has_it_read_where_the_logs_part() {
+    let mut world = World::new();
+    world.elect(A);
+    world.cut(A, B);
+    world.cut(A, C);
+    world.propose(A, "lost");
+    world.node(A).sync();
+    world.elect(B);
+    for _ in 0..4 * APPEND_BATCHES_MAX {
+        world.propose(B, "x");
+    }
+    world.settle();
+    // Nothing of it is in memory.
+    world.elect(B);
+    world.connect(A, B);
+    world.deliver_to(A);
+    world.node(A).sync();
+    world.deliver_to(B);
+    world.node(B).answer_reads();
+    world.deliver_to(A);
+    let refused = |(_, message): &(_, Message)| matches!(message, Message::Mismatch { .. });
+    assert!(world.node(A).sent.iter().filter(|sent| refused(sent)).count() > 3);
+    world.deliver_to(B);
+    assert_eq!(
+        world.node(B).reads.len(),
+        1,
+        "what is asked for in vain is counted, and whoever asks too often is cut off"
+    );
+    world.settle();
+    assert_eq!(world.node(A).log.end(), world.node(B).log.end());
+}

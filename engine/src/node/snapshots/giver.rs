@@ -22,7 +22,7 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
 /// Of each shard: one that is fetched, and one for who can't be fed behind that any more.
@@ -42,6 +42,8 @@ pub(in crate::node) struct Ask {
     pub(in crate::node) counters: Arc<SnapshotCounters>,
     pub(in crate::node) peer: NodeId,
     pub(in crate::node) session: u64,
+    /// As long as that connection stands, and there is somebody to answer to.
+    pub(in crate::node) here: Weak<()>,
 }
 
 pub(in crate::node) enum GiveOrder {
@@ -67,10 +69,20 @@ impl GiveOrder {
         if let Self::Take { ask, .. } = self { Some((ask.peer, ask.shard)) } else { None }
     }
 
-    const fn shard(&self) -> Option<ShardId> {
+    /// Whether somebody waits for what comes of it.
+    fn is_wanted(&self) -> bool {
         match self {
-            Self::Take { ask, .. } | Self::Read { ask, .. } => Some(ask.shard),
-            Self::Begin(_) | Self::End => None,
+            Self::Take { ask, .. } | Self::Read { ask, .. } => ask.here.strong_count() > 0,
+            Self::Begin(_) | Self::End => true,
+        }
+    }
+
+    /// Whether it asks for this one, of which there may be a newer one of the same shard.
+    fn asks_for(&self, given: &Given, is_newest: bool) -> bool {
+        match self {
+            Self::Take { ask, .. } => ask.shard == given.shard() && is_newest,
+            Self::Read { snapshot, .. } => given.survey.as_ref().is_some_and(|survey| survey.id() == *snapshot),
+            Self::Begin(_) | Self::End => false,
         }
     }
 }
@@ -162,6 +174,9 @@ impl GiverThread {
     }
 
     fn carry_out(&mut self, order: GiveOrder) {
+        if !order.is_wanted() {
+            return;
+        }
         match order {
             GiveOrder::Take { ask, epoch } => match self.offer(&ask) {
                 Ok(snapshot) => {
@@ -254,6 +269,7 @@ impl GiverThread {
         // Not by its place: one that could not be read may be gone meanwhile, and stood before it.
         if let Some(given) = self.given.iter_mut().find(|given| Arc::ptr_eq(&given.store, &store)) {
             given.survey = Some(survey);
+            given.kept = Kept::since(now()); // Nobody could ask for it before.
         }
         Ok(id)
     }
@@ -271,8 +287,14 @@ impl GiverThread {
         }
     }
 
+    /// Of orders of one peer to take a snapshot of one shard the last one does.
     fn gather(&mut self) {
-        self.line.extend(self.orders.try_iter());
+        for order in self.orders.try_iter() {
+            if let Some(by) = order.taken_by() {
+                self.line.retain(|other| other.taken_by() != Some(by));
+            }
+            self.line.push_back(order);
+        }
     }
 
     /// Takes one of what is applied; its place among those that are kept.
@@ -363,10 +385,12 @@ impl GiverThread {
     fn let_go(&mut self) {
         self.gather();
         let due = now();
-        for given in self.given.iter_mut().filter(|given| given.kept.ends() <= due) {
-            let shard = given.shard();
-            if self.line.iter().any(|order| order.shard() == Some(shard)) {
-                given.kept.ask(due);
+        for place in 0..self.given.len() {
+            let given = &self.given[place];
+            let is_newest = !self.given[place + 1..].iter().any(|other| other.shard() == given.shard());
+            let is_asked = || self.line.iter().any(|order| order.is_wanted() && order.asks_for(given, is_newest));
+            if given.kept.ends() <= due && is_asked() {
+                self.given[place].kept.ask(due);
             }
         }
         while let Some(place) = self.given.iter().position(|given| given.kept.ends() <= due) {
@@ -385,7 +409,8 @@ impl GiverThread {
             let shard =
                 name.strip_prefix(GIVEN).and_then(|rest| rest.strip_prefix('-')?.split_once('-')?.0.parse().ok());
             let handle = shard.and_then(|shard| self.handle(ShardId::new(shard)));
-            let handle = handle.filter(|handle| self.count_of(handle.descriptor.shard) < KEPT_MAX);
+            let has_room = |handle: &Arc<ShardHandle>| self.count_of(handle.descriptor.shard) < KEPT_MAX;
+            let handle = handle.filter(|handle| has_room(handle) && self.given.len() < GIVEN_MAX);
             let of_a_giver = name.starts_with(GIVEN) || name.starts_with(UNREADY);
             match handle {
                 Some(handle) => match self.found(path.clone(), &handle) {

@@ -16,6 +16,7 @@ struct World {
     node: Node,
     inbox: Inbox,
     events: Events,
+    here: Arc<()>,
     _directory: tempfile::TempDir,
 }
 
@@ -33,7 +34,7 @@ impl World {
         let bell = Ready::new().bell(SHARD);
         let queue = Arc::new(SubmissionQueue::new(8, 1 << 20, Arc::clone(&bell)));
         let (inbox, events) = Inbox::new(queue, bell);
-        Self { node, inbox, events, _directory: directory }
+        Self { node, inbox, events, here: Arc::default(), _directory: directory }
     }
 
     fn others(&self) -> Vec<ShardId> {
@@ -48,7 +49,8 @@ impl World {
     }
 
     fn ask(&self, shard: ShardId) -> Ask {
-        Ask { shard, events: self.inbox.clone(), counters: Arc::default(), peer: NodeId::new(2), session: 1 }
+        let (counters, here) = (Arc::default(), Arc::downgrade(&self.here));
+        Ask { shard, events: self.inbox.clone(), counters, peer: NodeId::new(2), session: 1, here }
     }
 
     fn take(&self, shard: ShardId) -> GiveOrder {
@@ -91,17 +93,58 @@ fn one_that_somebody_in_line_asks_for_is_kept_however_long_others_were_at_work()
     assert_eq!(snapshot, fetched);
 }
 
+/// Be it of the same shard.
 #[test]
 fn one_that_nobody_asks_for_is_let_go_while_others_are_fetched() {
-    let world = World::new(1);
+    let mut world = World::new(1);
     let other = world.others()[0];
     let (mut giver, _orders) = world.giver();
     giver.offer(&world.ask(SHARD)).unwrap();
-    let fetched = giver.offer(&world.ask(other)).unwrap();
+    giver.offer(&world.ask(other)).unwrap();
+    let handle = giver.handle(other).unwrap();
+    let newer = giver.take(&handle).unwrap();
+    let fetched = giver.survey(newer).unwrap();
+    assert_eq!(giver.given.len(), 3);
     giver.given.iter_mut().for_each(|given| given.kept.age(LONG));
     giver.line.push_back(world.read(other, fetched, 0));
     giver.let_go();
     assert_eq!(giver.given.iter().map(Given::shard).collect::<Vec<_>>(), [other]);
+    assert!(giver.given_of(fetched).is_some());
+    // Whoever asked for it is gone.
+    giver.given.iter_mut().for_each(|given| given.kept.age(LONG));
+    world.here = Arc::default();
+    giver.let_go();
+    assert!(giver.given.is_empty());
+}
+
+/// It took longer to look at than one is kept of which nothing is sent: it was gone before anybody could ask for a part.
+#[test]
+fn one_is_kept_from_when_it_can_be_fetched() {
+    let world = World::new(1);
+    let (mut giver, _orders) = world.giver();
+    let handle = giver.handle(SHARD).unwrap();
+    let place = giver.take(&handle).unwrap();
+    giver.given[place].kept.age(24 * LONG);
+    giver.offer(&world.ask(SHARD)).unwrap();
+    giver.let_go();
+    assert_eq!(giver.given.len(), 1);
+}
+
+/// Each that was put off, and of which nobody hears any more, took one all the same, and kept it from others.
+#[test]
+fn nothing_is_taken_for_who_is_gone_and_the_last_order_of_each_is_the_one() {
+    let mut world = World::new(1);
+    let (mut giver, orders) = world.giver();
+    for order in [world.take(SHARD), world.take(world.others()[0]), world.take(SHARD)] {
+        orders.send(order).unwrap();
+    }
+    giver.gather();
+    assert_eq!(giver.line.len(), 2);
+    world.here = Arc::default();
+    while let Some(order) = giver.line.pop_front() {
+        giver.carry_out(order);
+    }
+    assert!(giver.given.is_empty() && giver.later.is_empty() && world.answers().is_empty());
 }
 
 /// Otherwise whoever fetches one waits for each part as long as it takes to read all of another.

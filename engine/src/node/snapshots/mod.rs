@@ -116,9 +116,13 @@ impl Shard {
     /// What the replica wants of a snapshot.
     pub(super) fn do_for_a_snapshot(&mut self, asked: Output) {
         match asked {
-            Output::TakeSnapshot { peer, epoch } => self.give(peer, |ask| GiveOrder::Take { ask, epoch }),
+            Output::TakeSnapshot { peer, epoch } => {
+                if let Some(ask) = self.ask_of(peer) {
+                    self.give(GiveOrder::Take { ask, epoch });
+                }
+            }
             Output::ReadSnapshot { peer, epoch, snapshot, index } => {
-                self.give(peer, |ask| GiveOrder::Read { ask, epoch, snapshot, index });
+                self.give_part(peer, |ask| GiveOrder::Read { ask, epoch, snapshot, index });
             }
             Output::StageSnapshot { snapshot } => {
                 let taking = self.taking();
@@ -141,17 +145,27 @@ impl Shard {
         }
     }
 
-    fn give(&mut self, peer: NodeId, order: impl FnOnce(Ask) -> GiveOrder) {
+    fn ask_of(&self, peer: NodeId) -> Option<Ask> {
+        let found = self.state.peers.get(&peer)?;
+        let (session, counters, here) =
+            (found.link.session(), Arc::clone(&self.snapshots), Arc::downgrade(&found.here));
+        Some(Ask { shard: self.shard, events: self.events.clone(), counters, peer, session, here })
+    }
+
+    /// A part; so many are read for a peer at a time. (Of what it wants taken the last order counts, whenever that is done.)
+    fn give_part(&mut self, peer: NodeId, order: impl FnOnce(Ask) -> GiveOrder) {
+        let Some(ask) = self.ask_of(peer) else { return };
         let Some(found) = self.state.peers.get_mut(&peer) else { return };
         if found.parts >= PEER_READS_MAX {
             self.disconnect(peer, "it asks for more parts of a snapshot than it waits for");
             return;
         }
         found.parts += 1;
-        let session = found.link.session();
-        let counters = Arc::clone(&self.snapshots);
-        let ask = Ask { shard: self.shard, events: self.events.clone(), counters, peer, session };
-        if self.desk.give.send(order(ask)).is_err() {
+        self.give(order(ask));
+    }
+
+    fn give(&self, order: GiveOrder) {
+        if self.desk.give.send(order).is_err() {
             tracing::error!(node = %self.id, "the thread that gives snapshots has ended");
         }
     }
@@ -208,7 +222,7 @@ impl Shard {
             Answer::Given { peer, session, input } => {
                 let found = self.state.peers.get_mut(&peer).filter(|found| found.link.session() == session);
                 let Some(found) = found else { return };
-                found.parts -= 1;
+                found.parts -= usize::from(matches!(input, Input::SnapshotRead { .. }));
                 self.step(input);
             }
             Answer::Taken(input) => self.step(input),

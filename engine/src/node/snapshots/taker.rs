@@ -83,6 +83,8 @@ pub(in crate::node) struct TakerThread {
     /// What came while a state was replaced, before the rest of them.
     line: VecDeque<TakeOrder>,
     staging: BTreeMap<ShardId, Staging>,
+    /// Whose state is being replaced.
+    replacing: Option<ShardId>,
     /// At most one of a shard: it is tried again then.
     later: BTreeMap<ShardId, (Instant, TakeOrder)>,
     /// What was said last of what does not work.
@@ -95,6 +97,7 @@ impl TakerThread {
             shared,
             orders,
             line: VecDeque::new(),
+            replacing: None,
             staging: BTreeMap::new(),
             later: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -219,6 +222,11 @@ impl TakerThread {
         if staged.renew()? {
             tracing::error!(node = %taking.node, shard = %taking.shard, "a snapshot is fetched anew: a sync of it had failed");
         }
+        if staged.wanted().is_none() && self.replacing.is_some() {
+            // That may take long: not while nobody can read the state of another shard.
+            self.line.push_back(TakeOrder::Check { taking: taking.clone(), snapshot });
+            return Ok(());
+        }
         if staged.wanted().is_none() {
             let (node, shard, at) = (taking.node, taking.shard, snapshot.at.lsn);
             staged.sync()?;
@@ -257,7 +265,10 @@ impl TakerThread {
         let staging = if is_it { self.staging.remove(&taking.shard) } else { None };
         let Some(staging) = staging else { return Err(missing) };
         let began = now();
-        if let Err(error) = self.replace_by(taking, &staging.staged) {
+        self.replacing = Some(taking.shard);
+        let replaced = self.replace_by(taking, &staging.staged);
+        self.replacing = None;
+        if let Err(error) = replaced {
             self.staging.insert(taking.shard, staging);
             return Err(error);
         }
@@ -294,14 +305,16 @@ impl TakerThread {
     }
 
     /// Parts for other shards, while one's state is replaced. That may take longer than whoever gives a snapshot keeps one that
-    /// nobody asks for, and then what is here of theirs would be of no use. Of the shard itself none is waited for.
+    /// nobody asks for, and then what is here of theirs would be of no use. So it is with one that is offered again. What comes for the
+    /// shard itself waits.
     fn take_parts(&mut self) {
         self.line.extend(self.orders.try_iter());
         for _ in 0..self.line.len() {
-            match self.line.pop_front() {
-                Some(order @ TakeOrder::Part { .. }) => self.carry_out(order),
-                Some(order) => self.line.push_back(order),
-                None => return,
+            let Some(order) = self.line.pop_front() else { return };
+            let is_others = order.of().is_some_and(|(taking, _)| Some(taking.shard) != self.replacing);
+            match order {
+                TakeOrder::Part { .. } | TakeOrder::Stage { .. } if is_others => self.carry_out(order),
+                order => self.line.push_back(order),
             }
         }
     }
