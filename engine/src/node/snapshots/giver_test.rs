@@ -99,16 +99,17 @@ fn one_that_nobody_asks_for_is_let_go_while_others_are_fetched() {
     let mut world = World::new(1);
     let other = world.others()[0];
     let (mut giver, _orders) = world.giver();
-    giver.offer(&world.ask(SHARD)).unwrap();
     giver.offer(&world.ask(other)).unwrap();
-    let handle = giver.handle(other).unwrap();
+    giver.offer(&world.ask(SHARD)).unwrap();
+    world.node.default_namespace().put("k", "y").unwrap().wait().unwrap();
+    let handle = giver.handle(SHARD).unwrap();
     let newer = giver.take(&handle).unwrap();
     let fetched = giver.survey(newer).unwrap();
     assert_eq!(giver.given.len(), 3);
     giver.given.iter_mut().for_each(|given| given.kept.age(LONG));
-    giver.line.push_back(world.read(other, fetched, 0));
+    giver.line.push_back(world.read(SHARD, fetched, 0));
     giver.let_go();
-    assert_eq!(giver.given.iter().map(Given::shard).collect::<Vec<_>>(), [other]);
+    assert_eq!(giver.given.iter().map(Given::shard).collect::<Vec<_>>(), [SHARD]);
     assert!(giver.given_of(fetched).is_some());
     // Whoever asked for it is gone.
     giver.given.iter_mut().for_each(|given| given.kept.age(LONG));
