@@ -78,6 +78,8 @@ const QUICK: &[&str] = &[
     "1:12 2:12 1:12 writes 1 crashes 1 rots 1 hides prompt",
     "1:12 2:12 writes 1 crashes 1 releases 2 rots 1",
     "1:123 2:123 writes 1 rots 1 prompt",
+    "1:12 2:12 writes 2 crashes 1 breaks 1 repeats 1 overtakes 1",
+    "1:12 2:12 1:12 writes 2 repeats 2 overtakes 2",
     "masters emptied hands 1 returns 1",
     "masters hands 1 writes 1 ends 1 rots 1",
 ];
@@ -101,6 +103,12 @@ const LARGE: &[&str] = &[
     "=1:123 2:123 writes 2 empties 1",
     "1:12 2:12 writes 1 crashes 1 rots 2",
     "1:123 2:123 writes 1 breaks 1 rots 1 prompt",
+    "1:123 2:123 writes 1 repeats 1 overtakes 1 prompt",
+    "=1:123 2:123 1:123 writes 1 repeats 1 overtakes 1 prompt",
+    "=1:123 2:1234 2:234 writes 1 repeats 1 prompt",
+    "=1:123 2:1234 2:234 writes 1 overtakes 1 prompt",
+    "=1:12 2:123 writes 1 repeats 1 overtakes 1 releases 1",
+    "1:12 2:12 writes 1 crashes 1 repeats 1 overtakes 1 rots 1",
     "masters hands 2 writes 1 ends 1",
 ];
 /// Where a planted bug is looked for.
@@ -131,7 +139,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses`, `ends` (of leaders that give up), `releases` (of logs), `empties` (of disks) and `rots` (of batches) with how many, `hides` for rot that leaves nothing known by name, `prompt` for disks that take no time, `reads` for reads of the log that do. Or `masters`, where each node is its own, then
+    /// `breaks`, `losses`, `repeats` and `overtakes` (of messages), `ends` (of leaders that give up), `releases` (of logs), `empties` (of disks) and `rots` (of batches) with how many, `hides` for rot that leaves nothing known by name, `prompt` for disks that take no time, `reads` for reads of the log that do. Or `masters`, where each node is its own, then
     /// `hands` (assignments), `writes`, `empties`, `returns` (of disks that were replaced), `crashes`, `breaks`, `ends` and `rots`.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Search>,

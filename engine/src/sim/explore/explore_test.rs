@@ -76,7 +76,19 @@ fn a_search_that_is_given_up_is_not_called_complete() {
 
 #[test]
 fn a_scope_that_makes_no_sense_is_refused() {
-    for bad in ["", "writes 1", "1", "1:23", "12:12", "5:5", "1:15", "1:1 crashes", "1:1 crashes x", "1:1 nonsense"] {
+    for bad in [
+        "",
+        "writes 1",
+        "1",
+        "1:23",
+        "12:12",
+        "5:5",
+        "1:15",
+        "1:1 crashes",
+        "1:1 crashes x",
+        "1:1 overtakes 4",
+        "1:1 nonsense",
+    ] {
         assert!(bad.parse::<Scope>().is_err(), "{bad:?}");
     }
 }
@@ -145,6 +157,7 @@ fn a_search_that_takes_replicas_for_one_by_their_hash_comes_to_the_same_worlds_a
         "1:12 2:12 writes 1 crashes 1",
         "1:12 2:12 writes 1 losses 1",
         "1:12 2:12 writes 1 breaks 1",
+        "1:12 2:12 writes 1 crashes 1 repeats 1 overtakes 1",
         "1:12 2:12 writes 1 breaks 1 ends 1",
         "=1:123 2:23 writes 1",
         "=1:12 3:123 writes 1 releases 1",

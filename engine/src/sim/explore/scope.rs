@@ -26,7 +26,8 @@ pub(super) struct Turn {
 /// assert_eq!(found.violation, None);
 /// assert!(found.complete && found.states > 1_000, "{found:?}");
 ///
-/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 ends 1 releases 1 empties 1 rots 1 hides prompt reads";
+/// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 repeats 1 overtakes 1 ends 1 releases 1 empties 1 rots 1 hides \
+///     prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -42,6 +43,10 @@ pub struct Scope {
     pub(super) crashes: u8,
     /// How often a connection may break: what is on the way both ways is lost.
     pub(super) breaks: u8,
+    /// How often a message may arrive twice: it stays the oldest on its way.
+    pub(super) repeats: u8,
+    /// How often a message may arrive before the one that was sent before it.
+    pub(super) overtakes: u8,
     /// How often a node may lose the end of what it had synced, and know that it may have.
     pub(super) losses: u8,
     /// How often a leader that waits for a majority may give up waiting, and lead no more.
@@ -72,6 +77,8 @@ impl std::str::FromStr for Scope {
             writes: 0,
             crashes: 0,
             breaks: 0,
+            repeats: 0,
+            overtakes: 0,
             losses: 0,
             ends: 0,
             releases: 0,
@@ -93,6 +100,8 @@ impl std::str::FromStr for Scope {
                 "crashes" => scope.crashes = count()?,
                 "breaks" => scope.breaks = count()?,
                 "losses" => scope.losses = count()?,
+                "repeats" => scope.repeats = count()?,
+                "overtakes" => scope.overtakes = count()?,
                 "ends" => scope.ends = count()?,
                 "releases" => scope.releases = count()?,
                 "empties" => scope.empties = count()?,
@@ -111,6 +120,9 @@ impl std::str::FromStr for Scope {
         }
         if scope.releases.max(scope.rots) > 15 {
             return Err("a log is released, and rots, 15 times at the most".into());
+        }
+        if scope.repeats.max(scope.overtakes) > 3 {
+            return Err("messages are repeated, and overtake others, 3 times at the most".into());
         }
         Ok(scope)
     }
@@ -167,6 +179,8 @@ impl std::fmt::Display for Scope {
             (self.crashes, "crashes"),
             (self.breaks, "breaks"),
             (self.losses, "losses"),
+            (self.repeats, "repeats"),
+            (self.overtakes, "overtakes"),
             (self.ends, "ends"),
             (self.releases, "releases"),
             (self.empties, "empties"),

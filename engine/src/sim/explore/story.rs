@@ -30,6 +30,11 @@ pub(super) fn tell(fixed: &Fixed<'_>, steps: &mut Steps, path: &[Action], end: &
 
 fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> String {
     let leader = |turn: usize| scope.turns.get(turn).map_or(0, |turn| turn.leader.get());
+    let heard = |from: usize, to: usize, behind: usize| {
+        let message = world.waiting(from, to, behind).map(|id| steps.happening(id));
+        let said = if let Some(Happening::Hears { message, .. }) = message { said(message) } else { "nothing".into() };
+        format!("node {} hears from node {}: {said}", to + 1, from + 1)
+    };
     match action {
         Action::Assign => {
             let turn = usize::from(world.assigned);
@@ -38,12 +43,9 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
         }
         Action::Accept(turn) => format!("the master accepts that epoch {} is activated", turn + 1),
         Action::Tell(turn) => format!("node {} hears that epoch {} is accepted", leader(turn), turn + 1),
-        Action::Deliver(from, to) => {
-            let message = world.oldest(from, to).map(|id| steps.happening(id));
-            let said =
-                if let Some(Happening::Hears { message, .. }) = message { said(message) } else { "nothing".into() };
-            format!("node {} hears from node {}: {said}", to + 1, from + 1)
-        }
+        Action::Deliver(from, to) => heard(from, to, 0),
+        Action::Repeat(from, to) => format!("{} (and will once more)", heard(from, to, 0)),
+        Action::Overtake(from, to) => format!("{} (before what was sent before)", heard(from, to, 1)),
         Action::Sync(node) => {
             let write = steps.node(world.nodes[node]).log.under_way.front().map(|(_, write)| written(write));
             format!("node {} syncs {}", node + 1, write.unwrap_or_default())
@@ -76,10 +78,13 @@ fn sentence(scope: &Scope, steps: &Steps, world: &World, action: Action) -> Stri
 /// What the node that acts then says and commits.
 fn consequences(steps: &mut Steps, world: &World, action: Action) -> String {
     let (node, happening) = match action {
-        Action::Deliver(from, to) => match world.oldest(from, to) {
-            Some(id) => (to, id),
-            None => return String::new(),
-        },
+        Action::Deliver(from, to) | Action::Repeat(from, to) | Action::Overtake(from, to) => {
+            let behind = usize::from(matches!(action, Action::Overtake(..)));
+            match world.waiting(from, to, behind) {
+                Some(id) => (to, id),
+                None => return String::new(),
+            }
+        }
         Action::Sync(node) => (node, steps.add_happening(Happening::Syncs)),
         Action::Read(node) => (node, steps.add_happening(Happening::Reads)),
         Action::Write(node) => (node, steps.add_happening(Happening::Writes)),

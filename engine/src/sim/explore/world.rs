@@ -26,6 +26,10 @@ pub(super) enum Action {
     Tell(usize),
     /// The oldest message on the way from one node to another arrives.
     Deliver(usize, usize),
+    /// It arrives, and will once more.
+    Repeat(usize, usize),
+    /// The one behind it arrives first.
+    Overtake(usize, usize),
     /// The oldest write under way becomes durable.
     Sync(usize),
     /// A node starts again; of its writes under way so many reached the disk.
@@ -60,6 +64,8 @@ impl Action {
             Self::Accept(turn) => (1, turn, 0),
             Self::Tell(turn) => (2, turn, 0),
             Self::Deliver(from, to) => (3, from, to),
+            Self::Repeat(from, to) => (3, from, 1 << 4 | to),
+            Self::Overtake(from, to) => (3, from, 2 << 4 | to),
             Self::Sync(node) => (4, node, 0),
             Self::Crash(node, survive) => (5, node, survive as usize),
             Self::Lose(node) => (6, node, 0),
@@ -82,6 +88,8 @@ impl Action {
             0 => Self::Assign,
             1 => Self::Accept(a),
             2 => Self::Tell(a),
+            3 if b >> 4 == 1 => Self::Repeat(a, b & 0xf),
+            3 if b >> 4 == 2 => Self::Overtake(a, b & 0xf),
             3 => Self::Deliver(a, b),
             4 => Self::Sync(a),
             5 => Self::Crash(a, (packed & 0xff) as u8),
@@ -118,6 +126,8 @@ pub(super) struct World {
     crashes: u8,
     breaks: u8,
     losses: u8,
+    repeats: u8,
+    overtakes: u8,
     ends: u8,
     releases: u8,
     empties: u8,
@@ -152,6 +162,8 @@ impl World {
             crashes: fixed.scope.crashes,
             breaks: fixed.scope.breaks,
             losses: fixed.scope.losses,
+            repeats: fixed.scope.repeats,
+            overtakes: fixed.scope.overtakes,
             ends: fixed.scope.ends,
             releases: fixed.scope.releases,
             empties: fixed.scope.empties,
@@ -189,8 +201,16 @@ impl World {
         into.clear();
         let mut last = None;
         for (direction, _) in &self.messages {
-            if last.replace(*direction) != Some(*direction) {
-                into.push(Action::Deliver(usize::from(direction >> 4), usize::from(direction & 0xf)));
+            let (from, to) = (usize::from(direction >> 4), usize::from(direction & 0xf));
+            if last.replace(*direction) == Some(*direction) {
+                continue;
+            }
+            into.push(Action::Deliver(from, to));
+            into.extend((self.repeats > 0).then_some(Action::Repeat(from, to)));
+            // Two that are the same overtake one another without effect.
+            let (first, second) = (self.waiting(from, to, 0), self.waiting(from, to, 1));
+            if self.overtakes > 0 && second.is_some() && first != second {
+                into.push(Action::Overtake(from, to));
             }
         }
         into.extend((0..NODES).filter(|node| steps.facts(self.nodes[*node]).under_way > 0).map(Action::Sync));
@@ -272,8 +292,9 @@ impl World {
     /// Whether anything happens without a fault, a write or a new assignment.
     pub(super) fn is_quiet(choices: &[Action]) -> bool {
         choices.iter().all(|choice| {
-            use Action::{Assign, Break, Crash, Empty, GiveUp, Lose, Release, Rot, Write};
+            use Action::{Assign, Break, Crash, Empty, GiveUp, Lose, Overtake, Release, Repeat, Rot, Write};
             let fault = matches!(choice, Break(..) | Crash(..) | Empty(_) | GiveUp(_) | Lose(_) | Release(_) | Rot(..));
+            let fault = fault || matches!(choice, Repeat(..) | Overtake(..));
             fault || matches!(choice, Assign | Write(_))
         })
     }
@@ -306,6 +327,20 @@ impl World {
                 let direction = direction(from, to);
                 if let Some(at) = world.messages.iter().position(|(of, _)| *of == direction) {
                     let (_, happening) = world.messages.remove(at);
+                    world.step(fixed, steps, to, happening)?;
+                }
+            }
+            Action::Repeat(from, to) => {
+                world.repeats -= 1;
+                if let Some(happening) = self.waiting(from, to, 0) {
+                    world.step(fixed, steps, to, happening)?;
+                }
+            }
+            Action::Overtake(from, to) => {
+                world.overtakes -= 1;
+                let of = direction(from, to);
+                if let Some(at) = world.messages.iter().position(|(other, _)| *other == of) {
+                    let (_, happening) = world.messages.remove(at + 1);
                     world.step(fixed, steps, to, happening)?;
                 }
             }
@@ -465,10 +500,10 @@ impl World {
         self.up >> pair(low, high) & 1 == 1
     }
 
-    /// The happening of the oldest message on the way.
-    pub(super) fn oldest(&self, from: usize, to: usize) -> Option<u32> {
+    /// The happening of a message on the way, behind so many older ones.
+    pub(super) fn waiting(&self, from: usize, to: usize, behind: usize) -> Option<u32> {
         let direction = direction(from, to);
-        self.messages.iter().find(|(of, _)| *of == direction).map(|(_, happening)| *happening)
+        self.messages.iter().filter(|(of, _)| *of == direction).nth(behind).map(|(_, happening)| *happening)
     }
 
     /// As words, for the list of worlds to look at.
@@ -484,6 +519,8 @@ impl World {
             crashes,
             breaks,
             losses,
+            repeats,
+            overtakes,
             ends,
             releases,
             empties,
@@ -499,7 +536,8 @@ impl World {
         into.push(u32::from(*committed) << 16 | u32::from(*ends) << 8 | u32::from(*losses));
         let lost = lost.iter().rev().fold(0, |word, lost| word << 4 | u32::from(*lost));
         into.push(u32::from(*rots) << 24 | u32::from(*empties) << 16 | lost);
-        into.push(u32::from(*releases) << 24 | messages.len() as u32);
+        let often = *releases << 4 | *repeats << 2 | *overtakes;
+        into.push(u32::from(often) << 24 | messages.len() as u32);
         for (direction, happening) in messages {
             assert!(*happening < 1 << 24, "more than 16 million happenings do not fit beside a direction");
             into.push(u32::from(*direction >> 4 << 2 | *direction & 3) << 24 | happening);
@@ -528,7 +566,9 @@ impl World {
             breaks,
             losses: (c & 0xff) as u8,
             ends: (c >> 8 & 0xff) as u8,
-            releases: (d >> 24) as u8,
+            releases: (d >> 28) as u8,
+            repeats: (d >> 26 & 3) as u8,
+            overtakes: (d >> 24 & 3) as u8,
             rots: (e >> 24) as u8,
             empties: (e >> 16) as u8,
             lost: std::array::from_fn(|at| (e >> (4 * at) & 0xf) as u8),
