@@ -107,6 +107,9 @@ impl Replica {
             leadership.tail_bytes -= batch.bytes().len();
             leadership.tail_after = Some(batch.position());
         }
+        if leadership.tail.is_empty() {
+            leadership.tail = VecDeque::new(); // Thousands of idle shards hold no room for it either.
+        }
     }
 }
 

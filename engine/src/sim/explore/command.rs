@@ -83,7 +83,7 @@ const QUICK: &[&str] = &[
     "masters emptied hands 1 returns 1",
     "masters hands 1 writes 1 ends 1 rots 1",
 ];
-/// And the large ones, with them about five minutes. Each has what the others lack.
+/// And the large ones, with them about eight minutes. Each has what the others lack.
 const LARGE: &[&str] = &[
     "1:12 2:12 1:12 writes 3 crashes 1 breaks 1 losses 1",
     "1:123 2:123 writes 2 losses 1",
@@ -135,7 +135,7 @@ const HUNT_STATES_MAX: [usize; 2] = [100_000, 3_000_000];
 /// Searches every order of events of a few nodes, epochs and faults.
 #[derive(Debug, Clone, clap::Args)]
 pub struct ModelArgs {
-    /// Search the small scopes only: about a minute instead of five.
+    /// Search the small scopes only: about a minute instead of eight.
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
