@@ -323,24 +323,14 @@ impl World {
                 let leader = place(fixed.scope.turns[turn].leader);
                 world.happens(fixed, steps, leader, Happening::Accepted(master::epoch(turn)))?;
             }
-            Action::Deliver(from, to) => {
-                let direction = direction(from, to);
-                if let Some(at) = world.messages.iter().position(|(of, _)| *of == direction) {
-                    let (_, happening) = world.messages.remove(at);
-                    world.step(fixed, steps, to, happening)?;
-                }
+            Action::Deliver(from, to) => world.hear(fixed, steps, (from, to), 0)?,
+            Action::Overtake(from, to) => {
+                world.overtakes -= 1;
+                world.hear(fixed, steps, (from, to), 1)?;
             }
             Action::Repeat(from, to) => {
                 world.repeats -= 1;
                 if let Some(happening) = self.waiting(from, to, 0) {
-                    world.step(fixed, steps, to, happening)?;
-                }
-            }
-            Action::Overtake(from, to) => {
-                world.overtakes -= 1;
-                let of = direction(from, to);
-                if let Some(at) = world.messages.iter().position(|(other, _)| *other == of) {
-                    let (_, happening) = world.messages.remove(at + 1);
                     world.step(fixed, steps, to, happening)?;
                 }
             }
@@ -463,6 +453,20 @@ impl World {
             self.disconnect(fixed, steps, node.min(peer), node.max(peer))?;
         }
         Ok(())
+    }
+
+    /// A message arrives, behind which so many older ones are on the way.
+    fn hear(
+        &mut self,
+        fixed: &Fixed<'_>,
+        steps: &mut Steps,
+        (from, to): (usize, usize),
+        behind: usize,
+    ) -> Result<(), Violation> {
+        let direction = direction(from, to);
+        let Some(first) = self.messages.iter().position(|(of, _)| *of == direction) else { return Ok(()) };
+        let (_, happening) = self.messages.remove(first + behind);
+        self.step(fixed, steps, to, happening)
     }
 
     fn send(&mut self, from: usize, to: usize, happening: u32) {
