@@ -115,7 +115,8 @@ impl Leadership {
         let asked = asked.filter(|_| start.is_none());
         asked.map(|(of, to, after)| (of, to, after.lsn, after.epoch, after.chain)).hash(into);
         tail_after.map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
-        for at in [probed, mends_behind] {
+        mends_behind.filter(|_| start.is_none()).map(|(_, shared)| shared).hash(into);
+        for at in [*probed, mends_behind.map(|(after, _)| after)] {
             at.filter(|_| start.is_none()).map(|at| (at.lsn, at.epoch, at.chain)).hash(into);
         }
         (epoch, leader, voters, learners, fence, fence_quorum, directories, founding, start).hash(into);

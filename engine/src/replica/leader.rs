@@ -84,8 +84,8 @@ pub(super) struct Leadership {
     pub(super) asked: Option<(NodeId, Lsn, LogPosition)>,
     /// Behind which own position it was asked to see whether the two logs are the same up to there.
     pub(super) probed: Option<LogPosition>,
-    /// Behind which own position it was asked for what can't be read here.
-    pub(super) mends_behind: Option<LogPosition>,
+    /// Behind which own position it was asked for what can't be read here, and up to where that is the same in both logs.
+    pub(super) mends_behind: Option<(LogPosition, Lsn)>,
     pub(super) progress: BTreeMap<NodeId, Progress>,
     /// Where this epoch's `EpochStart` ends, once it is written.
     pub(super) start: Option<Lsn>,
@@ -329,7 +329,7 @@ impl Replica {
             // damage without names that an open came upon, the log is in doubt.
             let is_damage = self.damage.sound_to() < shared && self.damage.sound_to() >= common.lsn;
             if is_damage && common.lsn >= self.committed {
-                self.mend_behind(common, source, theirs.log.end, out);
+                self.mend_behind((common, shared), source, theirs.log.end, out);
             } else if !self.mends_first(log, out) {
                 self.wait_for_names(source, theirs.log.end);
             }
@@ -351,13 +351,19 @@ impl Replica {
 
     /// What is behind `after` can't be read here, and is not known by name, so that who lacks what follows can't tell whether it has it. It
     /// is fetched, and put again in its place; nothing is cut off before all of it is here (I1).
-    fn mend_behind(&mut self, after: LogPosition, source: NodeId, target: LogPosition, out: &mut Vec<Output>) {
+    fn mend_behind(
+        &mut self,
+        (after, shared): (LogPosition, Lsn),
+        source: NodeId,
+        target: LogPosition,
+        out: &mut Vec<Output>,
+    ) {
         if let Some(leadership) = self.leadership.as_mut() {
             leadership.phase = Phase::Adopting { source, target };
         }
         self.fetch_from(after, out);
         if let Some(leadership) = self.leadership.as_mut() {
-            leadership.mends_behind = leadership.asked.map(|_| after);
+            leadership.mends_behind = leadership.asked.map(|_| (after, shared));
         }
     }
 
@@ -464,9 +470,11 @@ impl Replica {
         let Some((_, to, _)) = leadership.asked.filter(|(of, _, behind)| *of == from && *behind == after) else {
             return;
         };
-        if leadership.mends_behind == Some(after) {
+        if let Some((_, shared)) = leadership.mends_behind.filter(|(behind, _)| *behind == after) {
             let mut mending = self.mending().filter(|mending| mending.next == after.lsn.next());
-            batches.iter().for_each(|batch| self.mend_by(batch, &mut mending, log, out));
+            // I2: behind that the two logs may be different ones, and the damage goes on.
+            let both_have = batches.iter().take_while(|batch| batch.last_lsn() <= shared);
+            both_have.for_each(|batch| self.mend_by(batch, &mut mending, log, out));
             self.wait_for_mend(); // Until that is durable, which is a reason to look again.
             return;
         }

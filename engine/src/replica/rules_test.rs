@@ -5,6 +5,7 @@ use super::{Input, LogView as _, Output, Phase, Promise, ReadTicket, Verdict};
 use crate::model::limits::{APPEND_BATCHES_MAX, QUORUM_LOST_AFTER_DEFAULT as BOUND};
 use crate::model::{DirectoryId, Epoch, LogPosition, Lsn, Message, SnapshotId};
 use std::time::Duration;
+use towline_wal::Batch;
 
 const OTHER_DISK: DirectoryId = DirectoryId::new([7; 16]);
 
@@ -329,9 +330,9 @@ fn a_new_leader_that_mends_what_it_took_over_is_not_hurried() {
     assert_eq!(world.node(A).replica.damaged(), []);
 }
 
-/// All of it is put again before anything is cut off: also where one answer does not hold it all, and whoever gave it is gone then.
-#[test]
-fn i1_what_is_fetched_for_what_has_no_name_takes_the_place_of_nothing_else() {
+/// A and B have LSN 2 to 4, committed, and each the start of an epoch of its own behind that. A can't read these, has no name for them, and
+/// asks B, whose log it takes over. Gives its log as it was.
+fn asks_for_what_has_no_name(lost: &[u64]) -> (World, Epoch, Vec<Batch>) {
     let mut world = World::new();
     world.elect(B);
     world.cut(A, C);
@@ -345,14 +346,35 @@ fn i1_what_is_fetched_for_what_has_no_name_takes_the_place_of_nothing_else() {
     super::doubt_test::begin_alone(&mut world, [(A, C), (B, C)]);
     [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
     let whole = world.node(A).log.batches.clone();
-    world.node(A).log.hidden = [2, 3, 4].map(Lsn::new).into();
-    world.node(A).rot(&[2, 3, 4]);
+    world.node(A).log.hidden = lost.iter().map(|lsn| Lsn::new(*lsn)).collect();
+    world.node(A).rot(lost);
     world.connect(A, B);
     let epoch = world.assign(A).epoch;
     world.node(A).sync();
     world.deliver_to(B);
     world.node(B).sync();
     world.deliver_to(A);
+    (world, epoch, whole)
+}
+
+/// What lies there behind what both have is another history, and the damage goes on.
+#[test]
+fn i2_nothing_is_put_again_but_what_both_logs_have() {
+    let (mut world, epoch, whole) = asks_for_what_has_no_name(&[2, 3, 4, 5]);
+    let theirs = world.node(B).log.batches.clone();
+    assert_ne!(theirs[4], whole[4]);
+    let fetched = Message::Fetched { epoch, after: whole[0].position(), batches: theirs[1..].to_vec() };
+    world.node(A).step(Input::Message { from: B, message: fetched });
+    assert_eq!((world.node(A).log.batches.clone(), world.node(A).log.damaged.clone()), (whole, vec![Lsn::new(5)]));
+    world.settle();
+    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
+    assert_eq!(world.node(A).log.batches[..5], theirs[..5]);
+}
+
+/// All of it is put again before anything is cut off: also where one answer does not hold it all, and whoever gave it is gone then.
+#[test]
+fn i1_what_is_fetched_for_what_has_no_name_takes_the_place_of_nothing_else() {
+    let (mut world, epoch, whole) = asks_for_what_has_no_name(&[2, 3, 4]);
     // Of what it asks for the first batch comes, and then B is gone.
     let after = whole[0].position();
     let asks = |(_, message): &(_, Message)| matches!(message, Message::Fetch { after: of, .. } if *of == after);
