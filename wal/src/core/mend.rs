@@ -380,7 +380,7 @@ impl LogCore {
     pub(crate) fn plan_noting(&mut self, log: LogId, from: Lsn, bytes_max: usize) -> Result<Vec<Extent>, ReadError> {
         let plan = self.plan_read(log, from, bytes_max);
         if let Err(ReadError::Corrupt { first, last, .. }) = &plan {
-            let gap = self.unknown_at(log, from).filter(|gap| (gap.first, gap.last) == (*first, *last));
+            let gap = self.unknown_at(log, from).filter(|gap| gap.first <= *first && gap.last == *last);
             gap.into_iter().for_each(|gap| self.note_gap(log, gap));
         }
         plan

@@ -340,11 +340,12 @@ impl LogCore {
         Ok(())
     }
 
-    /// The range from `from` on that no index tells, in the segment that should hold it.
+    /// The first range that ends at or behind `from` and no index tells, in the segment that should hold it: all of it, also where it
+    /// begins before that. Otherwise what lies before it would be known neither as a batch nor as damage.
     pub(crate) fn unknown_at(&self, log: LogId, from: Lsn) -> Option<DamagedSlot> {
         let run = self.index.get(log)?.run_at(from)?;
         let entries = self.index.cache.entries(run.segment, log).unwrap_or_default();
-        let (first, last) = run.batches(from, entries).find_map(Result::err)?;
+        let (first, last) = run.batches(run.first, entries).filter_map(Result::err).find(|(_, last)| *last >= from)?;
         Some(DamagedSlot { first, last, segment: run.segment, offset: 0 })
     }
 

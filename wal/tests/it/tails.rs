@@ -2,10 +2,11 @@
 
 use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use towline_wal::{
-    DamagedRange, Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError,
+    Batch, DamagedRange, Entry, Epoch, FaultClass, LogPosition, Lsn, Options, ReadError, SubmitError, Tail, TailError,
     Verified, Wal, WalError,
 };
 
@@ -242,21 +243,46 @@ fn a_verification_names_what_the_device_refuses_and_goes_on_behind_it() {
     assert!(verify().damaged.is_empty(), "nothing of it is remembered");
 }
 
-/// The footer is gone, and groups with what the next ones repeat of them. A scrub named the range, and whoever looked at the log's
-/// damage found none, so nobody asked for it.
-#[test]
-fn d12_what_no_footer_and_no_group_names_is_damage_that_can_be_put_again() {
-    let dir = tempfile::tempdir().unwrap();
+/// A log of which a footer is gone, and groups with what the next ones repeat of them; and what it held.
+fn without_names(dir: &Path, batch_bytes: usize) -> (Wal, Vec<Batch>) {
     let options = Options { segment_bytes: 64 << 10, index_bytes_max: 0, tail_cache_bytes: 0, ..small() };
-    let (wal, _) = Wal::open(dir.path(), options).unwrap();
+    let (wal, _) = Wal::open(dir, options).unwrap();
     let mut batches = Vec::new();
     while wal.stats().rotations < 80 {
-        let next = batch(log(1), wal.end(log(1)), Epoch::new(1, 1), 1, 9000);
+        let next = batch(log(1), wal.end(log(1)), Epoch::new(1, 1), 1, batch_bytes);
         batches.push(next.clone());
         wal.append(next).unwrap();
     }
-    let file = std::fs::OpenOptions::new().write(true).open(dir.path().join("0000000000000003.seg")).unwrap();
+    let file = std::fs::OpenOptions::new().write(true).open(dir.join("0000000000000003.seg")).unwrap();
     file.write_all_at(&vec![0; 40 << 10], 24 << 10).unwrap();
+    (wal, batches)
+}
+
+/// Whoever began to read in its middle had it noted from there on, and what comes before was neither a batch nor damage: so nobody was
+/// asked for it, nor for the rest, which follows it.
+#[test]
+fn a_reader_that_begins_in_the_middle_of_what_nothing_names_has_all_of_it_noted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, batches) = without_names(dir.path(), 2000);
+    // Not one of which something tells where it lay.
+    let is_lost = |lsn: &u64| matches!(wal.read(log(1), Lsn::new(*lsn), 1), Err(ReadError::Corrupt { offset: 0, .. }));
+    let last = (1..=wal.end(log(1)).lsn.get()).rev().find(is_lost).map(Lsn::new).unwrap();
+    let noted = wal.damaged(log(1));
+    let (first, _) = *noted.iter().find(|(first, to)| *first <= last && last <= *to).unwrap();
+    assert!(first < last && wal.position_at(log(1), first.prev()).is_some(), "{noted:?}");
+    let again = |lsn: u64| Entry::Mend(batches[usize::try_from(lsn).unwrap() - 1].clone());
+    let lost = noted.iter().flat_map(|(first, to)| first.get()..=to.get());
+    wal.submit(lost.map(again).collect()).unwrap().wait().unwrap();
+    assert_eq!(wal.damaged(log(1)), []);
+    let read = wal.read(log(1), first, 1).unwrap();
+    assert!(read[..] == batches[usize::try_from(first.get()).unwrap() - 1..][..1], "byte by byte");
+}
+
+/// A scrub named the range, and whoever looked at the log's damage found none, so nobody asked for it.
+#[test]
+fn d12_what_no_footer_and_no_group_names_is_damage_that_can_be_put_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (wal, batches) = without_names(dir.path(), 9000);
     let verify = || wal.verify(u64::MAX, |_| ControlFlow::Continue(())).unwrap();
     let verified = verify();
     let is_gap = |range: &&DamagedRange| (range.file.as_str(), range.offset) == ("0000000000000003.seg", 0);
