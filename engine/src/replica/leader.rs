@@ -328,7 +328,7 @@ impl Replica {
             // I1: what lies there is in both logs, and its names can't be read here: it is put again, or can be read in a moment. Of
             // damage without names that an open came upon, the log is in doubt.
             let is_damage = self.damage.sound_to() < shared && self.damage.sound_to() >= common.lsn;
-            if is_damage && common.lsn >= self.committed {
+            if is_damage {
                 self.mend_behind((common, shared), source, theirs.log.end, out);
             } else if !self.mends_first(log, out) {
                 self.wait_for_names(source, theirs.log.end);
@@ -472,9 +472,10 @@ impl Replica {
         };
         if let Some((_, shared)) = leadership.mends_behind.filter(|(behind, _)| *behind == after) {
             let mut mending = self.mending().filter(|mending| mending.next == after.lsn.next());
-            // I2: behind that the two logs may be different ones, and the damage goes on.
-            let both_have = batches.iter().take_while(|batch| batch.last_lsn() <= shared);
-            both_have.for_each(|batch| self.mend_by(batch, &mut mending, log, out));
+            // I2: behind that the logs may be different ones, and the damage goes on: this one's and the best, or the best and the one
+            // that was asked.
+            let all_have = batches.iter().take_while(|batch| batch.last_lsn() <= shared.min(to));
+            all_have.for_each(|batch| self.mend_by(batch, &mut mending, log, out));
             self.wait_for_mend(); // Until that is durable, which is a reason to look again.
             return;
         }

@@ -508,6 +508,11 @@ impl Replica {
         if !self.damage.is_none() {
             self.seek_mend(log, out);
             if !self.is_mending() {
+                if std::mem::take(&mut self.damage.owes_answer) {
+                    // What it was fed behind that was dropped: it says from where on it is to be fed again. What was put again since is
+                    // progress, also if nobody gives the rest.
+                    self.say_log(log, out);
+                }
                 self.adopt_if_stuck(now_micros, log, out);
             }
             return;
@@ -517,6 +522,8 @@ impl Replica {
 
     /// Nothing is damaged any more: what waited for that goes on.
     fn is_whole(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
+        // A state was on its way for what is there again, perhaps. Otherwise it is offered again.
+        self.fetching = None;
         self.damage.ask_all_again();
         self.announce_damage(out);
         match self.phase() {
@@ -586,6 +593,9 @@ impl Replica {
         let same = |is_same: bool| if is_same { Fed::Here } else { Fed::Another };
         let Some(next) = batches.first() else { return Fed::Unknown };
         let hidden = self.damage.around(next.first_lsn(), next.last_lsn());
+        if self.held(next.epoch(), next.first_lsn(), next.last_lsn(), log) {
+            return Fed::Here; // Whatever comes behind it, and whether or not the leader was able to give it before.
+        }
         for batch in batches {
             let at = batch.position();
             if at.lsn > self.end.lsn || at.epoch > self.end.epoch {
@@ -604,6 +614,30 @@ impl Replica {
         if self.damage.was_refused_by(from, first) { Fed::Another } else { Fed::Unknown }
     }
 
+    /// I1: whether what lies at these LSNs, and is not known by name, is this epoch's. Then it is what every log holds that has that epoch
+    /// there: an epoch has one history (I2). Where each begins is known as long as nothing is in doubt; of damage without names that an
+    /// open came upon, the log is. Nobody need have come upon it as damage yet: its names may be what can't be read at this moment.
+    fn held(&self, epoch: Epoch, first: Lsn, last: Lsn, log: &dyn LogView) -> bool {
+        let is_unread = self.suspect.is_none() && last <= self.end.lsn && self.position_at(last, log).is_none();
+        is_unread && {
+            let epochs = log.epochs();
+            let is_of = |lsn: Lsn| {
+                let before = epochs.partition_point(|(_, start)| *start <= lsn).checked_sub(1);
+                before.and_then(|at| epochs.get(at)).is_some_and(|(of, _)| *of == epoch)
+            };
+            is_of(first) && is_of(last)
+        }
+    }
+
+    /// Whether the log has this position of a log whose leader gives its state, which is committed: also where it can't read it.
+    pub(super) fn holds(&self, at: LogPosition, log: &dyn LogView) -> bool {
+        let is_committed = || at.lsn <= self.committed && self.damage.around(at.lsn, at.lsn).is_some();
+        match self.position_at(at.lsn, log) {
+            Some(ours) => ours == at,
+            None => is_committed() || self.held(at.epoch, at.lsn, at.lsn, log),
+        }
+    }
+
     /// Whether it ends damage of which no batch is known by name, so that what is behind it can be read all the same. Whoever
     /// asks sees by the chain whether that follows.
     pub(super) fn can_read_behind(&self, lsn: Lsn, log: &dyn LogView) -> bool {
@@ -611,10 +645,11 @@ impl Replica {
     }
 
     /// Whether it can't say yet if a position of its leader is in its log: it has asked for what is damaged there, and says then what
-    /// its log is.
+    /// its log is. So it does of what comes behind that while some of it is being put again: it would be sent the same at once.
     pub(super) fn awaits_mend_at(&mut self, prev: Lsn, log: &dyn LogView) -> bool {
         let is_hidden = self.damage.around(prev, prev).is_some() && self.position_at(prev, log).is_none();
-        let awaits = is_hidden && (self.damage.asked.is_some() || self.is_mending());
+        let is_behind = self.is_mending() && prev > self.damage.sound_to();
+        let awaits = is_behind || (is_hidden && self.damage.asked.is_some());
         self.damage.owes_answer |= awaits;
         awaits
     }

@@ -49,6 +49,8 @@ mod snapshot_test;
 mod step;
 #[cfg(test)]
 mod transfer_test;
+#[cfg(test)]
+mod unnamed_test;
 mod votes;
 #[cfg(test)]
 mod votes_test;
@@ -319,6 +321,12 @@ impl Replica {
         let voters = &leadership.assignment.voters;
         let may_commit = voters.iter().filter(is_near).count() >= majority_of(voters.len());
         voters.contains(&follower) && (leadership.phase() != Phase::Serving || !may_commit)
+    }
+
+    /// Whether a snapshot is being fetched or installed.
+    #[must_use]
+    pub const fn takes_a_snapshot(&self) -> bool {
+        self.fetching.is_some() || self.installing.is_some()
     }
 
     /// How many have promised this leader's epoch, as far as it counts them.

@@ -5,7 +5,6 @@ use super::{Input, LogView as _, Output, Phase, Promise, ReadTicket, Verdict};
 use crate::model::limits::{APPEND_BATCHES_MAX, QUORUM_LOST_AFTER_DEFAULT as BOUND};
 use crate::model::{DirectoryId, Epoch, LogPosition, Lsn, Message, SnapshotId};
 use std::time::Duration;
-use towline_wal::Batch;
 
 const OTHER_DISK: DirectoryId = DirectoryId::new([7; 16]);
 
@@ -327,76 +326,6 @@ fn a_new_leader_that_mends_what_it_took_over_is_not_hurried() {
         world.node(A).step(Input::Message { from: B, message });
         world.node(A).sync();
     }
-    assert_eq!(world.node(A).replica.damaged(), []);
-}
-
-/// A and B have LSN 2 to 4, committed, and each the start of an epoch of its own behind that. A can't read these, has no name for them, and
-/// asks B, whose log it takes over. Gives its log as it was.
-fn asks_for_what_has_no_name(lost: &[u64]) -> (World, Epoch, Vec<Batch>) {
-    let mut world = World::new();
-    world.elect(B);
-    world.cut(A, C);
-    world.cut(B, C);
-    for text in ["two", "three", "four"] {
-        world.propose(B, text);
-    }
-    world.settle();
-    assert_eq!(world.committed(B), 4);
-    world.cut(A, B);
-    super::doubt_test::begin_alone(&mut world, [(A, C), (B, C)]);
-    [A, B, C].into_iter().for_each(|id| world.node(id).crash(id));
-    let whole = world.node(A).log.batches.clone();
-    world.node(A).log.hidden = lost.iter().map(|lsn| Lsn::new(*lsn)).collect();
-    world.node(A).rot(lost);
-    world.connect(A, B);
-    let epoch = world.assign(A).epoch;
-    world.node(A).sync();
-    world.deliver_to(B);
-    world.node(B).sync();
-    world.deliver_to(A);
-    (world, epoch, whole)
-}
-
-/// What lies there behind what both have is another history, and the damage goes on.
-#[test]
-fn i2_nothing_is_put_again_but_what_both_logs_have() {
-    let (mut world, epoch, whole) = asks_for_what_has_no_name(&[2, 3, 4, 5]);
-    let theirs = world.node(B).log.batches.clone();
-    assert_ne!(theirs[4], whole[4]);
-    let fetched = Message::Fetched { epoch, after: whole[0].position(), batches: theirs[1..].to_vec() };
-    world.node(A).step(Input::Message { from: B, message: fetched });
-    assert_eq!((world.node(A).log.batches.clone(), world.node(A).log.damaged.clone()), (whole, vec![Lsn::new(5)]));
-    world.settle();
-    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
-    assert_eq!(world.node(A).log.batches[..5], theirs[..5]);
-}
-
-/// All of it is put again before anything is cut off: also where one answer does not hold it all, and whoever gave it is gone then.
-#[test]
-fn i1_what_is_fetched_for_what_has_no_name_takes_the_place_of_nothing_else() {
-    let (mut world, epoch, whole) = asks_for_what_has_no_name(&[2, 3, 4]);
-    // Of what it asks for the first batch comes, and then B is gone.
-    let after = whole[0].position();
-    let asks = |(_, message): &(_, Message)| matches!(message, Message::Fetch { after: of, .. } if *of == after);
-    assert!(world.node(A).sent.iter().any(asks), "{:?}", world.node(A).sent);
-    let first = Message::Fetched { epoch, after, batches: vec![whole[1].clone()] };
-    world.node(A).step(Input::Message { from: B, message: first });
-    assert_eq!(world.node(A).log.batches, whole);
-    world.node(A).sync();
-    assert_eq!(world.node(A).replica.damaged(), [(Lsn::new(3), Lsn::new(4))]);
-    let goes_on =
-        |(_, message): &(_, Message)| matches!(message, Message::Fetch { after: of, .. } if *of == whole[1].position());
-    assert!(world.node(A).sent.iter().any(goes_on), "{:?}", world.node(A).sent);
-    world.cut(A, B);
-    world.connect(A, C);
-    world.settle();
-    assert_eq!(world.node(A).log.batches, whole, "it waits: what lies there was acknowledged");
-    assert_ne!(world.node(A).replica.phase(), Some(Phase::Activating));
-    // B is there again.
-    world.connect(A, B);
-    world.settle();
-    assert_eq!(world.node(A).replica.phase(), Some(Phase::Activating));
-    assert_eq!(world.node(A).log.batches[..4], whole[..4]);
     assert_eq!(world.node(A).replica.damaged(), []);
 }
 

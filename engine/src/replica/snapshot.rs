@@ -115,10 +115,14 @@ impl Replica {
         if self.needs(&snapshot, log) {
             self.fetching = Some(Fetching { from, snapshot, chunks: 0 });
             out.push(Output::StageSnapshot { snapshot });
+        } else if self.leadership.is_some() && self.damage.state_of() == Some(from) {
+            self.no_state_of(from, log, out); // Somebody else's is newer, perhaps.
         } else if self.leadership.is_some() {
             // It had said what it has, and was offered that: then the two logs can't be compared.
             out.push(Output::Disconnect { peer: from, reason: DisconnectReason::MissingBatches });
         } else if self.position_at(snapshot.at.lsn, log).is_none_or(|ours| ours == snapshot.at) {
+            // If it was asked for that: it would give the same again, and does not bring the state past what can't be read.
+            self.no_state_of(from, log, out);
             self.say_log(log, out);
         } else {
             out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ContradictsCommitted });
@@ -141,9 +145,9 @@ impl Replica {
     /// Whether the snapshot has what this replica lacks: otherwise its log would lose what it holds behind it (I1). Or what its
     /// log has and can't give its state: then the log stays as it is.
     fn needs(&self, snapshot: &SnapshotId, log: &dyn LogView) -> bool {
-        let ours = self.position_at(snapshot.at.lsn, log);
-        let lacks = snapshot.at.lsn > self.committed && ours != Some(snapshot.at);
-        lacks || (ours == Some(snapshot.at) && self.damage.bars(snapshot.at.lsn))
+        let holds = self.holds(snapshot.at, log);
+        let lacks = snapshot.at.lsn > self.committed && !holds;
+        lacks || (holds && self.damage.bars(snapshot.at.lsn))
     }
 
     /// The driver wants a part of what it stages.
@@ -211,7 +215,7 @@ impl Replica {
         }
         let at = snapshot.at;
         self.damage.state_is_at(at.lsn);
-        if at.lsn <= self.committed || self.position_at(at.lsn, log) == Some(at) {
+        if at.lsn <= self.committed || self.holds(at, log) {
             self.persist(LogWrite::Mark(mark(None)), Purpose::Reset(at), out);
         } else {
             self.reset(at, out);
