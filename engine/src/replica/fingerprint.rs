@@ -34,6 +34,7 @@ impl Replica {
             questions,
             fetching,
             installing,
+            named,
             connected,
             next_ticket: _,
             under_way,
@@ -52,6 +53,8 @@ impl Replica {
                 (chunks, bytes, digest).hash(into);
             }
         }
+        named.is_some().hash(into);
+        named.iter().for_each(|at| position(at, into));
         // It is asked only whether what was matched still is.
         let was_told = *matched > Lsn::ZERO || (suspect.is_some() && told_since_doubt.is_some());
         (led_from.filter(|_| was_told), own_master).hash(into);

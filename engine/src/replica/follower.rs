@@ -223,6 +223,7 @@ impl Replica {
                 let is_mended = mending.as_ref().is_some_and(|mending| mending.next == before.lsn.next());
                 let is_known = is_mended || self.position_at(before.lsn, log) == Some(before);
                 if !is_known && !planted(Mutant::SkipChainCheck) {
+                    self.owes_answer_for_mend();
                     break; // It is mended up to there first.
                 }
                 self.truncate(before, out); // A suffix that lost.

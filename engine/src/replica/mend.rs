@@ -140,7 +140,7 @@ impl Damage {
     }
 
     /// The damage that holds all of these LSNs.
-    fn around(&self, first: Lsn, last: Lsn) -> Option<(Lsn, Lsn)> {
+    pub(super) fn around(&self, first: Lsn, last: Lsn) -> Option<(Lsn, Lsn)> {
         self.ranges.iter().copied().find(|(from, to)| *from <= first && *to >= last)
     }
 
@@ -417,7 +417,8 @@ impl Replica {
     /// What a leader is told of the log while it is to give its state: the log ends where it can be read.
     pub(super) fn summary_told(&self, log: &dyn LogView) -> LogSummary {
         let end = self.damage.state_of.and_then(|_| self.position_at(self.damage.sound_to(), log));
-        self.summary_to(end.unwrap_or(self.end), log)
+        // Its state has what lies before this, and nothing else that it holds there has a name.
+        self.summary_to(end.or_else(|| self.named(log)).unwrap_or(self.end), log)
     }
 
     fn summary_to(&self, end: LogPosition, log: &dyn LogView) -> LogSummary {
@@ -522,13 +523,16 @@ impl Replica {
 
     /// Nothing is damaged any more: what waited for that goes on.
     fn is_whole(&mut self, now_micros: u64, log: &dyn LogView, out: &mut Vec<Output>) {
-        // A state was on its way for what is there again, perhaps. Otherwise it is offered again.
-        self.fetching = None;
+        // A state was on its way for what is there again, perhaps. Otherwise it is offered again, and what is here of it counts.
+        let was_fetching = self.fetching.take().is_some();
         self.damage.ask_all_again();
+        self.damage.owes_nothing();
         self.announce_damage(out);
+        let waits = was_fetching || self.leadership.as_deref().is_some_and(|l| l.mends_behind.is_some());
         match self.phase() {
             None => self.say_log_to_any(log, out),
             Some(Phase::Mending | Phase::Fencing) => self.adopt_again(now_micros, log, out),
+            Some(Phase::Adopting { .. }) if waits => self.adopt_again(now_micros, log, out),
             Some(Phase::Adopting { .. }) => self.adopt_if_stuck(now_micros, log, out),
             Some(_) => self.advance_leader(log, out), // Its own disk counts again.
         }
@@ -573,7 +577,11 @@ impl Replica {
         out: &mut Vec<Output>,
     ) {
         let (first, last) = (batch.first_lsn(), batch.last_lsn());
-        let Some(mending) = mending.as_mut().filter(|mending| mending.next == first) else { return };
+        let Some(mending) = mending.as_mut().filter(|mending| mending.next == first) else {
+            // What comes behind what is being put again is not taken, and is to be sent again when that is there.
+            self.damage.owes_answer |= self.is_mending() && self.damage.around(first, last).is_some();
+            return;
+        };
         if self.damage.ranges.first().is_none_or(|(_, to)| last > *to) {
             return;
         }
@@ -652,6 +660,12 @@ impl Replica {
         let awaits = is_behind || (is_hidden && self.damage.asked.is_some());
         self.damage.owes_answer |= awaits;
         awaits
+    }
+
+    /// A batch that lies in damage, or behind what may be cut off there, is not taken before what is being put again is there: it says
+    /// then from where on it is to be fed. (Of what is behind its log's end it hears again when it is whole.)
+    pub(super) fn owes_answer_for_mend(&mut self) {
+        self.damage.owes_answer |= self.is_mending();
     }
 
     /// Nobody gives what it waits for, or its leader does not: it says what its log is all the same.

@@ -142,6 +142,8 @@ pub struct Replica {
     fetching: Option<Fetching>,
     /// The snapshot that is being installed: from the mark in the log until the state is replaced.
     installing: Option<SnapshotId>,
+    /// Where the last one lies that was installed, if the log holds that and can't name it.
+    named: Option<LogPosition>,
     /// Who is connected, with which disk.
     connected: BTreeMap<NodeId, DirectoryId>,
     next_ticket: u64,
@@ -198,6 +200,7 @@ impl Replica {
             questions: Questions::default(),
             fetching: None,
             installing: None,
+            named: None,
             connected: BTreeMap::new(),
             next_ticket: 0,
             under_way: VecDeque::new(),
@@ -368,6 +371,11 @@ impl Replica {
     fn truncate(&mut self, to: LogPosition, out: &mut Vec<Output>) {
         // I2: otherwise a committed batch would be replaced by another at the same LSN.
         assert!(to.lsn >= self.committed, "I2: truncation to {} below committed {}", to.lsn, self.committed);
+        if self.is_named_by_snapshot(to) {
+            self.reset(to, out); // The log knows no batch there to be cut off at, and all up to there is in the state.
+            return;
+        }
+        self.named = self.named.filter(|named| named.lsn < to.lsn);
         self.end = to;
         if self.durable.lsn > to.lsn {
             self.durable = to;
@@ -384,7 +392,24 @@ impl Replica {
 
     /// The position at `lsn` in the own log; `log` may not show this step's writes yet.
     fn position_at(&self, lsn: Lsn, log: &dyn LogView) -> Option<LogPosition> {
-        if lsn == self.end.lsn { Some(self.end) } else { log.position_at(lsn).filter(|p| p.lsn <= self.end.lsn) }
+        if lsn == self.end.lsn {
+            return Some(self.end);
+        }
+        let known = log.position_at(lsn).or_else(|| self.named(log).filter(|named| named.lsn == lsn));
+        known.filter(|known| known.lsn <= self.end.lsn)
+    }
+
+    /// Where the last snapshot lies that was installed, as long as the log has that and can't name it.
+    fn named(&self, log: &dyn LogView) -> Option<LogPosition> {
+        self.named.filter(|named| named.lsn > log.start().lsn && self.is_named_by_snapshot(*named))
+    }
+
+    fn is_named_by_snapshot(&self, at: LogPosition) -> bool {
+        let is_put_again = self.under_way.iter().any(|(_, purpose)| match purpose {
+            Purpose::Mended(first, last) => *first <= at.lsn && at.lsn <= *last,
+            _ => false,
+        });
+        self.named == Some(at) && self.damage.around(at.lsn, at.lsn).is_some() && !is_put_again
     }
 
     fn boundary_at_or_before(&self, lsn: Lsn, log: &dyn LogView) -> LogPosition {
@@ -398,7 +423,8 @@ impl Replica {
             let last = behind.checked_sub(1).and_then(|last| leadership.tail.get(last));
             last.map(towline_wal::Batch::position).or_else(|| leadership.tail_after.filter(|after| after.lsn <= lsn))
         };
-        log.boundary_at_or_before(lsn).or_else(kept).unwrap_or_else(|| LogPosition::origin(self.log_id))
+        let known = log.boundary_at_or_before(lsn).or_else(kept).unwrap_or_else(|| LogPosition::origin(self.log_id));
+        self.named(log).filter(|named| known.lsn < named.lsn && named.lsn <= lsn).unwrap_or(known)
     }
 
     /// The own log in a few numbers.

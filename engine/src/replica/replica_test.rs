@@ -1,6 +1,6 @@
 //! The replica as a conversation: three replicas with logs in memory, messages delivered by hand.
 
-use super::{Input, LogView, LogWrite, Output, Phase, Promise, Replica, Ticket};
+use super::{Input, InstallMark, LogView, LogWrite, Output, Phase, Promise, Replica, Ticket};
 use crate::control::ConfigMaster;
 use crate::model::{
     Assignment, ClusterId, DirectoryId, Epoch, EpochStart, LogId, LogPosition, LogSummary, Lsn, Message, NamespaceId,
@@ -191,10 +191,15 @@ impl Node {
                             self.log.hidden.retain(|lsn| *lsn != batch.last_lsn());
                         }
                         LogWrite::Settle => self.log.suspect = None,
-                        LogWrite::Mark(_) => {}
-                        LogWrite::Reset { to, .. } => {
+                        LogWrite::Mark(mark) => {
+                            self.said.push(format!("Mark, {:?}", InstallMark::decode(&mark).unwrap()));
+                        }
+                        LogWrite::Reset { to, mark } => {
+                            self.said.push(format!("Reset, {:?}", InstallMark::decode(&mark).unwrap()));
                             self.log.batches.clear();
                             (self.log.start, self.log.durable) = (to, 0);
+                            self.log.damaged.clear();
+                            self.log.hidden.clear();
                         }
                     }
                     self.unsynced.push(ticket);

@@ -123,6 +123,11 @@ impl Replica {
         } else if self.position_at(snapshot.at.lsn, log).is_none_or(|ours| ours == snapshot.at) {
             // If it was asked for that: it would give the same again, and does not bring the state past what can't be read.
             self.no_state_of(from, log, out);
+            if self.position_at(snapshot.at.lsn, log) == Some(snapshot.at) {
+                // It is committed, as its leader offers it. And where it said that its log ends, it need not be fed from.
+                self.learn_commit(snapshot.at.lsn, out);
+                self.named = self.named.filter(|named| named.lsn >= snapshot.at.lsn);
+            }
             self.say_log(log, out);
         } else {
             out.push(Output::Disconnect { peer: from, reason: DisconnectReason::ContradictsCommitted });
@@ -194,7 +199,8 @@ impl Replica {
             self.reset(snapshot.at, out);
             return;
         }
-        let mark = mark(Some(snapshot.at));
+        // One that the log holds needs none: it stays, also where an open can't name that position.
+        let mark = mark(Some(snapshot.at).filter(|at| !self.holds(*at, log)));
         // DURABLE: before the state is replaced, or a log that ends before its state is taken for one that lost its end
         // (attacked by `a_crash_at_any_step_of_an_installation_leaves_a_node_that_opens_and_catches_up`).
         self.persist(LogWrite::Mark(mark), Purpose::Mark, out);
@@ -216,6 +222,8 @@ impl Replica {
         let at = snapshot.at;
         self.damage.state_is_at(at.lsn);
         if at.lsn <= self.committed || self.holds(at, log) {
+            // From here on it can say where that is, so that it is fed behind it.
+            self.named = Some(at).filter(|at| self.holds(*at, log) && self.position_at(at.lsn, log).is_none());
             self.persist(LogWrite::Mark(mark(None)), Purpose::Reset(at), out);
         } else {
             self.reset(at, out);
@@ -224,10 +232,10 @@ impl Replica {
     }
 
     /// Lets the log begin behind a snapshot: with this the end moves to where it may not have been.
-    fn reset(&mut self, to: LogPosition, out: &mut Vec<Output>) {
-        assert!(to.lsn > self.committed, "I2: a reset to {} below committed {}", to.lsn, self.committed);
+    pub(super) fn reset(&mut self, to: LogPosition, out: &mut Vec<Output>) {
+        assert!(to.lsn >= self.committed, "I2: a reset to {} below committed {}", to.lsn, self.committed);
         assert!(self.leadership.as_ref().is_none_or(|l| !l.is_feeding()), "I1: a leader's log holds what is committed");
-        self.end = to;
+        (self.end, self.named) = (to, None);
         // Nothing of what is now the log is certainly on the disk until this is.
         self.durable = LogPosition::origin(self.log_id);
         self.matched = self.matched.min(to.lsn);
@@ -239,7 +247,9 @@ impl Replica {
             leadership.tail.clear();
             leadership.tail_bytes = 0;
         }
-        self.persist(LogWrite::Reset { to, mark: mark(None) }, Purpose::Reset(to), out);
+        // The mark of one that is being installed, where this cuts the log off: the state may become that before a crash.
+        let mark = mark(self.installing.map(|snapshot| snapshot.at));
+        self.persist(LogWrite::Reset { to, mark }, Purpose::Reset(to), out);
     }
 
     /// The installation is over: whoever leads hears where the log ends now, and this one, if it leads, goes on adopting.

@@ -50,7 +50,7 @@ fn settle(world: &mut World) {
 }
 
 /// A leads, and C, which has the first epoch's start alone, was cut off while A wrote and forgot.
-fn c_is_behind() -> World {
+pub(super) fn c_is_behind() -> World {
     let mut world = World::new();
     world.elect(A);
     world.cut(A, C);

@@ -257,14 +257,24 @@ fn append(world: &mut World, epoch: Epoch, prev: LogPosition, batches: &[Batch])
 /// and what comes behind that was dropped without a word.
 #[test]
 fn a_follower_that_was_given_a_part_says_from_where_on_it_is_to_be_fed_again() {
+    for is_one_message in [false, true] {
+        was_given_a_part(is_one_message);
+    }
+}
+
+fn was_given_a_part(is_one_message: bool) {
     let (mut world, whole, epoch) = is_led_by_b(&[2, 3, 4]);
     let theirs = world.node(B).log.batches.clone();
     append(&mut world, epoch, whole[0].position(), &whole[1..2]);
     world.node(A).sync();
     append(&mut world, epoch, whole[1].position(), &whole[2..3]);
-    append(&mut world, epoch, whole[2].position(), &whole[3..4]);
     world.node(A).sent.clear();
-    append(&mut world, epoch, whole[3].position(), &theirs[4..5]);
+    if is_one_message {
+        append(&mut world, epoch, whole[2].position(), &theirs[3..5]);
+    } else {
+        append(&mut world, epoch, whole[2].position(), &theirs[3..4]);
+        append(&mut world, epoch, whole[3].position(), &theirs[4..5]);
+    }
     world.node(A).sync();
     let says = |(_, message): &(_, Message)| matches!(message, Message::Mismatch { .. });
     assert!(world.node(A).sent.iter().any(says), "{:?}", world.node(A).sent);
@@ -335,4 +345,131 @@ fn a_new_leader_that_is_offered_a_state_of_no_use_asks_the_next_one() {
     assert!(!world.node(C).said.iter().any(|said| said.contains("Disconnect")), "{:?}", world.node(C).said);
     world.deliver_to(other);
     assert!(matches!(world.node(other).asked[..], [Output::TakeSnapshot { peer: C, .. }]));
+}
+
+/// What B had released it gave as a state, which A's log holds and could not name: it was offered the same again and again.
+#[test]
+fn whoever_was_given_a_state_in_what_it_can_not_name_goes_on_behind_it() {
+    for leader in [A, B] {
+        let (mut world, whole, _) = can_not_name(&[2, 3, 4]);
+        super::snapshot_test::release(world.node(B), 4);
+        world.node(B).crash(B);
+        world.connect(A, B);
+        world.assign(leader);
+        for _ in 0..20 {
+            world.settle();
+            kept_at_four(&mut world, whole[3].position());
+        }
+        assert!(!world.node(A).said.iter().any(|said| said.contains("Disconnect")), "{:?}", world.node(A).said);
+        assert_eq!(world.node(leader).replica.phase(), Some(Phase::Activating), "{leader}");
+        assert_eq!(world.node(A).log.end(), world.node(B).log.end(), "{leader}");
+        assert_eq!(world.node(A).replica.damaged(), [], "{leader}");
+    }
+}
+
+/// B has one snapshot, of the fourth record.
+fn kept_at_four(world: &mut World, at: LogPosition) {
+    let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: 7 };
+    for output in std::mem::take(&mut world.node(B).asked) {
+        if let Output::TakeSnapshot { peer, epoch } = output {
+            world.node(B).step(Input::SnapshotTaken { peer, epoch, snapshot });
+        } else {
+            world.node(B).asked.push(output);
+        }
+    }
+    super::snapshot_test::serve(world);
+}
+
+/// One batch of its own log rots while a new leader is given what the others released, and is there again.
+#[test]
+fn a_new_leader_that_is_given_a_state_goes_on_with_it_when_damage_of_its_own_is_over() {
+    let mut world = super::snapshot_test::c_is_behind();
+    for id in [A, B] {
+        super::snapshot_test::release(world.node(id), 3);
+    }
+    world.connect(A, C);
+    world.connect(B, C);
+    world.assign(C);
+    world.settle();
+    super::snapshot_test::serve(&mut world);
+    world.settle();
+    assert!(matches!(world.node(C).asked[..], [Output::StageSnapshot { .. }]), "{:?}", world.node(C).asked);
+    world.node(C).rot(&[1]);
+    world.node(C).log.damaged.clear();
+    world.node(C).step(Input::DamageFound { read: Lsn::FIRST });
+    for _ in 0..20 {
+        world.settle();
+        super::snapshot_test::serve(&mut world);
+    }
+    assert_eq!(world.node(C).replica.phase(), Some(Phase::Activating), "{:?}", world.node(C).said);
+}
+
+/// B leads, and A was given its state up to the fourth record, which A's log holds and can't name.
+fn was_given_four() -> (World, Vec<Batch>, Epoch) {
+    let (mut world, whole, epoch) = is_led_by_b(&[2, 3, 4]);
+    let snapshot = SnapshotId { at: whole[3].position(), chunks: 1, bytes: 1, digest: 7 };
+    world.node(A).step(Input::Message { from: B, message: Message::SnapshotOffer { epoch, snapshot } });
+    world.node(A).step(Input::SnapshotStaged(snapshot));
+    world.node(A).sync();
+    // An open that found its mark, and can't name that position either, would let the log begin there.
+    assert_eq!(world.node(A).said.last().map(String::as_str), Some("Mark, InstallMark(None)"));
+    world.node(A).step(Input::SnapshotInstalled(snapshot));
+    world.node(A).sync();
+    assert_eq!((world.node(A).log.batches.len(), world.node(A).replica.applicable()), (5, Lsn::new(4)));
+    (world, whole, epoch)
+}
+
+/// The mark of the one that is being installed was taken back: after a crash its state was taken for that of another log.
+#[test]
+fn a_log_that_is_cut_off_where_a_snapshot_was_keeps_the_mark_of_the_next_one() {
+    let (mut world, whole, epoch) = was_given_four();
+    let theirs = world.node(B).log.batches.clone();
+    let at = LogPosition { lsn: Lsn::new(10), ..theirs[4].position() };
+    let next = SnapshotId { at, chunks: 1, bytes: 1, digest: 8 };
+    world.node(A).step(Input::Message { from: B, message: Message::SnapshotOffer { epoch, snapshot: next } });
+    world.node(A).step(Input::SnapshotStaged(next));
+    world.node(A).sync();
+    append(&mut world, epoch, whole[3].position(), &theirs[4..5]);
+    assert_eq!(world.node(A).log.start, whole[3].position());
+    let last = world.node(A).said.iter().rfind(|said| said.starts_with("Reset")).unwrap();
+    assert!(last.contains(&format!("{at:?}")), "{last}");
+}
+
+/// It is cut off there as any other, once it can name that itself.
+#[test]
+fn a_log_that_can_name_where_a_snapshot_was_keeps_what_is_before() {
+    for is_synced in [false, true] {
+        let (mut world, whole, epoch) = was_given_four();
+        let theirs = world.node(B).log.batches.clone();
+        append(&mut world, epoch, whole[0].position(), &theirs[1..4]);
+        if is_synced {
+            world.node(A).sync();
+        }
+        append(&mut world, epoch, whole[3].position(), &theirs[4..5]);
+        world.settle();
+        assert_eq!((world.node(A).log.start.lsn, &world.node(A).log.batches[..5]), (Lsn::ZERO, &theirs[..5]));
+    }
+}
+
+/// It was fed more of that history by now, and said all the same that its log ends where the snapshot was.
+#[test]
+fn whoever_is_offered_what_its_log_can_name_says_where_that_ends() {
+    let (mut world, epoch) = has_five_and_reads_one(true);
+    let at = world.node(A).log.position_at(Lsn::new(4)).unwrap();
+    let snapshot = offer(&mut world, epoch, at);
+    world.node(C).step(Input::SnapshotStaged(snapshot));
+    world.node(C).sync();
+    world.node(C).step(Input::SnapshotInstalled(snapshot));
+    world.node(C).sync();
+    let ends = |world: &mut World| {
+        let said = std::mem::take(&mut world.node(C).sent);
+        said.into_iter().rev().find_map(|(_, message)| match message {
+            Message::Mismatch { log, .. } => Some(log.end.lsn.get()),
+            _ => None,
+        })
+    };
+    assert_eq!(ends(&mut world), Some(4));
+    let end = world.node(A).log.end();
+    offer(&mut world, epoch, end);
+    assert_eq!((ends(&mut world), world.node(C).asked.len()), (Some(5), 0));
 }

@@ -257,7 +257,10 @@ impl ModelLog {
             LogWrite::Promise(bytes) => self.promise = Promise::decode(&bytes).unwrap_or(self.promise),
             LogWrite::Settle => self.suspect = None,
             LogWrite::Mark(bytes) => self.mark = InstallMark::decode(&bytes).unwrap_or(self.mark),
-            LogWrite::Reset { to, .. } => self.reset(to),
+            LogWrite::Reset { to, mark } => {
+                self.reset(to);
+                self.mark = InstallMark::decode(&mark).unwrap_or(InstallMark::NONE);
+            }
         }
         Some(ticket)
     }
@@ -592,8 +595,8 @@ impl Node {
                 LogWrite::Promise(bytes) => (2_u8, &bytes[..]).hash(&mut into),
                 LogWrite::Settle => 3_u8.hash(&mut into),
                 LogWrite::Mark(bytes) => (4_u8, &bytes[..]).hash(&mut into),
-                LogWrite::Reset { to, .. } => {
-                    5_u8.hash(&mut into);
+                LogWrite::Reset { to, mark } => {
+                    (5_u8, &mark[..]).hash(&mut into);
                     position(to, &mut into);
                 }
             }
