@@ -72,6 +72,19 @@ pub(super) enum Attempt {
     Unread(ApplyTask, ReadError),
 }
 
+impl Attempt {
+    /// Of what was to be read between two positions, and applied.
+    fn of_range(after: Lsn, until: Lsn, applied: Applied) -> Self {
+        match applied {
+            Err(error) if error.is_full_disk() => Self::Full(ApplyTask::Range { after, until }),
+            Err(ApplierError::Read(ReadError::Io(failure))) if failure.is_refusal() => {
+                Self::Unread(ApplyTask::Range { after, until }, ReadError::Io(failure))
+            }
+            applied => Self::Done(applied),
+        }
+    }
+}
+
 impl ApplyStage {
     fn task(&mut self, task: ApplyTask) -> Attempt {
         match task {
@@ -79,14 +92,7 @@ impl ApplyStage {
                 let applied = self.apply(&parts);
                 self.answer(parts, applied)
             }
-            ApplyTask::Range { after, until } => match self.range(after, until) {
-                Err(error) if error.is_full_disk() => Attempt::Full(ApplyTask::Range { after, until }),
-                Err(ApplierError::Read(ReadError::Io(failure))) if failure.is_refusal() => {
-                    let error = ReadError::Io(failure);
-                    Attempt::Unread(ApplyTask::Range { after, until }, error)
-                }
-                applied => Attempt::Done(applied),
-            },
+            ApplyTask::Range { after, until } => Attempt::of_range(after, until, self.range(after, until)),
             #[cfg(test)]
             ApplyTask::Explode => std::panic::panic_any("on purpose"),
         }
@@ -204,6 +210,7 @@ mod tests {
     use crate::node::SHARD;
     use crate::state::RocksStore;
     use bytes::Bytes;
+    use towline_wal::io::IoFailure;
     use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry, Options};
 
     /// A replay of what shrinks well had 1 MiB of the log, and all that it holds, in one change.
@@ -246,5 +253,22 @@ mod tests {
         assert!(portions < COUNT, "several go together: {portions}");
         let until = Lsn::new(applied.get() + 1);
         assert!(matches!(stage.range(applied, until), Err(ApplierError::Missing { .. })));
+    }
+
+    /// It was the shard's end, although nothing is wrong with the log.
+    #[test]
+    fn what_the_system_refuses_to_read_is_tried_again_and_what_is_damaged_is_not() {
+        let (after, until) = (Lsn::FIRST, Lsn::new(9));
+        let no_descriptor = std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+        let refused = ReadError::Io(IoFailure::from_error(&no_descriptor, "open", "a segment"));
+        let again = Attempt::of_range(after, until, Err(ApplierError::Read(refused)));
+        let Attempt::Unread(ApplyTask::Range { after: from, until: to }, _) = again else {
+            panic!("it is tried again")
+        };
+        assert_eq!((from, to), (after, until));
+        let damaged =
+            ReadError::Corrupt { log: LogId::new(1), first: after, last: after, file: "a segment".into(), offset: 0 };
+        let ended = Attempt::of_range(after, until, Err(ApplierError::Read(damaged)));
+        assert!(matches!(ended, Attempt::Done(Err(ApplierError::Read(ReadError::Corrupt { .. })))));
     }
 }

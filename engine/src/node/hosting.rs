@@ -213,6 +213,7 @@ impl Host {
             rest: Rest::default(),
             alive: ended,
         });
+        let staged = snapshots::left_staged(&self.directory, id);
         let shard = Shard {
             id: self.node,
             directory: self.disk,
@@ -240,7 +241,7 @@ impl Host {
             buffers: Arc::clone(&self.buffers),
             health,
             applied,
-            state: ShardState::new(self.unapplied_bytes),
+            state: ShardState::new(self.unapplied_bytes, staged),
             alive,
         };
         Ok(Prepared { shard: Box::new(shard), worker, handle })

@@ -457,10 +457,10 @@ impl Node {
     }
 
     /// Why a shard of the node has stopped by itself (its disk failed, say), if one has: it takes no more writes, and
-    /// reads what was applied until then. Close the node and open it again.
+    /// reads what was applied until then. Or why a thread has that serves all shards. Close the node and open it again.
     #[must_use]
     pub fn failure(&self) -> Option<String> {
-        self.shared.registry.shards().iter().find_map(|shard| shard.health.failure())
+        self.shared.host.health.failure()
     }
 
     /// Whose directory this is.

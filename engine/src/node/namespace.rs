@@ -603,7 +603,7 @@ impl Namespace {
             match confirmed.recv_deadline(deadline) {
                 Ok(Confirmation::At(index)) => return self.reach_applied(shard, index, deadline),
                 // It led when it was looked at: maybe it leads again soon, or somebody else is known to.
-                Ok(Confirmation::Refused) => {}
+                Ok(Confirmation::Refused) => drop(shard.positions.wait(after(UNLED_PAUSE_MIN), |_| false)),
                 Ok(Confirmation::Ended) => return Err(self.has_ended(shard)),
                 Err(_) => {
                     shard.reads.forget(ticket);

@@ -3,6 +3,7 @@
 use super::control_log::{CatalogLogError, ControlLog};
 use super::error::{bytes_class, log_class, log_code};
 use super::gate::Gate;
+use super::health::Health;
 use super::hosting::{Host, SnapshotLimits};
 use super::identity::{self, Identity, IdentityError};
 use super::layout::{self, NamespacesDiffer};
@@ -29,7 +30,7 @@ use towline_wal::{HardStateKind, Wal};
 /// |---|---|---|
 /// | TW-6021 | damage, or operator | give it the right disk; or a newer release wrote it: install that |
 /// | TW-6022 | operator | give it the right disk |
-/// | TW-6023 | damage | restore a backup |
+/// | TW-6023 | damage | restore a backup; where a majority of others is well, begin with an empty directory |
 /// | TW-6024, TW-6025 | damage | give it the right disk: it must not vote with what is left |
 /// | TW-6026 | operator | make a log with larger segments |
 /// | TW-6027 | fix the request | name node and leader among the voters |
@@ -88,7 +89,7 @@ pub enum OpenError {
     /// The state is older than the log's first record: it can't be made again from that.
     #[error(
         "the state holds LSN {applied} and the log begins behind {start}: the state was lost or replaced, and what it was \
-         made of is released: restore it from a backup"
+         made of is released: begin with an empty directory, if a majority of others is well; otherwise restore a backup"
     )]
     StateLost {
         /// What the state holds.
@@ -264,7 +265,8 @@ fn start(
     store: Arc<RocksStore>,
     control: ControlLog,
 ) -> Result<Node, OpenError> {
-    let mut threads = Threads::default();
+    let health = Arc::<Health>::default();
+    let mut threads = Threads::new(Arc::clone(&health));
     let workers = (0..options.sequencers.max(1)).map(|_| threads.start_worker()).collect::<Result<_, _>>()?;
     let appliers = (0..options.appliers.max(1)).map(|_| threads.start_applier()).collect::<Result<_, _>>()?;
     let reader = threads.start_reader(&wal, options.catch_up_bytes_per_second)?;
@@ -294,7 +296,7 @@ fn start(
             bytes_per_second: options.snapshot_bytes_per_second,
             log_bytes: options.follower_log_bytes,
         },
-        health: Arc::default(),
+        health,
     };
     let registry = Registry::new(control, host.is_alone());
     let gate = Gate::new(Arc::clone(&store));

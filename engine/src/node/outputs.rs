@@ -5,6 +5,7 @@ use super::completion::{Completion, Reached};
 use super::read_index::Confirmation;
 use super::reader::{ReadOrder, ReadTask};
 use super::shard::{Event, REASSIGN_PAUSE, REASSIGN_PAUSE_MAX, Sealing, Sending, Shard, ShardLog, now, wall_micros};
+use super::snapshots::Replacing;
 use super::stages::Times;
 use crate::model::limits::PEER_READS_MAX;
 use crate::model::{Epoch, LogId, LogPosition, Message, NodeId};
@@ -199,6 +200,10 @@ impl Shard {
             LogWrite::Mark(bytes) => (vec![mark_entry(self.log, bytes)], 0),
             LogWrite::Reset { to, mark } => {
                 super::snapshots::clear(&mut self.state.unapplied);
+                if self.state.replacing == Replacing::No {
+                    // The state came from a snapshot before, and until this is durable nothing is.
+                    self.state.replacing = Replacing::Done(to);
+                }
                 (vec![Entry::Reset { log: self.log, to }, mark_entry(self.log, mark)], 0)
             }
             LogWrite::Settle => (vec![Entry::Settle { log: self.log }], 0),

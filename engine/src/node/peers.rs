@@ -4,7 +4,7 @@
 //! for each shard: whoever was dialled opens and greets them, since it is the dialer alone that lets so many be opened to it (a
 //! client may open few). Everything here is tokio's; it hands events to the shards' threads and never waits for them.
 
-use super::shard::{Event, PeerLink, Sending};
+use super::shard::{Event, PeerLink, Sending, now};
 use super::transport::{Transport, TransportError, resolve};
 use super::{Identity, Inbox};
 use crate::model::from_client::CANCEL;
@@ -13,7 +13,7 @@ use crate::model::{
     DirectoryId, Epoch, LogId, Lsn, Message, NodeId, Received, ReplicationStream, ShardId, StreamError,
 };
 use crate::state::check_batch;
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
@@ -68,13 +68,8 @@ impl Network {
     /// Keeps a connection to a peer, for ever.
     pub(super) async fn dial(self, peer: NodeId, address: String) {
         let mut told = String::new();
+        let mut pauses = redial_pauses();
         loop {
-            let mut pauses = ExponentialBuilder::default()
-                .with_min_delay(Duration::from_millis(20))
-                .with_max_delay(Duration::from_secs(1))
-                .with_jitter()
-                .without_max_times()
-                .build();
             let (handle, events) = loop {
                 let mut config = self.config();
                 config.expect_node = Some(peer.get());
@@ -93,8 +88,13 @@ impl Network {
                     }
                 }
             };
+            let begun = now();
             self.clone().session(peer, handle, events, Greets::Back).await;
-            // A peer that refuses us at once must not be asked in a tight loop.
+            // A peer that refuses us at once must not be asked in a tight loop; nor do all shards begin anew as often as one of
+            // them, which is fed the same again, makes an end to the connection.
+            if now().saturating_duration_since(begun) >= STANDS {
+                pauses = redial_pauses();
+            }
             tokio::time::sleep(pauses.next().unwrap_or(Duration::from_secs(1))).await;
         }
     }
@@ -130,6 +130,7 @@ impl Network {
             handle: &handle,
             links: BTreeMap::new(),
             unknown: BTreeSet::new(),
+            ungreeted: BTreeMap::new(),
         };
         if greets == Greets::First {
             streams.open_all();
@@ -149,10 +150,7 @@ impl Network {
                     streams.ended(stream);
                     true
                 }
-                NetEvent::Writable { stream } => {
-                    streams.writable(stream);
-                    true
-                }
+                NetEvent::Writable { stream } => streams.writable(stream),
                 NetEvent::Closed { reason } => {
                     tracing::info!(%peer, %reason, "the connection ended");
                     break;
@@ -176,6 +174,9 @@ struct Streams<'a> {
     links: BTreeMap<StreamId, Arc<NetPeer>>,
     /// Opened by the peer, which has not said about which shard.
     unknown: BTreeSet<StreamId>,
+    /// Those on which the own greeting finds no room, as the buffer is one and full of what others send; with the peer's greeting. Until
+    /// it is sent nobody hears of the peer, so that nothing else goes first.
+    ungreeted: BTreeMap<StreamId, Option<(Bytes, usize)>>,
 }
 
 impl Streams<'_> {
@@ -196,11 +197,14 @@ impl Streams<'_> {
         let replication = ReplicationStream::new(shard, replicated.named);
         // One that can't be put into bytes is one that was not sent.
         let greeting = replication.greeting().ok();
-        let sent = greeting.map(|greeting| self.handle.try_send(stream, greeting, SendFlags::default()));
-        if !matches!(sent, Some(Ok(()))) {
-            tracing::error!(peer = %self.peer, %shard, "the greeting of a shard was not sent: the connection is closed");
-            self.handle.close();
-            return;
+        match greeting.map(|greeting| self.handle.try_send(stream, greeting, SendFlags::default())) {
+            Some(Ok(())) => {}
+            Some(Err(SendError::Full)) => drop(self.ungreeted.insert(stream, None)),
+            _ => {
+                tracing::error!(peer = %self.peer, %shard, "the greeting of a shard was not sent: the connection is closed");
+                self.handle.close();
+                return;
+            }
         }
         let (handle, replication) = (self.handle.clone(), Mutex::new(replication));
         let events = replicated.events.clone();
@@ -225,6 +229,21 @@ impl Streams<'_> {
                 }
             }
         }
+        match self.ungreeted.get_mut(&stream) {
+            Some(theirs @ None) => {
+                *theirs = Some((bytes.clone(), charge));
+                true
+            }
+            Some(Some(_)) => {
+                tracing::error!(peer = %self.peer, "a peer says more on a stream than its greeting, which was not answered");
+                false
+            }
+            None => self.received(stream, bytes, charge),
+        }
+    }
+
+    /// One of a stream on which the own greeting is sent.
+    fn received(&mut self, stream: StreamId, bytes: &Bytes, charge: usize) -> bool {
         let Some(link) = self.links.get(&stream).map(Arc::clone) else {
             self.handle.consumed(stream, charge);
             return true;
@@ -239,12 +258,16 @@ impl Streams<'_> {
                 link.events.deliver(Event::PeerUp(self.peer, directory.unwrap_or_default(), link_up))
             }
             Ok(Received::Message(message)) => {
-                // N11: what apply could not execute is refused before it reaches the log, so it can't commit.
-                if let Err(error) = check_batches(&message) {
-                    tracing::error!(peer = %self.peer, %error, "a batch can't be applied by this release: it is refused");
-                    return false;
+                // N11: what apply could not execute is refused before it reaches the log, so it can't commit. Of this shard nothing
+                // more is taken on this connection: on the next one it would be sent the same. The others go on.
+                let checked = check_batches(&message);
+                if let Err(error) = &checked {
+                    let peer = self.peer;
+                    tracing::error!(%peer, %error, "a batch can't be applied by this release: its shard is not replicated until the nodes connect anew");
+                    link.down(peer);
                 }
-                let taken = link.events.deliver(Event::Message(self.peer, self.session, message, charge));
+                let taken =
+                    checked.is_ok() && link.events.deliver(Event::Message(self.peer, self.session, message, charge));
                 if !taken {
                     self.handle.consumed(stream, charge);
                 }
@@ -269,16 +292,29 @@ impl Streams<'_> {
         true
     }
 
-    /// A message of this stream found no room, and would find some now.
-    fn writable(&self, stream: StreamId) {
-        if let Some(link) = self.links.get(&stream) {
+    /// A message of this stream found no room, and would find some now. False closes the connection.
+    fn writable(&mut self, stream: StreamId) -> bool {
+        let Some(link) = self.links.get(&stream).map(Arc::clone) else { return true };
+        let Some(theirs) = self.ungreeted.remove(&stream) else {
             link.events.send(Event::PeerWritable(self.peer, self.session));
+            return true;
+        };
+        // As above.
+        let greeting = link.replication.lock().greeting().ok();
+        match greeting.map(|greeting| link.send(greeting)) {
+            Some(Sending::Queued) => theirs.is_none_or(|(bytes, charge)| self.received(stream, &bytes, charge)),
+            Some(Sending::Full) => {
+                self.ungreeted.insert(stream, theirs);
+                true
+            }
+            Some(Sending::Refused) | None => false,
         }
     }
 
     /// The peer's shard has ended, or it has no such shard.
     fn ended(&mut self, stream: StreamId) {
         self.unknown.remove(&stream);
+        self.ungreeted.remove(&stream);
         if let Some(link) = self.links.remove(&stream) {
             link.down(self.peer);
         }
@@ -287,6 +323,19 @@ impl Streams<'_> {
     fn all_ended(&mut self) {
         std::mem::take(&mut self.links).into_values().for_each(|link| link.down(self.peer));
     }
+}
+
+/// A connection that stood so long was one: if it ends, the next one is tried at once.
+const STANDS: Duration = Duration::from_secs(2);
+
+/// How long to wait until a peer is dialled again, each time longer.
+fn redial_pauses() -> ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(1))
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 /// Why a peer was not reached.
@@ -374,3 +423,7 @@ impl PeerLink for NetPeer {
         self.handle.stats().bytes_sent
     }
 }
+
+#[cfg(test)]
+#[path = "peers_test.rs"]
+mod tests;

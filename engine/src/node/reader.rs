@@ -12,7 +12,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use towline_wal::{LogId, ReadError, Wal};
+use towline_wal::{Batch, LogId, ReadError, Wal};
 
 /// Read batches behind a position, for a peer.
 pub(super) struct ReadTask {
@@ -138,6 +138,10 @@ impl ReaderThread {
     /// Gives how many bytes were read.
     fn read(&mut self, task: ReadTask) -> usize {
         let read = self.wal.read(task.log, task.after.lsn.next(), task.bytes_max);
+        self.answer(task, read)
+    }
+
+    fn answer(&mut self, task: ReadTask, read: Result<Vec<Batch>, ReadError>) -> usize {
         if let Err(error @ ReadError::Io(failure)) = &read
             && failure.is_refusal()
         {

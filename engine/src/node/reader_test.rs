@@ -1,8 +1,9 @@
 use super::super::Inbox;
 use super::super::inbox::Events;
 use super::*;
-use crate::model::{Epoch, ShardId};
+use crate::model::{Epoch, Lsn, ShardId};
 use crate::pipeline::{Ready, SubmissionQueue};
+use towline_wal::io::IoFailure;
 use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry};
 
 const MIB: u64 = 1 << 20;
@@ -91,11 +92,14 @@ impl Reader {
         Self { thread, orders, inbox, events, _directory: directory }
     }
 
-    fn order(&self, (log, peer, session): (LogId, u64, u64), may_wait: bool) {
+    fn task(&self, (log, peer, session): (LogId, u64, u64), may_wait: bool) -> ReadTask {
         let (peer, events, after) = (NodeId::new(peer), self.inbox.clone(), LogPosition::origin(LOG));
         let purpose = ReadPurpose::CatchUp;
-        let task = ReadTask { log, events, peer, session, purpose, after, bytes_max: 1 << 20, may_wait };
-        self.orders.send(ReadOrder::Read(task)).unwrap();
+        ReadTask { log, events, peer, session, purpose, after, bytes_max: 1 << 20, may_wait }
+    }
+
+    fn order(&self, of: (LogId, u64, u64), may_wait: bool) {
+        self.orders.send(ReadOrder::Read(self.task(of, may_wait))).unwrap();
     }
 
     /// What comes of all that was ordered: of each answer the session, and how many batches, or none where it was not read.
@@ -168,4 +172,27 @@ fn what_waits_is_read_at_once_when_writes_begin_to_need_it() {
     assert_eq!(reader.answers(), [(1, Some(1)), (3, None), (4, Some(1))]);
     assert_eq!(reader.thread.behind[&NodeId::new(2)].waiting.len(), 1);
     assert_eq!(reader.thread.behind[&NodeId::new(3)].waiting.len(), 0);
+}
+
+/// With no descriptor left the answer was that there is nothing to read: the follower was not fed any more, as nobody asked again.
+#[test]
+fn what_the_system_refuses_to_read_is_read_again_later_and_what_is_damaged_is_told() {
+    let mut reader = Reader::new(0);
+    let no_descriptor = std::io::Error::from_raw_os_error(rustix::io::Errno::MFILE.raw_os_error());
+    let refused = ReadError::Io(IoFailure::from_error(&no_descriptor, "open", "a segment"));
+    let (begun, task) = (now(), reader.task((LOG, 2, 1), false));
+    assert_eq!(reader.thread.answer(task, Err(refused)), 0);
+    assert!(reader.events.next().is_none(), "nobody hears of it yet");
+    let behind = reader.thread.behind.get_mut(&NodeId::new(2)).unwrap();
+    assert!(behind.pace.free >= begun + PAUSE_MAX);
+    behind.pace.free = begun;
+    reader.thread.take_turn(NodeId::new(2));
+    assert_eq!(reader.answers(), [(1, Some(1))]);
+
+    let task = reader.task((LOG, 2, 2), false);
+    let damaged =
+        ReadError::Corrupt { log: LOG, first: Lsn::FIRST, last: Lsn::FIRST, file: "a segment".into(), offset: 0 };
+    assert_eq!(reader.thread.answer(task, Err(damaged)), 0);
+    assert!(matches!(reader.events.next(), Some(Event::DamageFound)));
+    assert!(matches!(reader.events.next(), Some(Event::LogRead { batches, .. }) if batches.is_empty()));
 }

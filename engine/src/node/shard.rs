@@ -23,7 +23,7 @@ use super::votes::{Newcomers, StartInState};
 use crate::control::ConfigMaster;
 use crate::model::limits::BATCH_BYTES_TARGET;
 use crate::model::request::{FollowerStatus, ServerStatus};
-use crate::model::{DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId, ShardId};
+use crate::model::{DirectoryId, Epoch, EpochStart, LogId, LogPosition, Lsn, Message, NodeId, ShardId, SnapshotId};
 use crate::pipeline::{Buffers, Disk, Sequencer, SubmissionQueue};
 use crate::replica::{Input, LogView, Phase, ReadPurpose, Replica, Ticket};
 use bytes::Bytes;
@@ -182,6 +182,8 @@ pub(super) struct ShardState {
     pub(super) replacing: Replacing,
     /// Parts of a snapshot that wait to be written.
     pub(super) parts_waiting: Arc<AtomicUsize>,
+    /// The snapshot of which parts may be on the disk.
+    pub(super) staged: Option<SnapshotId>,
     /// What could not be applied because the disk of the state is full, or the log not to be read, and when to try again; it counts as
     /// being applied.
     parked: Option<(Instant, ApplyTask)>,
@@ -235,7 +237,7 @@ pub(super) struct Peer {
 
 impl ShardState {
     /// With so many bytes of batches that are not applied.
-    pub(super) fn new(unapplied_bytes: usize) -> Self {
+    pub(super) fn new(unapplied_bytes: usize, staged: Option<SnapshotId>) -> Self {
         Self {
             peers: BTreeMap::new(),
             unapplied: Unapplied::new(unapplied_bytes),
@@ -246,6 +248,7 @@ impl ShardState {
             applying: false,
             replacing: Replacing::No,
             parts_waiting: Arc::default(),
+            staged,
             parked: None,
             by_hand: None,
             reassign: None,
@@ -470,6 +473,12 @@ impl Shard {
 
     fn handle_peer(&mut self, event: Event) {
         match event {
+            // Each connection is a task of its own: one that is gone may be heard last.
+            Event::PeerUp(peer, _, link)
+                if self.state.peers.get(&peer).is_some_and(|there| there.link.session() > link.session()) =>
+            {
+                link.disconnect("a newer connection stands");
+            }
             Event::PeerUp(peer, directory, link) => {
                 if let Some(old) = self.state.peers.insert(
                     peer,
@@ -524,6 +533,8 @@ impl Shard {
     pub(super) fn forget_peer(&mut self, peer: NodeId) {
         if let Some(Peer { link, .. }) = self.state.peers.remove(&peer) {
             self.state.bytes_sent_before += link.bytes_sent();
+            // Its stream may have ended alone: what of that is not durable yet takes the others' credit no longer.
+            link.settle(self.replica.promise().epoch, Lsn::MAX);
             self.step(Input::PeerDown(peer));
         }
     }
@@ -653,6 +664,7 @@ impl Shard {
                 }
                 self.applied = position;
                 self.state.unapplied.forget(position.lsn);
+                self.forget_staged(position.lsn);
             }
             Err(ApplierError::Read(ReadError::Corrupt { .. })) if self.may_be_mended() => {}
             // Whoever sealed it and whoever acknowledged it has looked whether it can be: what is wrong is more likely this node's.

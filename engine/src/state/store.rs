@@ -210,11 +210,12 @@ impl StoreError {
         match self {
             Self::Damaged { .. } | Self::Entry { .. } => {
                 "; the log is whole: close the node, move its directory `state` away and open it again, and the state is made \
-                 anew from the log (or, if the log was released, restore a backup)"
+                 anew from the log (if that was released: from a backup, or from the other nodes into an empty directory)"
             }
             Self::Backend { .. } => {
                 "; the log is whole, and what the state lacks comes from it when the node is opened again; if it does not \
-                 open, move its directory `state` away, and all of it does (or, if the log was released, restore a backup)"
+                 open, move its directory `state` away, and all of it does (if the log was released: from a backup, or from \
+                 the other nodes into an empty directory)"
             }
             Self::Open { .. } | Self::Newer { .. } | Self::Stalled | Self::DiskFull { .. } => "",
         }

@@ -13,6 +13,7 @@ mod backups;
 mod bad_disk;
 mod broken_state;
 mod cancel;
+mod catch_up;
 #[cfg(feature = "cli")]
 mod chaos;
 mod cluster;

@@ -109,3 +109,36 @@ fn a_stopped_follower_costs_a_window_and_producers_feel_only_a_slow_majority() {
     (0..2).for_each(|index| cluster.stop(index));
     stopped.runtime.shutdown_timeout(Duration::from_secs(5));
 }
+
+/// It was dialled thirty times a second, and all shards of the two nodes began anew as often.
+#[test]
+#[expect(clippy::disallowed_methods, reason = "what is done in a time is counted")]
+fn a_peer_that_ends_each_connection_at_once_is_dialled_more_and_more_rarely() {
+    let mut cluster = Cluster::without(2);
+    let id = *cluster.id().as_bytes();
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let address: SocketAddr = format!("127.0.0.1:{}", cluster.port(2)).parse().unwrap();
+    let listener = runtime.block_on(Listener::bind(address, ListenerOptions::default())).unwrap();
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    runtime.spawn(async move {
+        loop {
+            let incoming = listener.accept().await.unwrap();
+            let identity = Identity { cluster: id, node: 3, directory: [3; 16], incarnation: 1, role: Role::Node };
+            let mut config = ConnectionConfig::new(identity, [9; 16]);
+            config.limits = Limits::for_messages(MESSAGE_BYTES_MAX as u64);
+            let handle = incoming.spawn(config, EventSink::callback_with_handle(|_, _| {})).unwrap();
+            if handle.ready().await.is_ok() {
+                count.fetch_add(1, Ordering::Relaxed);
+            }
+            handle.close();
+        }
+    });
+    until("it is dialled", || connections.load(Ordering::Relaxed) > 0);
+    std::thread::sleep(Duration::from_secs(3));
+    // Two nodes dial it.
+    let dialled = connections.load(Ordering::Relaxed);
+    assert!(dialled <= 40, "{dialled} connections in three seconds");
+    (0..2).for_each(|index| cluster.stop(index));
+    runtime.shutdown_timeout(Duration::from_secs(5));
+}

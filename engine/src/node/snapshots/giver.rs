@@ -10,7 +10,7 @@ use super::pace::Pace;
 use super::{Answer, RETRY_PAUSE, SnapshotCounters, all, answer};
 use crate::model::limits::SNAPSHOT_CHUNK_BYTES;
 use crate::model::{Budget, Epoch, LogPosition, Lsn, NodeId, ShardId, SnapshotId};
-use crate::node::hosting::ShardHandle;
+use crate::node::hosting::{Host, ShardHandle};
 use crate::node::identity::{self, IdentityError, sync_directory};
 use crate::node::pins::Pin;
 use crate::node::shard::{after, now};
@@ -118,6 +118,15 @@ struct Given {
     handle: Arc<ShardHandle>,
 }
 
+/// What keeps the log behind one whose files are gone, for the nodes that were sent all of it.
+struct Followed {
+    until: Instant,
+    shard: ShardId,
+    nodes: Vec<NodeId>,
+    bytes: u64,
+    _pin: Pin,
+}
+
 pub(in crate::node) struct GiverThread {
     shared: Arc<Shared>,
     orders: Receiver<GiveOrder>,
@@ -126,8 +135,8 @@ pub(in crate::node) struct GiverThread {
     directory: PathBuf,
     pace: Pace,
     given: Vec<Given>,
-    /// Of those that made room for others, until when: whoever was sent one may be installing it, and needs the log behind it.
-    pins: Vec<(Instant, Pin)>,
+    /// Of those whose files are gone, until when: whoever was sent one may be installing it, and needs the log behind it.
+    pins: Vec<Followed>,
     /// At most one of a peer.
     later: Vec<(Instant, GiveOrder)>,
 }
@@ -169,7 +178,7 @@ impl GiverThread {
 
     fn next_deadline(&self) -> Option<Instant> {
         let ends = self.given.iter().map(|given| given.kept.ends());
-        let pins = self.pins.iter().map(|(until, _)| *until);
+        let pins = self.pins.iter().map(|followed| followed.until);
         self.later.iter().map(|(at, _)| *at).chain(ends).chain(pins).min()
     }
 
@@ -269,6 +278,8 @@ impl GiverThread {
         // Not by its place: one that could not be read may be gone meanwhile, and stood before it.
         if let Some(given) = self.given.iter_mut().find(|given| Arc::ptr_eq(&given.store, &store)) {
             given.survey = Some(survey);
+            // Its files are those of the whole node: now it is known how much of that is this shard's.
+            given.pin = self.shared.host.pin_behind(&handle, given.at.lsn, id.bytes);
             given.kept = Kept::since(now()); // Nobody could ask for it before.
         }
         Ok(id)
@@ -325,7 +336,7 @@ impl GiverThread {
         while self.count_of(shard) >= KEPT_MAX
             && let Some(oldest) = self.given.iter().position(|given| given.shard() == shard)
         {
-            self.given.remove(oldest).remove("there is a newer one");
+            self.remove(oldest, "there is a newer one");
         }
         self.given.push(given);
         Ok(self.given.len() - 1)
@@ -338,19 +349,35 @@ impl GiverThread {
         while self.given.len() >= GIVEN_MAX {
             let sent = self.given.iter().enumerate().filter(|(_, given)| given.is_sent(due));
             let place = sent.min_by_key(|(_, given)| given.kept.asked()).map(|(place, _)| place);
-            let given = self.given.remove(place.ok_or(GiveError::Full)?);
-            let until = given.kept.ends();
-            self.pins.push((until, given.remove("it is sent, and another one needs room")));
+            self.remove(place.ok_or(GiveError::Full)?, "it is sent, and another one needs room");
         }
         Ok(())
     }
 
+    /// The files of one go, and so does what keeps the log behind it, unless somebody is installing it.
+    fn remove(&mut self, place: usize, why: &str) {
+        let given = self.given.remove(place);
+        let (shard, id) = (given.shard(), given.survey.as_ref().map(Survey::id));
+        let nodes = id.map(|id| given.kept.sent_to(id.chunks)).unwrap_or_default();
+        let bytes = id.map_or(0, |id| id.bytes);
+        // Whoever was sent several installs one after the other.
+        let others = self.pins.iter().filter(|followed| followed.nodes.iter().any(|node| nodes.contains(node)));
+        let before: u64 = others.map(|followed| followed.bytes).sum();
+        let until = given.kept.is_followed_until(before.saturating_add(bytes));
+        let pin = given.remove(why);
+        if nodes.is_empty() {
+            return;
+        }
+        self.pins.push(Followed { until, shard, nodes, bytes, _pin: pin });
+        if self.pins.iter().filter(|followed| followed.shard == shard).count() > KEPT_MAX {
+            let oldest = self.pins.iter().position(|followed| followed.shard == shard);
+            oldest.into_iter().for_each(|oldest| drop(self.pins.remove(oldest)));
+        }
+    }
+
     fn keep(&self, path: PathBuf, handle: &Arc<ShardHandle>, at: LogPosition) -> Result<Given, GiveError> {
         let store = Arc::new(open(&path)?);
-        // Also a large one, of which the log runs on for long while it is sent; as long as it is kept, and no longer.
-        let bytes = self.shared.host.snapshots.log_bytes.max(bytes_in(&path).saturating_mul(2));
-        let budget = Budget { bytes, age: Duration::MAX };
-        let pin = handle.pins.pin(at.lsn, budget);
+        let pin = self.shared.host.pin_behind(handle, at.lsn, bytes_in(&path));
         let handle = Arc::clone(handle);
         Ok(Given { path, store, at, survey: None, pin, kept: Kept::since(now()), handle })
     }
@@ -374,7 +401,7 @@ impl GiverThread {
             Err(error) => {
                 let at = snapshot.at.lsn;
                 tracing::error!(shard = %ask.shard, %at, index, %error, "a snapshot can't be read: another one is taken");
-                self.given.remove(place).remove("it can't be read");
+                self.remove(place, "it can't be read");
                 None
             }
         }
@@ -394,9 +421,9 @@ impl GiverThread {
             }
         }
         while let Some(place) = self.given.iter().position(|given| given.kept.ends() <= due) {
-            self.given.remove(place).remove("nobody fetches it");
+            self.remove(place, "nobody fetches it");
         }
-        self.pins.retain(|(until, _)| *until > due);
+        self.pins.retain(|followed| followed.until > due);
     }
 
     /// What a former life was giving: who fetched that goes on, if the log still goes on behind it. What can't be read goes.
@@ -471,6 +498,15 @@ fn remove_all(path: &Path) -> Result<(), GiveError> {
             Err(GiveError::Io { path: path.to_owned(), source })
         }
         _ => Ok(()),
+    }
+}
+
+impl Host {
+    /// Keeps the log behind a snapshot of so many bytes. Also behind a large one, of which the log runs on for long while it is sent; as
+    /// long as it is kept, and no longer.
+    fn pin_behind(&self, handle: &ShardHandle, at: Lsn, bytes: u64) -> Pin {
+        let bytes = self.snapshots.log_bytes.max(bytes.saturating_mul(2));
+        handle.pins.pin(at, Budget { bytes, age: Duration::MAX })
     }
 }
 

@@ -204,13 +204,18 @@ fn so_many_are_kept_at_a_time_and_who_needs_another_one_waits_until_one_is_sent(
     assert!(world.answers().is_empty(), "a connection may have broken with the last part on it");
     let (_, put_off) = giver.later.pop().unwrap();
     giver.given.iter_mut().for_each(|given| given.kept.age(Duration::from_secs(60)));
+    // Of what the same nodes were sent before some hundred gibibytes are being installed.
+    let (until, log) = (after(LONG), giver.handle(shards[0]).unwrap());
+    let pin = log.pins.pin(Lsn::ZERO, Budget { bytes: u64::MAX, age: Duration::MAX });
+    giver.pins.push(Followed { until, shard: shards[0], nodes: vec![NodeId::new(2)], bytes: 200 << 30, _pin: pin });
     giver.carry_out(put_off);
     assert!(matches!(world.answers()[..], [Input::SnapshotTaken { .. }]));
+    assert!(giver.pins.iter().all(|followed| followed.until >= until), "what comes behind them waits for them");
     assert_eq!((giver.given.len(), giver.later.len()), (GIVEN_MAX, 0));
     assert!(giver.given_of(fetched).is_some() && giver.given_of(sent).is_none());
     let pins = Arc::clone(&giver.handle(shards[1]).unwrap().pins);
     assert_eq!(pins.count(), 1, "whoever was sent it needs the log behind it");
-    giver.pins.iter_mut().for_each(|(until, _)| *until = now());
+    giver.pins.iter_mut().for_each(|followed| followed.until = now());
     giver.let_go();
     assert_eq!(pins.count(), 0);
 }

@@ -13,6 +13,9 @@ const UNMOVED: Duration = Duration::from_secs(12 * 60 * 60);
 /// hold files for years that RocksDB has no use for. A part counts once for each node: so one of `n` parts, which `m` nodes fetch,
 /// goes after `n * m / LEAP + 1` times [`UNMOVED`] at the latest.
 const LEAP: u32 = 4096;
+/// Whoever was sent all of one reads it once more, to look at it, and makes its state of it: at least so fast, a fifth of what was
+/// measured. Until then it asks for nothing, and needs the log behind it when it has done.
+const INSTALLED_PER_SECOND: u64 = 16 << 20;
 /// One that was sent as a whole is hardly asked for any more: only if a connection broke with its last part on it.
 const SENT: Duration = Duration::from_secs(10);
 
@@ -82,6 +85,18 @@ impl Kept {
     pub(super) fn is_sent(&self, parts: u32, now: Instant) -> bool {
         let all = !self.nodes.is_empty() && self.nodes.values().all(|fetch| fetch.last == parts);
         all && self.asked + SENT <= now
+    }
+
+    /// Which nodes were sent all of one that has so many parts. Whoever came back while it installed that was offered it again, and asks
+    /// for nothing.
+    pub(super) fn sent_to(&self, parts: u32) -> Vec<NodeId> {
+        let has_all = |(node, fetch): (&NodeId, &Fetch)| (fetch.furthest == parts).then_some(*node);
+        self.nodes.iter().filter_map(has_all).collect()
+    }
+
+    /// Until when the log behind it is kept, also when its files are gone, if so many bytes are installed until it is.
+    pub(super) fn is_followed_until(&self, bytes: u64) -> Instant {
+        self.asked + UNASKED + Duration::from_secs(bytes / INSTALLED_PER_SECOND)
     }
 
     /// As if all of it had been so much earlier.
@@ -158,7 +173,13 @@ mod tests {
         kept.give(OTHER, 0, start);
         kept.give(OTHER, 1, start);
         assert!(kept.is_sent(2, start + SENT) && !kept.is_sent(3, start + SENT));
+        assert_eq!((kept.sent_to(3), kept.sent_to(2)), (vec![], vec![ONE, OTHER]));
+        assert_eq!(kept.is_followed_until(0), start + UNASKED);
+        assert_eq!(kept.is_followed_until(100 << 30), start + UNASKED + Duration::from_secs(6_400));
         kept.offer(ONE, start + MINUTE);
+        kept.offer(OTHER, start + MINUTE);
+        assert_eq!(kept.sent_to(2), [ONE, OTHER], "they may be installing it");
+        kept.give(OTHER, 1, start + MINUTE);
         assert!(!kept.is_sent(2, start + HOUR), "it came back");
         kept.give(ONE, 1, start + 2 * MINUTE);
         assert!(kept.is_sent(2, start + HOUR), "for the last part");

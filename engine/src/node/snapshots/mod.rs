@@ -19,11 +19,12 @@ pub(super) use giver::{Ask, GiveOrder, GiverThread};
 pub use opening::HalfReplaced;
 pub(super) use taker::{TakeOrder, TakerThread, Taking};
 
+use self::staged::Staged;
 use super::completion::Completion;
 use super::shard::{Event, Shard};
 use super::unapplied::Unapplied;
 use crate::model::limits::PEER_READS_MAX;
-use crate::model::{LogPosition, NodeId, ShardId, SnapshotId};
+use crate::model::{LogPosition, Lsn, NodeId, ShardId, SnapshotId};
 use crate::replica::{Input, Output};
 use crossbeam::channel::Sender;
 use std::path::{Path, PathBuf};
@@ -108,6 +109,12 @@ fn all(directory: &Path) -> PathBuf {
     directory.join(DIRECTORY)
 }
 
+/// The snapshot of which a former life left parts, if they may be of use.
+pub(super) fn left_staged(directory: &Path, shard: ShardId) -> Option<SnapshotId> {
+    // What can't be read is looked at when one is offered.
+    Staged::offered(&taken(directory, shard)).unwrap_or_default()
+}
+
 fn taken(directory: &Path, shard: ShardId) -> PathBuf {
     all(directory).join(format!("taken-{shard}"))
 }
@@ -125,6 +132,7 @@ impl Shard {
                 self.give_part(peer, |ask| GiveOrder::Read { ask, epoch, snapshot, index });
             }
             Output::StageSnapshot { snapshot } => {
+                self.state.staged = Some(snapshot);
                 let taking = self.taking();
                 self.take(TakeOrder::Stage { taking, snapshot });
             }
@@ -188,6 +196,17 @@ impl Shard {
         }
     }
 
+    /// What is staged of a snapshot is of no use, once all that is in it was applied: another leader had it in its log.
+    pub(super) fn forget_staged(&mut self, applied: Lsn) {
+        if self.replica.takes_a_snapshot() {
+            return; // That waits for an answer. What is applied next is looked at again.
+        }
+        if let Some(snapshot) = self.state.staged.take_if(|staged| staged.at.lsn <= applied) {
+            let taking = self.taking();
+            self.take(TakeOrder::Forget { taking, snapshot });
+        }
+    }
+
     /// The state is replaced while nobody applies to it.
     pub(super) fn replace_when_idle(&mut self) {
         let Replacing::Waits(snapshot) = self.state.replacing else { return };
@@ -228,6 +247,7 @@ impl Shard {
             Answer::Taken(input) => self.step(input),
             Answer::Replaced(snapshot) => {
                 self.start_in_state.end_replacing();
+                self.state.staged = None;
                 self.state.replacing = Replacing::Done(snapshot.at);
                 self.step(Input::SnapshotInstalled(snapshot));
             }

@@ -59,7 +59,7 @@ pub(in crate::node) fn finish(
     let directory = taken(&host.directory, shard.shard);
     let half = |error: StagedError| OpenError::HalfReplaced(HalfReplaced::of(at.lsn, error));
     tracing::info!(shard = %shard.shard, at = %at.lsn, "the state was being replaced by a snapshot: that is finished first");
-    let staged = Staged::open(&directory).map_err(half)?.filter(|staged| staged.id().at == at);
+    let staged = Staged::open(&directory, || true).map_err(half)?.filter(|staged| staged.id().at == at);
     let staged = staged.ok_or_else(|| half(missing(directory, at.lsn)))?;
     let mut writer = RocksWriter::new(Arc::clone(store));
     taker::replace(&mut writer, shard, log, &staged, || true).map_err(half)?;
@@ -104,6 +104,8 @@ pub(in crate::node) fn settle(
     let directory = taken(&host.directory, shard.shard);
     let is_over = match Staged::offered(&directory) {
         Ok(offered) => offered.is_some_and(|offered| offered.at.lsn <= applied.lsn),
+        // Whoever is offered it again looks again.
+        Err(error) if error.may_pass() => false,
         Err(error) => {
             tracing::warn!(shard = %shard.shard, %error, "what was staged of a snapshot is of no use: it is removed");
             true

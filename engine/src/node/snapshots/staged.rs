@@ -21,6 +21,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+use towline_wal::io::IoFailure;
 
 const OFFER: &str = "OFFER";
 const OFFER_UNREADY: &str = "OFFER.new";
@@ -61,6 +62,15 @@ impl StagedError {
             Self::Offer { .. } | Self::Missing { .. } | Self::Damaged { .. } => 6603,
             Self::State(_) | Self::Apply(_) => 6604,
             Self::Closing => 6605,
+        }
+    }
+
+    /// Whether nothing is known to be wrong with what is staged.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Io { source, .. } => IoFailure::from_error(source, "read", PARTS).is_refusal(),
+            Self::Closing => true,
+            _ => false,
         }
     }
 
@@ -142,7 +152,7 @@ pub(super) struct Staged {
     /// Where the file goes on.
     end: u64,
     unsynced: u64,
-    /// A sync failed.
+    /// What is here is of no use: a sync failed, or it is not what was offered.
     has_failed: bool,
 }
 
@@ -172,14 +182,14 @@ impl Staged {
         Ok(Some(id))
     }
 
-    /// What is in a directory, if it is the beginning of a snapshot.
-    pub(super) fn open(directory: &Path) -> Result<Option<Self>, StagedError> {
+    /// What is in a directory, if it is the beginning of a snapshot. All of it is read: between two parts it asks whether to go on.
+    pub(super) fn open(directory: &Path, goes_on: impl FnMut() -> bool) -> Result<Option<Self>, StagedError> {
         let Some(id) = Self::offered(directory)? else { return Ok(None) };
         let path = directory.join(PARTS);
         let parts = OpenOptions::new().read(true).write(true).open(&path).map_err(failed(&path))?;
         let mut staged = Self::of(directory, id, parts);
-        staged.look().map_err(failed(&path))?;
-        Ok(Some(staged))
+        let is_done = staged.look(goes_on).map_err(failed(&path))?;
+        if is_done { Ok(Some(staged)) } else { Err(StagedError::Closing) }
     }
 
     fn of(directory: &Path, id: SnapshotId, parts: File) -> Self {
@@ -292,8 +302,8 @@ impl Staged {
         Ok(())
     }
 
-    /// Begins anew, if a sync failed: what is in memory may never have reached the disk, and no later sync says so. Whether it
-    /// did begin anew.
+    /// Begins anew, if what is here is of no use. After a sync that failed, what is in memory may never have reached the disk, and no
+    /// later sync says so. Whether it did begin anew.
     pub(super) fn renew(&mut self) -> Result<bool, StagedError> {
         let has_failed = self.has_failed;
         if has_failed {
@@ -302,11 +312,14 @@ impl Staged {
         Ok(has_failed)
     }
 
-    /// Finds the parts in the file. Behind a head that is none nothing is known: it ends there.
-    fn look(&mut self) -> io::Result<()> {
+    /// Finds the parts in the file. Behind a head that is none nothing is known: it ends there. Whether it came to the end.
+    fn look(&mut self, mut goes_on: impl FnMut() -> bool) -> io::Result<bool> {
         let length = self.parts.metadata()?.len();
         let mut buffer = Vec::new();
         while let Some((index, place)) = self.head_at(self.end, length)? {
+            if !goes_on() {
+                return Ok(false);
+            }
             buffer.resize(usize::try_from(place.length).unwrap_or(usize::MAX), 0);
             self.parts.read_exact_at(&mut buffer, place.offset)?;
             if crc32fast::hash(&buffer) == place.crc {
@@ -320,7 +333,7 @@ impl Staged {
         if self.end < length {
             self.parts.set_len(self.end)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     fn head_at(&self, offset: u64, length: u64) -> io::Result<Option<(u32, Place)>> {
@@ -353,9 +366,18 @@ impl Staged {
     }
 
     /// Looks at every part as it lies on the disk, before anything is made of it: those that are damaged come once more.
-    pub(super) fn check(&mut self, shard: &ShardDescriptor, log: LogId) -> Result<Checked, StagedError> {
+    /// That may take long: between two of them it asks whether to go on.
+    pub(super) fn check(
+        &mut self,
+        shard: &ShardDescriptor,
+        log: LogId,
+        mut goes_on: impl FnMut() -> bool,
+    ) -> Result<Checked, StagedError> {
         let (mut check, mut damaged, mut is_ours) = (PartsCheck::new(shard, log, self.id.at), Vec::new(), true);
         for index in 0..self.places.len() {
+            if !goes_on() {
+                return Err(StagedError::Closing);
+            }
             match self.read(index)? {
                 None => damaged.push(index),
                 Some(part) if damaged.is_empty() && is_ours => is_ours = check.add(&part).is_ok(),
@@ -369,7 +391,9 @@ impl Staged {
         if is_ours && check.end().is_ok_and(|found| found == self.id) {
             return Ok(Checked::Whole);
         }
-        *self = Self::make(&self.directory.clone(), self.id)?;
+        // If that fails now, it is done before anything else.
+        self.has_failed = true;
+        self.renew()?;
         Ok(Checked::NotWhatWasOffered)
     }
 

@@ -35,7 +35,15 @@ fn staged(directory: &Path, id: SnapshotId, parts: &[Bytes]) -> Staged {
 }
 
 fn check(staged: &mut Staged) -> Checked {
-    staged.check(&shard(), LogId::new(LOG)).unwrap()
+    staged.check(&shard(), LogId::new(LOG), || true).unwrap()
+}
+
+impl Staged {
+    /// What is here can't be read, or can again.
+    pub(in crate::node::snapshots) fn set_readable(&mut self, is: bool) {
+        let parts = OpenOptions::new().read(is).write(true).open(self.directory.join(PARTS));
+        self.parts = parts.unwrap();
+    }
 }
 
 fn rot(directory: &Path, at: usize) {
@@ -55,7 +63,7 @@ fn what_is_here_already_is_there_again_after_a_crash_and_a_torn_end_is_not() {
     drop(here);
     let torn = OpenOptions::new().write(true).open(directory.path().join(PARTS)).unwrap();
     torn.write_all_at(&parts[3][..20], whole).unwrap();
-    let mut again = Staged::open(directory.path()).unwrap().unwrap();
+    let mut again = Staged::open(directory.path(), || true).unwrap().unwrap();
     assert_eq!((again.id(), again.wanted(), again.end), (id, Some(3), whole));
     for (index, part) in (0..).zip(&parts) {
         again.add(index, part).unwrap();
@@ -73,7 +81,7 @@ fn what_is_here_already_is_there_again_after_a_crash_and_a_torn_end_is_not() {
         .unwrap();
     assert_eq!(read, parts);
     again.remove().unwrap();
-    assert!(Staged::open(directory.path()).unwrap().is_none());
+    assert!(Staged::open(directory.path(), || true).unwrap().is_none());
 }
 
 /// D24.
@@ -89,7 +97,7 @@ fn a_damaged_part_is_refused_and_it_alone_comes_once_more() {
             assert_eq!(check(&mut here), Checked::Damaged(1));
         } else {
             drop(here);
-            here = Staged::open(directory.path()).unwrap().unwrap();
+            here = Staged::open(directory.path(), || true).unwrap().unwrap();
         }
         assert_eq!(here.wanted(), Some(1));
         assert!(here.add(1, &parts[1]).unwrap());
@@ -97,7 +105,7 @@ fn a_damaged_part_is_refused_and_it_alone_comes_once_more() {
         assert_eq!(check(&mut here), Checked::Whole);
         // The one that came later stands for it, also after a crash.
         drop(here);
-        let mut here = Staged::open(directory.path()).unwrap().unwrap();
+        let mut here = Staged::open(directory.path(), || true).unwrap().unwrap();
         assert_eq!(check(&mut here), Checked::Whole);
     }
 }
@@ -110,7 +118,7 @@ fn a_damaged_head_ends_the_file_and_what_was_behind_it_comes_once_more() {
     let second = here.places[1].unwrap().offset;
     drop(here);
     rot(directory.path(), usize::try_from(second).unwrap() - HEAD_BYTES + 9);
-    let here = Staged::open(directory.path()).unwrap().unwrap();
+    let here = Staged::open(directory.path(), || true).unwrap().unwrap();
     assert_eq!(here.wanted(), Some(1));
 }
 
@@ -126,7 +134,7 @@ fn parts_that_are_not_what_was_offered_are_thrown_away_and_those_of_another_are_
     // A file of parts under another offer: the heads tell.
     drop(staged(directory.path(), id, &parts));
     fs::write(directory.path().join(OFFER), encode_offer(&other).unwrap()).unwrap();
-    assert_eq!(Staged::open(directory.path()).unwrap().unwrap().wanted(), Some(0));
+    assert_eq!(Staged::open(directory.path(), || true).unwrap().unwrap().wanted(), Some(0));
 }
 
 #[test]
@@ -146,4 +154,17 @@ fn what_lies_in_the_file_of_parts_is_as_its_golden_file_says() {
     let id = SnapshotId { at, chunks: 2, bytes: 9, digest: 0xfeed_beef };
     drop(staged(directory.path(), id, &[Bytes::from("abcd"), Bytes::from("efghi")]));
     crate::golden::check("snapshot_parts_file.bin", &fs::read(directory.path().join(PARTS)).unwrap());
+}
+
+/// With no descriptor left it was thrown away, and all of it fetched again.
+#[test]
+fn what_the_system_refuses_for_a_moment_says_nothing_about_what_is_staged() {
+    let error = |errno: rustix::io::Errno| StagedError::Io {
+        path: PathBuf::new(),
+        source: io::Error::from_raw_os_error(errno.raw_os_error()),
+    };
+    assert!(error(rustix::io::Errno::MFILE).may_pass() && error(rustix::io::Errno::NOMEM).may_pass());
+    assert!(!error(rustix::io::Errno::IO).may_pass());
+    let missing = StagedError::Missing { path: PathBuf::new(), at: Lsn::FIRST };
+    assert!(!missing.may_pass() && StagedError::Closing.may_pass());
 }

@@ -1,8 +1,8 @@
 //! A snapshot from another node: its parts are staged on the disk, looked at, and then the state is replaced by them.
 
-use super::staged::{Checked, Staged, StagedError};
+use super::staged::{Checked, Staged, StagedError, remove_files};
 use super::{Answer, PartWaits, RETRY_PAUSE, SnapshotCounters, answer, taken};
-use crate::model::{LogId, NodeId, ShardDescriptor, ShardId, SnapshotId};
+use crate::model::{LogId, Lsn, NodeId, ShardDescriptor, ShardId, SnapshotId};
 use crate::node::applier::ApplyStage;
 use crate::node::positions::Positions;
 use crate::node::shard::{after, now};
@@ -56,6 +56,11 @@ pub(in crate::node) enum TakeOrder {
         taking: Taking,
         snapshot: SnapshotId,
     },
+    /// Nobody needs it any more: the shard has what is in it.
+    Forget {
+        taking: Taking,
+        snapshot: SnapshotId,
+    },
     End,
 }
 
@@ -65,7 +70,8 @@ impl TakeOrder {
             Self::Stage { taking, snapshot }
             | Self::Part { taking, snapshot, .. }
             | Self::Check { taking, snapshot }
-            | Self::Replace { taking, snapshot } => Some((taking, snapshot)),
+            | Self::Replace { taking, snapshot }
+            | Self::Forget { taking, snapshot } => Some((taking, snapshot)),
             Self::End => None,
         }
     }
@@ -80,11 +86,11 @@ struct Staging {
 pub(in crate::node) struct TakerThread {
     shared: Arc<Shared>,
     orders: Receiver<TakeOrder>,
-    /// What came while a state was replaced, before the rest of them.
+    /// What came during long work, before the rest of them.
     line: VecDeque<TakeOrder>,
     staging: BTreeMap<ShardId, Staging>,
-    /// Whose state is being replaced.
-    replacing: Option<ShardId>,
+    /// Whose snapshot is being looked at, or made its state: either may take long.
+    at_work_for: Option<ShardId>,
     /// At most one of a shard: it is tried again then.
     later: BTreeMap<ShardId, (Instant, TakeOrder)>,
     /// What was said last of what does not work.
@@ -97,7 +103,7 @@ impl TakerThread {
             shared,
             orders,
             line: VecDeque::new(),
-            replacing: None,
+            at_work_for: None,
             staging: BTreeMap::new(),
             later: BTreeMap::new(),
             told: BTreeMap::new(),
@@ -143,24 +149,32 @@ impl TakerThread {
             TakeOrder::Part { index, bytes, .. } => self.part(&taking, snapshot, *index, bytes),
             TakeOrder::Check { .. } => self.go_on(&taking, snapshot),
             TakeOrder::Replace { .. } => self.replace(&taking, snapshot),
+            TakeOrder::Forget { .. } => self.forget(&taking, snapshot),
             TakeOrder::End => Ok(()),
         };
         match done {
             Ok(()) => drop(self.told.remove(&taking.shard)),
             Err(StagedError::Closing) => {}
-            Err(error) if matches!(order, TakeOrder::Replace { .. }) && !is_full(&error) => {
+            Err(error) if matches!(order, TakeOrder::Forget { .. }) => {
+                tracing::warn!(shard = %taking.shard, %error, "what is left of a snapshot could not be removed");
+            }
+            Err(error) if matches!(order, TakeOrder::Replace { .. }) && !is_full(&error) && !error.may_pass() => {
                 let code = error.code();
                 let reason = format!("the state can't be replaced by a snapshot: {error} (TW-{code}); reopen the node");
                 answer(&taking.events, Answer::Failed(reason));
             }
             Err(error) => {
-                let said = error.to_string();
-                if self.told.insert(taking.shard, said.clone()).is_none_or(|before| before != said) {
+                let (said, node, shard) = (error.to_string(), taking.node, taking.shard);
+                if self.told.insert(shard, said.clone()).is_none_or(|before| before != said) {
                     let (code, class) = (error.code(), error.class());
-                    let (node, shard) = (taking.node, taking.shard);
                     tracing::error!(%node, %shard, code, ?class, "no snapshot can be taken now: {said}; it is tried again");
                 }
-                self.later.insert(taking.shard, (after(RETRY_PAUSE), order));
+                // Of a part: be it here by now or not, it is looked at what is.
+                let order = match order {
+                    TakeOrder::Part { .. } => TakeOrder::Check { taking, snapshot },
+                    order => order,
+                };
+                self.later.insert(shard, (after(RETRY_PAUSE), order));
             }
         }
     }
@@ -170,10 +184,14 @@ impl TakerThread {
         let directory = taken(&self.shared.host.directory, taking.shard);
         let there = match self.staging.remove(&taking.shard) {
             Some(staging) => Some(staging.staged),
-            None => Staged::open(&directory).unwrap_or_else(|error| {
-                tracing::warn!(shard = %taking.shard, %error, "what was staged of a snapshot is of no use: it begins anew");
-                None
-            }),
+            None => match Staged::open(&directory, || !self.is_closing()) {
+                Ok(there) => there,
+                Err(error) if error.may_pass() => return Err(error),
+                Err(error) => {
+                    tracing::warn!(shard = %taking.shard, %error, "what was staged of a snapshot is of no use: it begins anew");
+                    None
+                }
+            },
         };
         let staged = match there.filter(|there| there.id() == snapshot) {
             Some(staged) => staged,
@@ -220,18 +238,16 @@ impl TakerThread {
         };
         let staged = &mut staging.staged;
         if staged.renew()? {
-            tracing::error!(node = %taking.node, shard = %taking.shard, "a snapshot is fetched anew: a sync of it had failed");
+            tracing::error!(node = %taking.node, shard = %taking.shard, "a snapshot is fetched anew: what was here of it is of no use");
         }
-        if staged.wanted().is_none() && self.replacing.is_some() {
-            // That may take long: not while nobody can read the state of another shard.
+        if staged.wanted().is_none() && self.at_work_for.is_some() {
+            // One after the other; and not while nobody can read the state of another shard.
             self.line.push_back(TakeOrder::Check { taking: taking.clone(), snapshot });
             return Ok(());
         }
         if staged.wanted().is_none() {
             let (node, shard, at) = (taking.node, taking.shard, snapshot.at.lsn);
-            staged.sync()?;
-            let descriptor = descriptor(taking);
-            match staged.check(&descriptor, taking.log)? {
+            match self.check(taking)? {
                 Checked::Whole => {
                     tracing::info!(%node, %shard, %at, "all parts of a snapshot are here");
                     answer(&taking.events, Answer::Taken(Input::SnapshotStaged(snapshot)));
@@ -251,8 +267,48 @@ impl TakerThread {
                 }
             }
         }
-        if let Some(index) = staged.wanted() {
+        let wanted = self.staging.get(&taking.shard).and_then(|staging| staging.staged.wanted());
+        if let Some(index) = wanted {
             answer(&taking.events, Answer::Taken(Input::SnapshotWanted { snapshot, index }));
+        }
+        Ok(())
+    }
+
+    /// Looks at all that is staged for a shard, once it is durable.
+    fn check(&mut self, taking: &Taking) -> Result<Checked, StagedError> {
+        let missing = || StagedError::Missing { path: taken(&self.shared.host.directory, taking.shard), at: Lsn::ZERO };
+        let mut staging = self.staging.remove(&taking.shard).ok_or_else(missing)?;
+        let staged = &mut staging.staged;
+        let descriptor = descriptor(taking);
+        self.at_work_for = Some(taking.shard);
+        let checked = staged.sync().and_then(|()| staged.check(&descriptor, taking.log, || self.goes_on()));
+        self.at_work_for = None;
+        self.staging.insert(taking.shard, staging);
+        checked
+    }
+
+    /// In the middle of long work: what can't wait for its end is done. Whether to go on.
+    fn goes_on(&mut self) -> bool {
+        self.take_parts();
+        !self.is_closing()
+    }
+
+    fn is_closing(&self) -> bool {
+        matches!(self.shared.closing.try_recv(), Err(TryRecvError::Disconnected))
+    }
+
+    /// Its parts go from the disk, unless another one is staged by now.
+    fn forget(&mut self, taking: &Taking, snapshot: SnapshotId) -> Result<(), StagedError> {
+        let directory = taken(&self.shared.host.directory, taking.shard);
+        let there = match self.staging.get(&taking.shard) {
+            Some(staging) => Some(staging.staged.id()),
+            None => Staged::offered(&directory)?,
+        };
+        if there.is_none_or(|there| there == snapshot) {
+            self.staging.remove(&taking.shard);
+            self.later.remove(&taking.shard);
+            remove_files(&directory)?;
+            tracing::info!(node = %taking.node, shard = %taking.shard, at = %snapshot.at.lsn, "a snapshot is not needed any more");
         }
         Ok(())
     }
@@ -265,9 +321,9 @@ impl TakerThread {
         let staging = if is_it { self.staging.remove(&taking.shard) } else { None };
         let Some(staging) = staging else { return Err(missing) };
         let began = now();
-        self.replacing = Some(taking.shard);
+        self.at_work_for = Some(taking.shard);
         let replaced = self.replace_by(taking, &staging.staged);
-        self.replacing = None;
+        self.at_work_for = None;
         if let Err(error) = replaced {
             self.staging.insert(taking.shard, staging);
             return Err(error);
@@ -291,11 +347,7 @@ impl TakerThread {
         // Whoever reads from here on is told to come again.
         taking.positions.begin_replacing();
         let store = Arc::clone(stage.applier.store_mut().shared());
-        let closing = self.shared.closing.clone();
-        replace(stage.applier.store_mut(), &shard, log, staged, || {
-            self.take_parts();
-            !matches!(closing.try_recv(), Err(TryRecvError::Disconnected))
-        })?;
+        replace(stage.applier.store_mut(), &shard, log, staged, || self.goes_on())?;
         // DURABLE: before the log is reset, which then holds nothing any more that would lead there (attacked by
         // `whatever_a_crash_leaves_of_a_replacement_is_finished_at_the_next_opening`).
         store.flush().map_err(SnapshotError::from)?;
@@ -304,14 +356,14 @@ impl TakerThread {
         Ok(())
     }
 
-    /// Parts for other shards, while one's state is replaced. That may take longer than whoever gives a snapshot keeps one that
-    /// nobody asks for, and then what is here of theirs would be of no use. So it is with one that is offered again. What comes for the
-    /// shard itself waits.
+    /// Parts for other shards, while one's are looked at, or its state is replaced. That may take longer than whoever gives a snapshot
+    /// keeps one that nobody asks for, and then what is here of theirs would be of no use. So it is with one that is offered again.
+    /// What comes for the shard itself waits.
     fn take_parts(&mut self) {
         self.line.extend(self.orders.try_iter());
         for _ in 0..self.line.len() {
             let Some(order) = self.line.pop_front() else { return };
-            let is_others = order.of().is_some_and(|(taking, _)| Some(taking.shard) != self.replacing);
+            let is_others = order.of().is_some_and(|(taking, _)| Some(taking.shard) != self.at_work_for);
             match order {
                 TakeOrder::Part { .. } | TakeOrder::Stage { .. } if is_others => self.carry_out(order),
                 order => self.line.push_back(order),
