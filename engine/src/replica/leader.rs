@@ -225,6 +225,7 @@ impl Replica {
             return;
         }
         let Some(progress) = leadership.progress.get_mut(&from) else { return };
+        let has = summary.end.lsn.min(self.end.lsn);
         progress.lower_durable(summary.end.lsn, suspect);
         let counts = progress.counts();
         // What it said of that came before: with the connection, and whenever it was more.
@@ -233,6 +234,7 @@ impl Replica {
         if leadership.start.is_some() {
             // Late, or again: it is fed from where its log ends; should the logs differ there, it says so.
             progress.restart_at(boundary);
+            progress.note_offered(has); // Also what this log can't name at present: it may acknowledge that.
             self.feed(from, log, out);
         } else if leadership.phase == Phase::Fencing {
             self.try_adopt(now_micros, log, out);
@@ -571,6 +573,7 @@ impl Replica {
             let progress = self.leadership.as_mut().and_then(|l| l.progress.get_mut(&node));
             if let Some(progress) = progress.filter(|progress| progress.is_connected()) {
                 progress.restart_at(boundary);
+                progress.note_offered(end.min(self.end.lsn)); // As above.
             }
         }
     }
@@ -678,6 +681,7 @@ impl Replica {
         let progress = leadership.progress.get_mut(&from).filter(|progress| !is_read(progress));
         if let Some(progress) = progress.filter(|_| leadership.start.is_some()) {
             progress.restart_at(common);
+            progress.note_offered(end.min(self.end.lsn)); // As above.
             self.feed(from, log, out);
         }
     }

@@ -131,7 +131,7 @@ impl Progress {
         self.awaits_snapshot = false;
     }
 
-    /// It was offered a snapshot, which may make it acknowledge so much.
+    /// It was offered a snapshot, or said that it has something, which may make it acknowledge so much.
     pub(super) fn note_offered(&mut self, at: Lsn) {
         self.reached = self.reached.max(at);
     }

@@ -139,7 +139,7 @@ pub struct ModelArgs {
     #[arg(long)]
     pub quick: bool,
     /// Search this scope alone: leader and voters of each epoch (= before those that are over), then `writes`, `crashes`,
-    /// `breaks`, `losses`, `repeats` and `overtakes` (of messages), `ends` (of leaders that give up), `releases` (of logs), `empties` (of disks) and `rots` (of batches) with how many, `hides` for rot that leaves nothing known by name, `prompt` for disks that take no time, `reads` for reads of the log that do. Or `masters`, where each node is its own, then
+    /// `breaks`, `losses`, `repeats` and `overtakes` (of messages), `ends` (of leaders that give up), `releases` (of logs), `empties` (of disks) and `rots` (of batches) with how many, `hides` for rot that leaves nothing known by name once the log is opened anew, `forgets` for the same at once, `prompt` for disks that take no time, `reads` for reads of the log that do. Or `masters`, where each node is its own, then
     /// `hands` (assignments), `writes`, `empties`, `returns` (of disks that were replaced), `crashes`, `breaks`, `ends` and `rots`.
     #[arg(long, value_name = "TEXT")]
     pub scope: Option<Search>,

@@ -46,6 +46,19 @@ fn i1_i2_i3_hold_when_logs_are_released_and_a_new_voter_is_given_a_snapshot_or_a
 }
 
 /// Rot of which an open finds nothing by name: an epoch's start, or the end of the one before.
+/// Of what a reader comes upon: nothing is in doubt. (The last one: a leader closed the connection to who has what it can't name itself.)
+#[test]
+fn i1_i2_i3_hold_when_a_reader_comes_upon_rot_that_leaves_nothing_known_by_name() {
+    for text in [
+        "1:12 2:12 writes 1 crashes 1 rots 1 forgets",
+        "1:12 2:12 1:12 writes 1 crashes 1 rots 1 forgets prompt",
+        "1:12 2:12 writes 1 breaks 1 rots 1 forgets prompt",
+    ] {
+        let found = explore(&scope(text));
+        assert!(found.complete && found.violation.is_none(), "{text}: {found:?}");
+    }
+}
+
 #[test]
 fn i1_i2_i3_hold_when_rot_leaves_nothing_known_by_name_of_what_two_nodes_wrote() {
     let found = explore(&scope("1:12 2:12 writes 2 crashes 1 rots 1 hides"));

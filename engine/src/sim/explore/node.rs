@@ -99,6 +99,8 @@ pub(super) struct ModelLog {
     refuses: bool,
     /// Whether what an open finds damaged is not known by name, but for the log's end.
     hides: bool,
+    /// Whether what rots is not known by name from then on: nothing is in doubt, and where each epoch begins is known until an open.
+    forgets: bool,
     /// What is not.
     hidden: Vec<Lsn>,
     /// What of the damaged is cut off, though not yet on the disk: what is appended there is something else, or that anew.
@@ -129,7 +131,10 @@ impl LogView for ModelLog {
     }
 
     fn epochs(&self) -> Vec<(Epoch, Lsn)> {
-        let mut epochs: Vec<_> = self.known().map(|batch| (batch.epoch(), batch.first_lsn())).collect();
+        let of = |batch: &Batch| (batch.epoch(), batch.first_lsn());
+        let is_exact = self.suspect.is_none();
+        let mut epochs: Vec<_> =
+            if is_exact { self.accepted.iter().map(of).collect() } else { self.known().map(of).collect() };
         epochs.dedup_by_key(|(epoch, _)| *epoch);
         epochs
     }
@@ -197,6 +202,7 @@ impl ModelLog {
             damaged: Vec::new(),
             refuses: false,
             hides: false,
+            forgets: false,
             hidden: Vec::new(),
             cut_off: Vec::new(),
             under_way: VecDeque::new(),
@@ -307,6 +313,12 @@ impl Node {
         self
     }
 
+    /// The same node, whose log does not know what rots by name either.
+    pub(super) const fn with_names_forgotten(mut self, forgets: bool) -> Self {
+        (self.log.forgets, self.log.hides) = (forgets, self.log.hides || forgets);
+        self
+    }
+
     /// The same node, which is its own master.
     pub(super) fn with_own_master(mut self) -> Self {
         (self.replica, self.own_master) = (self.replica.with_own_master(), true);
@@ -335,6 +347,11 @@ impl Node {
                 let batch = self.log.durable.get(usize::from(at));
                 self.log.damaged.extend(batch.map(Batch::first_lsn));
                 self.log.damaged.sort_unstable();
+                // The log's end is known, and so is what is being written.
+                let last = self.log.durable.last().map(Batch::first_lsn);
+                let is_written = self.log.under_way.iter().any(|(_, write)| !matches!(write, LogWrite::Promise(_)));
+                let forgotten = batch.map(Batch::first_lsn).filter(|lsn| self.log.forgets && Some(*lsn) != last);
+                self.log.hidden.extend(forgotten.filter(|_| !is_written));
                 // It has applied no more than it must have: whoever applies may come upon it.
                 Input::DamageFound { read: self.state.lsn }
             }
@@ -565,6 +582,7 @@ impl Node {
             damaged,
             refuses,
             hides: _,
+            forgets: _,
             hidden,
             cut_off,
             under_way,

@@ -27,7 +27,7 @@ pub(super) struct Turn {
 /// assert!(found.complete && found.states > 1_000, "{found:?}");
 ///
 /// let text = "=1:123 2:1234 3:234 writes 1 crashes 1 breaks 1 losses 1 repeats 1 overtakes 1 ends 1 releases 1 empties 1 rots 1 hides \
-///     prompt reads";
+///     forgets prompt reads";
 /// assert_eq!(text.parse::<Scope>()?.to_string(), text);
 /// assert!("1:23".parse::<Scope>().is_err(), "the leader has no vote");
 /// # Ok::<(), String>(())
@@ -57,6 +57,8 @@ pub struct Scope {
     pub(super) rots: u8,
     /// What an open finds rotten is not known by name.
     pub(super) hides: bool,
+    /// Nor is what a reader finds.
+    pub(super) forgets: bool,
     /// Writes are durable at once: for a scope that would be too large otherwise.
     pub(super) prompt: bool,
     /// Reads of the log take time: other things happen before they are done.
@@ -84,6 +86,7 @@ impl std::str::FromStr for Scope {
             releases: 0,
             rots: 0,
             hides: false,
+            forgets: false,
             prompt: false,
             reads: false,
             empties: 0,
@@ -107,6 +110,7 @@ impl std::str::FromStr for Scope {
                 "empties" => scope.empties = count()?,
                 "rots" => scope.rots = count()?,
                 "hides" => scope.hides = true,
+                "forgets" => scope.forgets = true,
                 "prompt" => scope.prompt = true,
                 "reads" => scope.reads = true,
                 epoch => {
@@ -190,6 +194,7 @@ impl std::fmt::Display for Scope {
             write!(f, " {what} {count}")?;
         }
         f.write_str(if self.hides { " hides" } else { "" })?;
+        f.write_str(if self.forgets { " forgets" } else { "" })?;
         f.write_str(if self.prompt { " prompt" } else { "" })?;
         f.write_str(if self.reads { " reads" } else { "" })
     }

@@ -157,7 +157,8 @@ impl World {
     pub(super) fn first(fixed: &Fixed<'_>, steps: &mut Steps) -> Result<Self, Violation> {
         let mut world = Self {
             nodes: std::array::from_fn(|at| {
-                steps.add_node(Node::new(at, fixed.log).with_names_lost(fixed.scope.hides))
+                let node = Node::new(at, fixed.log).with_names_lost(fixed.scope.hides);
+                steps.add_node(node.with_names_forgotten(fixed.scope.forgets))
             }),
             crashes: fixed.scope.crashes,
             breaks: fixed.scope.breaks,
