@@ -174,11 +174,7 @@ impl Node {
                             self.log.batches.push(batch);
                         }
                         LogWrite::Truncate(to) => {
-                            assert_eq!(
-                                self.log.position_at(to.lsn),
-                                Some(to),
-                                "a log is cut off at a batch that it knows"
-                            );
+                            assert_eq!(self.log.position_at(to.lsn), Some(to), "it knows where it is cut off");
                             self.log.batches.retain(|batch| batch.last_lsn() <= to.lsn);
                             self.log.durable = self.log.durable.min(self.log.batches.len());
                             self.log.damaged.retain(|lsn| *lsn <= to.lsn);
@@ -198,8 +194,7 @@ impl Node {
                             self.said.push(format!("Reset, {:?}", InstallMark::decode(&mark).unwrap()));
                             self.log.batches.clear();
                             (self.log.start, self.log.durable) = (to, 0);
-                            self.log.damaged.clear();
-                            self.log.hidden.clear();
+                            (self.log.damaged, self.log.hidden) = (Vec::new(), Vec::new());
                         }
                     }
                     self.unsynced.push(ticket);
