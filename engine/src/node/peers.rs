@@ -299,7 +299,7 @@ impl Streams<'_> {
             link.events.send(Event::PeerWritable(self.peer, self.session));
             return true;
         };
-        // As above.
+        // One that can't be put into bytes is one that was not sent: the connection is closed for that.
         let greeting = link.replication.lock().greeting().ok();
         match greeting.map(|greeting| link.send(greeting)) {
             Some(Sending::Queued) => theirs.is_none_or(|(bytes, charge)| self.received(stream, &bytes, charge)),
