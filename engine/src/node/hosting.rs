@@ -175,7 +175,7 @@ impl Host {
         snapshots::opening::settle(self, &shard, log, applied, &view)?;
         let promise = self.promise(log, view.end().epoch)?;
         let replica = Replica::open(self.node, log, promise, applied.lsn, &view).on_directory(self.disk);
-        let replica = replica.with_own_master().with_quorum_bound(self.quorum_lost_after);
+        let replica = replica.with_own_master().with_quorum_bound(self.quorum_lost_after).with_state_at(applied, &view);
         let turn = Self::turn(id);
         let worker = turn % self.workers.len();
         let bell = self.workers[worker].ready.bell(id);

@@ -12,7 +12,7 @@ use super::shard::{Event, now, wall_micros};
 use super::trimmer::Trimmer;
 use super::unflushed::Unflushed;
 use super::{STATUS_WITHIN, Shared};
-use crate::model::{Lsn, Retention};
+use crate::model::{LogPosition, Lsn, Retention};
 use crate::pipeline::Disk;
 use crate::replica::first_boundary;
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
@@ -170,27 +170,35 @@ impl Shared {
             return (false, None);
         }
         let alone = self.letting_go.write();
-        let mut entries = Vec::new();
         let mut wants_flush = false;
-        let mut released = Vec::new();
+        // A beginning that the log refuses, of which it may know better by now, must not keep others' releases.
+        let (mut releases, mut beginnings) = ((Vec::new(), Vec::new()), Vec::new());
         for (shard, retention, needed) in beyond {
             let lost = shard.positions.unmendable();
             let Some(found) = self.may_go(shard, retention, needed, lost) else { continue };
             wants_flush |= found.wants_flush;
-            let Some(before) = found.before else { continue };
-            released.push((shard, lost.filter(|last| *last < before)));
-            entries.push(Entry::Release { log: shard.log, before });
+            let Some(to) = found.to else { continue };
+            let given_up = lost.filter(|(first, _)| *first <= to.lsn).map(|(_, last)| last.min(to.lsn));
+            if found.is_known {
+                releases.0.push(Entry::Release { log: shard.log, before: to.lsn.next() });
+                releases.1.push((shard, given_up));
+            } else {
+                beginnings.push((vec![Entry::Begin { log: shard.log, at: to }], vec![(shard, given_up)]));
+            }
         }
-        if entries.is_empty() {
-            return (wants_flush, None);
+        let (mut submitted, mut released) = (None, Vec::new());
+        for (entries, of) in beginnings.into_iter().chain([releases]).filter(|(entries, _)| !entries.is_empty()) {
+            match self.host.wal.submit(entries) {
+                Ok(pending) => {
+                    submitted = Some(pending);
+                    released.extend(of);
+                }
+                Err(error) => tracing::debug!(%error, "nothing was released"),
+            }
         }
-        let submitted = self.host.wal.submit(entries);
         drop(alone);
-        match &submitted {
-            Ok(_) => released.into_iter().for_each(|(shard, given_up)| tell_released(shard, given_up)),
-            Err(error) => tracing::debug!(%error, "nothing was released"),
-        }
-        (wants_flush, submitted.ok())
+        released.into_iter().for_each(|(shard, given_up)| tell_released(shard, given_up));
+        (wants_flush, submitted)
     }
 
     /// Up to where nothing is needed for those who are fed from here: what a follower that is connected holds, within the budget.
@@ -209,7 +217,7 @@ impl Shared {
 
     /// Where the log begins, and up to where the policy lets it go, if that is more than has gone, or if nobody can mend what lies there
     /// (`lost`).
-    fn lets_go(&self, shard: &ShardHandle, retention: Retention, lost: Option<Lsn>) -> Option<(Lsn, Lsn)> {
+    fn lets_go(&self, shard: &ShardHandle, retention: Retention, lost: Option<(Lsn, Lsn)>) -> Option<(Lsn, Lsn)> {
         let (wal, log) = (&*self.host.wal, shard.log);
         let start = wal.start_of(log).lsn;
         let by_policy = match retention {
@@ -218,35 +226,46 @@ impl Shared {
             }
             _ => start,
         };
-        (by_policy.max(lost.unwrap_or(start)) > start).then_some((start, by_policy))
+        (by_policy.max(lost.map_or(start, |(_, last)| last)) > start).then_some((start, by_policy))
     }
 
     /// What of the log may go, if the policy lets more of it go than has, or nobody can mend what lies there: then nobody can read it
     /// either, and whoever needs it is helped by a snapshot only.
-    fn may_go(&self, shard: &ShardHandle, retention: Retention, needed: Lsn, lost: Option<Lsn>) -> Option<MayGo> {
+    fn may_go(
+        &self,
+        shard: &ShardHandle,
+        retention: Retention,
+        needed: Lsn,
+        lost: Option<(Lsn, Lsn)>,
+    ) -> Option<MayGo> {
         let (wal, log) = (&*self.host.wal, shard.log);
         let (start, by_policy) = self.lets_go(shard, retention, lost)?;
         // Where it ends no batch may be known: then the next one that is goes as well.
         let boundary = |lsn| wal.boundary_at_or_before(log, lsn);
-        let lost = lost.map(|last| first_boundary(last, wal.end(log), boundary).lsn);
+        let lost = lost.map(|(first, last)| (first, first_boundary(last, wal.end(log), boundary).lsn));
         let flushed = self.gate.with(|store| {
             // What a follower said is true of the next life only when it is on the disk.
             shard.followers.confirm(|name| store.persisted_follower(shard.descriptor.shard, name))?;
             store.persisted_applied(shard.descriptor.shard)
         });
         // Of a state that can't be read nothing is known to be on the disk: what it needs stays. Who applies to it says why.
-        let flushed = flushed?.ok()?.map_or(Lsn::ZERO, |flushed| flushed.lsn);
+        let state = flushed?.ok()?.unwrap_or_else(|| LogPosition::origin(log));
+        let flushed = state.lsn;
         let applied = shard.positions.applied();
         let pinned = shard.pins.lowest(by_policy, applied, |bytes| wal.boundary_keeping(log, bytes));
         // Otherwise a crash would want to replay what is gone, or a reader that is within its budget would miss some.
         let may_go = by_policy
             .min(pinned.unwrap_or(Lsn::MAX))
             .min(needed)
-            .max(lost.filter(|last| *last <= flushed).unwrap_or(start));
-        let lost_wants_flush = lost.is_some_and(|last| flushed < last && last <= applied);
-        let boundary = wal.boundary_at_or_before(log, may_go.min(flushed))?.lsn;
+            // Of what can't be read the state may have a part only. The rest is asked for by itself then.
+            .max(lost.filter(|(first, _)| *first <= flushed).map_or(start, |(_, last)| last.min(flushed)));
+        let lost_wants_flush = lost.is_some_and(|(first, last)| first <= applied && flushed < last.min(applied));
+        let known = wal.boundary_at_or_before(log, may_go.min(flushed))?;
+        // Where nothing of the log names where the state is, that does. Behind it comes what is to be asked for by itself.
+        let is_given_up = lost.is_some_and(|(first, _)| known.lsn.next().max(first) <= flushed && flushed <= may_go);
+        let to = if is_given_up { state } else { known };
         let wants_flush = lost_wants_flush || flushed < may_go.min(applied) || shard.followers.has_unconfirmed();
-        Some(MayGo { before: (boundary > start).then(|| boundary.next()), wants_flush })
+        Some(MayGo { to: Some(to).filter(|to| to.lsn > start), is_known: !is_given_up, wants_flush })
     }
 }
 
@@ -263,8 +282,10 @@ fn tell_released(shard: &ShardHandle, given_up: Option<Lsn>) {
 
 /// What of a log may go.
 struct MayGo {
-    /// Everything before this record, if it is still there.
-    before: Option<Lsn>,
+    /// Everything up to here, if it is still there.
+    to: Option<LogPosition>,
+    /// A batch is known that ends there.
+    is_known: bool,
     /// More, if the state were flushed.
     wants_flush: bool,
 }

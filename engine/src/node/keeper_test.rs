@@ -314,12 +314,19 @@ fn what_nobody_can_mend_goes_when_the_state_that_has_it_is_flushed_and_asks_for_
     fill(&space, 10);
     assert!(!release(&node), "the policy lets nothing go");
     let shard = node.shared.registry.named("space").unwrap().shards[0].clone();
-    shard.positions.set_unmendable(Some(Lsn::new(5)));
+    shard.positions.set_unmendable(Some((Lsn::new(4), Lsn::new(5))));
     assert!(release(&node), "more would go if the state were flushed");
     assert_eq!(start(&node), Lsn::ZERO, "a crash would have to replay it");
     node.shared.gate.with(|store| store.flush()).unwrap().unwrap();
     release(&node);
     assert_eq!(start(&node), Lsn::new(5));
+    // Of what the state has a part only, that part goes; and nothing for what it has nothing of.
+    shard.positions.set_unmendable(Some((Lsn::new(100), Lsn::new(200))));
+    assert!(!release(&node) && start(&node) == Lsn::new(5), "it would bring nothing");
+    let applied = shard.positions.applied();
+    shard.positions.set_unmendable(Some((Lsn::new(8), Lsn::new(200))));
+    release(&node);
+    assert_eq!(start(&node), applied);
     shard.positions.set_unmendable(None);
     node.close().unwrap();
 }

@@ -25,8 +25,8 @@ pub(super) struct Positions {
     ended: AtomicU64,
     /// Odd while the state is being replaced: then whoever reads finds a mix of two, or less.
     replaced: AtomicU64,
-    /// Up to where nobody can mend the log; 0: nothing is damaged, or somebody may yet.
-    unmendable: AtomicU64,
+    /// What of the log nobody can mend; none: nothing is damaged, or somebody may yet.
+    unmendable: Mutex<Option<(Lsn, Lsn)>>,
     /// How many ranges of the log can't be read.
     damaged: AtomicUsize,
     waiting: AtomicUsize,
@@ -53,7 +53,7 @@ impl Positions {
             leader: AtomicU64::new(0),
             ended: AtomicU64::new(0),
             replaced: AtomicU64::new(0),
-            unmendable: AtomicU64::new(0),
+            unmendable: Mutex::new(None),
             damaged: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             line: Mutex::new(BTreeMap::new()),
@@ -88,15 +88,14 @@ impl Positions {
         (start > 0).then(|| Lsn::new(start))
     }
 
-    /// Up to where the log is damaged, and nobody can mend it ([`Replica::unmendable`](crate::replica::Replica::unmendable)). Whoever
+    /// Where the log is damaged, and nobody can mend it ([`Replica::unmendable`](crate::replica::Replica::unmendable)). Whoever
     /// reads it too late or too early releases a little less, or what its state has all the same.
-    pub(super) fn unmendable(&self) -> Option<Lsn> {
-        let last = self.unmendable.load(Ordering::Relaxed);
-        (last > 0).then(|| Lsn::new(last))
+    pub(super) fn unmendable(&self) -> Option<(Lsn, Lsn)> {
+        *self.unmendable.lock()
     }
 
-    pub(super) fn set_unmendable(&self, last: Option<Lsn>) {
-        self.unmendable.store(last.map_or(0, Lsn::get), Ordering::Relaxed);
+    pub(super) fn set_unmendable(&self, range: Option<(Lsn, Lsn)>) {
+        *self.unmendable.lock() = range;
     }
 
     /// How many ranges of the log are damaged: a number for whoever watches the node.

@@ -46,13 +46,14 @@ impl Replica {
         position(durable, into);
         damage.hash(into);
         (committed, matched, suspect, told_since_doubt.filter(|_| suspect.is_some()), connected).hash(into);
-        for snapshot in [fetching.map(|fetching| fetching.snapshot), *installing] {
+        for snapshot in [fetching.map(|fetching| fetching.snapshot), installing.map(|it| it.snapshot)] {
             snapshot.is_some().hash(into);
             if let Some(SnapshotId { at, chunks, bytes, digest }) = snapshot {
                 position(&at, into);
                 (chunks, bytes, digest).hash(into);
             }
         }
+        installing.map(|installing| installing.is_held).hash(into);
         named.is_some().hash(into);
         named.iter().for_each(|at| position(at, into));
         // It is asked only whether what was matched still is.

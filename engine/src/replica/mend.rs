@@ -233,14 +233,15 @@ impl Replica {
         self.damage.ranges()
     }
 
-    /// The last LSN of what is damaged first, if nobody who is connected can give that: if the state has it, durably, and there
-    /// are other nodes, the log may as well begin behind it.
+    /// What is damaged first, from one LSN to another, if nobody who is connected can give all of that: as far as the state has it,
+    /// durably, and if there are other nodes, the log may as well begin behind it (where the state is, if nothing of the log names that).
+    /// What is left then somebody may have.
     #[must_use]
-    pub fn unmendable(&self) -> Option<Lsn> {
+    pub fn unmendable(&self) -> Option<(Lsn, Lsn)> {
         let (first, last) = self.damage.ranges.first().copied()?;
         let may_wait = self.damage.asked.is_some() || self.is_mending() || self.connected.is_empty();
         let has_not = |peer: &NodeId| self.damage.refused_by.contains(peer) || self.damage.is_damaged_at(*peer, first);
-        Some(last).filter(|_| !may_wait && self.connected.keys().all(has_not))
+        Some((first, last)).filter(|_| !may_wait && self.connected.keys().all(has_not))
     }
 
     fn is_mending(&self) -> bool {
@@ -423,7 +424,10 @@ impl Replica {
 
     fn summary_to(&self, end: LogPosition, log: &dyn LogView) -> LogSummary {
         let mut summary = self.summary(log);
-        summary.epochs.retain(|(_, start)| *start <= end.lsn);
+        summary.epochs.retain(|(epoch, start)| *start <= end.lsn && *epoch <= end.epoch);
+        if summary.epochs.last().is_some_and(|(epoch, _)| *epoch < end.epoch) {
+            summary.epochs.push((end.epoch, end.lsn)); // Where it began has no name.
+        }
         summary.end = end;
         summary
     }
@@ -644,6 +648,19 @@ impl Replica {
             Some(ours) => ours == at,
             None => is_committed() || self.held(at.epoch, at.lsn, at.lsn, log),
         }
+    }
+
+    /// I1: whether it is known of a log in doubt, which can't name this position, that it has it all the same, as whoever gives that
+    /// state has it: the two logs are the same up to something behind that, whose chain covers all before.
+    pub(super) fn shares(&self, at: LogPosition, giver: NodeId, log: &dyn LogView) -> bool {
+        self.is_unnamed_damage(at.lsn, log)
+            && match &self.leadership {
+                None => self.promise.leader == Some(giver) && at.lsn <= self.matched,
+                Some(leadership) => leadership.promises.get(&giver).is_some_and(|promised| {
+                    let end = promised.log.end;
+                    at.lsn <= end.lsn && self.position_at(end.lsn, log) == Some(end)
+                }),
+            }
     }
 
     /// Whether it ends damage of which no batch is known by name, so that what is behind it can be read all the same. Whoever

@@ -58,17 +58,17 @@ mod votes_test;
 use crate::model::control_record::majority_of;
 use crate::model::limits::{EPOCHS_NAMED_MAX, QUORUM_LOST_AFTER_DEFAULT};
 use crate::model::mutant::{Mutant, planted};
-use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId, SnapshotId};
+use crate::model::{Assignment, DirectoryId, Epoch, LogId, LogPosition, LogSummary, Lsn, NodeId};
 use leader::Leadership;
 use mend::Damage;
-use snapshot::Fetching;
+use snapshot::{Fetching, Installing};
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 pub use freshness::Freshness;
 pub use leader::Phase;
 pub use mark::{InstallMark, Opening};
-#[cfg(feature = "node")]
+#[cfg(any(feature = "node", feature = "sim"))]
 pub(crate) use mend::first_boundary;
 pub use promise::{Promise, Verdict};
 pub use quorum::QuorumLost;
@@ -141,7 +141,7 @@ pub struct Replica {
     /// The snapshot that it fetches, while it does.
     fetching: Option<Fetching>,
     /// The snapshot that is being installed: from the mark in the log until the state is replaced.
-    installing: Option<SnapshotId>,
+    installing: Option<Installing>,
     /// Where the last one lies that was installed, if the log holds that and can't name it.
     named: Option<LogPosition>,
     /// Who is connected, with which disk.
@@ -399,7 +399,18 @@ impl Replica {
         known.filter(|known| known.lsn <= self.end.lsn)
     }
 
-    /// Where the last snapshot lies that was installed, as long as the log has that and can't name it.
+    /// The same replica, of a state that was opened at this position: it names what the log has there and can't name.
+    #[must_use]
+    pub fn with_state_at(mut self, at: LogPosition, log: &dyn LogView) -> Self {
+        self.named = Some(at).filter(|at| at.lsn <= self.committed && self.is_unnamed_damage(at.lsn, log));
+        self
+    }
+
+    fn is_unnamed_damage(&self, lsn: Lsn, log: &dyn LogView) -> bool {
+        self.damage.around(lsn, lsn).is_some() && log.position_at(lsn).is_none()
+    }
+
+    /// Where the state lies as it was opened or a snapshot brought it, durably, as long as the log has that and can't name it.
     fn named(&self, log: &dyn LogView) -> Option<LogPosition> {
         self.named.filter(|named| named.lsn > log.start().lsn && self.is_named_by_snapshot(*named))
     }

@@ -26,6 +26,14 @@ pub(super) struct Fetching {
     chunks: u32,
 }
 
+/// A snapshot that is being installed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Installing {
+    pub(super) snapshot: SnapshotId,
+    /// The log was found to hold its position, and what is behind that stays; though what told so may be forgotten meanwhile.
+    pub(super) is_held: bool,
+}
+
 impl Replica {
     /// The driver took a snapshot for a peer.
     pub(super) fn snapshot_taken(
@@ -186,21 +194,25 @@ impl Replica {
 
     /// All parts are here, durably, and are what was offered.
     pub(super) fn snapshot_staged(&mut self, snapshot: SnapshotId, log: &dyn LogView, out: &mut Vec<Output>) {
-        if self.fetching.take_if(|fetching| fetching.snapshot == snapshot).is_none() || self.installing.is_some() {
+        let Some(Fetching { from, .. }) = self.fetching.take_if(|fetching| fetching.snapshot == snapshot) else {
+            return;
+        };
+        if self.installing.is_some() {
             return;
         }
         if !self.needs(&snapshot, log) {
             self.go_on(log, out);
             return;
         }
-        self.installing = Some(snapshot);
+        let is_held = self.holds(snapshot.at, log) || self.shares(snapshot.at, from, log);
+        self.installing = Some(Installing { snapshot, is_held });
         if planted(Mutant::ResetEarly) {
             out.push(Output::InstallSnapshot { snapshot });
             self.reset(snapshot.at, out);
             return;
         }
         // One that the log holds needs none: it stays, also where an open can't name that position.
-        let mark = mark(Some(snapshot.at).filter(|at| !self.holds(*at, log)));
+        let mark = mark(Some(snapshot.at).filter(|_| !is_held));
         // DURABLE: before the state is replaced, or a log that ends before its state is taken for one that lost its end
         // (attacked by `a_crash_at_any_step_of_an_installation_leaves_a_node_that_opens_and_catches_up`).
         self.persist(LogWrite::Mark(mark), Purpose::Mark, out);
@@ -208,7 +220,7 @@ impl Replica {
 
     /// The mark is durable: from here on a crash is understood.
     pub(super) fn marked(&self, out: &mut Vec<Output>) {
-        if let Some(snapshot) = self.installing {
+        if let Some(Installing { snapshot, .. }) = self.installing {
             out.push(Output::InstallSnapshot { snapshot });
         }
     }
@@ -216,14 +228,13 @@ impl Replica {
     /// The state is the snapshot's, durably. The log begins behind it, unless it was fed meanwhile from one that goes further
     /// back, and holds all of that already: then it stays as it is.
     pub(super) fn snapshot_installed(&mut self, snapshot: SnapshotId, log: &dyn LogView, out: &mut Vec<Output>) {
-        if self.installing.take_if(|installing| *installing == snapshot).is_none() {
-            return;
-        }
+        let Some(Installing { is_held, .. }) = self.installing.take_if(|it| it.snapshot == snapshot) else { return };
         let at = snapshot.at;
         self.damage.state_is_at(at.lsn);
-        if at.lsn <= self.committed || self.holds(at, log) {
+        let is_held = self.holds(at, log) || (is_held && at.lsn <= self.end.lsn);
+        if at.lsn <= self.committed || is_held {
             // From here on it can say where that is, so that it is fed behind it.
-            self.named = Some(at).filter(|at| self.holds(*at, log) && self.position_at(at.lsn, log).is_none());
+            self.named = Some(at).filter(|at| is_held && self.position_at(at.lsn, log).is_none());
             self.persist(LogWrite::Mark(mark(None)), Purpose::Reset(at), out);
         } else {
             self.reset(at, out);
@@ -248,7 +259,7 @@ impl Replica {
             leadership.tail_bytes = 0;
         }
         // The mark of one that is being installed, where this cuts the log off: the state may become that before a crash.
-        let mark = mark(self.installing.map(|snapshot| snapshot.at));
+        let mark = mark(self.installing.map(|installing| installing.snapshot.at));
         self.persist(LogWrite::Reset { to, mark }, Purpose::Reset(to), out);
     }
 

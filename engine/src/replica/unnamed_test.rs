@@ -367,17 +367,98 @@ fn whoever_was_given_a_state_in_what_it_can_not_name_goes_on_behind_it() {
     }
 }
 
-/// B has one snapshot, of the fourth record.
+/// Whoever is to give a snapshot has one, of the fourth record.
 fn kept_at_four(world: &mut World, at: LogPosition) {
     let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: 7 };
-    for output in std::mem::take(&mut world.node(B).asked) {
-        if let Output::TakeSnapshot { peer, epoch } = output {
-            world.node(B).step(Input::SnapshotTaken { peer, epoch, snapshot });
-        } else {
-            world.node(B).asked.push(output);
+    for id in [A, B, C] {
+        for output in std::mem::take(&mut world.node(id).asked) {
+            if let Output::TakeSnapshot { peer, epoch } = output {
+                world.node(id).step(Input::SnapshotTaken { peer, epoch, snapshot });
+            } else {
+                world.node(id).asked.push(output);
+            }
         }
     }
     super::snapshot_test::serve(world);
+}
+
+/// What an open finds is in doubt, and where epochs begin is not exact then: yet the two logs end alike, or are the same behind that.
+/// The log was reset to the snapshot, and what was acknowledged behind that was on one disk less.
+#[test]
+fn i1_a_log_in_doubt_that_is_the_givers_behind_the_snapshot_keeps_what_is_there() {
+    for leader in [B, C] {
+        let mut world = World::new();
+        world.elect(B);
+        for text in ["two", "three", "four", "five"] {
+            world.propose(B, text);
+        }
+        world.settle();
+        for (x, y) in [(A, B), (A, C), (B, C)] {
+            world.cut(x, y);
+        }
+        let at = world.node(B).log.position_at(Lsn::new(4)).unwrap();
+        for id in [A, B] {
+            super::snapshot_test::release(world.node(id), 4);
+            world.node(id).crash(id);
+        }
+        world.node(C).lose_names(C, &[2, 3, 4]);
+        let held = world.node(C).log.batches.clone();
+        for (x, y) in [(A, B), (A, C), (B, C)] {
+            world.connect(x, y);
+        }
+        world.assign(leader);
+        for _ in 0..20 {
+            world.settle();
+            kept_at_four(&mut world, at);
+        }
+        let node = world.node(C);
+        assert_eq!((node.log.batches[..5] == held[..], node.log.start.lsn), (true, Lsn::ZERO), "{:?}", node.said);
+        assert!(node.said.iter().any(|said| said == "Mark, InstallMark(None)"), "{:?}", node.said);
+        assert!(node.said.iter().all(|said| !said.starts_with("Reset")), "{:?}", node.said);
+        // Its state has the part that nobody has, and its driver lets go of that.
+        assert_eq!(node.replica.unmendable(), Some((Lsn::new(2), Lsn::new(4))), "{leader}");
+    }
+}
+
+/// The log knew no more where the snapshot was once it was opened again, and was offered the same for ever. It said, too, that it ended
+/// there, and not in which epoch: whoever heard that closed the connection.
+#[test]
+fn a_log_in_doubt_is_fed_behind_where_its_state_is_and_says_in_which_epoch_that_is() {
+    let mut world = World::new();
+    world.elect(B);
+    world.elect(B);
+    for text in ["three", "four", "five"] {
+        world.propose(B, text);
+    }
+    world.settle();
+    for (x, y) in [(A, B), (A, C), (B, C)] {
+        world.cut(x, y);
+    }
+    let node = world.node(A);
+    node.lose_names(A, &[2, 3, 4]);
+    let at = node.log.batches[3].position();
+    let newest = node.log.epochs().into_iter().rfind(|(_, first)| *first <= at.lsn);
+    assert!(newest.is_some_and(|(epoch, _)| epoch < at.epoch), "the start of its epoch has no name");
+    let replica = super::Replica::open(A, node.log.id, node.replica.promise(), at.lsn, &node.log);
+    node.replica = replica.with_state_at(at, &node.log);
+    world.connect(A, B);
+    world.assign(B);
+    world.node(B).sync();
+    world.deliver_to(A);
+    world.node(A).sync();
+    world.deliver_to(B);
+    let theirs = world.node(B).log.batches.clone();
+    let epoch = world.node(B).replica.promise().epoch;
+    append(&mut world, epoch, LogPosition { lsn: Lsn::new(9), ..theirs[4].position() }, &[]);
+    let told = world.node(A).sent.iter().find_map(|(_, message)| match message {
+        Message::Mismatch { log, .. } => Some((log.clone(), message.clone())),
+        _ => None,
+    });
+    let (told, message) = told.unwrap();
+    assert_eq!((told.end, told.epochs.last().map(|(epoch, _)| *epoch)), (at, Some(at.epoch)));
+    assert_eq!(Message::decode(&message.encode().unwrap()).unwrap(), message);
+    world.settle();
+    assert_eq!(world.node(A).log.end(), world.node(B).log.end());
 }
 
 /// One batch of its own log rots while a new leader is given what the others released, and is there again.

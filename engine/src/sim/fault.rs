@@ -46,6 +46,8 @@ pub enum FaultKind {
     LostWrite,
     /// Bytes of something else lie over a part of a batch (D18).
     MisdirectedWrite,
+    /// A segment's footer and the groups before it are zeroes: of what lay there nothing tells a name (D12).
+    LostNames,
     /// A sync fails (D6): the log is poisoned, and the process reopens from disk.
     SyncError,
     /// A process handles nothing for a while, then goes on as if nothing had been (P4).
@@ -78,7 +80,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// All kinds, in the order of the enumeration.
-    pub const ALL: [Self; 29] = [
+    pub const ALL: [Self; 30] = [
         Self::PowerCutFollower,
         Self::PowerCutLeader,
         Self::PowerCutAll,
@@ -94,6 +96,7 @@ impl FaultKind {
         Self::BitFlip,
         Self::LostWrite,
         Self::MisdirectedWrite,
+        Self::LostNames,
         Self::SyncError,
         Self::Pause,
         Self::LeaderMove,
@@ -129,6 +132,7 @@ impl FaultKind {
             Self::BitFlip => "bit flip at rest",
             Self::LostWrite => "lost write",
             Self::MisdirectedWrite => "misdirected write",
+            Self::LostNames => "footer and groups lost",
             Self::SyncError => "sync error",
             Self::Pause => "process pause",
             Self::LeaderMove => "leader move",

@@ -61,6 +61,10 @@ impl World {
                 self.rot(kind);
                 Ok(())
             }
+            FaultKind::LostNames => {
+                self.rot_names(any);
+                Ok(())
+            }
             FaultKind::SlowDisk => {
                 self.count(kind);
                 self.node(any).slowness = self.chance_between(20, 400);

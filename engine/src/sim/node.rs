@@ -31,7 +31,7 @@ pub(super) struct SimNode {
     /// The state's store; it goes back to its last flush when the power fails.
     pub(super) store: SimStore,
     /// Up to here it survives that.
-    pub(super) flushed: Lsn,
+    pub(super) flushed_at: Option<LogPosition>,
     /// A snapshot that it is given, as far as it is here.
     pub(super) staging: Option<Staging>,
     pub(super) running: Option<Running>,
@@ -190,7 +190,7 @@ impl SimNode {
             disks: 0,
             lost: BTreeMap::new(),
             store: SimStore::default(),
-            flushed: Lsn::ZERO,
+            flushed_at: None,
             staging: None,
             running: None,
             before: None,
@@ -211,6 +211,11 @@ impl SimNode {
         DirectoryId::new(bytes)
     }
 
+    /// Up to where the state that is on the disk has the log.
+    pub(super) fn flushed(&self) -> Lsn {
+        self.flushed_at.map_or(Lsn::ZERO, |at| at.lsn)
+    }
+
     /// Its disk is gone, and an empty one in its place (O6). It is not running.
     pub(super) fn empty_disk(&mut self, log: LogId) {
         let lost = self.before.as_ref().map(|core| LostLog {
@@ -221,7 +226,7 @@ impl SimNode {
         self.lost.insert(self.directory(), lost.unwrap_or_default());
         self.disks += 1;
         self.disk = VirtualDisk::with_seed(self.id.get() + 1000 * self.disks);
-        (self.store, self.flushed) = (self.store.emptied(), Lsn::ZERO);
+        (self.store, self.flushed_at) = (self.store.emptied(), None);
         (self.staging, self.before) = (None, None);
         self.rotten.clear();
     }
@@ -257,16 +262,18 @@ impl SimNode {
         }
         let applier =
             Applier::open(std::mem::take(&mut self.store), shard.clone(), log).map_err(|e| failed("state", &e))?;
-        let applied = applier.applied().lsn;
-        if !self.finish_installation(&mut core, mark, applier.applied(), log)? {
+        let state = applier.applied();
+        let applied = state.lsn;
+        if !self.finish_installation(&mut core, mark, state, log)? {
             self.store = applier.into_store();
             self.disk.kill_process();
             return Ok(false);
         }
-        self.flushed = applied;
+        self.flushed_at = Some(state);
         let directory = self.directory();
         let view = ShardLog::new(&mut core, &mut self.disk, log);
-        let replica = Replica::open(self.id, log, promise, applied, &view).on_directory(directory);
+        let replica =
+            Replica::open(self.id, log, promise, applied, &view).on_directory(directory).with_state_at(state, &view);
         let replica = replica.with_quorum_bound(self.quorum_bound);
         self.life += 1;
         self.writes = 0;
@@ -342,9 +349,13 @@ impl SimNode {
         let failed =
             |error: &dyn std::fmt::Display| Violation::new("I8", format!("node {} can't read: {error}", self.id));
         running.log.load_index(&mut self.disk, log, after.next());
-        let extents = match running.log.plan_read(log, after.next(), bytes_max) {
+        let known = running.log.damaged(log);
+        let extents = match running.log.plan_noting(log, after.next(), bytes_max) {
             Ok(extents) => extents,
-            Err(ReadError::Corrupt { .. }) => return Ok((Vec::new(), false)),
+            Err(ReadError::Corrupt { first, last, .. }) => {
+                expected(&self.rotten, self.id, first, last)?;
+                return Ok((Vec::new(), running.log.damaged(log) != known));
+            }
             Err(error) => return Err(failed(&error)),
         };
         let mut batches = Vec::new();

@@ -3,7 +3,8 @@
 //! Only what can come back: of each batch that rots anywhere, one node at least has a copy that never did, durably, and the batch
 //! is committed, so that nobody ever cuts it off. Different batches rot on all nodes, and one on all nodes but one. Whoever has that
 //! copy may release it later: its state has it, then; and its disk is not lost as long as it has the only one. Heads and directories
-//! of groups don't rot here: what that costs (promises in doubt) the log's own tests have.
+//! of groups rot only where no promise comes into doubt by it (the log's own tests have that), and with the footer that has the same
+//! names: then nothing tells what lay there, neither a reader while the node runs nor an open.
 //!
 //! What is rotten is found by whoever reads it, by an open that scans its segment, and by a scrub some time later.
 
@@ -17,10 +18,14 @@ use crate::replica::Input;
 use std::time::Duration;
 use towline_wal::io::{Io, segment_name};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Extent, LogCore, Options};
+use towline_wal::{Extent, LogCore, Options, ReadError};
 
 /// Bytes of a batch before its payload: what rots may be either.
 const HEADER_BYTES: u64 = 96;
+/// How often a place is looked for where names may be lost: of most segments they are in memory, and elsewhere a promise would be in doubt.
+const NAMES_TRIES: u32 = 16;
+/// Bytes at a segment's end that hold the end of its footer, without which that can't be read.
+const FOOTER_BYTES: u64 = 4_096;
 
 impl World {
     /// Something rots, on up to three nodes.
@@ -59,11 +64,10 @@ impl World {
         let extent = running.log.plan_read(log, lsn, 1).ok()?.first().copied()?;
         extent.read(&mut node.disk).ok()?;
         let (first, last) = (extent.first, extent.last);
-        let at = LogPosition { epoch: extent.epoch, lsn: last, chain: extent.chain };
         if last > committed || node.was_rotten(first, last) {
             return None;
         }
-        self.is_elsewhere(id, first, at).then_some(extent)
+        self.is_elsewhere(id, first, end_of(&extent)).then_some(extent)
     }
 
     /// Whether another node has, durably, what lies from `first` up to this position, and never rotted there.
@@ -101,18 +105,77 @@ impl World {
         let mut rotten = node.disk.clone();
         overwrite(&mut rotten, &file, at + from, &bytes);
         let Some(running) = &node.running else { return };
-        if extent.read(&mut rotten).is_ok() || !comes_back(&rotten, &running.log, extent, log, &options) {
+        let lost = [*extent];
+        if extent.read(&mut rotten).is_ok() || !comes_back(&rotten, &running.log, &lost, log, &options) {
             return; // The same bytes; or the log's end would be in doubt by it.
         }
-        node.disk = rotten;
-        let (first, last) = (extent.first, extent.last);
+        self.has_rotted(id, rotten, &lost, kind, &format!("byte {} of {file}", at + from));
+    }
+
+    /// These batches of a node's log, one behind the other, can't be read from now on.
+    fn has_rotted(&mut self, id: NodeId, disk: VirtualDisk, lost: &[Extent], kind: FaultKind, place: &str) {
+        let (Some(first), Some(last)) = (lost.first(), lost.last()) else { return };
+        let (first, last) = (first.first, last.last);
+        let node = self.node(id);
+        node.disk = disk;
         node.rotten.push((first, last));
         let life = node.life;
-        self.rotted.push((first, LogPosition { epoch: extent.epoch, lsn: last, chain: extent.chain }));
+        self.rotted.extend(lost.iter().map(|extent| (extent.first, end_of(extent))));
         self.count(kind);
-        self.tell(|| format!("LSN {first} to {last} rot on the disk of node {id}, byte {} of {file}", at + from));
+        self.tell(|| format!("LSN {first} to {last} rot on the disk of node {id}, {place}"));
         let delay = Duration::from_millis(self.chance.between(1, 8_000));
         self.agenda.schedule(delay, Event::Scrub { node: id, life });
+    }
+
+    /// The footer of a segment whose index is not in memory rots, and all from one of its batches on, heads and directories of groups too.
+    pub(super) fn rot_names(&mut self, id: NodeId) {
+        let tries = if self.healed { 0 } else { NAMES_TRIES };
+        let found = (0..tries).find_map(|_| self.somewhere(id).and_then(|lsn| self.without_names(id, lsn)));
+        if let Some((disk, lost)) = found {
+            let place = lost
+                .first()
+                .map_or_else(String::new, |extent| format!("with the footer of {}", segment_name(extent.segment)));
+            self.has_rotted(id, disk, &lost, FaultKind::LostNames, &place);
+        }
+    }
+
+    fn without_names(&mut self, id: NodeId, lsn: Lsn) -> Option<(VirtualDisk, Vec<Extent>)> {
+        let (log, options) = (self.log, self.options.clone());
+        let reaches = self.chance.between(1, 40);
+        let node = &self.nodes[&id];
+        let running = node.running.as_ref()?;
+        running.log.index_needed(log, lsn)?; // Otherwise its names are in memory.
+        let reopened = |disk: &VirtualDisk| {
+            let mut disk = disk.clone();
+            disk.crash(CrashKind::DropAll, &mut |_| 0);
+            let (core, _) = LogCore::recover(&mut disk, &options).ok()?;
+            Some((core, disk))
+        };
+        let (mut core, mut disk) = reopened(&node.disk)?;
+        core.load_index(&mut disk, log, lsn);
+        let plan = core.plan_read(log, lsn, usize::MAX).ok()?;
+        let segment = plan.first()?.segment;
+        let rest: Vec<_> = plan.into_iter().take_while(|extent| extent.segment == segment).collect();
+        let zeroed = rest.iter().take(usize::try_from(reaches).unwrap_or(1));
+        let (from, to) = (rest.first()?.offset, zeroed.map(|extent| extent.offset + u64::from(extent.len)).max()?);
+        let (file, mut rotten) = (segment_name(segment), node.disk.clone());
+        zero(&mut rotten, &file, from, to);
+        zero(&mut rotten, &file, options.segment_bytes - FOOTER_BYTES, options.segment_bytes);
+        let (mut now, mut reread) = reopened(&rotten)?;
+        let mut is_lost = |extent: &Extent| {
+            now.load_index(&mut reread, log, extent.first);
+            let there = now.plan_read(log, extent.first, 1).is_ok_and(|plan| plan.first() == Some(extent));
+            !there || extent.read(&mut reread).is_err()
+        };
+        let lost: Vec<_> = rest.into_iter().filter(|extent| is_lost(extent)).collect();
+        let committed = running.replica.committed();
+        let is_here = |extent: &Extent| {
+            let is_sound = !node.was_rotten(extent.first, extent.last) && extent.read(&mut disk.clone()).is_ok();
+            is_sound && extent.last <= committed
+        };
+        let is_all_here = lost.iter().all(is_here) && comes_back(&rotten, &running.log, &lost, log, &options);
+        let is_given = |extent: &Extent| self.is_elsewhere(id, extent.first, end_of(extent));
+        (is_all_here && lost.iter().all(is_given)).then_some((rotten, lost))
     }
 
     /// Reads the whole log of a node, as a scrub does.
@@ -126,9 +189,15 @@ impl World {
         let mut next = running.log.start(log).lsn.next();
         while next <= running.log.durable_end(log).lsn {
             running.log.load_index(disk, log, next);
-            let plan = running.log.plan_read(log, next, 1 << 16).unwrap_or_default();
+            let known = running.log.damaged(log);
+            let plan = running.log.plan_noting(log, next, 1 << 16);
+            found |= running.log.damaged(log) != known;
+            if let Err(ReadError::Corrupt { first, last, .. }) = &plan {
+                expected(rotten, id, *first, *last)?;
+            }
+            let plan = plan.unwrap_or_default();
             let Some(last) = plan.last().map(|extent| extent.last) else {
-                next = next.next(); // Known already.
+                next = next.next(); // Known already, or nothing more is to be known of it.
                 continue;
             };
             for extent in plan {
@@ -180,8 +249,17 @@ fn overwrite(disk: &mut VirtualDisk, file: &str, at: u64, bytes: &[u8]) {
     }
 }
 
-/// Whether a node whose power fails now opens with all of its log, that batch at most being damaged.
-fn comes_back(disk: &VirtualDisk, core: &LogCore, extent: &Extent, log: LogId, options: &Options) -> bool {
+fn zero(disk: &mut VirtualDisk, file: &str, from: u64, to: u64) {
+    overwrite(disk, file, from, &vec![0; usize::try_from(to.saturating_sub(from)).unwrap_or(0)]);
+}
+
+const fn end_of(extent: &Extent) -> LogPosition {
+    LogPosition { epoch: extent.epoch, lsn: extent.last, chain: extent.chain }
+}
+
+/// Whether a node whose power fails now opens with all of its log, these batches at most being damaged.
+fn comes_back(disk: &VirtualDisk, core: &LogCore, lost: &[Extent], log: LogId, options: &Options) -> bool {
+    let (Some(lost_first), Some(lost_last)) = (lost.first(), lost.last()) else { return false };
     let mut disk = disk.clone();
     disk.crash(CrashKind::DropAll, &mut |_| 0);
     let Ok((mut now, report)) = LogCore::recover(&mut disk, options) else { return false };
@@ -190,7 +268,8 @@ fn comes_back(disk: &VirtualDisk, core: &LogCore, extent: &Extent, log: LogId, o
     let is_whole = now.position_at(log, durable.lsn) == Some(durable);
     let known = core.damaged(log);
     let is_known = |first: Lsn, last: Lsn| {
-        (first >= extent.first && last <= extent.last) || known.iter().any(|(from, to)| *from <= first && *to >= last)
+        (first >= lost_first.first && last <= lost_last.last)
+            || known.iter().any(|(from, to)| *from <= first && *to >= last)
     };
     let only_that = report.damaged.iter().all(|range| range.log == log && is_known(range.first, range.last));
     is_whole && only_that && report.doubtful_hard_states.is_empty()

@@ -4,10 +4,10 @@
 use super::checker::Violation;
 use super::event::Event;
 use super::fault::FaultKind;
-use super::node::{SimNode, Staging};
+use super::node::{ShardLog, SimNode, Staging};
 use super::world::World;
 use crate::model::{Epoch, Lsn, NodeId, SnapshotId};
-use crate::replica::{Input, Output};
+use crate::replica::{Input, LogView as _, Output, first_boundary};
 use crate::state::{Applier, StagedSnapshot, install_snapshot, take_snapshot};
 use bytes::Bytes;
 use std::time::Duration;
@@ -31,8 +31,11 @@ impl World {
         if let Some(running) = &mut self.node(id).running {
             running.giving_up = false;
         }
-        let flushed = self.node(id).flushed;
-        if let Some(to) = self.unmendable(id).filter(|to| *to <= flushed) {
+        let flushed = self.node(id).flushed();
+        if let Some((_, last)) = self.unmendable(id).filter(|(first, _)| *first <= flushed) {
+            let SimNode { running: Some(running), disk, .. } = self.node(id) else { return Ok(()) };
+            let view = ShardLog::new(&mut running.log, disk, log);
+            let to = first_boundary(last, view.end(), |lsn| view.boundary_at_or_before(lsn)).lsn.min(flushed);
             self.tell(|| {
                 format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it")
             });
@@ -48,11 +51,11 @@ impl World {
 
     /// What nobody can mend can be given up once the state has it on the disk.
     pub(super) fn schedule_giving_up(&mut self, id: NodeId) {
-        let Some(to) = self.unmendable(id) else { return };
+        let Some((first, _)) = self.unmendable(id) else { return };
         let node = self.node(id);
         let (life, slowness) = (node.life, node.slowness);
         let Some(running) = node.running.as_mut().filter(|running| !running.giving_up) else { return };
-        if running.applier.applied().lsn >= to {
+        if running.applier.applied().lsn >= first {
             running.giving_up = true;
             let delay = Duration::from_micros(self.chance.latency(3_000) * slowness);
             self.agenda.schedule(delay, Event::Flush { node: id, life });
@@ -60,7 +63,7 @@ impl World {
     }
 
     /// What nobody can mend of its log.
-    fn unmendable(&self, id: NodeId) -> Option<Lsn> {
+    fn unmendable(&self, id: NodeId) -> Option<(Lsn, Lsn)> {
         self.nodes[&id].running.as_ref()?.replica.unmendable()
     }
 
@@ -68,15 +71,23 @@ impl World {
     /// for ever otherwise for what no log needs any more.
     pub(super) fn release_to(&mut self, id: NodeId, to: Lsn) -> Result<(), Violation> {
         let log = self.log;
-        let Some(running) = &mut self.node(id).running else { return Ok(()) };
+        let state = self.node(id).flushed_at;
+        let SimNode { running: Some(running), disk, .. } = self.node(id) else { return Ok(()) };
+        running.log.load_index(disk, log, to);
+        // Where nothing of the log names where the state is, that does.
+        let state = state.filter(|state| state.lsn == to && running.log.position_at(log, to).is_none());
+        let released = Entry::Release { log, before: to.next() };
+        let (is_named, entry) = (state.is_none(), state.map_or(released, |at| Entry::Begin { log, at }));
         let was_damaged = !running.replica.damaged().is_empty();
         // What the log does not hold yet, behind a state that came from elsewhere, is not released.
         let may_go = to > running.log.start(log).lsn && to <= running.log.durable_end(log).lsn;
-        if !may_go || running.log.submit(vec![Entry::Release { log, before: to.next() }]).is_err() {
+        if !may_go || running.log.submit(vec![entry]).is_err() {
             return Ok(());
         }
         self.totals.releases += 1;
-        self.tell(|| format!("node {id} releases its log up to {to}"));
+        let how =
+            if is_named { "releases its log" } else { "lets its log begin where its state is: nothing names a batch" };
+        self.tell(|| format!("node {id} {how} up to {to}"));
         self.touched.insert(id);
         if was_damaged { self.find_damage(id) } else { Ok(()) }
     }
@@ -227,7 +238,7 @@ impl World {
         let node = self.node(id);
         if let Some(running) = &mut node.running {
             running.applier.store_mut().flush();
-            node.flushed = running.applier.applied().lsn;
+            node.flushed_at = Some(running.applier.applied());
         }
     }
 

@@ -144,7 +144,7 @@ fn a_state_without_sessions_one_that_nobody_verified_and_a_log_that_is_reset_too
         if mutant == Mutant::ResetEarly {
             // The log is reset, durably, and the state is the old one: then the power fails.
             run_up_to(&mut world, voter, SnapshotStep::Install);
-            let flushed = world.nodes[&voter].flushed;
+            let flushed = world.nodes[&voter].flushed();
             run_until(&mut world, "the reset", |world| {
                 let running = world.nodes[&voter].running.as_ref();
                 start_of(world, voter) > flushed

@@ -41,8 +41,10 @@ impl Swarm {
         // All clients together write 50 to 150 times a second, in bursts or one by one.
         let (rate, burst_max) = (chance.between(50, 150), chance.between(1, 12));
         let pause_micros = clients * 1_000_000 * (burst_max + 1) / 2 / rate;
-        let rots =
-            |kind: &FaultKind| matches!(kind, FaultKind::BitFlip | FaultKind::LostWrite | FaultKind::MisdirectedWrite);
+        let rots = |kind: &FaultKind| {
+            use FaultKind::{BitFlip, LostNames, LostWrite, MisdirectedWrite};
+            matches!(kind, BitFlip | LostWrite | MisdirectedWrite | LostNames)
+        };
         let others = FaultKind::ALL.into_iter().filter(|kind| !rots(kind));
         let mut weights: Vec<_> = others.map(|kind| (kind, Self::weight(chance))).collect();
         // Aside, so that all else that a seed draws is what it was before there were these.

@@ -153,7 +153,8 @@ impl World {
             nodes,
             ids,
             touched: BTreeSet::new(),
-            options: Options { segment_bytes: 256 * 1024, ..Options::default() },
+            // Of all segments but one what they hold is read from them again when somebody asks.
+            options: Options { segment_bytes: 256 * 1024, index_bytes_max: 0, ..Options::default() },
             log: master.log(),
             shard: shard(),
             cluster,

@@ -237,7 +237,7 @@ fn damage_that_is_released_with_the_rest_is_no_damage_any_more() {
     let damaged = |world: &World| world.nodes[&voter].running.as_ref().unwrap().replica.damaged().to_vec();
     assert_eq!(damaged(&world), world.nodes[&voter].rotten);
     world.flush(voter);
-    let flushed = world.nodes[&voter].flushed;
+    let flushed = world.nodes[&voter].flushed();
     world.release_to(voter, flushed).unwrap();
     assert_eq!(damaged(&world), []);
     world.heal().unwrap();

@@ -192,7 +192,7 @@ pub(crate) struct LogState {
     /// The newer part.
     pub(crate) slots: VecDeque<Slot>,
     /// The epochs of both, each with its first LSN.
-    epochs: VecDeque<(Epoch, Lsn)>,
+    pub(super) epochs: VecDeque<(Epoch, Lsn)>,
     pub(crate) written: LogPosition,
     pub(crate) durable: LogPosition,
     pub(crate) hard: BTreeMap<HardStateKind, HardState>,
@@ -409,6 +409,14 @@ impl LogState {
         match self.epochs.get_mut(i).filter(|(other, _)| *other == epoch) {
             Some((_, start)) => *start = first.min(*start),
             None => self.epochs.insert(i, (epoch, first)),
+        }
+        self.forget_epochs_before();
+    }
+
+    /// Of an epoch that ended where the log begins it has nothing.
+    fn forget_epochs_before(&mut self) {
+        while self.epochs.get(1).is_some_and(|(_, first)| *first <= self.start.lsn.next()) {
+            self.epochs.pop_front();
         }
     }
 
@@ -644,9 +652,6 @@ impl LogState {
         while let Some(slot) = self.slots.pop_front_if(|slot| slot.last <= at.lsn) {
             freed.take(slot.segment, slot.room());
         }
-        while self.epochs.get(1).is_some_and(|(_, first)| *first <= at.lsn.next()) {
-            self.epochs.pop_front();
-        }
         self.damaged.retain(|range| range.last > at.lsn);
         for range in &mut self.damaged {
             range.first = range.first.max(at.lsn.next());
@@ -656,8 +661,18 @@ impl LogState {
             self.start = at;
             self.start_in = 0;
         }
+        self.forget_epochs_before();
         if self.is_empty() {
             self.epochs.clear();
+        }
+        // Where the record of an epoch's beginning was lost, what is released tells that it is this one from here on at the earliest.
+        if self.first_epoch().is_some_and(|epoch| epoch >= at.epoch) {
+            while self.epochs.get(1).is_some_and(|(epoch, _)| *epoch <= at.epoch) {
+                self.epochs.pop_front();
+            }
+            if let Some(front) = self.epochs.front_mut().filter(|(epoch, _)| *epoch <= at.epoch) {
+                *front = (at.epoch, front.1.min(at.lsn.next()));
+            }
         }
         self.give_back();
         freed

@@ -239,6 +239,38 @@ impl LogState {
         true
     }
 
+    /// Whether the log may begin here, where nothing need name a batch's end: in damage, between what is known on both sides.
+    pub(super) fn may_begin_at(&self, log: LogId, at: &LogPosition, cache: &IndexCache) -> bool {
+        if at.lsn <= self.start.lsn {
+            return true; // Whoever says it can't know: somebody else releases.
+        }
+        if let Some(there) = self.position_at(log, at.lsn, cache) {
+            return there == *at && at.lsn <= self.durable.lsn;
+        }
+        let is_damaged = Self::covers(&self.still_damaged(), at.lsn, at.lsn) && at.lsn < self.durable.lsn;
+        let before = self.boundary_at_or_before(log, at.lsn, cache).unwrap_or(self.start);
+        let next = self.epochs.iter().find(|(_, first)| *first > at.lsn);
+        let next = next.map_or_else(|| self.end().epoch, |(epoch, _)| *epoch);
+        let leads_on = before.epoch <= at.epoch
+            && at.epoch <= next
+            && self.mends.edges.get(&at.lsn).is_none_or(|edge| edge.fits(at));
+        is_damaged && leads_on && !self.is_within_a_batch(log, at.lsn, cache)
+    }
+
+    /// Whether a batch is known that holds this LSN, and ends behind it.
+    fn is_within_a_batch(&self, log: LogId, lsn: Lsn, cache: &IndexCache) -> bool {
+        let holds = |first: Lsn, last: Lsn| first <= lsn && lsn < last;
+        let slot = self.slots.get(self.slot_at(lsn));
+        let within_run = || {
+            let run = self.run_at(lsn)?;
+            let known = run.batches(lsn, cache.entries(run.segment, log)?).next()?.ok()?;
+            Some(holds(known.first, known.last))
+        };
+        self.mends.at(lsn).is_some_and(|mended| holds(mended.slot.first, mended.slot.last))
+            || slot.is_some_and(|slot| holds(slot.first, slot.last))
+            || within_run().unwrap_or(false)
+    }
+
     /// Whether a batch may be put again: all that it holds is damaged, and it fits what is known on both sides. `staged`: what
     /// the same submission puts before it.
     pub(super) fn validate_mend(
@@ -377,7 +409,21 @@ impl LogCore {
     /// As [`LogCore::plan_read`]. A range of which nothing tells which batches it holds, since its segment's footer is lost and so
     /// are some of its groups, is damaged from here on, as what [`LogCore::note_damaged`] is told of: otherwise whoever comes upon
     /// it has nothing to show to the log's owner.
-    pub(crate) fn plan_noting(&mut self, log: LogId, from: Lsn, bytes_max: usize) -> Result<Vec<Extent>, ReadError> {
+    ///
+    /// ```
+    /// use towline_wal::{LogCore, Lsn};
+    /// # mod set_up { include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/doc/log.rs")); }
+    /// # use set_up::*;
+    /// # let (options, log) = (small(), LOG);
+    /// # let mut disk = three();
+    /// let (mut core, _) = LogCore::recover(&mut disk, &options).unwrap();
+    /// let plan = core.plan_noting(log, Lsn::FIRST, 1 << 20).unwrap();
+    /// assert_eq!((plan.len(), core.damaged(log).len()), (3, 0), "all of it has a name");
+    /// ```
+    ///
+    /// # Errors
+    /// As [`LogCore::plan_read`].
+    pub fn plan_noting(&mut self, log: LogId, from: Lsn, bytes_max: usize) -> Result<Vec<Extent>, ReadError> {
         let plan = self.plan_read(log, from, bytes_max);
         if let Err(ReadError::Corrupt { first, last, .. }) = &plan {
             let gap = self.unknown_at(log, from).filter(|gap| gap.first <= *first && gap.last == *last);

@@ -153,6 +153,14 @@ pub enum Entry {
         /// The first LSN that is still wanted.
         before: Lsn,
     },
+    /// Lets everything go up to a position that the log can't name: it lies in damage, and whoever says this has from elsewhere what
+    /// was there. Nothing behind it is touched, so it must be what the log held. (Released further already: nothing.)
+    Begin {
+        /// The log.
+        log: LogId,
+        /// Behind what it begins from here on.
+        at: LogPosition,
+    },
     /// Discards what the log holds and lets it start elsewhere: behind a snapshot. Its hard states stay.
     Reset {
         /// The log.
@@ -186,6 +194,7 @@ impl Entry {
             | Self::HardState { log, .. }
             | Self::Settle { log }
             | Self::Release { log, .. }
+            | Self::Begin { log, .. }
             | Self::Reset { log, .. }
             | Self::Remove { log } => *log,
         }

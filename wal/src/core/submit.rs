@@ -115,7 +115,7 @@ impl LogCore {
     /// On a full disk releases don't wait behind batches that wait for the room that they bring. What they release is durable, so
     /// it is nothing that is still in the queue.
     fn goes_ahead(&self, entries: &[Entry]) -> bool {
-        self.no_room && entries.iter().all(|entry| matches!(entry, Entry::Release { .. }))
+        self.no_room && entries.iter().all(|entry| matches!(entry, Entry::Release { .. } | Entry::Begin { .. }))
     }
 
     /// The records go in front of batches that wait; that they are durable is told in the order of tickets all the same.
@@ -277,6 +277,7 @@ impl LogCore {
             Entry::Truncate { .. }
             | Entry::Settle { .. }
             | Entry::Release { .. }
+            | Entry::Begin { .. }
             | Entry::Reset { .. }
             | Entry::Remove { .. } => step,
         }
@@ -328,6 +329,13 @@ impl LogCore {
                     }
                     (state.base, state.reset) = (*to, true);
                     state.added.clear();
+                }
+                Entry::Begin { at, .. } => {
+                    let known = known.filter(|_| !state.reset && !state.is_cut && state.mended.is_empty());
+                    if known.is_none_or(|known| !known.may_begin_at(log, at, &self.index.cache)) {
+                        return Err(SubmitError::NotABoundary { log, to: *at });
+                    }
+                    state.is_over = true;
                 }
                 Entry::Release { .. } | Entry::Remove { .. } => {
                     if known.is_none() {
@@ -415,10 +423,11 @@ impl LogCore {
                 let at = self.index.boundary_at_or_before(log, before.prev().min(durable));
                 let state = self.index.log(log);
                 let at = at.unwrap_or(state.start);
-                let freed = state.release(at);
-                self.freed(&freed);
-                // What is dead by it is so by the newest record of the start, which is kept as long as the log is.
-                Item::Record { record: Record::Anchor { log, at }, kills_from: None }
+                self.begin(log, at)
+            }
+            Entry::Begin { log, at } => {
+                let start = self.index.log(log).start;
+                self.begin(log, if at.lsn > start.lsn { at } else { start })
             }
             Entry::Reset { log, to } => {
                 let freed = self.index.log(log).reset(log, to);
@@ -429,6 +438,14 @@ impl LogCore {
                 self.killed(Record::Remove { log }, &freed)
             }
         }
+    }
+
+    /// The log begins behind `at` from here on.
+    fn begin(&mut self, log: LogId, at: LogPosition) -> Item {
+        let freed = self.index.log(log).release(at);
+        self.freed(&freed);
+        // What is dead by it is so by the newest record of the start, which is kept as long as the log is.
+        Item::Record { record: Record::Anchor { log, at }, kills_from: None }
     }
 
     /// A record that must outlive what it made dead.
@@ -480,7 +497,7 @@ fn too_large(bytes: usize, bytes_max: usize) -> Result<(), SubmitError> {
 fn weight(entry: &Entry) -> usize {
     match entry {
         Entry::Batch(batch) | Entry::Mend(batch) => batch.bytes().len() + crate::format::record::BATCH_RECORD_BYTES,
-        Entry::Truncate { .. } | Entry::Release { .. } | Entry::Reset { .. } => 56,
+        Entry::Truncate { .. } | Entry::Release { .. } | Entry::Begin { .. } | Entry::Reset { .. } => 56,
         Entry::Settle { .. } | Entry::Remove { .. } => 24,
         Entry::HardState { bytes, .. } => bytes.len() + 32,
     }

@@ -318,6 +318,15 @@ impl Wal {
         self.submit(vec![Entry::Release { log, before }])?.wait()
     }
 
+    /// Lets everything go up to a position that lies in damage and that nothing in the log names; waits until that is durable.
+    /// See [`Entry::Begin`].
+    ///
+    /// # Errors
+    /// As [`Wal::append`]; [`SubmitError::NotABoundary`] where the log has a batch, or can't have had this one.
+    pub fn begin_at(&self, log: LogId, at: LogPosition) -> Result<(), WalError> {
+        self.submit(vec![Entry::Begin { log, at }])?.wait()
+    }
+
     /// Ends the log's history at an earlier batch boundary, and waits until that is durable. See [`Entry::Truncate`].
     ///
     /// # Errors

@@ -249,7 +249,9 @@ fn without_names(dir: &Path, batch_bytes: usize) -> (Wal, Vec<Batch>) {
     let (wal, _) = Wal::open(dir, options).unwrap();
     let mut batches = Vec::new();
     while wal.stats().rotations < 80 {
-        let next = batch(log(1), wal.end(log(1)), Epoch::new(1, 1), 1, batch_bytes);
+        // Some epochs begin and end in what is lost.
+        let epoch = Epoch::new(1, u32::try_from(1 + batches.len() / 4).unwrap());
+        let next = batch(log(1), wal.end(log(1)), epoch, 1, batch_bytes);
         batches.push(next.clone());
         wal.append(next).unwrap();
     }
@@ -265,10 +267,8 @@ fn a_reader_that_begins_in_the_middle_of_what_nothing_names_has_all_of_it_noted(
     let dir = tempfile::tempdir().unwrap();
     let (wal, batches) = without_names(dir.path(), 2000);
     // Not one of which something tells where it lay.
-    let is_lost = |lsn: &u64| matches!(wal.read(log(1), Lsn::new(*lsn), 1), Err(ReadError::Corrupt { offset: 0, .. }));
-    let last = (1..=wal.end(log(1)).lsn.get()).rev().find(is_lost).map(Lsn::new).unwrap();
+    let (first, last) = unnamed(&wal);
     let noted = wal.damaged(log(1));
-    let (first, _) = *noted.iter().find(|(first, to)| *first <= last && last <= *to).unwrap();
     assert!(first < last && wal.position_at(log(1), first.prev()).is_some(), "{noted:?}");
     let again = |lsn: u64| Entry::Mend(batches[usize::try_from(lsn).unwrap() - 1].clone());
     let lost = noted.iter().flat_map(|(first, to)| first.get()..=to.get());
@@ -276,6 +276,77 @@ fn a_reader_that_begins_in_the_middle_of_what_nothing_names_has_all_of_it_noted(
     assert_eq!(wal.damaged(log(1)), []);
     let read = wal.read(log(1), first, 1).unwrap();
     assert!(read[..] == batches[usize::try_from(first.get()).unwrap() - 1..][..1], "byte by byte");
+}
+
+/// Each range of one record or more that nothing names, from one LSN to another.
+fn unnamed(wal: &Wal) -> (Lsn, Lsn) {
+    let is_lost = |lsn: &u64| matches!(wal.read(log(1), Lsn::new(*lsn), 1), Err(ReadError::Corrupt { offset: 0, .. }));
+    let last = (1..=wal.end(log(1)).lsn.get()).rev().find(is_lost).map(Lsn::new).unwrap();
+    *wal.damaged(log(1)).iter().find(|(first, to)| *first <= last && last <= *to).unwrap()
+}
+
+fn epochs_rise(wal: &Wal) -> bool {
+    let start = wal.start_of(log(1));
+    let epochs = wal.epochs(log(1));
+    epochs.is_sorted_by(|(a, at), (b, next)| a < b && at < next)
+        && epochs.first().is_some_and(|(epoch, first)| *epoch >= start.epoch && *first == start.lsn.next())
+}
+
+/// Nobody has it any more but the state of whoever owns the log. A release needs a batch that is known to end there, and the next one
+/// that is may not be what the state has.
+#[test]
+fn a_log_begins_where_its_owner_says_in_what_nothing_names_and_nowhere_else() {
+    for is_mended in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (wal, batches) = without_names(dir.path(), 2000);
+        let (first, last) = unnamed(&wal);
+        // The last batch of an epoch: what comes next begins another one.
+        let end_of_epoch = (first.get() + 6) / 4 * 4;
+        assert!(end_of_epoch < last.get(), "{first} to {last}");
+        let held = |lsn: u64| &batches[usize::try_from(lsn).unwrap() - 1];
+        let at = held(end_of_epoch).position();
+        let refused = |at: LogPosition| {
+            let error = WalError::Refused(SubmitError::NotABoundary { log: log(1), to: at });
+            assert_eq!(wal.begin_at(log(1), at), Err(error), "{at}");
+        };
+        refused(LogPosition { epoch: held(last.get() + 9).epoch(), ..at });
+        refused(LogPosition { epoch: Epoch::new(1, 1), ..at });
+        refused(LogPosition { lsn: last.next(), ..at });
+        refused(LogPosition { lsn: wal.end(log(1)).lsn.next(), ..at });
+        let known = wal.position_at(log(1), last.next()).unwrap();
+        refused(LogPosition { epoch: at.epoch, ..known });
+        wal.begin_at(log(1), at).unwrap();
+        wal.begin_at(log(1), held(first.get() + 1).position()).unwrap();
+        assert_eq!(wal.start_of(log(1)), at, "it goes no way back");
+        assert!(epochs_rise(&wal), "{:?}", wal.epochs(log(1)));
+        assert!(matches!(wal.read(log(1), at.lsn, 1), Err(ReadError::Released { start, .. }) if start == at.lsn));
+        assert_eq!(wal.damaged(log(1)).first(), Some(&(at.lsn.next(), last)));
+        wal.verify(u64::MAX, |_| ControlFlow::Continue(())).unwrap();
+        let mend_all = |wal: &Wal| {
+            let again = wal.damaged(log(1)).into_iter().flat_map(|(first, last)| first.get()..=last.get());
+            wal.submit(again.map(|lsn| Entry::Mend(held(lsn).clone())).collect()).unwrap().wait().unwrap();
+            assert_eq!((wal.damaged(log(1)), epochs_rise(wal)), (vec![], true), "{:?}", wal.epochs(log(1)));
+        };
+        if is_mended {
+            mend_all(&wal);
+        }
+        let (end, damaged) = (wal.end(log(1)), wal.damaged(log(1)));
+        wal.close().unwrap();
+        let (wal, _) = Wal::open(dir.path(), small()).unwrap();
+        assert_eq!((wal.start_of(log(1)), wal.end(log(1)), wal.damaged(log(1))), (at, end, damaged));
+        assert!(epochs_rise(&wal), "{:?}", wal.epochs(log(1)));
+        if !is_mended {
+            mend_all(&wal);
+        }
+        let mut read = wal.read(log(1), at.lsn.next(), usize::MAX).unwrap();
+        while let Some(next) = read.last().map(|last| last.last_lsn().next()).filter(|next| *next <= end.lsn) {
+            read.extend(wal.read(log(1), next, usize::MAX).unwrap());
+        }
+        let left = &batches[usize::try_from(at.lsn.get()).unwrap()..];
+        assert_eq!(read.len(), left.len(), "{is_mended} {at} {last} {:?}", read.last().map(Batch::position));
+        assert!(read[..] == *left, "byte by byte");
+        wal.close().unwrap();
+    }
 }
 
 /// A scrub named the range, and whoever looked at the log's damage found none, so nobody asked for it.

@@ -53,6 +53,7 @@ fn i1_i2_i3_hold_when_a_reader_comes_upon_rot_that_leaves_nothing_known_by_name(
         "1:12 2:12 writes 1 crashes 1 rots 1 forgets",
         "1:12 2:12 1:12 writes 1 crashes 1 rots 1 forgets prompt",
         "1:12 2:12 writes 1 breaks 1 rots 1 forgets prompt",
+        "1:12 2:12 writes 1 crashes 1 releases 2 rots 1 forgets",
     ] {
         let found = explore(&scope(text));
         assert!(found.complete && found.violation.is_none(), "{text}: {found:?}");

@@ -182,6 +182,15 @@ impl ModelLog {
         self.accepted.iter().filter(|batch| !self.hidden.contains(&batch.last_lsn()))
     }
 
+    /// Whether what the disk holds at this LSN goes, by a write that is on its way.
+    fn is_being_cut_off(&self, lsn: Lsn) -> bool {
+        self.under_way.iter().any(|(_, write)| match write {
+            LogWrite::Truncate(to) => lsn > to.lsn,
+            LogWrite::Reset { .. } => true,
+            _ => false,
+        })
+    }
+
     /// What an open finds damaged is not known by name: the log's end is, by where the next group was to lie.
     fn hide(&mut self) {
         let is_last = |lsn: &Lsn| self.durable.last().is_some_and(|last| last.last_lsn() == *lsn);
@@ -352,6 +361,9 @@ impl Node {
                 let is_written = self.log.under_way.iter().any(|(_, write)| !matches!(write, LogWrite::Promise(_)));
                 let forgotten = batch.map(Batch::first_lsn).filter(|lsn| self.log.forgets && Some(*lsn) != last);
                 self.log.hidden.extend(forgotten.filter(|_| !is_written));
+                // Nobody reads what is being cut off.
+                let cut_off = batch.map(Batch::first_lsn).filter(|lsn| self.log.is_being_cut_off(*lsn));
+                self.log.cut_off.extend(cut_off);
                 // It has applied no more than it must have: whoever applies may come upon it.
                 Input::DamageFound { read: self.state.lsn }
             }
@@ -382,7 +394,8 @@ impl Node {
             }
             Happening::Empties => {
                 self.disks += 1;
-                self.log = ModelLog { hides: self.log.hides, ..ModelLog::empty(self.log.id) };
+                let ModelLog { id, hides, forgets, .. } = self.log;
+                self.log = ModelLog { hides, forgets, ..ModelLog::empty(id) };
                 (self.state, self.said) = (LogPosition::origin(self.log.id), Epoch::ZERO);
                 self.open()?;
                 return Ok(effects);
@@ -519,7 +532,9 @@ impl Node {
 
     /// Up to where the log may be released, if it holds anything before that.
     pub(super) fn releasable(&self) -> Option<LogPosition> {
-        let at = self.log.position_at(self.replica.applicable())?;
+        let applicable = self.replica.applicable();
+        // Where nothing of the log names it any more, the state does.
+        let at = self.log.position_at(applicable).or_else(|| Some(self.state).filter(|at| at.lsn == applicable))?;
         let (start, is_settled) = (self.log.start, self.log.start == self.log.durable_start);
         (is_settled && at.lsn > start.lsn && at.lsn >= self.state.lsn).then_some(at)
     }
@@ -561,7 +576,7 @@ impl Node {
             }
         }
         let replica = Replica::open(self.id, self.log.id, self.log.promise, self.state.lsn, &self.log);
-        let replica = replica.on_directory(self.directory());
+        let replica = replica.on_directory(self.directory()).with_state_at(self.state, &self.log);
         self.replica = if self.own_master { replica.with_own_master() } else { replica };
         Ok(())
     }

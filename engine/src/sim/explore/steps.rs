@@ -192,7 +192,7 @@ impl Steps {
             releases: node.releasable().is_some(),
             gives_up: node.replica.phase().is_some() && node.replica.unmendable().is_some(),
             gone: durable.len() - node.log.durable.len(),
-            lets_go: node.releasable().zip(node.replica.unmendable()).is_some_and(|(at, lost)| at.lsn >= lost),
+            lets_go: node.releasable().zip(node.replica.unmendable()).is_some_and(|(at, (first, _))| at.lsn >= first),
             leads: node.replica.phase().is_some(),
             serves: node.is_serving(),
             waits: node.replica.next_tick().is_some(),

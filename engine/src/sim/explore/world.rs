@@ -268,9 +268,11 @@ impl World {
         let facts = steps.facts(self.nodes[node]);
         facts.durable.iter().skip(facts.gone).enumerate().filter_map(move |(at, position)| {
             let lsn = steps.position(*position).lsn;
-            let has = |facts: &Facts| Facts::holds(&facts.durable, lsn, *position) && !facts.damaged.contains(&lsn);
-            let may =
-                has(facts) && Facts::holds(&facts.accepted, lsn, *position) && others.iter().any(|other| has(other));
+            let has = |facts: &Facts| {
+                let is_kept = Facts::holds(&facts.accepted, lsn, *position); // And not being cut off.
+                is_kept && Facts::holds(&facts.durable, lsn, *position) && !facts.damaged.contains(&lsn)
+            };
+            let may = has(facts) && others.iter().any(|other| has(other));
             u8::try_from(at).ok().filter(|_| may)
         })
     }
