@@ -262,7 +262,10 @@ impl Shared {
         let lost_wants_flush = lost.is_some_and(|(first, last)| first <= applied && flushed < last.min(applied));
         let known = wal.boundary_at_or_before(log, may_go.min(flushed))?;
         // Where nothing of the log names where the state is, that does. Behind it comes what is to be asked for by itself.
-        let is_given_up = lost.is_some_and(|(first, _)| known.lsn.next().max(first) <= flushed && flushed <= may_go);
+        let is_given_up = lost.is_some_and(|(first, _)| known.lsn.next().max(first) <= flushed && flushed <= may_go)
+            && wal.damaged(log).iter().any(|(first, last)| *first <= flushed && flushed <= *last)
+            // A state that was replaced since is another log's perhaps.
+            && shard.positions.unmendable().is_some();
         let to = if is_given_up { state } else { known };
         let wants_flush = lost_wants_flush || flushed < may_go.min(applied) || shard.followers.has_unconfirmed();
         Some(MayGo { to: Some(to).filter(|to| to.lsn > start), is_known: !is_given_up, wants_flush })

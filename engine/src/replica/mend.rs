@@ -241,6 +241,8 @@ impl Replica {
         let (first, last) = self.damage.ranges.first().copied()?;
         let may_wait = self.damage.asked.is_some() || self.is_mending() || self.connected.is_empty();
         let has_not = |peer: &NodeId| self.damage.refused_by.contains(peer) || self.damage.is_damaged_at(*peer, first);
+        // While a snapshot is being installed, the state is about to be another's, and the log is not the one that it came from.
+        let may_wait = may_wait || self.installing.is_some();
         Some((first, last)).filter(|_| !may_wait && self.connected.keys().all(has_not))
     }
 
@@ -607,6 +609,10 @@ impl Replica {
         let hidden = self.damage.around(next.first_lsn(), next.last_lsn());
         if self.held(next.epoch(), next.first_lsn(), next.last_lsn(), log) {
             return Fed::Here; // Whatever comes behind it, and whether or not the leader was able to give it before.
+        }
+        let is_led = self.leadership.is_none() && self.promise.leader == Some(from);
+        if is_led && next.last_lsn() <= self.matched && self.is_unnamed_damage(next.last_lsn(), log) {
+            return Fed::Here; // The two logs were found to be the same further on.
         }
         for batch in batches {
             let at = batch.position();

@@ -142,7 +142,7 @@ pub struct Replica {
     fetching: Option<Fetching>,
     /// The snapshot that is being installed: from the mark in the log until the state is replaced.
     installing: Option<Installing>,
-    /// Where the last one lies that was installed, if the log holds that and can't name it.
+    /// Where the last one lies that was installed, or where the state lay when it was opened, if the log holds that and can't name it.
     named: Option<LogPosition>,
     /// Who is connected, with which disk.
     connected: BTreeMap<NodeId, DirectoryId>,

@@ -358,7 +358,7 @@ fn whoever_was_given_a_state_in_what_it_can_not_name_goes_on_behind_it() {
         world.assign(leader);
         for _ in 0..20 {
             world.settle();
-            kept_at_four(&mut world, whole[3].position());
+            has_snapshots_at(&mut world, whole[3].position());
         }
         assert!(!world.node(A).said.iter().any(|said| said.contains("Disconnect")), "{:?}", world.node(A).said);
         assert_eq!(world.node(leader).replica.phase(), Some(Phase::Activating), "{leader}");
@@ -367,8 +367,8 @@ fn whoever_was_given_a_state_in_what_it_can_not_name_goes_on_behind_it() {
     }
 }
 
-/// Whoever is to give a snapshot has one, of the fourth record.
-fn kept_at_four(world: &mut World, at: LogPosition) {
+/// Whoever is to give a snapshot has one, and of what ends here.
+fn has_snapshots_at(world: &mut World, at: LogPosition) {
     let snapshot = SnapshotId { at, chunks: 1, bytes: 1, digest: 7 };
     for id in [A, B, C] {
         for output in std::mem::take(&mut world.node(id).asked) {
@@ -386,7 +386,7 @@ fn kept_at_four(world: &mut World, at: LogPosition) {
 /// The log was reset to the snapshot, and what was acknowledged behind that was on one disk less.
 #[test]
 fn i1_a_log_in_doubt_that_is_the_givers_behind_the_snapshot_keeps_what_is_there() {
-    for leader in [B, C] {
+    for (leader, lsn) in [(B, 4), (C, 4), (B, 3), (C, 3)] {
         let mut world = World::new();
         world.elect(B);
         for text in ["two", "three", "four", "five"] {
@@ -396,9 +396,9 @@ fn i1_a_log_in_doubt_that_is_the_givers_behind_the_snapshot_keeps_what_is_there(
         for (x, y) in [(A, B), (A, C), (B, C)] {
             world.cut(x, y);
         }
-        let at = world.node(B).log.position_at(Lsn::new(4)).unwrap();
+        let at = world.node(B).log.position_at(Lsn::new(lsn)).unwrap();
         for id in [A, B] {
-            super::snapshot_test::release(world.node(id), 4);
+            super::snapshot_test::release(world.node(id), lsn);
             world.node(id).crash(id);
         }
         world.node(C).lose_names(C, &[2, 3, 4]);
@@ -409,14 +409,20 @@ fn i1_a_log_in_doubt_that_is_the_givers_behind_the_snapshot_keeps_what_is_there(
         world.assign(leader);
         for _ in 0..20 {
             world.settle();
-            kept_at_four(&mut world, at);
+            has_snapshots_at(&mut world, at);
         }
+        let epoch = world.node(B).replica.promise().epoch;
         let node = world.node(C);
+        if (leader, lsn) == (B, 3) {
+            // What it is fed next ends where nothing of its own log has a name.
+            let message = Message::Append { epoch, prev: at, commit: at.lsn, batches: vec![held[3].clone()] };
+            node.step(Input::Message { from: B, message });
+        }
         assert_eq!((node.log.batches[..5] == held[..], node.log.start.lsn), (true, Lsn::ZERO), "{:?}", node.said);
         assert!(node.said.iter().any(|said| said == "Mark, InstallMark(None)"), "{:?}", node.said);
         assert!(node.said.iter().all(|said| !said.starts_with("Reset")), "{:?}", node.said);
         // Its state has the part that nobody has, and its driver lets go of that.
-        assert_eq!(node.replica.unmendable(), Some((Lsn::new(2), Lsn::new(4))), "{leader}");
+        assert_eq!(node.replica.unmendable(), Some((Lsn::new(2), Lsn::new(4))), "{leader} {lsn}");
     }
 }
 

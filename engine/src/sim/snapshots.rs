@@ -11,7 +11,7 @@ use crate::replica::{Input, LogView as _, Output, first_boundary};
 use crate::state::{Applier, StagedSnapshot, install_snapshot, take_snapshot};
 use bytes::Bytes;
 use std::time::Duration;
-use towline_wal::Entry;
+use towline_wal::{Entry, SubmitError};
 
 /// What takes time at a node that is given a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +39,7 @@ impl World {
             self.tell(|| {
                 format!("of node {id} the log up to {to} is given up: nobody can mend it, and its state has it")
             });
-            return self.release_to(id, to);
+            return self.let_go(id, to, true);
         }
         if !self.chance.per_mille(self.swarm.release_per_mille) {
             return Ok(());
@@ -70,19 +70,35 @@ impl World {
     /// Lets go of a log up to there. Damage may go with it, for whatever reason it goes: then its replica is told, which would ask
     /// for ever otherwise for what no log needs any more.
     pub(super) fn release_to(&mut self, id: NodeId, to: Lsn) -> Result<(), Violation> {
+        self.let_go(id, to, false)
+    }
+
+    /// The same; of what is given up also where nothing of the log names where the state is.
+    fn let_go(&mut self, id: NodeId, to: Lsn, is_given_up: bool) -> Result<(), Violation> {
         let log = self.log;
-        let state = self.node(id).flushed_at;
+        let state = self.node(id).flushed_at.filter(|_| is_given_up);
         let SimNode { running: Some(running), disk, .. } = self.node(id) else { return Ok(()) };
         running.log.load_index(disk, log, to);
-        // Where nothing of the log names where the state is, that does.
-        let state = state.filter(|state| state.lsn == to && running.log.position_at(log, to).is_none());
+        let is_lost = running.log.damaged(log).iter().any(|(first, last)| *first <= to && to <= *last)
+            && running.log.position_at(log, to).is_none();
+        let state = state.filter(|state| state.lsn == to && is_lost);
         let released = Entry::Release { log, before: to.next() };
         let (is_named, entry) = (state.is_none(), state.map_or(released, |at| Entry::Begin { log, at }));
         let was_damaged = !running.replica.damaged().is_empty();
         // What the log does not hold yet, behind a state that came from elsewhere, is not released.
         let may_go = to > running.log.start(log).lsn && to <= running.log.durable_end(log).lsn;
-        if !may_go || running.log.submit(vec![entry]).is_err() {
+        if !may_go {
             return Ok(());
+        }
+        match running.log.submit(vec![entry]) {
+            Err(error @ SubmitError::NotABoundary { .. }) => {
+                return Err(Violation::new(
+                    "I8",
+                    format!("node {id} may not let its log begin where its state is: {error}"),
+                ));
+            }
+            Err(_) => return Ok(()),
+            Ok(_) => {}
         }
         self.totals.releases += 1;
         let how =

@@ -646,9 +646,10 @@ impl LogState {
         while let Some(run) = self.runs.pop_front_if(|run| run.end.lsn <= at.lsn) {
             freed.take(run.segment, run.bytes);
         }
-        if let Some(run) = self.runs.front_mut().filter(|run| run.first <= at.lsn) {
+        let parted = self.runs.front_mut().filter(|run| run.first <= at.lsn).map(|run| {
             run.first = at.lsn.next();
-        }
+            run.end.epoch
+        });
         while let Some(slot) = self.slots.pop_front_if(|slot| slot.last <= at.lsn) {
             freed.take(slot.segment, slot.room());
         }
@@ -666,7 +667,8 @@ impl LogState {
             self.epochs.clear();
         }
         // Where the record of an epoch's beginning was lost, what is released tells that it is this one from here on at the earliest.
-        if self.first_epoch().is_some_and(|epoch| epoch >= at.epoch) {
+        // (Of a run that it parts only the end is certain then.)
+        if parted.or_else(|| self.first_epoch()).is_some_and(|epoch| epoch >= at.epoch) {
             while self.epochs.get(1).is_some_and(|(epoch, _)| *epoch <= at.epoch) {
                 self.epochs.pop_front();
             }

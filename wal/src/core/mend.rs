@@ -254,7 +254,8 @@ impl LogState {
         let leads_on = before.epoch <= at.epoch
             && at.epoch <= next
             && self.mends.edges.get(&at.lsn).is_none_or(|edge| edge.fits(at));
-        is_damaged && leads_on && !self.is_within_a_batch(log, at.lsn, cache)
+        let is_looked_up = self.index_needed(at.lsn, cache).is_none();
+        is_looked_up && is_damaged && leads_on && !self.is_within_a_batch(log, at.lsn, cache)
     }
 
     /// Whether a batch is known that holds this LSN, and ends behind it.

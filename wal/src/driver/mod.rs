@@ -198,9 +198,9 @@ impl Wal {
         let _failing = self.shared.failing();
         let mut state = self.state();
         for entry in &entries {
-            // A truncation must know the boundary that it is to, and what is put again what is around it.
+            // A truncation must know the boundary that it is to, a beginning that there is none, and what is put again what is around it.
             let around = match entry {
-                Entry::Truncate { log, to } => [Some((*log, to.lsn)), None],
+                Entry::Truncate { log, to: at } | Entry::Begin { log, at } => [Some((*log, at.lsn)), None],
                 Entry::Mend(batch) => [batch.first_lsn().prev(), batch.last_lsn()].map(|lsn| Some((batch.log(), lsn))),
                 _ => continue,
             };
