@@ -427,7 +427,7 @@ impl Replica {
     fn summary_to(&self, end: LogPosition, log: &dyn LogView) -> LogSummary {
         let mut summary = self.summary(log);
         summary.epochs.retain(|(epoch, start)| *start <= end.lsn && *epoch <= end.epoch);
-        if summary.epochs.last().is_some_and(|(epoch, _)| *epoch < end.epoch) {
+        if end.lsn > Lsn::ZERO && summary.epochs.last().is_none_or(|(epoch, _)| *epoch < end.epoch) {
             summary.epochs.push((end.epoch, end.lsn)); // Where it began has no name.
         }
         summary.end = end;

@@ -211,8 +211,9 @@ impl Replica {
             self.reset(snapshot.at, out);
             return;
         }
-        // One that the log holds needs none: it stays, also where an open can't name that position.
-        let mark = mark(Some(snapshot.at).filter(|_| !is_held));
+        // One that the log holds needs none: it stays, also where an open can't name that position. What another's log tells of that may
+        // not be true of who leads when it opens, and what is cut off meanwhile is told by no mark.
+        let mark = mark(Some(snapshot.at).filter(|at| !self.holds(*at, log)));
         // DURABLE: before the state is replaced, or a log that ends before its state is taken for one that lost its end
         // (attacked by `a_crash_at_any_step_of_an_installation_leaves_a_node_that_opens_and_catches_up`).
         self.persist(LogWrite::Mark(mark), Purpose::Mark, out);

@@ -419,7 +419,11 @@ fn i1_a_log_in_doubt_that_is_the_givers_behind_the_snapshot_keeps_what_is_there(
             node.step(Input::Message { from: B, message });
         }
         assert_eq!((node.log.batches[..5] == held[..], node.log.start.lsn), (true, Lsn::ZERO), "{:?}", node.said);
-        assert!(node.said.iter().any(|said| said == "Mark, InstallMark(None)"), "{:?}", node.said);
+        // What told so may be gone when a crash comes, and the log be cut off: an open goes by the mark then.
+        let marks: Vec<_> = node.said.iter().filter(|said| said.starts_with("Mark")).collect();
+        let is_marked = marks[0].contains(&format!("{at:?}"));
+        // Unless it is known to be committed.
+        assert_eq!((is_marked, marks[1].as_str()), (leader == C, "Mark, InstallMark(None)"), "{marks:?}");
         assert!(node.said.iter().all(|said| !said.starts_with("Reset")), "{:?}", node.said);
         // Its state has the part that nobody has, and its driver lets go of that.
         assert_eq!(node.replica.unmendable(), Some((Lsn::new(2), Lsn::new(4))), "{leader} {lsn}");

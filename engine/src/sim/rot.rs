@@ -59,12 +59,13 @@ impl World {
         let log = self.log;
         let node = self.node(id);
         let running = node.running.as_mut()?;
-        let committed = running.replica.committed();
+        // At rest: what is on its way to the disk yet may be torn, and is told by nothing from what was.
+        let rests = running.replica.committed().min(running.log.durable_end(log).lsn);
         running.log.load_index(&mut node.disk, log, lsn);
         let extent = running.log.plan_read(log, lsn, 1).ok()?.first().copied()?;
         extent.read(&mut node.disk).ok()?;
         let (first, last) = (extent.first, extent.last);
-        if last > committed || node.was_rotten(first, last) {
+        if last > rests || node.was_rotten(first, last) {
             return None;
         }
         self.is_elsewhere(id, first, end_of(&extent)).then_some(extent)
@@ -168,10 +169,10 @@ impl World {
             !there || extent.read(&mut reread).is_err()
         };
         let lost: Vec<_> = rest.into_iter().filter(|extent| is_lost(extent)).collect();
-        let committed = running.replica.committed();
+        let rests = running.replica.committed().min(running.log.durable_end(log).lsn);
         let is_here = |extent: &Extent| {
             let is_sound = !node.was_rotten(extent.first, extent.last) && extent.read(&mut disk.clone()).is_ok();
-            is_sound && extent.last <= committed
+            is_sound && extent.last <= rests
         };
         let is_all_here = lost.iter().all(is_here) && comes_back(&rotten, &running.log, &lost, log, &options);
         let is_given = |extent: &Extent| self.is_elsewhere(id, extent.first, end_of(extent));

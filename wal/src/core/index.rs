@@ -646,6 +646,8 @@ impl LogState {
         while let Some(run) = self.runs.pop_front_if(|run| run.end.lsn <= at.lsn) {
             freed.take(run.segment, run.bytes);
         }
+        let is_nameless =
+            self.damaged.iter().chain(self.mends.noted()).any(|it| it.first <= at.lsn && at.lsn <= it.last);
         let parted = self.runs.front_mut().filter(|run| run.first <= at.lsn).map(|run| {
             run.first = at.lsn.next();
             run.end.epoch
@@ -667,8 +669,8 @@ impl LogState {
             self.epochs.clear();
         }
         // Where the record of an epoch's beginning was lost, what is released tells that it is this one from here on at the earliest.
-        // (Of a run that it parts only the end is certain then.)
-        if parted.or_else(|| self.first_epoch()).is_some_and(|epoch| epoch >= at.epoch) {
+        // (Of a run that it parts where nothing has a name only the end is certain then.)
+        if parted.filter(|_| is_nameless).or_else(|| self.first_epoch()).is_some_and(|epoch| epoch >= at.epoch) {
             while self.epochs.get(1).is_some_and(|(epoch, _)| *epoch <= at.epoch) {
                 self.epochs.pop_front();
             }

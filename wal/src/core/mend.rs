@@ -74,6 +74,11 @@ impl Mends {
         after.checked_sub(1).and_then(|i| self.batches.get(i)).map(|mended| mended.slot.end())
     }
 
+    /// What a reader found.
+    pub(crate) fn noted(&self) -> impl Iterator<Item = &DamagedSlot> {
+        self.noted.iter()
+    }
+
     pub(crate) fn end(&self) -> Option<LogPosition> {
         self.batches.last().map(|mended| mended.slot.end())
     }

@@ -728,6 +728,16 @@ mod tests {
         run(&mut replay, 3, at(6, 8), at(6, 12));
         replay.finish();
         assert_eq!(state(&replay), (at(6, 12), vec![8]), "what is there is not damaged");
+        // What is released has a name in a run that goes on with a newer epoch, and is of another history all the same.
+        let mut replay = Replay::default();
+        let epochs = vec![(at(1, 1).epoch, Lsn::new(1)), (at(5, 1).epoch, Lsn::new(18))];
+        let log = SummaryLog { log: id(1), before: origin, end: at(5, 20), epochs, batches: 20, bytes: 100 };
+        replay.join(&mut VirtualDisk::new(), id(1), &origin, 1);
+        replay.run_behind(&log, 1);
+        release(&mut replay, at(3, 16));
+        run(&mut replay, 3, at(6, 25), at(6, 30));
+        replay.finish();
+        assert_eq!(state(&replay), (at(6, 30), (17..=25).collect()));
     }
 
     #[test]
