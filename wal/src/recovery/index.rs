@@ -82,6 +82,8 @@ fn from_groups(io: &mut dyn Io, image: &Image, request: &IndexRequest) -> Option
         // The last one: the open knew what it held from the next segment.
         match repeated_behind(io, request) {
             Ok(repeated) => gather_lost(&mut footer, &repeated.unwrap_or_default()),
+            // It had its footer, and the next one went: what that told nobody tells any more.
+            Err(refused) if refused.kind == std::io::ErrorKind::NotFound => {}
             Err(refused) => failure = Some(refused),
         }
     }
@@ -94,8 +96,8 @@ fn gather_lost(footer: &mut Footer, repeated: &[Record]) {
     gather(footer, repeated, &[], true);
 }
 
-/// What the next segment's first group says of the last one of this segment, which has no footer, so that the next one is there
-/// as long as it is. `Ok(None)`: nothing.
+/// What the next segment's first group says of the last one of this segment. If this never had a footer, the next one is there as
+/// long as it is. `Ok(None)`: nothing.
 fn repeated_behind(io: &mut dyn Io, request: &IndexRequest) -> Result<Option<Vec<Record>>, IoFailure> {
     // What stands for several says where it put batches; what is said behind them, where they were.
     if request.compacted {
