@@ -285,7 +285,7 @@ fn a_reader_that_begins_in_the_middle_of_what_nothing_names_has_all_of_it_noted(
     assert!(read[..] == batches[usize::try_from(first.get()).unwrap() - 1..][..1], "byte by byte");
 }
 
-/// Each range of one record or more that nothing names, from one LSN to another.
+/// The last range that nothing names, from one LSN to another; all that comes before it has been read, and noted.
 fn unnamed(wal: &Wal) -> (Lsn, Lsn) {
     let is_lost = |lsn: &u64| matches!(wal.read(log(1), Lsn::new(*lsn), 1), Err(ReadError::Corrupt { offset: 0, .. }));
     let last = (1..=wal.end(log(1)).lsn.get()).rev().find(is_lost).map(Lsn::new).unwrap();
