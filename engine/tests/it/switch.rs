@@ -599,24 +599,29 @@ fn a_write_that_finds_no_room_waits_for_it() {
 #[test]
 fn a_large_write_whose_caller_goes_away_before_it_is_queued_is_not_written() {
     let directory = tempfile::tempdir().unwrap();
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread().max_blocking_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let client = Client::open(NodeOptions::alone(directory.path()), ClientOptions::default()).await.unwrap();
         let space = client.namespace("default");
         let session = space.open_session().await.unwrap();
         for number in 0..5_u64 {
-            // Encoding it takes longer than to look whether it is encoded.
-            let large = Write::new().append("large", Expect::Any, noise(number, 12 << 20));
+            let large = Write::new().append("large", Expect::Any, noise(number, 1 << 20));
+            // The one other thread has its hands full until the caller has gone.
+            let (go, is_gone) = std::sync::mpsc::channel::<()>();
+            let full = tokio::task::spawn_blocking(move || is_gone.recv());
             {
                 let mut writing = std::pin::pin!(session.write(large));
-                // So far that the other thread has it.
+                // So far that it lies before the other thread.
                 assert!(
                     std::future::poll_fn(|context| std::task::Poll::Ready(writing.as_mut().poll(context)))
                         .await
                         .is_pending()
                 );
             }
-            tokio::time::sleep(Duration::from_millis(100)).await;
+            go.send(()).unwrap();
+            full.await.unwrap().unwrap();
+            // What comes to that thread next is done when what lay before it has been.
+            tokio::task::spawn_blocking(|| ()).await.unwrap();
             assert_eq!(session.state().waiting.len(), 0, "its number is given to the next one");
             let small = session.write(Write::new().append("small", Expect::Any, "x")).await.unwrap();
             assert_eq!(small.outcome.applied().unwrap(), number + 1);

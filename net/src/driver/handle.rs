@@ -206,7 +206,8 @@ impl ConnectionHandle {
         self.act(|core| core.go_away(reason));
     }
 
-    /// Ends the connection. What is queued is dropped; [`Self::closed`] tells when the byte stream is released.
+    /// Ends the connection. What is queued is dropped; [`Self::closed`] tells when the byte stream is released: when the peer has
+    /// heard it, or a second later.
     pub fn close(&self) {
         self.act(Connection::close);
     }

@@ -41,7 +41,7 @@ const LANDING_BYTES_MIN: usize = 16 << 10;
 /// Read for the next frame's header, where the last one landed: what stands behind the header is copied.
 const HEAD_BYTES: usize = 4 << 10;
 
-/// How long a farewell may take.
+/// How long a farewell may take, with the time until the peer has heard it.
 const FAREWELL: Duration = Duration::from_secs(1);
 
 /// Events delivered before the task looks at its socket again.
@@ -285,8 +285,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         Delivered::Some
     }
 
-    /// The last bytes, the end of the byte stream, then the last events.
+    /// The last bytes, the end of the byte stream, what the peer still says, then the last events.
     async fn end(mut self, shared: &Shared) {
+        let is_heard = shared.core.lock().closed_reason().is_some_and(hears_why);
         let farewell = async {
             loop {
                 if self.writing.is_empty() {
@@ -295,10 +296,15 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
                     self.writing.extend(bytes.into_iter().flatten());
                 }
                 if self.writing.is_empty() && !self.needs_flush {
-                    return self.writer.shutdown().await;
+                    break;
                 }
                 write_some(&mut self.writer, &mut self.writing, &mut self.needs_flush).await?;
             }
+            self.writer.shutdown().await?;
+            // A socket that is closed while bytes lie in it unread resets its connection (RFC 2525, 2.17), and what the peer has
+            // not been sent yet is lost with it: the last word too. It is read to its end, which comes when the peer has heard.
+            while is_heard && self.reader.read(&mut self.read_buffer).await? > 0 {}
+            io::Result::Ok(())
         };
         // Best effort, in bounded time: the connection has ended whether or not the peer hears of it.
         let _outcome = timeout(FAREWELL, farewell).await;
@@ -311,6 +317,19 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         drop(ending);
         deliver_last(&mut sink, &handle, shared).await;
     }
+}
+
+/// Whether there is a peer that a last word may reach: it has not gone, and it is not silent.
+const fn hears_why(reason: &ConnectionError) -> bool {
+    !matches!(
+        reason,
+        ConnectionError::TransportEnded
+            | ConnectionError::ClosedByPeer { .. }
+            | ConnectionError::Refused { .. }
+            | ConnectionError::HelloTimeout
+            | ConnectionError::IdleTimeout
+            | ConnectionError::StallTimeout
+    )
 }
 
 /// Delivers what is left, at the pace of whoever takes it: the events and their bytes are the only thing still held.

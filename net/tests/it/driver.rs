@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::yield_now;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use towline_net::driver::{self, ConnectionHandle, EventReceiver, EventSink, Incoming, Listener, ListenerOptions};
 use towline_net::hello::HelloAck;
 use towline_net::{
@@ -177,6 +177,65 @@ async fn the_last_handle_dropped_closes_the_connection_for_both() {
     }
     assert_eq!(last, Some(Event::Closed { reason }));
     drop(client_events);
+}
+
+/// The peer's answers to a flood lie in the kernel, behind them the last word, and at the other end what the peer still says:
+/// a socket that is closed then is reset, and what has not been sent yet is gone.
+#[tokio::test]
+async fn who_is_slow_to_read_and_still_speaks_hears_why_it_ends() {
+    let (listener, address) = listen(ListenerOptions::default()).await;
+    let wire = TcpSocket::new_v4().unwrap();
+    wire.set_recv_buffer_size(4 << 10).unwrap();
+    let (wire, incoming) = tokio::join!(wire.connect(address), listener.accept());
+    let (mut wire, (one, mut near)) = (wire.unwrap(), tokio::io::duplex(1 << 20));
+    let (sink, _events) = EventSink::channel(64);
+    let server = incoming.unwrap().spawn(wide(Side::Acceptor), sink).unwrap();
+    let client = driver::spawn(one, Side::Dialer, wide(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    let greeted = async { tokio::join!(client.ready(), server.ready()) };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut wire) => panic!("nobody closes"),
+        _ = greeted => {}
+    }
+    let stream = server.open(StreamKind::Request, Lane::Request).unwrap();
+    server.try_send(stream, vec![7; 64 << 10].into(), plain()).unwrap();
+    let is_sent = async {
+        while server.queued_bytes() > 0 {
+            yield_now().await;
+        }
+    };
+    timeout(PATIENCE, is_sent).await.unwrap();
+    // It ends, and has no turn before more has come than it reads at a time.
+    server.close();
+    while wire.try_write(&[0; 64 << 10]).is_ok() {}
+    let carry = async move {
+        // An error is the end of the wire too.
+        drop(tokio::io::copy_bidirectional(&mut near, &mut wire).await);
+        drop(near);
+    };
+    let reason = timeout(PATIENCE, async { tokio::join!(client.closed(), carry).0 }).await.unwrap();
+    assert_eq!(reason, ConnectionError::ClosedByPeer { code: GoAwayCode::CLOSED });
+    assert_eq!(server.closed().await, ConnectionError::ClosedHere);
+}
+
+/// Whoever waits for the end dials again, or has another answer.
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_silent_peer_is_not_waited_for() {
+    let quiet = Duration::from_secs(10);
+    let patient = |side| {
+        let often = Duration::from_millis(20);
+        ConnectionConfig { ping_interval: often, idle_timeout: quiet, ..config(side) }
+    };
+    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+    let server = driver::spawn(other, Side::Acceptor, patient(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
+    let client = driver::spawn(one, Side::Dialer, patient(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    let greeted = async { tokio::join!(client.ready(), server.ready()) };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
+        _ = greeted => {}
+    }
+    let cut = Instant::now();
+    assert_eq!(server.closed().await, ConnectionError::IdleTimeout);
+    assert!(cut.elapsed() < quiet + Duration::from_millis(500), "{:?}", cut.elapsed());
 }
 
 #[tokio::test]

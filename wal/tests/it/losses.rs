@@ -5,7 +5,7 @@ use bytes::Bytes;
 use towline_wal::inspect::inspect_io;
 use towline_wal::io::{Io, IoOp, segment_name};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Entry, GroupRow, HardStateKind, LogCore, OpenError, Options, WalError, WhenFull};
+use towline_wal::{Entry, GroupRow, HardStateKind, LogCore, Lsn, OpenError, Options, ReadError, WalError, WhenFull};
 
 use crate::damage::{SEG, disk_with, flip, group_of, long_disk, overwrite, read, readable, rows};
 use crate::world::{Chance, SEGMENT, World, batch, log, options};
@@ -182,6 +182,36 @@ fn a_lost_last_group_is_restored_from_the_next_segment_and_stays_where_it_is() {
     assert_eq!(readable(&mut world, 40).len(), 40, "{:?}", world.report);
     // The next segment has a footer now, and still it is asked for what it repeats.
     assert!(world.report.damaged.is_empty(), "{:?}", world.report);
+}
+
+/// The open knew from the footer what the segment's last groups held. The footer rots with them, and the segment behind, which would
+/// tell of the last one, is gone: that is no file that can't be read for a moment, which would be asked for again for ever.
+#[test]
+fn what_a_segment_lost_is_damage_though_the_segment_behind_it_is_gone() {
+    let mut world =
+        World::open(VirtualDisk::new(), &Options { index_bytes_max: 0, slack_segments: 1000, ..options() }).unwrap();
+    world.append_synced(log(1), 4, 4000);
+    for _ in 0..2 {
+        world.append_synced_to_the_next_segment(log(2));
+    }
+    world.append_synced(log(1), 1, 100);
+    let before = world.core.end(log(2)).lsn.next();
+    world.submit(vec![Entry::Release { log: log(2), before }]).unwrap();
+    world.run();
+    assert_eq!(world.core.stats().retired, 1);
+    assert!(world.disk.len(&segment_name(2)).is_err());
+    let groups = inspect_io(&mut world.disk.clone()).unwrap().segments.remove(0).groups;
+    let third =
+        groups.iter().find(|group| group.batches.iter().any(|batch| batch.first == Lsn::new(3))).unwrap().offset;
+    overwrite(&mut world.disk, SEG, third, vec![0; usize::try_from(SEGMENT - third).unwrap()]);
+    for (lsn, is_there) in [(1, true), (2, true), (3, false), (4, false), (5, true)] {
+        let lsn = Lsn::new(lsn);
+        world.core.load_index(&mut world.disk, log(1), lsn);
+        assert_eq!(world.core.index_needed(log(1), lsn), None);
+        let planned = world.core.plan_read(log(1), lsn, 1);
+        assert_eq!(planned.is_ok(), is_there, "{planned:?}");
+        assert!(is_there || matches!(planned, Err(ReadError::Corrupt { .. })), "{planned:?}");
+    }
 }
 
 #[test]
