@@ -209,6 +209,26 @@ fn i1_a_log_that_holds_the_snapshots_position_and_can_not_name_it_is_never_reset
     }
 }
 
+/// What the state has durably says how far the log may go; while another's is installed there, it says nothing of this log.
+#[test]
+fn i1_nothing_of_a_log_is_given_up_while_the_state_becomes_another() {
+    let (mut world, epoch) = has_five_and_reads_one(true);
+    let at = world.node(A).log.position_at(Lsn::new(3)).unwrap();
+    super::snapshot_test::release(world.node(A), 4);
+    world.cut(A, C);
+    world.connect(A, C);
+    world.settle();
+    let lost = Some((Lsn::new(2), Lsn::new(4)));
+    assert_eq!(world.node(C).replica.unmendable(), lost, "A has let go of it");
+    let snapshot = offer(&mut world, epoch, at);
+    world.node(C).step(Input::SnapshotStaged(snapshot));
+    world.node(C).sync();
+    assert_eq!(world.node(C).replica.unmendable(), None);
+    world.node(C).step(Input::SnapshotInstalled(snapshot));
+    world.node(C).sync();
+    assert_eq!(world.node(C).replica.unmendable(), lost);
+}
+
 /// A has a snapshot that does not bring C's state past what can't be read, and offered it again and again.
 #[test]
 fn whoever_is_offered_a_state_that_is_of_no_use_asks_for_it_no_more() {

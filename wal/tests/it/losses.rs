@@ -5,7 +5,9 @@ use bytes::Bytes;
 use towline_wal::inspect::inspect_io;
 use towline_wal::io::{Io, IoOp, segment_name};
 use towline_wal::vdisk::{CrashKind, VirtualDisk};
-use towline_wal::{Entry, GroupRow, HardStateKind, LogCore, Lsn, OpenError, Options, ReadError, WalError, WhenFull};
+use towline_wal::{
+    Batch, Entry, GroupRow, HardStateKind, LogCore, Lsn, OpenError, Options, ReadError, SubmitError, WalError, WhenFull,
+};
 
 use crate::damage::{SEG, disk_with, flip, group_of, long_disk, overwrite, read, readable, rows};
 use crate::world::{Chance, SEGMENT, World, batch, log, options};
@@ -184,17 +186,16 @@ fn a_lost_last_group_is_restored_from_the_next_segment_and_stays_where_it_is() {
     assert!(world.report.damaged.is_empty(), "{:?}", world.report);
 }
 
-/// The open knew from the footer what the segment's last groups held. The footer rots with them, and the segment behind, which would
-/// tell of the last one, is gone: that is no file that can't be read for a moment, which would be asked for again for ever.
-#[test]
-fn what_a_segment_lost_is_damage_though_the_segment_behind_it_is_gone() {
+/// Log 1 has four batches in the first segment and others behind the second one, which is gone: of these the third and the fourth have
+/// rotted, with the footer. Gives them all.
+fn nothing_names_the_third_and_the_fourth() -> (World, Vec<Batch>) {
     let mut world =
         World::open(VirtualDisk::new(), &Options { index_bytes_max: 0, slack_segments: 1000, ..options() }).unwrap();
     world.append_synced(log(1), 4, 4000);
     for _ in 0..2 {
         world.append_synced_to_the_next_segment(log(2));
     }
-    world.append_synced(log(1), 1, 100);
+    world.append_synced(log(1), 2, 100);
     let before = world.core.end(log(2)).lsn.next();
     world.submit(vec![Entry::Release { log: log(2), before }]).unwrap();
     world.run();
@@ -204,6 +205,15 @@ fn what_a_segment_lost_is_damage_though_the_segment_behind_it_is_gone() {
     let third =
         groups.iter().find(|group| group.batches.iter().any(|batch| batch.first == Lsn::new(3))).unwrap().offset;
     overwrite(&mut world.disk, SEG, third, vec![0; usize::try_from(SEGMENT - third).unwrap()]);
+    let whole = world.model_after(world.submitted.len()).logs.remove(&log(1)).unwrap();
+    (world, whole)
+}
+
+/// The open knew from the footer what the segment's last groups held. The footer rots with them, and the segment behind, which would
+/// tell of the last one, is gone: that is no file that can't be read for a moment, which would be asked for again for ever.
+#[test]
+fn what_a_segment_lost_is_damage_though_the_segment_behind_it_is_gone() {
+    let (mut world, _) = nothing_names_the_third_and_the_fourth();
     for (lsn, is_there) in [(1, true), (2, true), (3, false), (4, false), (5, true)] {
         let lsn = Lsn::new(lsn);
         world.core.load_index(&mut world.disk, log(1), lsn);
@@ -212,6 +222,28 @@ fn what_a_segment_lost_is_damage_though_the_segment_behind_it_is_gone() {
         assert_eq!(planned.is_ok(), is_there, "{planned:?}");
         assert!(is_there || matches!(planned, Err(ReadError::Corrupt { .. })), "{planned:?}");
     }
+}
+
+/// It may name a batch there.
+#[test]
+fn a_log_begins_nowhere_while_its_index_can_not_be_read() {
+    let (mut world, whole) = nothing_names_the_third_and_the_fourth();
+    let begin = Entry::Begin { log: log(1), at: whole[2].position() };
+    let index = world.core.index_needed(log(1), Lsn::new(3)).unwrap();
+    world.core.install_index(index.load(&mut world.disk));
+    assert!(world.core.plan_noting(log(1), Lsn::new(3), 1).is_err());
+    assert_eq!(world.core.damaged(log(1)), [(Lsn::new(3), Lsn::new(4))]);
+    // It was given up for others, and is looked up again.
+    world.disk.fail_reads(SEG, 0..SEGMENT, u64::MAX);
+    world.core.install_index(index.load(&mut world.disk));
+    assert!(world.core.index_needed(log(1), Lsn::new(3)).is_some());
+    let refused = world.core.submit(vec![begin.clone()]);
+    assert!(matches!(refused, Err(SubmitError::NotABoundary { .. })), "{refused:?}");
+    world.disk.clear_faults();
+    world.core.load_index(&mut world.disk, log(1), Lsn::new(3));
+    world.core.submit(vec![begin]).unwrap();
+    world.run();
+    assert_eq!(world.core.start(log(1)), whole[2].position());
 }
 
 #[test]
