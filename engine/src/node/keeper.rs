@@ -14,7 +14,7 @@ use super::unflushed::Unflushed;
 use super::{STATUS_WITHIN, Shared};
 use crate::model::{LogPosition, Lsn, Retention};
 use crate::pipeline::Disk;
-use crate::replica::first_boundary;
+use crate::replica::{begins_by_state, first_boundary};
 use crossbeam::channel::{Receiver, RecvTimeoutError, bounded};
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -262,8 +262,8 @@ impl Shared {
         let lost_wants_flush = lost.is_some_and(|(first, last)| first <= applied && flushed < last.min(applied));
         let known = wal.boundary_at_or_before(log, may_go.min(flushed))?;
         // Where nothing of the log names where the state is, that does. Behind it comes what is to be asked for by itself.
-        let is_given_up = lost.is_some_and(|(first, _)| known.lsn.next().max(first) <= flushed && flushed <= may_go)
-            && wal.damaged(log).iter().any(|(first, last)| *first <= flushed && flushed <= *last)
+        let is_given_up = lost.is_some_and(|(first, _)| first <= flushed && flushed <= may_go)
+            && begins_by_state(flushed, Some(known), &wal.damaged(log))
             // A state that was replaced since is another log's perhaps.
             && shard.positions.unmendable().is_some();
         let to = if is_given_up { state } else { known };

@@ -1,6 +1,6 @@
 //! What is in doubt: whose the votes are, and what lies where a log is damaged and nothing of it is left by name. Nobody guesses.
 
-use super::mend::first_boundary;
+use super::mend::{begins_by_state, first_boundary};
 use super::replica_test::{A, B, C, World};
 use super::snapshot_test::{release, serve};
 use super::votes_test::{NEW, OLD, activate, empty, named, own_masters, with_an_old_disk_back};
@@ -754,5 +754,16 @@ fn the_first_boundary_behind_an_lsn_is_found_among_few_and_many() {
             let right = *known.iter().find(|known| **known >= lsn).unwrap();
             assert_eq!(first_boundary(Lsn::new(lsn), at(9), before), at(right), "{lsn} in {known:?}");
         }
+    }
+}
+
+#[test]
+fn a_log_begins_by_the_states_word_where_nothing_else_names_a_position_in_damage() {
+    let at = |lsn: u64| Some(LogPosition { epoch: Epoch::new(1, 1), lsn: Lsn::new(lsn), chain: Chain::new(lsn) });
+    let damaged = [(Lsn::new(3), Lsn::new(5)), (Lsn::new(8), Lsn::new(8))];
+    let begins = |state, known| begins_by_state(Lsn::new(state), known, &damaged);
+    let right = [(2, at(1), false), (3, at(2), true), (4, None, true), (5, at(4), true), (5, at(5), false)];
+    for (state, known, is_it) in right.into_iter().chain([(6, at(5), false), (8, at(7), true), (8, at(8), false)]) {
+        assert_eq!(begins(state, known), is_it, "{state} behind {known:?}");
     }
 }

@@ -190,6 +190,12 @@ impl Damage {
     }
 }
 
+/// Whether a log that lets go of what nobody can mend, up to where the state is, begins there by the state's word alone
+/// ([`Entry::Begin`](towline_wal::Entry::Begin)): that is in damage, and `known`, the last boundary up to there, is before it.
+pub(crate) fn begins_by_state(state: Lsn, known: Option<LogPosition>, damaged: &[(Lsn, Lsn)]) -> bool {
+    known.is_none_or(|known| known.lsn < state) && damaged.iter().any(|(first, last)| *first <= state && state <= *last)
+}
+
 /// The first boundary at or behind `lsn` of a log that ends at `end`, behind that; as [`LogView::boundary_at_or_before`] tells.
 pub(crate) fn first_boundary(
     lsn: Lsn,

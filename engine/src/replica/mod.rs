@@ -69,7 +69,7 @@ pub use freshness::Freshness;
 pub use leader::Phase;
 pub use mark::{InstallMark, Opening};
 #[cfg(any(feature = "node", feature = "sim"))]
-pub(crate) use mend::first_boundary;
+pub(crate) use mend::{begins_by_state, first_boundary};
 pub use promise::{Promise, Verdict};
 pub use quorum::QuorumLost;
 use reads::Questions;

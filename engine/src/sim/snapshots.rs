@@ -7,7 +7,7 @@ use super::fault::FaultKind;
 use super::node::{ShardLog, SimNode, Staging};
 use super::world::World;
 use crate::model::{Epoch, Lsn, NodeId, SnapshotId};
-use crate::replica::{Input, LogView as _, Output, first_boundary};
+use crate::replica::{Input, LogView as _, Output, begins_by_state, first_boundary};
 use crate::state::{Applier, StagedSnapshot, install_snapshot, take_snapshot};
 use bytes::Bytes;
 use std::time::Duration;
@@ -79,8 +79,7 @@ impl World {
         let state = self.node(id).flushed_at.filter(|_| is_given_up);
         let SimNode { running: Some(running), disk, .. } = self.node(id) else { return Ok(()) };
         running.log.load_index(disk, log, to);
-        let is_lost = running.log.damaged(log).iter().any(|(first, last)| *first <= to && to <= *last)
-            && running.log.position_at(log, to).is_none();
+        let is_lost = begins_by_state(to, running.log.boundary_at_or_before(log, to), &running.log.damaged(log));
         let state = state.filter(|state| state.lsn == to && is_lost);
         let released = Entry::Release { log, before: to.next() };
         let (is_named, entry) = (state.is_none(), state.map_or(released, |at| Entry::Begin { log, at }));
