@@ -776,3 +776,7 @@ pub(super) fn after(time: Duration) -> Instant {
 pub(super) fn now() -> Instant {
     Instant::now()
 }
+
+#[cfg(test)]
+#[path = "shard_test.rs"]
+pub(super) mod tests;

@@ -229,27 +229,17 @@ impl Shard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::{ControlRecord, LogPosition, ShardDescriptor, SnapshotId};
+    use crate::model::{ControlRecord, LogPosition, SnapshotId};
+    use crate::node::shard::tests::{epoch, unserved};
     use crate::node::snapshots::{Answer, Replacing};
     use crate::node::{Node, NodeOptions};
-    use crate::replica::Promise;
     use crate::state::Replacement;
-    use towline_wal::{BatchBuilder, BatchKind, Block, Compression, Entry, HardStateKind};
-
-    const fn epoch(term: u32) -> Epoch {
-        Epoch { version: 1024, term }
-    }
+    use towline_wal::{BatchBuilder, BatchKind, Block, Compression};
 
     /// A shard that nobody serves. Whose disks have the votes only its state says: the log has let go of that.
-    fn unserved(node: &Node, store: &Arc<RocksStore>) -> Box<Shard> {
-        let host = &node.shared.host;
-        let first = node.shared.registry.shards()[0].descriptor.clone();
-        let descriptor = ShardDescriptor { shard: ShardId::new(7168), ..first };
-        let log = host.log_of(descriptor.shard);
-        let bytes = Promise { epoch: epoch(1), leader: Some(host.node), ..Promise::NONE }.encode().unwrap();
-        let promise = Entry::HardState { log, kind: HardStateKind::Promise, bytes };
-        host.wal.submit(vec![promise]).unwrap().wait().unwrap();
-        let mut shard = host.prepare(store, descriptor).unwrap().shard;
+    fn with_votes_in_its_state(node: &Node, store: &Arc<RocksStore>) -> Box<Shard> {
+        let (host, mut shard) = (&node.shared.host, unserved(node, store, node.shared.host.node));
+        let log = shard.log;
         for (voter, disk) in (1..=3).map(NodeId::new).zip(1..) {
             shard.master.meet(voter, DirectoryId::new([disk; 16]));
         }
@@ -270,7 +260,7 @@ mod tests {
         let voters = (1..=3).map(NodeId::new).collect();
         let node = Node::open(NodeOptions { voters, ..NodeOptions::alone(directory.path()) }).unwrap();
         let store = node.shared.gate.with(Arc::clone).unwrap();
-        let mut shard = unserved(&node, &store);
+        let mut shard = with_votes_in_its_state(&node, &store);
         // Whoever writes the state, or replaces it, holds this.
         let stage = Arc::clone(&shard.stage);
         let held = stage.lock();
