@@ -386,7 +386,7 @@ fn assign_who_has_data(all: &Processes, places: &[usize]) -> (usize, serde_json:
     for place in places.iter().copied() {
         match all.try_assign(&(place + 1).to_string()) {
             Ok(assigned) => return (place, assigned),
-            Err(said) => assert!(said.contains("TW-8034"), "{said}"),
+            Err(said) => assert!(said.contains("TW-8034") && all.emptied.contains(&place), "{said}"),
         }
     }
     panic!("nobody has the data");

@@ -3,6 +3,7 @@
 use crate::bad_disk::BadDisk;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::TcpListener;
@@ -21,6 +22,8 @@ pub(crate) struct Processes {
     pub(crate) addresses: Vec<String>,
     children: Vec<Option<Child>>,
     disks: Vec<BadDisk>,
+    /// Whose disk was lost.
+    pub(crate) emptied: BTreeSet<usize>,
 }
 
 /// Addresses of loopback that nobody listens on, all different.
@@ -59,7 +62,13 @@ impl Processes {
             );
             fs::write(directory.path().join(format!("{place}.toml")), text).unwrap();
         }
-        Self { directory, addresses, children: (0..3).map(|_| None).collect(), disks: Vec::new() }
+        Self {
+            directory,
+            addresses,
+            children: (0..3).map(|_| None).collect(),
+            disks: Vec::new(),
+            emptied: BTreeSet::new(),
+        }
     }
 
     /// Each will run on a disk that may have faults.
@@ -74,8 +83,9 @@ impl Processes {
     }
 
     /// The disk of a server that does not run is lost.
-    pub(crate) fn empty(&self, place: usize) {
+    pub(crate) fn empty(&mut self, place: usize) {
         assert!(!self.runs(place));
+        self.emptied.insert(place);
         fs::remove_dir_all(self.directory.path().join(format!("data-{place}"))).unwrap();
     }
 

@@ -207,7 +207,7 @@ impl ConnectionHandle {
     }
 
     /// Ends the connection. What is queued is dropped; [`Self::closed`] tells when the byte stream is released: when the peer has
-    /// heard it, or a second later.
+    /// heard it, or after a second.
     pub fn close(&self) {
         self.act(Connection::close);
     }

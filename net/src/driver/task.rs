@@ -171,7 +171,8 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
                 () = std::future::ready(()), if matches!(delivered, Delivered::Some) => {}
             }
         }
-        self.end(&shared).await;
+        // By itself: otherwise each connection has room for its end from the beginning.
+        Box::pin(self.end(&shared)).await;
     }
 
     /// Fills the write queue when it is empty. Later would leave the wire idle, earlier would freeze the order.
@@ -285,30 +286,39 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         Delivered::Some
     }
 
-    /// The last bytes, the end of the byte stream, what the peer still says, then the last events.
+    /// What its own side waits for, the last bytes, the end of the byte stream, then the last events.
     async fn end(mut self, shared: &Shared) {
-        let is_heard = shared.core.lock().closed_reason().is_some_and(hears_why);
-        let farewell = async {
-            loop {
-                if self.writing.is_empty() {
-                    let bytes = shared.core.lock().poll_transmit(shared.now(), TRANSMIT_BYTES);
-                    self.needs_flush |= bytes.is_some();
-                    self.writing.extend(bytes.into_iter().flatten());
-                }
-                if self.writing.is_empty() && !self.needs_flush {
-                    break;
-                }
-                write_some(&mut self.writer, &mut self.writing, &mut self.needs_flush).await?;
+        let _what_is_left = self.deliver();
+        if let Some(account) = shared.account.get() {
+            account.close();
+        }
+        let is_silent = shared.core.lock().closed_reason().is_some_and(is_silence);
+        let mut says_why = false;
+        while let Some(bytes) = shared.core.lock().poll_transmit(shared.now(), TRANSMIT_BYTES) {
+            says_why = !is_silent;
+            self.needs_flush = true;
+            self.writing.extend(bytes);
+        }
+        let Self { mut reader, mut writer, mut writing, mut needs_flush, mut ticket, mut sink, handle, ending, .. } =
+            self;
+        let (mut passed_over, landing) = (self.read_buffer, self.landing);
+        drop(landing);
+        passed_over.truncate(READ_BYTES_MIN);
+        passed_over.shrink_to_fit();
+        let writes = async {
+            while !writing.is_empty() || needs_flush {
+                write_some(&mut writer, &mut writing, &mut needs_flush).await?;
             }
-            self.writer.shutdown().await?;
-            // A socket that is closed while bytes lie in it unread resets its connection (RFC 2525, 2.17), and what the peer has
-            // not been sent yet is lost with it: the last word too. It is read to its end, which comes when the peer has heard.
-            while is_heard && self.reader.read(&mut self.read_buffer).await? > 0 {}
-            io::Result::Ok(())
+            writer.shutdown().await
+        };
+        // A socket that is closed while bytes lie in it unread resets its connection (RFC 2525, 2.17), and what the peer has
+        // not been sent yet is lost with it: the last word too. So it is read to its end, which comes when the peer has heard.
+        let reads = async {
+            while says_why && reader.read(&mut passed_over).await? > 0 {}
+            Ok(())
         };
         // Best effort, in bounded time: the connection has ended whether or not the peer hears of it.
-        let _outcome = timeout(FAREWELL, farewell).await;
-        let Self { reader, writer, mut ticket, mut sink, handle, ending, .. } = self;
+        let _outcome = timeout(FAREWELL, async { tokio::try_join!(writes, reads) }).await;
         if let (Some(ticket), Some(reason)) = (&mut ticket, shared.core.lock().closed_reason()) {
             ticket.ended(reason.code());
         }
@@ -319,17 +329,9 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
     }
 }
 
-/// Whether there is a peer that a last word may reach: it has not gone, and it is not silent.
-const fn hears_why(reason: &ConnectionError) -> bool {
-    !matches!(
-        reason,
-        ConnectionError::TransportEnded
-            | ConnectionError::ClosedByPeer { .. }
-            | ConnectionError::Refused { .. }
-            | ConnectionError::HelloTimeout
-            | ConnectionError::IdleTimeout
-            | ConnectionError::StallTimeout
-    )
+/// Whether it ended as nothing was heard of the peer: then nothing shows that it hears the last word.
+const fn is_silence(reason: &ConnectionError) -> bool {
+    matches!(reason, ConnectionError::HelloTimeout | ConnectionError::IdleTimeout)
 }
 
 /// Delivers what is left, at the pace of whoever takes it: the events and their bytes are the only thing still held.

@@ -113,6 +113,34 @@ async fn what_came_and_is_not_consumed_counts_until_it_is() {
     assert_eq!((budget.ended(), budget.held()), (1, 0));
 }
 
+/// Nobody else is to end for it, while its peer is still to hear that it has ended.
+#[tokio::test(start_paused = true)]
+async fn what_a_connection_held_counts_no_more_once_it_ends() {
+    let budget = MemoryBudget::new(10 << 20);
+    let wide = |side| ConnectionConfig { limits: Limits::default(), ..config(side) };
+    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(64 << 10), tokio::io::duplex(64 << 10));
+    let (sink, _our_events) = EventSink::channel(4096);
+    let ours = driver::spawn(other, Side::Acceptor, wide(Side::Acceptor), sink).unwrap();
+    budget.enroll(&ours, "a");
+    let peer = driver::spawn(one, Side::Dialer, wide(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    let sends = async {
+        peer.ready().await.unwrap();
+        let stream = peer.open(StreamKind::Request, Lane::Request).unwrap();
+        peer.send(stream, vec![7; 8 * MIB].into(), plain()).await.unwrap();
+        until("all has come", || budget.held() >= 8 << 20).await;
+    };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
+        () = sends => {}
+    }
+    ours.close();
+    let begun = tokio::time::Instant::now();
+    until("nothing is held", || budget.held() == 0).await;
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+    assert_eq!(ours.closed().await, ConnectionError::ClosedHere);
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn what_the_program_holds_counts_and_one_that_has_ended_is_not_counted() {
     let budget = MemoryBudget::new(10 << 20);

@@ -238,6 +238,30 @@ async fn the_end_of_a_silent_peer_is_not_waited_for() {
     assert!(cut.elapsed() < quiet + Duration::from_millis(500), "{:?}", cut.elapsed());
 }
 
+/// Its place, its memory and whoever waits for the end are not a peer's to keep.
+#[tokio::test(start_paused = true)]
+async fn a_peer_that_does_not_close_is_waited_for_a_second_and_one_that_was_told_nothing_not_at_all() {
+    let (mut far, other) = tokio::io::duplex(1 << 16);
+    let server = driver::spawn(other, Side::Acceptor, wide(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
+    let begun = Instant::now();
+    far.write_all(&[0; 64]).await.unwrap();
+    assert!(matches!(server.closed().await, ConnectionError::HeaderChecksum { .. }));
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+
+    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+    let server = driver::spawn(other, Side::Acceptor, wide(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
+    let client = driver::spawn(one, Side::Dialer, wide(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    let greeted = async { tokio::join!(client.ready(), server.ready()) };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
+        _ = greeted => {}
+    }
+    let begun = Instant::now();
+    server.close();
+    server.closed().await;
+    assert!((900..1100).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+}
+
 #[tokio::test]
 async fn the_end_does_not_wait_for_events_that_nobody_takes() {
     let (one, other) = tokio::io::duplex(1 << 16);
