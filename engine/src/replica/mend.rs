@@ -192,6 +192,7 @@ impl Damage {
 
 /// Whether a log that lets go of what nobody can mend, up to where the state is, begins there by the state's word alone
 /// ([`Entry::Begin`](towline_wal::Entry::Begin)): that is in damage, and `known`, the last boundary up to there, is before it.
+#[cfg(any(feature = "node", feature = "sim", test))]
 pub(crate) fn begins_by_state(state: Lsn, known: Option<LogPosition>, damaged: &[(Lsn, Lsn)]) -> bool {
     known.is_none_or(|known| known.lsn < state) && damaged.iter().any(|(first, last)| *first <= state && state <= *last)
 }
