@@ -183,7 +183,7 @@ impl Shard {
         for (node, directory) in found {
             tracing::warn!(
                 node = %self.id, shard = %self.shard, peer = %node, %directory,
-                "a voter came with another disk: it is fed, and has no vote until it has everything"
+                "a voter came with another disk: it is fed, and has no vote until it lacks little"
             );
         }
     }

@@ -288,11 +288,12 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
 
     /// What its own side waits for, the last bytes, the end of the byte stream, then the last events.
     async fn end(mut self, shared: &Shared) {
-        let _what_is_left = self.deliver();
+        while matches!(self.deliver(), Delivered::Some) {}
         if let Some(account) = shared.account.get() {
             account.close();
         }
-        let is_silent = shared.core.lock().closed_reason().is_some_and(is_silence);
+        // Nothing shows that a peer that nothing is heard of hears the last word.
+        let is_silent = matches!(shared.core.lock().closed_reason(), Some(ConnectionError::IdleTimeout));
         let mut says_why = false;
         while let Some(bytes) = shared.core.lock().poll_transmit(shared.now(), TRANSMIT_BYTES) {
             says_why = !is_silent;
@@ -327,11 +328,6 @@ impl<T: AsyncRead + AsyncWrite> Task<T> {
         drop(ending);
         deliver_last(&mut sink, &handle, shared).await;
     }
-}
-
-/// Whether it ended as nothing was heard of the peer: then nothing shows that it hears the last word.
-const fn is_silence(reason: &ConnectionError) -> bool {
-    matches!(reason, ConnectionError::HelloTimeout | ConnectionError::IdleTimeout)
 }
 
 /// Delivers what is left, at the pace of whoever takes it: the events and their bytes are the only thing still held.

@@ -217,6 +217,19 @@ async fn who_is_slow_to_read_and_still_speaks_hears_why_it_ends() {
     assert_eq!(server.closed().await, ConnectionError::ClosedHere);
 }
 
+/// A server, and what keeps its peer there: it has greeted, and then nothing goes between them.
+async fn greeted_and_silent(config: impl Fn(Side) -> ConnectionConfig) -> (ConnectionHandle, impl Sized) {
+    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+    let server = driver::spawn(other, Side::Acceptor, config(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
+    let client = driver::spawn(one, Side::Dialer, config(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    let greeted = async { tokio::join!(client.ready(), server.ready()) };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
+        _ = greeted => {}
+    }
+    (server, (client, near, far))
+}
+
 /// Whoever waits for the end dials again, or has another answer.
 #[tokio::test(start_paused = true)]
 async fn the_end_of_a_silent_peer_is_not_waited_for() {
@@ -225,14 +238,7 @@ async fn the_end_of_a_silent_peer_is_not_waited_for() {
         let often = Duration::from_millis(20);
         ConnectionConfig { ping_interval: often, idle_timeout: quiet, ..config(side) }
     };
-    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
-    let server = driver::spawn(other, Side::Acceptor, patient(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
-    let client = driver::spawn(one, Side::Dialer, patient(Side::Dialer), EventSink::callback(|_| ())).unwrap();
-    let greeted = async { tokio::join!(client.ready(), server.ready()) };
-    tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
-        _ = greeted => {}
-    }
+    let (server, _silent) = greeted_and_silent(patient).await;
     let cut = Instant::now();
     assert_eq!(server.closed().await, ConnectionError::IdleTimeout);
     assert!(cut.elapsed() < quiet + Duration::from_millis(500), "{:?}", cut.elapsed());
@@ -248,18 +254,76 @@ async fn a_peer_that_does_not_close_is_waited_for_a_second_and_one_that_was_told
     assert!(matches!(server.closed().await, ConnectionError::HeaderChecksum { .. }));
     assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
 
-    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
-    let server = driver::spawn(other, Side::Acceptor, wide(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
-    let client = driver::spawn(one, Side::Dialer, wide(Side::Dialer), EventSink::callback(|_| ())).unwrap();
-    let greeted = async { tokio::join!(client.ready(), server.ready()) };
-    tokio::select! {
-        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
-        _ = greeted => {}
-    }
+    let (server, _silent) = greeted_and_silent(wide).await;
     let begun = Instant::now();
     server.close();
     server.closed().await;
     assert!((900..1100).contains(&begun.elapsed().as_millis()), "{:?}", begun.elapsed());
+}
+
+/// Neither has room for its last word before the other reads.
+#[tokio::test(start_paused = true)]
+async fn two_that_end_at_once_with_much_on_its_way_do_not_wait_for_each_other() {
+    let (one, other) = tokio::io::duplex(4 << 10);
+    let server = driver::spawn(other, Side::Acceptor, wide(Side::Acceptor), EventSink::callback(|_| ())).unwrap();
+    let client = driver::spawn(one, Side::Dialer, wide(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    client.ready().await.unwrap();
+    server.ready().await.unwrap();
+    let streams = [&client, &server].map(|side| side.open(StreamKind::Request, Lane::Request).unwrap());
+    // So much that neither has sent all of it at any moment.
+    let keeps_full = |side: &ConnectionHandle, stream| {
+        while side.try_send(stream, vec![7; 64 << 10].into(), plain()).is_ok() {}
+    };
+    for _ in 0..20 {
+        keeps_full(&client, streams[0]);
+        keeps_full(&server, streams[1]);
+        yield_now().await;
+    }
+    assert!(client.queued_bytes() > 0 && server.queued_bytes() > 0);
+    let begun = Instant::now();
+    client.close();
+    server.close();
+    tokio::join!(client.closed(), server.closed());
+    assert!(begun.elapsed() < Duration::from_millis(100), "{:?}", begun.elapsed());
+}
+
+/// More events than are delivered at a time lie before the end, and the peer does not close.
+#[tokio::test(start_paused = true)]
+async fn the_own_side_hears_of_the_end_before_the_peer_does() {
+    let ((one, mut near), (mut far, other)) = (tokio::io::duplex(1 << 16), tokio::io::duplex(1 << 16));
+    let (hears, mut heard) = tokio::sync::mpsc::unbounded_channel();
+    let mut messages = 0;
+    let sink = EventSink::callback_with_handle(move |handle, event| match event {
+        Event::Message { .. } => {
+            messages += 1;
+            if messages == 1000 {
+                handle.close();
+            }
+        }
+        Event::Closed { .. } => hears.send(Instant::now()).unwrap(),
+        _ => {}
+    });
+    let server = driver::spawn(other, Side::Acceptor, wide(Side::Acceptor), sink).unwrap();
+    let client = driver::spawn(one, Side::Dialer, wide(Side::Dialer), EventSink::callback(|_| ())).unwrap();
+    let says = async {
+        client.ready().await.unwrap();
+        let stream = client.open(StreamKind::Request, Lane::Request).unwrap();
+        for _ in 0..4000 {
+            client.send(stream, "x".into(), plain()).await.unwrap();
+        }
+        while !server.is_closed() {
+            yield_now().await;
+        }
+    };
+    tokio::select! {
+        _ = tokio::io::copy_bidirectional(&mut near, &mut far) => panic!("nobody closes"),
+        () = says => {}
+    }
+    let begun = Instant::now();
+    let told = heard.recv().await.unwrap();
+    assert!(told.duration_since(begun) < Duration::from_millis(100), "{:?}", told.duration_since(begun));
+    server.closed().await;
+    assert!(begun.elapsed() > Duration::from_millis(900), "{:?}", begun.elapsed());
 }
 
 #[tokio::test]
